@@ -1,0 +1,87 @@
+"""A model's name → a backend: ``backend/model``, optionally ``@http://host:port/v1``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from duet_sdk.backends.protocol import Backend
+from duet_sdk.errors import ConfigError
+
+if TYPE_CHECKING:
+    from duet_sdk.settings import Endpoint
+
+ModelLike: TypeAlias = "str | Backend | Endpoint | Sequence[str | Backend | Endpoint]"
+Connect: TypeAlias = Callable[[str, Mapping[str, object]], Backend]
+"""What an entry point of the group ``duet_sdk.backends`` names: (model, options) → a backend, not yet connected."""
+
+GROUP = "duet_sdk.backends"
+_OURS = {
+    "scripted": "duet_sdk.backends.scripted",
+    "transformers": "duet_sdk.backends.transformers",
+}
+
+
+def connect(given: ModelLike) -> tuple[str, Backend]:
+    """The full name of a model and its backend; nothing is loaded or sent yet.
+
+    Raises:
+        ConfigError: a name without a backend, a backend that nobody provides, or an option it does not know.
+        MissingExtra: the backend's library is not installed.
+    """
+    if isinstance(given, str):
+        return _by_name(given, {})
+    if isinstance(given, Backend):
+        return f"{given.name}/{given.model}", given
+    if isinstance(given, Sequence):
+        if len(given) != 1:
+            raise ConfigError(f"name exactly one model for a stage, got a list of {len(given)}")
+        return connect(given[0])
+    if hasattr(given, "connect_options"):
+        return _by_name(given.model, given.connect_options())
+    raise ConfigError(f"a model must be named as 'backend/model', or be a backend, got {type(given).__name__}")
+
+
+def split_name(name: str) -> tuple[str, str, str | None]:
+    """A model's full name → backend, model, URL.
+
+    >>> split_name("vllm/Qwen/Qwen3-4B@http://127.0.0.1:8101/v1")
+    ('vllm', 'Qwen/Qwen3-4B', 'http://127.0.0.1:8101/v1')
+
+    Raises:
+        ConfigError: there is no backend or no model in it.
+    """
+    match = re.fullmatch(r"(?P<backend>[\w-]+)/(?P<model>.+?)(?:@(?P<url>https?://.+))?", name, re.DOTALL)
+    if match is None:
+        raise ConfigError(
+            f"{name!r} does not name a model: write 'backend/model', such as 'transformers/embedded' "
+            f"(backends here: {', '.join(sorted(available()))})"
+        )
+    return match["backend"], match["model"], match["url"]
+
+
+def available() -> set[str]:
+    """Names of all backends, ours and those of installed packages."""
+    return {*_OURS, *(point.name for point in entry_points(group=GROUP))}
+
+
+def _by_name(name: str, options: Mapping[str, object]) -> tuple[str, Backend]:
+    backend, model, url = split_name(name)
+    if url is not None:
+        options = {**options, "base_url": url}
+    return f"{backend}/{model}", _provider(backend)(model, options)
+
+
+def _provider(backend: str) -> Connect:
+    if backend in _OURS:
+        return cast("Connect", import_module(_OURS[backend]).connect)
+    for point in entry_points(group=GROUP):
+        if point.name == backend:
+            return cast("Connect", point.load())
+    raise ConfigError(
+        f"there is no backend {backend!r}; there are {', '.join(sorted(available()))}. "
+        f"Other packages add theirs through the entry-point group {GROUP!r}"
+    )

@@ -1,0 +1,116 @@
+"""What a stage asks of a model, and what a model answers: the one seam between the pipeline and every backend."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from duet_sdk.events import ToolCallDelta
+from duet_sdk.types import Json, Message, Sampling, StageUsage, TokenLogprob
+
+if TYPE_CHECKING:
+    from duet_sdk.pricing import Price
+    from duet_sdk.rendering import TokenizerFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a connected model can do. The pipeline refuses what is missing before it spends anything."""
+
+    context_tokens: int | None = None
+    """Window for prompt and output together, None where unknown."""
+    prompt_ids: bool = False
+    """Takes a prompt as token ids; the think handoff needs it."""
+    tools: bool = False
+    response_format: bool = False
+    images: bool = False
+    logprobs: bool = False
+    switch_thinking: bool = False
+    """Long thinking can be turned on and off by request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one model.
+
+    Exactly one of ``messages`` and ``prompt_ids`` is set. ``max_tokens`` bounds each of the ``n`` outputs and is
+    never exceeded by a backend that obeys; the pipeline counts and cuts all the same.
+    """
+
+    max_tokens: int
+    messages: tuple[Message, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    sampling: Sampling = Sampling()
+    tools: tuple[Json, ...] = ()
+    tool_choice: str | Json | None = None
+    response_format: Json | None = None
+    n: int = 1
+    thinking: bool | None = None
+    """Turn long thinking on or off where the model can; None leaves the model's default."""
+    whole: bool = False
+    """The caller needs no deltas: a backend may ask for the answer in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of output number ``index``.
+
+    ``usage`` is cumulative over the call, as the model itself counts; ``cost_usd`` is what the provider says the
+    call cost. ``finish_reason`` (``stop``, ``length``, ``tool_calls``, ``content_filter``) ends that output.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    """Hidden thinking that the server keeps apart from ``text``."""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    usage: StageUsage | None = None
+    cost_usd: Decimal | None = None
+    finish_reason: str | None = None
+    index: int = 0
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A model that can be called. One object serves many concurrent calls of one event loop."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name, such as ``transformers``."""
+
+    @property
+    def model(self) -> str:
+        """The model as this backend knows it."""
+
+    @property
+    def price(self) -> Price | None:
+        """What a call costs by this backend's own knowledge (a local model is free), None where unknown."""
+
+    async def connect(self) -> Capabilities:
+        """Make the model ready (load, probe) and tell what it can do; cheap when called again.
+
+        Raises:
+            BackendError: the model is not there, incomplete, or its server does not answer.
+            MissingExtra: a library that this backend needs is not installed.
+        """
+
+    def stream(self, call: Call) -> AsyncIterator[Chunk]:
+        """Call the model. Closing the iterator (or cancelling the task) stops the model.
+
+        An implementation is an async generator: the caller closes it.
+
+        Raises:
+            BackendError: as it happens, also part way.
+        """
+
+    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int | None:
+        """Prompt tokens that these messages make, None where this backend cannot tell without spending."""
+
+    async def tokenizer(self) -> TokenizerFiles | None:
+        """The model's tokenizer and chat template, None where they are not at hand."""
+
+    async def aclose(self) -> None:
+        """Free what this backend holds; calling it twice is harmless."""

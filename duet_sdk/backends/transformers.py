@@ -1,0 +1,281 @@
+"""Models in this process, through Hugging Face transformers.
+
+>>> from duet_sdk import DuetClient
+>>> with DuetClient(generator="transformers/embedded") as duet:  # doctest: +SKIP
+...     duet.chat("What is the capital of France?", mode="generator").text
+'The capital of France is Paris.'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, get_args
+
+from duet_sdk import models
+from duet_sdk.backends.protocol import Call, Capabilities, Chunk
+from duet_sdk.errors import (
+    BackendError,
+    ConfigError,
+    ContextOverflow,
+    DuetError,
+    MissingExtra,
+    Rejected,
+    StreamBroken,
+)
+from duet_sdk.models.sources import local_library
+from duet_sdk.pricing import FREE, Price
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from duet_sdk.backends.generation import LoadedModel
+    from duet_sdk.rendering import TokenizerFiles
+    from duet_sdk.types import Json, Message, StageUsage
+
+_log = logging.getLogger(__name__)
+
+_WORKERS = 4
+"""Calls that run at the same time; more share the same cores and only wait for one another."""
+_LEAVE_S = 30.0
+"""Longest wait for a stopped call to leave the model, which it does before its next layer."""
+_OPTIONS: dict[str, tuple[type, ...]] = {
+    "revision": (str,),
+    "dtype": (str,),
+    "device": (str,),
+    "price": get_args(Price),
+}
+
+
+class TransformersBackend:
+    """A model in this process.
+
+    Args:
+        model: ``embedded``, a hub id, or a folder's path (``/``, ``.`` or ``~`` in front, or it exists).
+        revision: branch, tag or commit of a hub id; None for the default branch.
+        dtype: ``auto``, ``bfloat16``, ``float16`` or ``float32``; None for bfloat16 on a CPU, else ``auto``.
+        device: a torch device; None for the GPU where there is one, else the CPU.
+        price: what a call costs; a local model is free unless priced.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        price: Price = FREE,
+    ) -> None:
+        self.model = model
+        self.price: Price | None = price
+        self._revision = revision
+        self._dtype = dtype
+        self._device = device
+        self._loaded: LoadedModel | None = None
+        self._loading = asyncio.Lock()
+        self._workers: ThreadPoolExecutor | None = None
+        self._running: dict[asyncio.Future[None], Event] = {}
+
+    async def connect(self) -> Capabilities:
+        """Load the model, fetching or converting it first where it must be; the event loop stays free.
+
+        Raises:
+            ModelNotFound: the model is not there, or incomplete.
+            ConfigError: it is refused (pickled weights, code of its own), or an option cannot work.
+            BackendError: it cannot be fetched or loaded.
+            MissingExtra: torch or transformers is not installed.
+        """
+        loaded = await self._ready()
+        return Capabilities(
+            context_tokens=loaded.context_tokens,
+            prompt_ids=True,
+            logprobs=True,
+            switch_thinking=_switches_thinking(loaded),
+        )
+
+    async def stream(self, call: Call) -> AsyncIterator[Chunk]:
+        """Generate in a worker thread: one chunk per token, each with the usage so far.
+
+        Raises:
+            Rejected: the call asks for what this backend cannot do.
+            ContextOverflow: prompt and ``max_tokens`` do not fit the model's window.
+            StreamBroken: the model failed after it had written something.
+            BackendError: it failed before.
+        """
+        self._refuse(call)
+        loaded = await self._ready()
+        loop = asyncio.get_running_loop()
+        chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        stopped = Event()
+
+        def emit(chunk: Chunk) -> None:
+            loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+
+        def ended(running: asyncio.Future[None]) -> None:
+            self._running.pop(running, None)
+            chunks.put_nowait(None)
+
+        if self._workers is None:
+            self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="duet-transformers")
+        job = self._workers.submit(self._run, loaded, call, emit, stopped)
+        running = asyncio.wrap_future(job)
+        self._running[running] = stopped
+        running.add_done_callback(ended)
+        written: list[str] = []
+        usage, unfinished = None, call.n
+        try:
+            while (chunk := await chunks.get()) is not None:
+                written.append(chunk.text)
+                usage = chunk.usage
+                unfinished -= chunk.finish_reason is not None
+                yield chunk
+            if unfinished and stopped.is_set():
+                raise self._error("the backend was closed while the model ran", written, usage)
+            try:
+                await running
+            except DuetError:
+                raise
+            except Exception as err:  # the edge of the worker thread
+                raise self._error(f"the model failed{_kind(err)}", written, usage) from err
+        finally:
+            stopped.set()
+            job.cancel()
+            await _left(running)
+
+    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int:
+        """Prompt tokens of these messages by the model's own tokenizer and chat template."""
+        loaded = await self._ready()
+        return await asyncio.to_thread(loaded.renderer.count, messages, tools=tools)
+
+    async def tokenizer(self) -> TokenizerFiles:
+        """The tokenizer and the chat template in the model's folder."""
+        return (await self._ready()).files
+
+    async def aclose(self) -> None:
+        """Stop what runs, wait for it, and let go of the weights; they are freed with their last holder."""
+        for stopped in self._running.values():
+            stopped.set()
+        workers, self._workers, self._loaded = self._workers, None, None
+        if workers is not None:
+            await asyncio.to_thread(workers.shutdown, cancel_futures=True)
+
+    async def _ready(self) -> LoadedModel:
+        async with self._loading:
+            if self._loaded is None:
+                self._loaded = await asyncio.to_thread(self._load)
+            return self._loaded
+
+    def _load(self) -> LoadedModel:
+        for library in ("torch", "transformers", "tokenizers", "safetensors"):
+            local_library(library)
+        from duet_sdk.backends.generation import load
+
+        folder = self._folder()
+        models.check_folder(folder)
+        try:
+            return load(folder, dtype=self._dtype, device=self._device)
+        except DuetError:
+            raise
+        except Exception as err:  # whatever a library raises for a broken model
+            raise self._error(f"the model in {folder} cannot be loaded{_kind(err)}") from err
+
+    def _folder(self) -> Path:
+        path = Path(self.model).expanduser()
+        if self.model != "embedded" and (self.model.startswith(("/", ".", "~")) or path.is_dir()):
+            return path
+        if self.model == "embedded" and self._revision is None:
+            return models.embedded()
+        return models.pull(self.model, revision=self._revision)
+
+    def _run(self, loaded: LoadedModel, call: Call, emit: Any, stopped: Event) -> None:
+        from duet_sdk.backends.generation import generate
+
+        prompt = call.prompt_ids
+        if not prompt:
+            thinking = call.thinking if _switches_thinking(loaded) else None
+            extra: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+            prompt = loaded.renderer.chat_ids(call.messages, **extra)
+        window = loaded.context_tokens
+        if window is not None and len(prompt) + call.max_tokens > window:
+            raise ContextOverflow(
+                f"{len(prompt)} prompt tokens and {call.max_tokens} output tokens do not fit the window of "
+                f"{window} tokens of {self.model!r}; shorten the conversation or lower the limits",
+                model=self.model,
+                needed_tokens=len(prompt) + call.max_tokens,
+                context_tokens=window,
+            )
+        generate(loaded, prompt, call, emit, stopped)
+
+    def _error(self, message: str, written: Sequence[str] = (), usage: StageUsage | None = None) -> BackendError:
+        if usage is None:
+            return BackendError(message, backend=self.name, model=self.model)
+        partial = "".join(written)
+        return StreamBroken(message, partial=partial, usage=usage, backend=self.name, model=self.model)
+
+    def _refuse(self, call: Call) -> None:
+        unable = {
+            "extra_body is for servers": call.sampling.extra_body is not None,
+            "tools need a server": bool(call.tools),
+            "response_format needs a server": call.response_format is not None,
+            "images need a server": any(message.images for message in call.messages),
+        }
+        for reason, asked in unable.items():
+            if asked:
+                raise Rejected(f"{reason}; {self.name} cannot do that", backend=self.name, model=self.model)
+
+
+def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
+    """``transformers/MODEL``, with options ``revision``, ``dtype``, ``device``, ``price``; loads nothing yet.
+
+    Raises:
+        ConfigError: another option, or one of the wrong type.
+        MissingExtra: torch or transformers is not installed.
+    """
+    for library in ("torch", "transformers"):
+        if find_spec(library) is None:
+            raise MissingExtra(f"backend 'transformers' ({library} is missing)", extra="local")
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            raise ConfigError(f"backend 'transformers' has no option {name!r}; it has {', '.join(_OPTIONS)}")
+        if not isinstance(value, _OPTIONS[name]):
+            wanted = " or ".join(kind.__name__ for kind in _OPTIONS[name])
+            raise ConfigError(f"option {name!r} must be a {wanted}, got {type(value).__name__}")
+    given: dict[str, Any] = dict(options)
+    return TransformersBackend(model, **given)
+
+
+def _switches_thinking(loaded: LoadedModel) -> bool:
+    return "enable_thinking" in (loaded.files.chat_template or "")
+
+
+def _kind(err: Exception) -> str:
+    """What may be told of a library's error: not its own words, which may quote a prompt."""
+    # torch raises a plain RuntimeError when the CPU's memory is used up.
+    if isinstance(err, MemoryError) or "OutOfMemory" in type(err).__name__ or "allocate memory" in str(err):
+        return ": out of memory; lower the limits, free the device, or take a smaller model or dtype"
+    return f" ({type(err).__name__})"
+
+
+async def _left(running: asyncio.Future[None]) -> None:
+    """Wait until the worker is out of the model, also when this task is cancelled again meanwhile."""
+    again: asyncio.CancelledError | None = None
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _LEAVE_S
+    while not running.done() and (left_s := deadline - loop.time()) > 0:
+        try:
+            await asyncio.wait({running}, timeout=left_s)
+        except asyncio.CancelledError as err:
+            again = err
+    if not running.done():
+        _log.warning("a stopped call is still in the model after %.0f s; it ends at its next layer", _LEAVE_S)
+    elif not running.cancelled():
+        running.exception()
+    if again is not None:
+        raise again

@@ -1,0 +1,219 @@
+"""Enforces one request's `Budget`: what a stage may still spend, before and while it runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeAlias
+
+from duet_sdk.errors import BudgetExceeded, DeadlineExceeded
+from duet_sdk.types import Budget
+
+SIGNAL_SHARE_OF_DEADLINE = 0.6
+
+UsdOf: TypeAlias = Callable[[int, int], Decimal | None]
+"""(input tokens, output tokens) → the most that a call can cost, None where no money limit needs it."""
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """What one attempt may spend at most, kept back until it is settled or released."""
+
+    tokens: int
+    usd: Decimal
+
+
+class RequestBudget:
+    """The limits of one request and what is used of them.
+
+    ``spent + held`` never exceeds a limit unless a server bills more than it was allowed to; that excess is booked.
+    Times are seconds of a monotonic clock.
+
+    >>> budget = RequestBudget(Budget(total_tokens=100))
+    >>> budget.largest_output(40, want=500, usd_of=lambda i, o: None)
+    60
+    """
+
+    def __init__(self, limits: Budget, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self._clock = clock
+        self.started = clock()
+        self.spent_tokens = 0
+        self.spent_usd = Decimal(0)
+        self._held: list[Reservation] = []
+        self.deadline = None if limits.deadline_s is None else self.started + limits.deadline_s
+        """When the request must be over; None for never."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is a limit on tokens or money, so that prompts must be counted exactly."""
+        return self.limits.total_tokens is not None or self.limits.cost_usd is not None
+
+    @property
+    def signal_deadline(self) -> float | None:
+        """When the signal must be over: its own limit, or a share of the request's that leaves the generator time."""
+        signal_s, whole_s = self.limits.signal_deadline_s, self.limits.deadline_s
+        if whole_s is not None and (signal_s is None or signal_s >= whole_s):
+            signal_s = whole_s * SIGNAL_SHARE_OF_DEADLINE
+        return None if signal_s is None else self.started + signal_s
+
+    def elapsed_s(self) -> float:
+        """Seconds since the request began."""
+        return self._clock() - self.started
+
+    def left_s(self, until: float | None) -> float | None:
+        """Seconds left until that moment, at least 0; None for no end."""
+        return None if until is None else max(0.0, until - self._clock())
+
+    def check_deadline(self) -> None:
+        """Nothing happens in time.
+
+        Raises:
+            DeadlineExceeded: the request's time is used up.
+        """
+        if self.deadline is not None and self._clock() >= self.deadline:
+            raise self.deadline_error()
+
+    def deadline_error(self) -> DeadlineExceeded:
+        """The error that says the request's time is used up."""
+        limit, spent = self.limits.deadline_s, self.elapsed_s()
+        return DeadlineExceeded(
+            f"the request's deadline of {limit:g} s passed after {spent:.2f} s; "
+            "raise deadline_s or lower answer_tokens",
+            limit=limit,
+            spent=spent,
+        )
+
+    @property
+    def left_tokens(self) -> int | None:
+        """Tokens neither spent nor held, None without a limit."""
+        if self.limits.total_tokens is None:
+            return None
+        return self.limits.total_tokens - self.spent_tokens - sum(hold.tokens for hold in self._held)
+
+    @property
+    def left_usd(self) -> Decimal | None:
+        """Money neither spent nor held, None without a limit."""
+        if self.limits.cost_usd is None:
+            return None
+        return self.limits.cost_usd - self.spent_usd - sum((hold.usd for hold in self._held), Decimal(0))
+
+    def largest_output(self, input_tokens: int, *, want: int, usd_of: UsdOf, outputs: int = 1) -> int:
+        """The most output tokens, up to ``want`` for each of ``outputs``, that a call of this input can be given.
+
+        Raises:
+            BudgetExceeded: not even one token is left; nothing was spent on it.
+        """
+        fits = want
+        if (left := self.left_tokens) is not None:
+            fits = min(fits, (left - input_tokens) // outputs)
+        if fits >= 1 and (usd := self.left_usd) is not None:
+            fits = _bisect(lambda tokens: _at_most(usd_of(input_tokens, tokens * outputs), usd), fits)
+        if fits < 1:
+            raise self._refusal(input_tokens + outputs, usd_of(input_tokens, outputs))
+        return fits
+
+    def largest_signal(
+        self,
+        input_tokens: int,
+        answer_input_tokens: int,
+        *,
+        want: int,
+        want_answer: int,
+        signal_usd: UsdOf,
+        answer_usd: UsdOf,
+    ) -> int:
+        """The longest signal, up to ``want`` tokens, that leaves the answer its share of what is left.
+
+        A signal is paid twice: as output of the reasoner and as input of the generator. The answer's share is what it
+        wants, but at most half of what the prompts leave.
+
+        Raises:
+            BudgetExceeded: no signal and answer of one token each fit; nothing was spent.
+        """
+
+        def fits(signal: int, answer: int, tokens: float, usd: Decimal | None) -> bool:
+            if input_tokens + answer_input_tokens + 2 * signal + answer > tokens:
+                return False
+            if usd is None:
+                return True
+            first, second = signal_usd(input_tokens, signal), answer_usd(answer_input_tokens + signal, answer)
+            return first is not None and second is not None and first + second <= usd
+
+        left_tokens, left_usd = self.left_tokens, self.left_usd
+        tokens = math.inf if left_tokens is None else float(left_tokens)
+        if not fits(1, 1, tokens, left_usd):
+            first, second = signal_usd(input_tokens, 1), answer_usd(answer_input_tokens + 1, 1)
+            asked_usd = None if first is None or second is None else first + second
+            raise self._refusal(input_tokens + answer_input_tokens + 3, asked_usd)
+        free = tokens - input_tokens - answer_input_tokens
+        half_usd = None
+        if left_usd is not None:
+            base = (signal_usd(input_tokens, 0) or Decimal(0)) + (answer_usd(answer_input_tokens, 0) or Decimal(0))
+            half_usd = base + (left_usd - base) / 2
+        half = input_tokens + answer_input_tokens + free / 2
+        answer = max(1, _bisect(lambda count: fits(0, count, half, half_usd), want_answer))
+        return max(1, _bisect(lambda count: fits(count, answer, tokens, left_usd), want))
+
+    def hold(self, tokens: int, usd: Decimal | None) -> Reservation:
+        """Keep back what an attempt can spend at most.
+
+        Raises:
+            BudgetExceeded: that much is not left.
+        """
+        if ((left := self.left_tokens) is not None and tokens > left) or (
+            (left_usd := self.left_usd) is not None and not _at_most(usd, left_usd)
+        ):
+            raise self._refusal(tokens, usd)
+        held = Reservation(tokens, usd or Decimal(0))
+        self._held.append(held)
+        return held
+
+    def settle(self, held: Reservation, *, tokens: int, usd: Decimal | None) -> None:
+        """Book what an attempt really spent and give the rest back."""
+        self._held.remove(held)
+        self.spent_tokens += tokens
+        self.spent_usd += usd or Decimal(0)
+
+    def release(self, held: Reservation) -> None:
+        """Give all of it back: the attempt never ran."""
+        self._held.remove(held)
+
+    def _refusal(self, tokens: int, usd: Decimal | None) -> BudgetExceeded:
+        left = self.left_tokens
+        if left is not None and tokens > left:
+            limit = self.limits.total_tokens or 0
+            return BudgetExceeded(
+                f"this request needs at least {tokens} tokens more, {max(0, left)} are left of total_tokens={limit}; "
+                "raise total_tokens or send a shorter prompt",
+                limit=limit,
+                spent=self.spent_tokens,
+                asked=tokens,
+            )
+        left_usd, limit_usd = self.left_usd or Decimal(0), self.limits.cost_usd or Decimal(0)
+        return BudgetExceeded(
+            f"this request asks for {usd:f} USD more, {max(left_usd, Decimal(0)):f} is left of cost_usd={limit_usd:f}; "
+            "raise cost_usd or send a shorter prompt",
+            limit=limit_usd,
+            spent=self.spent_usd,
+            asked=usd,
+        )
+
+
+def _at_most(usd: Decimal | None, left: Decimal) -> bool:
+    return usd is not None and usd <= left
+
+
+def _bisect(fits: Callable[[int], bool], high: int) -> int:
+    """The largest count in 0..high that fits, 0 if none does; what fits at a count fits below it."""
+    low = 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

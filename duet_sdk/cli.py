@@ -1,0 +1,274 @@
+"""The command ``duet``: answers on standard output, everything else on standard error.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from duet_sdk import models
+from duet_sdk.client import EMBEDDED, ClientOptions
+from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
+from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
+from duet_sdk.pair import Pair
+from duet_sdk.sync import DuetClient, SyncRun
+from duet_sdk.types import Budget, HandoffName, Mode, Reply
+
+app = typer.Typer(
+    name="duet",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="A large reasoner writes a short signal, a light generator writes the answer.",
+)
+pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs on disk.")
+models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help="Local models in the cache.")
+app.add_typer(pair_app, name="pair")
+app.add_typer(models_app, name="models")
+
+Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
+Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
+PairName = Annotated[str | None, typer.Option("--pair", help="Folder or hub id of a pair, in place of both models.")]
+ModeName = Annotated[Mode, typer.Option(help="Who is asked: the pair, one of them, or for a signal alone.")]
+SignalTokens = Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")]
+AnswerTokens = Annotated[int | None, typer.Option(help="Limit of the answer in tokens.")]
+DeadlineS = Annotated[float | None, typer.Option("--deadline", help="Seconds for the whole request.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Turn an error of ours into a line on standard error and an exit code."""
+    try:
+        yield
+    except DuetError as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, ConfigError | InvalidRequest) else 1) from error
+
+
+@app.command(epilog='Example: duet ask "How many primes are below 60?" --signal-tokens 128')
+def ask(
+    question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    reasoner: Reasoner = None,
+    generator: Generator = None,
+    pair: PairName = None,
+    mode: ModeName = "duet",
+    signal_tokens: SignalTokens = None,
+    answer_tokens: AnswerTokens = None,
+    deadline_s: DeadlineS = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask one question, and show signal and answer as they are written."""
+    text = sys.stdin.read() if question == "-" else question
+    budget = Budget()
+    with reporting():
+        budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens, deadline_s=deadline_s)
+        with _client(reasoner, generator, pair, budget) as duet:
+            if as_json:
+                reply = duet.chat(text, mode=mode)
+                print(json.dumps(reply.to_dict(), ensure_ascii=False, indent=2))
+            else:
+                show(duet.stream(text, mode=mode))
+
+
+@app.command(epilog="Example: duet chat --system 'Answer in French.'")
+def chat(
+    reasoner: Reasoner = None,
+    generator: Generator = None,
+    pair: PairName = None,
+    mode: ModeName = "duet",
+    signal_tokens: SignalTokens = None,
+    answer_tokens: AnswerTokens = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+) -> None:
+    """Talk to a pair, turn by turn; an empty line or end of input ends it."""
+    screen = Console(stderr=True, highlight=False)
+    with reporting():
+        budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens)
+        with _client(reasoner, generator, pair, budget) as duet:
+            talk = duet.conversation(system=system)
+            while text := _next_line(screen):
+                show(talk.stream(text, mode=mode))
+
+
+def _next_line(screen: Console) -> str:
+    screen.print("[bold]you[/bold] ", end="")
+    return sys.stdin.readline().strip()
+
+
+def show(run: SyncRun) -> Reply:
+    """Stream one request to the terminal: the answer to standard output, signal and figures to standard error."""
+    screen = Console(stderr=True, highlight=False)
+    heading = ""
+    with run:
+        for event in run:
+            heading = _show_event(screen, event, heading)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    screen.print(figures(run.reply))
+    return run.reply
+
+
+def _show_event(screen: Console, event: Event, heading: str) -> str:
+    """Print what an event tells; gives the heading that stands now."""
+    match event:
+        case SignalDelta(text):
+            if heading != "signal":
+                screen.print("[bold cyan]signal[/bold cyan] ", end="")
+            screen.print(text, style="dim", end="", markup=False, soft_wrap=True)
+            return "signal"
+        case SignalDone(signal):
+            cut = f" (cut at {signal.limit} tokens)" if signal.truncated else ""
+            screen.print(f"[dim]{cut}[/dim]\n")
+            return ""
+        case FellBack(stage, served_by, error_type):
+            screen.print(f"[yellow]{stage} failed ({error_type}): going on as {served_by}[/yellow]")
+        case Retried(stage):
+            screen.print(f"[yellow]{stage} starts over[/yellow]")
+            return ""
+        case AnswerDelta(text, 0):
+            if heading != "answer":
+                screen.print("[bold green]answer[/bold green] ", end="")
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return "answer"
+        case _:
+            pass
+    return heading
+
+
+def figures(reply: Reply) -> Table:
+    """Tokens, limit, cost and time by stage."""
+    table = Table("stage", "model", "input", "output", "limit", "USD", "seconds", title_justify="left")
+    for attempt in reply.receipt.attempts:
+        limit = str(reply.signal.limit) if attempt.stage == "reasoner" and reply.signal.limit else ""
+        usd = "unknown" if attempt.usd is None else f"{attempt.usd:f}"
+        usage, about = attempt.usage, "~" if attempt.usage.estimated else ""
+        tokens = (f"{about}{usage.input_tokens}", f"{about}{usage.output_tokens}")
+        table.add_row(attempt.stage, escape(attempt.model), *tokens, limit, usd, f"{attempt.duration_s:.2f}")
+    usd = "unknown" if reply.cost.usd is None else f"{reply.cost.usd:f}"
+    total = f"{reply.usage.total_tokens} tokens, {usd} USD, {reply.receipt.duration_s:.2f} s"
+    table.caption = f"served by {reply.served_by} · {total}"
+    return table
+
+
+@pair_app.command("show", epilog="Example: duet pair show ./my-pair --json")
+def pair_show(folder: Annotated[str, typer.Argument(help="Folder or hub id.")], as_json: AsJson = False) -> None:
+    """Show what a pair is made of, and check its files."""
+    with reporting():
+        pair = Pair.load(folder)
+        facts: dict[str, Any] = pair.manifest.model_dump(mode="json", exclude_none=True)
+        if as_json:
+            print(json.dumps(facts, ensure_ascii=False, indent=2))
+            return
+        table = Table("", escape(folder), show_lines=False)
+        for key, value in facts.items():
+            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+        Console().print(table)
+
+
+@pair_app.command(
+    "save", epilog="Example: duet pair save ./my-pair --reasoner transformers/./big --generator transformers/./small"
+)
+def pair_save(
+    folder: Annotated[Path, typer.Argument(help="Where the pair goes.")],
+    reasoner: Annotated[str, typer.Option(help="Model that writes the signal, as backend/model.")],
+    generator: Annotated[str, typer.Option(help="Model that writes the answer, as backend/model.")],
+    handoff: Annotated[HandoffName, typer.Option(help="How the signal reaches the generator.")] = "instruct",
+    signal_tokens: SignalTokens = None,
+    answer_tokens: AnswerTokens = None,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Copy local model folders into the pair.")] = False,
+) -> None:
+    """Write a pair that `duet ask --pair` and DuetClient.from_pair load."""
+    with reporting():
+        pair = Pair.of(
+            reasoner,
+            generator,
+            handoff=handoff,
+            budget=Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens),
+        )
+        saved = pair.bundle(folder) if bundle else pair.save(folder)
+        Console(stderr=True).print(f"saved {saved.folder}", highlight=False)
+
+
+@models_app.callback(invoke_without_command=True, epilog="Example: duet models --json")
+def models_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models in the cache: where they are, and their size."""
+    if context.invoked_subcommand is not None:
+        return
+    with reporting():
+        found = models.listing()
+        if as_json:
+            rows = [asdict(model) | {"path": str(model.path)} for model in found]
+            print(json.dumps(rows, ensure_ascii=False, indent=2))
+            return
+        table = Table("model", "MB", "source", "path", caption=str(models.cache_folder()))
+        for model in found:
+            table.add_row(model.name, f"{model.size_bytes / 1e6:.0f}", model.source, str(model.path))
+        Console().print(table)
+
+
+@models_app.command("pull", epilog="Example: duet models pull embedded")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="Hub id, or 'embedded'.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Fetch a model into the cache."""
+    with reporting(), progress_bar() as tell:
+        path = (
+            models.embedded(progress=tell)
+            if name == "embedded"
+            else models.pull(name, revision=revision, progress=tell)
+        )
+    print(path)
+
+
+@models_app.command("remove", epilog="Example: duet models remove embedded")
+def models_remove(name: Annotated[str, typer.Argument(help="As `duet models` lists it, or 'embedded'.")]) -> None:
+    """Remove a model from the cache."""
+    with reporting():
+        models.remove(models.EMBEDDED if name == "embedded" else name)
+
+
+@contextmanager
+def progress_bar() -> Iterator[models.Progress]:
+    """A bar on standard error that appears with the first report."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0, visible=False)
+
+        def tell(text: str, share: float) -> None:
+            bar.update(task, description=text, completed=share, visible=True)
+
+        yield tell
+
+
+def _client(reasoner: str | None, generator: str | None, pair: str | None, budget: Budget) -> DuetClient:
+    options: ClientOptions = {"budget": budget}
+    if pair is not None:
+        if reasoner or generator:
+            raise ConfigError("--pair names both models: leave --reasoner and --generator out")
+        return DuetClient.from_pair(pair, **options)
+    duet = DuetClient(reasoner, generator, **options)
+    if EMBEDDED in duet.models.values():
+        with progress_bar() as tell:
+            models.embedded(progress=tell)
+    return duet

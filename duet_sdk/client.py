@@ -1,0 +1,444 @@
+"""`AsyncDuetClient`: builds the parts of a pair from what the user names, and owns their lifetime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
+
+from duet_sdk.backends.connect import ModelLike, connect
+from duet_sdk.budget import RequestBudget
+from duet_sdk.context import ContextPolicy, context_policy
+from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
+from duet_sdk.events import Done, Event
+from duet_sdk.gate import Gate, find_gate
+from duet_sdk.messages import MessagesLike, check_tools, parse_messages
+from duet_sdk.pipeline.draft import Draft
+from duet_sdk.pipeline.parts import OnFailure, Parts, StageModel, ladder
+from duet_sdk.pipeline.run import run
+from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.signal import CutPolicy, cut_policy
+from duet_sdk.types import (
+    DEFAULT_BUDGET,
+    Budget,
+    HandoffName,
+    Json,
+    Labels,
+    Message,
+    Mode,
+    Prompts,
+    Reply,
+    Request,
+    Sampling,
+    Stage,
+    Vote,
+)
+
+if TYPE_CHECKING:
+    from duet_sdk.pair import Pair
+    from duet_sdk.settings import Settings
+
+EMBEDDED = "transformers/embedded"
+MOST_ANSWERS = 64
+
+
+class ClientOptions(TypedDict, total=False):
+    """What a client is made of; every key can be left out."""
+
+    budget: Budget | None
+    """Limits of every request; a request's own go over them."""
+    gate: str | Gate | None
+    """Whether the reasoner is asked: ``always`` (default), ``never``, or an object of your own."""
+    handoff: HandoffName | None
+    """``instruct`` (default), or ``think`` for pairs trained together."""
+    on_cut: str | CutPolicy | None
+    """What a cut signal becomes: ``sentence`` (default), ``keep``, ``wrap_up``, ``error``, or a policy of your own."""
+    on_failure: OnFailure | None
+    """``answer`` (default) goes on with the stage that works and says so; ``raise`` fails; or a `Ladder`."""
+    context: str | ContextPolicy | None
+    """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
+    prices: Mapping[str, Price] | None
+    """Prices by model name; they go before every other source."""
+    prompts: Prompts | None
+    reasoner_params: Sampling | None
+    generator_params: Sampling | None
+
+
+class CallOptions(TypedDict, total=False):
+    """What one request can set; every key can be left out."""
+
+    mode: Mode
+    """``duet`` (default: the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written)."""
+    budget: Budget | None
+    tools: Sequence[Json] | None
+    """Functions in OpenAI form; the stage that answers may call them."""
+    tool_choice: str | Json | None
+    response_format: Json | None
+    temperature: float | None
+    """This and the next four set the stage that answers."""
+    top_p: float | None
+    top_k: int | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    n: int
+    """How many answers to write from one signal."""
+    vote: Vote | None
+    """Chooses among the ``n`` answers."""
+    reasoner_params: Sampling | None
+    """Sampling of one stage; goes over the values above."""
+    generator_params: Sampling | None
+    session: str | None
+    """This and the next three are labels for traces and ledgers."""
+    user: str | None
+    tenant: str | None
+    scopes: Sequence[str]
+    metadata: Json | None
+
+
+class Run:
+    """One request while it runs: a context manager, and an iterator over its events.
+
+    Leaving the context ends both stages, settles what they spent and closes their connections.
+
+    Attributes:
+        on_done: called with the reply when it is complete.
+    """
+
+    on_done: Callable[[Reply], None] | None = None
+
+    def __init__(self, parts: Parts, draft: Draft) -> None:
+        self._draft = draft
+        self._events: AsyncGenerator[Event, None] = run(parts, draft)
+        self._reply: Reply | None = None
+        self._entered = False
+        self._over = False
+
+    @property
+    def reply(self) -> Reply:
+        """The reply once it is complete, or what there was of it when the run was left early.
+
+        Raises:
+            InvalidRequest: the run is still going on.
+        """
+        if self._reply is None:
+            raise InvalidRequest("the reply is not complete: iterate the run to its end, or leave its context, first")
+        return self._reply
+
+    async def __aenter__(self) -> Self:
+        self._entered = True
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if not self._entered:
+            raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
+        try:
+            event = await anext(self._events)
+        except StopAsyncIteration:
+            self._over = True
+            raise
+        except BudgetExceeded as error:
+            self._reply = error.reply or self._draft.reply("error")
+            self._over = True
+            raise
+        except Exception:
+            self._reply = self._draft.reply("error")
+            self._over = True
+            raise
+        if isinstance(event, Done):
+            self._reply = event.reply
+            if self.on_done is not None:
+                self.on_done(event.reply)
+        return event
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the request now; harmless when it is over."""
+        if self._over:
+            return
+        self._over = True
+        closing = asyncio.ensure_future(self._events.aclose())
+        try:
+            # The stages must be closed and paid for even when the task that leaves is cancelled once more.
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
+        finally:
+            self._reply = self._reply or self._draft.reply("cancelled")
+
+
+class AsyncDuetClient:
+    """A pair of models that answers questions; one client serves many tasks of an event loop.
+
+    Use it as an async context manager, or call `aclose` when done.
+
+    >>> import asyncio
+    >>> async def ask() -> str:
+    ...     async with AsyncDuetClient(reasoner="scripted/17", generator="scripted/There are 17.") as duet:
+    ...         return (await duet.chat("How many primes are below 60?")).text
+    >>> asyncio.run(ask())
+    'There are 17.'
+
+    Args:
+        reasoner: the model that writes the signal, as ``backend/model`` or an object of its own.
+        generator: the model that answers. With neither named, settings are read, and without any the embedded pair
+            is used.
+        options: see `ClientOptions`.
+
+    Raises:
+        ConfigError: a name, option or combination that cannot work; nothing has been loaded or sent.
+    """
+
+    def __init__(
+        self,
+        reasoner: ModelLike | None = None,
+        generator: ModelLike | None = None,
+        *,
+        settings: Settings | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        if settings is None and reasoner is None and generator is None:
+            from duet_sdk.settings import load_settings
+
+            settings = load_settings()
+        if settings is not None:
+            options = _over(options, settings.client_options())
+            if settings.pair is not None and reasoner is None and generator is None:
+                from duet_sdk.pair import Pair
+
+                pair = Pair.load(settings.pair)
+                reasoner, generator = pair.reasoner_spec, pair.generator_spec
+                options = _over(options, pair.client_options())
+            reasoner, generator = reasoner or settings.reasoner, generator or settings.generator
+        if reasoner is None and generator is None:
+            reasoner = generator = EMBEDDED
+        if reasoner is None or generator is None:
+            missing = "reasoner" if reasoner is None else "generator"
+            raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
+        self._parts = _build_parts(reasoner, generator, **options)
+        self._budget = (options.get("budget") or Budget()).over(DEFAULT_BUDGET)
+        self._reasoner_params = options.get("reasoner_params") or Sampling()
+        self._generator_params = options.get("generator_params") or Sampling()
+        self._closed = False
+
+    @classmethod
+    def from_pair(cls, pair: str | Path | Pair, **options: Unpack[ClientOptions]) -> Self:
+        """A client for a pair on disk or on the hub, with the handoff, limits and prompts of its manifest.
+
+        Raises:
+            PairError: the folder is no pair, or not what its manifest says.
+        """
+        from duet_sdk.pair import Pair
+
+        loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
+        return cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
+
+    async def chat(
+        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+    ) -> Reply:
+        """Answer, and give the reply when it is complete.
+
+        Args:
+            messages: a question, or a conversation that ends with the user or with a tool's result.
+            gate: in place of the client's.
+            options: see `CallOptions`.
+
+        Raises:
+            InvalidRequest: the request cannot be answered as it stands; nothing was spent.
+            ContextOverflow: prompt and limits do not fit a model; nothing was spent.
+            BudgetExceeded: a limit is used up; its ``reply`` has what was written before.
+            BackendError: a model failed, and no rung of the failure ladder was left.
+        """
+        async with self._run(messages, gate, whole=True, **options) as run:
+            async for _ in run:
+                pass
+            return run.reply
+
+    def stream(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Run:
+        """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.
+
+        Raises:
+            InvalidRequest: the request cannot be answered as it stands; the rest is raised while iterating.
+        """
+        return self._run(messages, gate, whole=False, **options)
+
+    @property
+    def models(self) -> Mapping[Stage, str]:
+        """Both models' full names."""
+        return {"reasoner": self._parts.reasoner.name, "generator": self._parts.generator.name}
+
+    def conversation(self, *, system: str | None = None) -> AsyncConversation:
+        """A conversation that keeps its messages, without signals."""
+        return AsyncConversation(self, system=system)
+
+    def _run(
+        self, messages: MessagesLike, gate: str | Gate | None, *, whole: bool, **options: Unpack[CallOptions]
+    ) -> Run:
+        if self._closed:
+            raise ConfigError("this client is closed; make a new one")
+        parts = self._parts if gate is None else replace(self._parts, gate=find_gate(gate))
+        request = _build_request(
+            messages,
+            whole=whole,
+            base_budget=self._budget,
+            base_reasoner_params=self._reasoner_params,
+            base_generator_params=self._generator_params,
+            **options,
+        )
+        draft = Draft(request, RequestBudget(request.budget), self.models)
+        return Run(parts, draft)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close both models; harmless when done twice."""
+        self._closed = True
+        for model in (self._parts.reasoner, self._parts.generator):
+            await model.backend.aclose()
+
+
+class AsyncConversation:
+    """Keeps the messages of a conversation: questions and answers, never signals.
+
+    Attributes:
+        messages: what has been said; yours to change between turns.
+    """
+
+    def __init__(self, client: AsyncDuetClient, *, system: str | None = None) -> None:
+        self._client = client
+        self.messages: list[Message] = [Message("system", system)] if system else []
+
+    async def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
+        """Ask the next question; a request that fails leaves the conversation as it was.
+
+        Raises:
+            DuetError: as `AsyncDuetClient.chat`.
+        """
+        asked = [*self.messages, Message("user", text)]
+        reply = await self._client.chat(asked, **options)
+        self._keep(asked, reply)
+        return reply
+
+    def stream(self, text: str, **options: Unpack[CallOptions]) -> Run:
+        """Ask the next question, event by event; the turn is kept once its answer is complete.
+
+        Raises:
+            InvalidRequest: as `AsyncDuetClient.stream`.
+        """
+        asked = [*self.messages, Message("user", text)]
+        run = self._client.stream(asked, **options)
+        run.on_done = lambda reply: self._keep(asked, reply)
+        return run
+
+    def _keep(self, asked: list[Message], reply: Reply) -> None:
+        self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
+
+
+def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
+    """The options, with ``base`` where they leave a choice open."""
+    given = {key: value for key, value in options.items() if value is not None}
+    merged: ClientOptions = {**base, **given}  # type: ignore[typeddict-item]
+    if (budget := options.get("budget")) and (below := base.get("budget")):
+        merged["budget"] = budget.over(below)
+    return merged
+
+
+def _build_parts(
+    reasoner: ModelLike,
+    generator: ModelLike,
+    *,
+    budget: Budget | None = None,  # this and the params are the client's own: requests merge with them
+    reasoner_params: Sampling | None = None,
+    generator_params: Sampling | None = None,
+    gate: str | Gate | None = None,
+    handoff: HandoffName | None = None,
+    on_cut: str | CutPolicy | None = None,
+    on_failure: OnFailure | None = None,
+    context: str | ContextPolicy | None = None,
+    prices: Mapping[str, Price] | None = None,
+    prompts: Prompts | None = None,
+) -> Parts:
+    handoff = handoff or "instruct"
+    if handoff not in get_args(HandoffName):
+        raise ConfigError(f"handoff {handoff!r} is unknown; known are {', '.join(get_args(HandoffName))}")
+    return Parts(
+        reasoner=StageModel("reasoner", *connect(reasoner)),
+        generator=StageModel("generator", *connect(generator)),
+        gate=find_gate(gate or "always"),
+        cut=cut_policy(on_cut or "sentence"),
+        ladder=ladder(on_failure or "answer"),
+        context=context_policy(context or "all"),
+        prices=PriceBook(prices or {}),
+        prompts=prompts or Prompts(),
+        wanted_handoff=handoff,
+    )
+
+
+def _build_request(
+    messages: MessagesLike,
+    *,
+    whole: bool,
+    base_budget: Budget,
+    base_reasoner_params: Sampling,
+    base_generator_params: Sampling,
+    mode: Mode = "duet",
+    budget: Budget | None = None,
+    tools: Sequence[Json] | None = None,
+    tool_choice: str | Json | None = None,
+    response_format: Json | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    n: int = 1,
+    vote: Vote | None = None,
+    reasoner_params: Sampling | None = None,
+    generator_params: Sampling | None = None,
+    session: str | None = None,
+    user: str | None = None,
+    tenant: str | None = None,
+    scopes: Sequence[str] = (),
+    metadata: Json | None = None,
+) -> Request:
+    if mode not in get_args(Mode):
+        raise InvalidRequest(f"mode {mode!r} is unknown; known are {', '.join(get_args(Mode))}")
+    if type(n) is not int or not 1 <= n <= MOST_ANSWERS:
+        raise InvalidRequest(f"n must be a whole number from 1 to {MOST_ANSWERS}, got {n!r}")
+    if vote is not None and vote != "majority" and not callable(vote):
+        raise InvalidRequest(f"vote must be 'majority' or a function, got {vote!r}")
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    common = Sampling(temperature, top_p, top_k, seed=seed, stop=stops)
+    own_reasoner, own_generator = reasoner_params or Sampling(), generator_params or Sampling()
+    return Request(
+        messages=parse_messages(messages),
+        mode=mode,
+        budget=(budget or Budget()).over(base_budget),
+        tools=check_tools(tools or ()),
+        tool_choice=tool_choice,
+        response_format=response_format,
+        n=n,
+        vote=vote,
+        reasoner_sampling=(own_reasoner.over(common) if mode == "reasoner" else own_reasoner).over(
+            base_reasoner_params
+        ),
+        generator_sampling=own_generator.over(common).over(base_generator_params),
+        labels=Labels(session, user, tenant, tuple(scopes), metadata or {}),
+        whole=whole,
+    )

@@ -1,0 +1,193 @@
+"""Every error of DUET, in one tree.
+
+    DuetError
+    ├── ConfigError            a setting, model name, price or option that cannot work
+    ├── MissingExtra           an optional dependency that is not installed
+    ├── InvalidRequest         a request that no model could answer as it stands
+    ├── ContextOverflow        the prompt and its limits do not fit a model's context
+    ├── SignalError            the signal is unusable and the policy says to fail
+    ├── BudgetExceeded         a limit in tokens or money is used up
+    │   └── DeadlineExceeded   a limit in time is used up
+    ├── PairError              a pair on disk is broken, or not what its manifest says
+    ├── LedgerError            the store of a ledger failed
+    ├── TrainingError          a training run cannot start or go on
+    └── BackendError           a model or its server failed
+        ├── ConnectFailed      no answer at all
+        ├── Authentication     the key is missing or was refused
+        ├── RateLimited        asked to come back later
+        ├── ModelNotFound      the server or folder has no such model
+        ├── Rejected           the server refuses these parameters
+        └── StreamBroken       the answer broke off part way
+
+A message says what happened, with which values, and what to do. It never holds a prompt, a signal or a key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from duet_sdk.types import Reply, StageUsage
+
+
+class DuetError(Exception):
+    """Root of every error that DUET raises on purpose."""
+
+
+class ConfigError(DuetError):
+    """A setting, model name, price or option cannot work."""
+
+
+class MissingExtra(DuetError):
+    """An optional dependency is not installed.
+
+    Attributes:
+        extra: the name to install, as in ``pip install "duet-sdk[extra]"``.
+    """
+
+    def __init__(self, what: str, *, extra: str) -> None:
+        super().__init__(f'{what} needs an extra that is not installed: pip install "duet-sdk[{extra}]"')
+        self.extra = extra
+
+
+class InvalidRequest(DuetError):
+    """The request cannot be answered as it stands; nothing was spent."""
+
+
+class ContextOverflow(DuetError):
+    """The prompt and its limits do not fit the model's context window.
+
+    Attributes:
+        model: the model whose window is too small.
+        needed_tokens: prompt and output limits together.
+        context_tokens: the window.
+    """
+
+    def __init__(self, message: str, *, model: str, needed_tokens: int, context_tokens: int) -> None:
+        super().__init__(message)
+        self.model = model
+        self.needed_tokens = needed_tokens
+        self.context_tokens = context_tokens
+
+
+class SignalError(DuetError):
+    """The signal is unusable (cut or empty) and the policy says to fail."""
+
+
+class BudgetExceeded(DuetError):
+    """A limit in tokens or money is used up.
+
+    Attributes:
+        scope: what the limit belongs to (``"request"``, or a ledger's scope).
+        limit: the limit, in the unit that ``what`` names.
+        spent: what is used up or held already.
+        asked: what was asked for on top.
+        reply: what had been written before the limit was reached, None if nothing had.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        scope: str = "request",
+        limit: Decimal | float | None = None,
+        spent: Decimal | float | None = None,
+        asked: Decimal | float | None = None,
+        reply: Reply | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.scope = scope
+        self.limit = limit
+        self.spent = spent
+        self.asked = asked
+        self.reply = reply
+
+
+class DeadlineExceeded(BudgetExceeded):
+    """A limit in time is used up. ``limit`` and ``spent`` are seconds."""
+
+
+class PairError(DuetError):
+    """A pair on disk is broken, or not what its manifest says."""
+
+
+class LedgerError(DuetError):
+    """The store of a ledger failed."""
+
+
+class TrainingError(DuetError):
+    """A training run cannot start or go on."""
+
+
+class BackendError(DuetError):
+    """A model or its server failed.
+
+    Attributes:
+        backend: name of the backend, such as ``"transformers"``.
+        model: the model as that backend knows it.
+        status: HTTP status, None where there was none.
+        retry_after: seconds the server asked to wait, None where it did not.
+        retryable: whether the same call may succeed later.
+    """
+
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        backend: str,
+        model: str,
+        status: int | None = None,
+        retry_after: float | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.model = model
+        self.status = status
+        self.retry_after = retry_after
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class ConnectFailed(BackendError):
+    """No answer at all: refused, unreachable, timed out before the first byte."""
+
+    retryable = True
+
+
+class Authentication(BackendError):
+    """The key is missing or was refused."""
+
+
+class RateLimited(BackendError):
+    """The server asks to come back later."""
+
+    retryable = True
+
+
+class ModelNotFound(BackendError):
+    """The server or folder has no such model, or it is incomplete."""
+
+
+class Rejected(BackendError):
+    """The server refuses these parameters."""
+
+
+class StreamBroken(BackendError):
+    """The answer broke off part way.
+
+    Attributes:
+        partial: the text written until then.
+        usage: what it cost, None where the server never said.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, partial: str = "", usage: StageUsage | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.partial = partial
+        self.usage = usage

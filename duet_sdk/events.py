@@ -1,0 +1,119 @@
+"""What happens in one request, as a tagged union: every consumer of the pipeline reads these and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from duet_sdk.types import GateDecision, HandoffName, Reply, ServedBy, Signal, Stage, StageUsage, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecided:
+    """The gate said whether the reasoner is asked (mode ``duet`` only)."""
+
+    decision: GateDecision
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """A model is about to be called."""
+
+    stage: Stage
+    model: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDelta:
+    """The reasoner wrote a piece of its signal. For display: `SignalDone` holds what counts."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDone:
+    """The signal is complete, cut where a limit said so."""
+
+    signal: Signal
+    handoff: HandoffName
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDelta:
+    """A piece of an answer; ``index`` tells which of the ``n`` answers it belongs to."""
+
+    text: str
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call. ``id`` and ``name`` come with the first piece of each ``position``."""
+
+    position: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDone:
+    """One of the ``n`` answers is complete."""
+
+    text: str
+    finish_reason: str | None
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The stage starts over; with ``discard`` what it had written so far is void."""
+
+    stage: Stage
+    discard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """A stage failed and the next rung of the ladder takes over; ``error_type`` is the error's class name."""
+
+    stage: Stage
+    served_by: ServedBy
+    error_type: str
+    discard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """A model's call is over, one for each `AttemptStarted` unless the consumer left early."""
+
+    stage: Stage
+    model: str
+    attempt: int
+    usage: StageUsage
+    error_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The last event of a request that succeeded."""
+
+    reply: Reply
+
+
+Event: TypeAlias = (
+    GateDecided
+    | AttemptStarted
+    | SignalDelta
+    | SignalDone
+    | AnswerDelta
+    | ToolCallDelta
+    | AnswerDone
+    | Retried
+    | FellBack
+    | AttemptEnded
+    | Done
+)

@@ -1,0 +1,131 @@
+"""What callers write as messages (text, mappings in OpenAI form, `Message`) → checked `Message` values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias, cast, get_args
+
+from duet_sdk.errors import InvalidRequest
+from duet_sdk.types import ImagePart, Json, Message, Part, Role, TextPart, ToolCall
+
+MessageLike: TypeAlias = Message | Json
+MessagesLike: TypeAlias = str | Sequence[MessageLike]
+
+_ROLES = get_args(Role)
+_ALIASES = {"developer": "system", "function": "tool"}
+
+
+def parse_messages(given: MessagesLike) -> tuple[Message, ...]:
+    """Check what the caller wrote and bring it into one form.
+
+    Raises:
+        InvalidRequest: nothing to answer, an unknown role, or content of a kind DUET does not know; the text says
+            which message, counted from 0.
+    """
+    if isinstance(given, str):
+        given = [Message("user", given)]
+    if isinstance(given, Mapping | Message) or not isinstance(given, Sequence):
+        raise InvalidRequest(f"messages must be a text or a list of messages, got {type(given).__name__}")
+    messages = tuple(_parse(item, at) for at, item in enumerate(given))
+    if not messages:
+        raise InvalidRequest("there are no messages: pass a question, or a list that ends with one")
+    last = messages[-1]
+    if last.role == "user" and not last.text.strip() and not last.images:
+        raise InvalidRequest("the question is empty: the last user message has no text")
+    if last.role not in ("user", "tool"):
+        raise InvalidRequest(f"the last message must be from 'user' or 'tool', this one is from {last.role!r}")
+    if not any(message.role == "user" for message in messages):
+        raise InvalidRequest("no message is from 'user': there is no question to answer")
+    return messages
+
+
+def _parse(item: object, at: int) -> Message:
+    if isinstance(item, Message):
+        item = {
+            "role": item.role,
+            "content": item.content,
+            "tool_calls": item.tool_calls,
+            "tool_call_id": item.tool_call_id,
+            "name": item.name,
+        }
+    if not isinstance(item, Mapping):
+        raise InvalidRequest(f"message {at} must be a Message or a mapping, got {type(item).__name__}")
+    role = _ALIASES.get(str(item.get("role")), item.get("role"))
+    if role not in _ROLES:
+        raise InvalidRequest(f"message {at} has the role {role!r}; known are {', '.join(_ROLES)}")
+    calls = tuple(_tool_call(call, at) for call in item.get("tool_calls") or ())
+    content = _content(item.get("content"), at, may_be_empty=role == "tool" or (role == "assistant" and bool(calls)))
+    tool_call_id = item.get("tool_call_id")
+    if role == "tool" and not tool_call_id:
+        raise InvalidRequest(f"message {at} is a tool's result without tool_call_id: say which call it answers")
+    return Message(cast("Role", role), content, calls, tool_call_id, item.get("name"))
+
+
+def _content(content: object, at: int, *, may_be_empty: bool) -> str | tuple[Part, ...]:
+    if content is None:
+        if may_be_empty:
+            return ""
+        raise InvalidRequest(f"message {at} has no content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts = tuple(part for piece in content if (part := _part(piece, at)) is not None)
+        if not parts and not may_be_empty:
+            raise InvalidRequest(f"message {at} has no content: its list of parts holds no text and no image")
+        if all(isinstance(part, TextPart) for part in parts):
+            return "".join(part.text for part in parts if isinstance(part, TextPart))
+        return parts
+    raise InvalidRequest(f"message {at}: content must be a text or a list of parts, got {type(content).__name__}")
+
+
+def _part(piece: object, at: int) -> Part | None:
+    if isinstance(piece, TextPart | ImagePart):
+        return piece
+    if isinstance(piece, str):
+        return TextPart(piece)
+    if isinstance(piece, Mapping):
+        kind = piece.get("type")
+        if kind in ("text", "input_text", "output_text") and isinstance(piece.get("text"), str):
+            return TextPart(piece["text"])
+        if kind in ("thinking", "redacted_thinking", "reasoning"):
+            return None  # another model's thoughts: neither stage should take them for its own
+        if kind == "image_url":
+            image = piece.get("image_url")
+            url = image.get("url") if isinstance(image, Mapping) else image
+            if isinstance(url, str):
+                return ImagePart(url, image.get("detail") if isinstance(image, Mapping) else None)
+        raise InvalidRequest(f"message {at} has a content part of type {kind!r}; known are 'text' and 'image_url'")
+    raise InvalidRequest(f"message {at} has a content part that is neither text nor mapping")
+
+
+def _tool_call(call: object, at: int) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return call
+    if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
+        function = call["function"]
+        arguments = function.get("arguments", "{}")
+        if isinstance(function.get("name"), str) and isinstance(call.get("id"), str):
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            return ToolCall(call["id"], function["name"], text)
+    raise InvalidRequest(f"message {at} has a tool call without id or function name")
+
+
+def check_tools(tools: Sequence[Json]) -> tuple[Json, ...]:
+    """Check that each tool is a function in OpenAI form, names unique.
+
+    Raises:
+        InvalidRequest: a tool without a name, or two of one name.
+    """
+    names: set[str] = set()
+    for at, tool in enumerate(tools):
+        function: object = tool.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not name:
+            raise InvalidRequest(
+                f'tool {at} must read {{"type": "function", "function": {{"name": …, "parameters": …}}}}'
+            )
+        if name in names:
+            raise InvalidRequest(f"two tools are called {name!r}")
+        names.add(name)
+    return tuple(tools)

@@ -1,0 +1,120 @@
+"""A model's folder, checked before anything in it is loaded: by names, sizes and headers alone."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duet_sdk.errors import ConfigError, ModelNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"}
+_LENGTH = struct.Struct("<Q")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a model folder that cannot or must not be loaded.
+
+    Raises:
+        ModelNotFound: the folder, its configuration, its tokenizer or some weights are missing or cut short.
+        ConfigError: the weights are pickled or GGUF, or the model wants to run code of its own.
+    """
+    if not path.is_dir():
+        raise not_found(path.name, f"there is no model folder {path}")
+    refuse_own_code(path)
+    if not (path / "model.safetensors.index.json").is_file() and not (path / "model.safetensors").is_file():
+        check_names((file.name for file in path.iterdir()), model=str(path))
+        raise not_found(path.name, f"{path} holds neither model.safetensors nor model.safetensors.index.json")
+    for shard in _shards(path):
+        if (flaw := _safetensors_flaw(shard)) is not None:
+            raise not_found(path.name, f"{shard} {flaw}; fetch or copy the model again")
+    if not (path / "tokenizer.json").is_file():
+        raise not_found(path.name, f"{path} holds no tokenizer.json; save the model's fast tokenizer there")
+
+
+def refuse_own_code(path: Path) -> None:
+    """Refuse a folder whose ``config.json`` asks for ``trust_remote_code``.
+
+    Raises:
+        ModelNotFound: there is no readable ``config.json``.
+        ConfigError: it asks for it.
+    """
+    config = read_json(path / "config.json")
+    if config is None:
+        raise not_found(path.name, f"{path} holds no readable config.json, so it is no model folder")
+    if "auto_map" in config:
+        raise ConfigError(
+            f"the model in {path} wants to run code of its own (auto_map in config.json), which is refused; "
+            "use a model that transformers supports itself; if it supports this one, delete auto_map there"
+        )
+
+
+def check_names(names: Iterable[str], *, model: str) -> None:
+    """Refuse a model by the names of its files when none of them holds safetensors weights.
+
+    Raises:
+        ModelNotFound: there are no weights.
+        ConfigError: they are pickled or GGUF.
+    """
+    present = {Path(name).suffix for name in names}
+    if ".safetensors" in present:
+        return
+    if present & _PICKLED:
+        raise ConfigError(
+            f"{model} has pickled weights only, which can run code when they are read and are refused; "
+            "convert them to safetensors (where you trust them: load with transformers, then save_pretrained)"
+        )
+    if ".gguf" in present:
+        raise ConfigError(f"{model} has GGUF weights only; convert them with duet_sdk.models.convert_gguf first")
+    raise not_found(model, f"{model} has no weights (model.safetensors)")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, None where there is none that can be read."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def not_found(model: str, message: str) -> ModelNotFound:
+    """The error for a local model that is not there or not whole."""
+    return ModelNotFound(message, backend="transformers", model=model)
+
+
+def _shards(path: Path) -> list[Path]:
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return [path / "model.safetensors"]
+    weight_map = (read_json(index) or {}).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise not_found(path.name, f"{index} is no index of weights; fetch or copy the model again")
+    # Names only: an index must not point out of its folder.
+    return sorted({path / Path(str(name)).name for name in weight_map.values()})
+
+
+def _safetensors_flaw(file: Path) -> str | None:
+    """What is wrong with a safetensors file, by its header and its size.
+
+    Source: https://huggingface.co/docs/safetensors (eight bytes with the header's length, header, data).
+    """
+    if not file.is_file():
+        return "is missing"
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(_LENGTH.size)
+        length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else size
+        if _LENGTH.size + length > size:
+            return "is cut short within its header"
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return "is no safetensors file"
+    expected = _LENGTH.size + length + max(ends, default=0)
+    return None if expected == size else f"has {size} bytes where its header says {expected}"

@@ -1,0 +1,184 @@
+"""Where local models come from: a GGUF file that is converted, or the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from io import StringIO
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from duet_sdk.errors import Authentication, ConfigError, ConnectFailed, MissingExtra
+from duet_sdk.models.folder import check_names, not_found, refuse_own_code
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+Progress: TypeAlias = Callable[[str, float], None]
+"""Told what is being done and which share of it is done, in [0, 1]; called from the thread that does it."""
+
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+_UNWANTED = ["*/*", "consolidated*"]
+"""Other formats of the same weights, which many repositories keep beside the ones that transformers reads."""
+
+
+def local_library(name: str) -> ModuleType:
+    """A library of the extra ``local``, imported now.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as err:
+        raise MissingExtra(f"running models in this process ({err.name} is missing)", extra="local") from err
+
+
+def convert_gguf(gguf_file: Path, target: Path, *, progress: Progress | None = None) -> None:
+    """Write a GGUF model into the folder ``target`` as bfloat16 safetensors with tokenizer and chat template.
+
+    transformers reads GGUF but cannot save what it read, so the weights go into a plain model first.
+
+    Raises:
+        ModelNotFound: there is no such file.
+        MissingExtra: torch, transformers, accelerate or gguf is not installed.
+    """
+    if not gguf_file.is_file():
+        raise not_found(gguf_file.name, f"there is no file {gguf_file}")
+    tell = progress or silent
+    text = f"converting {gguf_file.name}"
+    torch, transformers, gguf = (local_library(name) for name in ("torch", "transformers", "gguf"))
+    local_library("accelerate")
+    tell(text, 0.0)
+    with no_bars(lambda share: tell(text, 0.4 + 0.3 * share)):
+        quantised = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf_file.parent, gguf_file=gguf_file.name, trust_remote_code=False
+        )
+        plain = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
+        model = type(quantised)(type(quantised.config).from_dict(plain))
+        model.load_state_dict(quantised.state_dict())
+        model.generation_config = quantised.generation_config
+        tell(text, 0.75)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            gguf_file.parent, gguf_file=gguf_file.name, trust_remote_code=False
+        )
+        target.mkdir(parents=True, exist_ok=True)
+        model.to(torch.bfloat16).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    tell(text, 0.9)
+    pre_tokenizer = gguf.GGUFReader(gguf_file).fields.get("tokenizer.ggml.pre")
+    if pre_tokenizer is not None and pre_tokenizer.contents() == "smollm":
+        _split_digits(target / "tokenizer.json")
+    tell(text, 1.0)
+
+
+def download(hub_id: str, revision: str | None, target: Path, tell: Progress, endpoint: str | None) -> str:
+    """Fetch a hub model's safetensors, configuration and tokenizer into ``target``; returns their source.
+
+    Raises:
+        ConfigError: the repository has pickled weights only, or code of its own.
+        ModelNotFound: the hub has no such model or revision.
+        Authentication: the hub wants a token that may read it.
+        ConnectFailed: the hub does not answer.
+        MissingExtra: huggingface_hub is not installed.
+    """
+    hub = local_library("huggingface_hub")
+    bar = _bar_class(f"downloading {hub_id}", tell)
+    with _hub_errors(hub_id, revision):
+        info = hub.HfApi(endpoint=endpoint).model_info(hub_id, revision=revision)
+        check_names((file.rfilename for file in info.siblings), model=hub_id)
+        fetch = {"revision": info.sha, "local_dir": target, "endpoint": endpoint, "tqdm_class": bar}
+        # The small file first: a model that is refused costs no gigabytes.
+        hub.snapshot_download(hub_id, allow_patterns=["config.json"], **fetch)
+        refuse_own_code(target)
+        hub.snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, **fetch)
+    shutil.rmtree(target / ".cache", ignore_errors=True)
+    return f"hub {hub_id}@{info.sha}"
+
+
+def silent(_text: str, _share: float) -> None:
+    """The progress that tells nobody."""
+
+
+@contextmanager
+def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
+    errors = local_library("huggingface_hub.errors")
+    facts: dict[str, Any] = {"backend": "transformers", "model": hub_id}
+    try:
+        yield
+    except (ConfigError, MissingExtra):
+        raise
+    except errors.GatedRepoError as err:
+        raise Authentication(
+            f"the hub gives {hub_id!r} only to those granted access; ask for it on the model's page and set HF_TOKEN",
+            status=403,
+            **facts,
+        ) from err
+    except errors.RepositoryNotFoundError as err:
+        raise not_found(hub_id, f"the hub has no public model {hub_id!r}; a private one needs HF_TOKEN") from err
+    except errors.RevisionNotFoundError as err:
+        raise not_found(hub_id, f"the model {hub_id!r} has no revision {revision!r}") from err
+    except (OSError, errors.HTTPError) as err:
+        status = getattr(getattr(err, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise Authentication(f"the hub refused the token for {hub_id!r}", status=status, **facts) from err
+        raise ConnectFailed(
+            f"fetching {hub_id!r} from the hub failed ({type(err).__name__}); check the connection, or copy "
+            "the model's folder here and name its path",
+            status=status,
+            **facts,
+        ) from err
+
+
+def _split_digits(tokenizer_file: Path) -> None:
+    """Put back what transformers drops of SmolLM2's pre-tokenizer: each digit is a piece of its own."""
+    values = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    digits = {"type": "Digits", "individual_digits": True}
+    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, values["pre_tokenizer"]]}
+    tokenizer_file.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def no_bars(tell: Callable[[float], None] | None = None) -> Iterator[None]:
+    """Keep transformers from drawing on stderr; ``tell`` learns the share of GGUF tensors converted."""
+    logging = local_library("transformers.utils.logging")
+    reader = local_library("transformers.modeling_gguf_pytorch_utils")
+
+    def counted(items: Iterable[Any], **_drawing: object) -> Iterator[Any]:
+        whole = list(items)
+        for done, item in enumerate(whole):
+            if tell is not None:
+                tell(done / len(whole))
+            yield item
+
+    shown, drawn = logging.is_progress_bar_enabled(), vars(reader).get("tqdm")
+    logging.disable_progress_bar()
+    # This one bar has no switch of its own (transformers 5.23).
+    vars(reader)["tqdm"] = counted
+    try:
+        yield
+    finally:
+        vars(reader)["tqdm"] = drawn
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _bar_class(text: str, tell: Progress) -> type[Any]:
+    """A tqdm class that tells instead of drawing; the hub counts bytes and files, only bytes are told."""
+    tqdm: type[Any] = local_library("tqdm").tqdm
+
+    class Bar(tqdm):  # type: ignore[misc, unused-ignore]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": False, "file": StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn: bool | None = super().update(n)
+            if self.unit == "B" and self.total:
+                tell(text, min(self.n / self.total, 1.0))
+            return drawn
+
+    return Bar

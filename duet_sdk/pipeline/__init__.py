@@ -1,0 +1,1 @@
+"""What happens between a request and its reply, as one async generator of events."""

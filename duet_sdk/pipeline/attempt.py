@@ -1,0 +1,267 @@
+"""One call of one model under a hold: counted, cut at its limit and deadline, settled however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from types import TracebackType
+from typing import Self, cast
+
+from duet_sdk.backends.protocol import Backend, Call, Chunk
+from duet_sdk.budget import RequestBudget, UsdOf
+from duet_sdk.budget.meter import TokenMeter
+from duet_sdk.errors import BackendError, StreamBroken
+from duet_sdk.events import AttemptEnded, AttemptStarted
+from duet_sdk.pipeline.fit import PromptSize
+from duet_sdk.pricing import PriceBook
+from duet_sdk.receipt import Account
+from duet_sdk.types import Attempt, CountedBy, Stage, StageUsage
+
+GRACE_S = 2.0
+"""How long a stream that has reached its limit or its end may take to say its usage before it is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Who is called, and on whose account: what stays the same over a stage's attempts."""
+
+    stage: Stage
+    model: str
+    backend: Backend
+    prices: PriceBook
+    account: Account
+    budget: RequestBudget
+    usd_of: UsdOf
+    count_text: Callable[[str], int] | None = None
+    """Tokens of a text by the model's own tokenizer, None where it is not at hand."""
+
+
+class RunningCall:
+    """An attempt while it runs: ``async with`` holds and settles, iterating gives chunks within the limit.
+
+    Attributes:
+        timed_out: the deadline ended it.
+        overflowed: the model wrote more than it was allowed to.
+        truncated: the limit or the deadline ended it, the model did not.
+    """
+
+    def __init__(self, slot: Slot, call: Call, *, prompt: PromptSize, until: float | None) -> None:
+        self._slot = slot
+        self._call = call
+        self._prompt = prompt
+        self._until = until
+        self._number = 1 + sum(done.stage == slot.stage for done in slot.account.attempts)
+        self._meters = [TokenMeter(slot.count_text) for _ in range(call.n)]
+        self._open = set(range(call.n))
+        self._writing = set(range(call.n))
+        self._reported: StageUsage | None = None
+        self._used = 0
+        self._reported_usd: Decimal | None = None
+        self._complete = False
+        self._stopped = False
+        self._first_token_s: float | None = None
+        self._failed_unspent = False
+        self.timed_out = False
+        self.overflowed = False
+        self.truncated = False
+        self.record: Attempt | None = None
+
+    def started(self) -> AttemptStarted:
+        """The event that announces this attempt."""
+        return AttemptStarted(self._slot.stage, self._slot.model, self._number)
+
+    def ended(self) -> AttemptEnded:
+        """The event that closes this attempt; only after leaving the context."""
+        record = cast("Attempt", self.record)
+        return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens billed, as far as known."""
+        return self._usage().output_tokens
+
+    @property
+    def counted_by(self) -> CountedBy:
+        """The evidence for ``tokens``."""
+        counted = self._meters[0].counted_by
+        if self._complete and self._reported is not None and counted != "token_ids":
+            return "usage"
+        return counted
+
+    @property
+    def honoured(self) -> bool:
+        """Whether the model is known to have stayed within its limit.
+
+        A model that reached its limit and neither ended nor reported its usage may have written on unseen.
+        """
+        limit = self._call.max_tokens * self._call.n
+        seen_whole = self._complete or not self._open
+        return not self.overflowed and self.tokens <= limit and (seen_whole or self.tokens < limit)
+
+    async def __aenter__(self) -> Self:
+        slot, call = self._slot, self._call
+        outputs = call.max_tokens * call.n
+        bound = self._prompt.tokens
+        self._held = slot.budget.hold(bound + outputs, slot.usd_of(bound, outputs))
+        self._start_s = slot.budget.elapsed_s()
+        self._chunks: AsyncIterator[Chunk] = slot.backend.stream(call)
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while True:
+            if self._complete or self._stopped:
+                raise StopAsyncIteration
+            chunk = await self._next()
+            if chunk is not None and (taken := self._take(chunk)) is not None:
+                return taken
+
+    async def _next(self) -> Chunk | None:
+        try:
+            if self._until is None:
+                return await anext(self._chunks)
+            return await self._next_in_time(self._until)
+        except StopAsyncIteration:
+            self._complete = True
+            if self._writing:
+                raise self._broken("the stream ended without saying why the output ended") from None
+            self.truncated |= bool(self._open)
+        except TimeoutError as error:
+            raise self._broken("the model's server timed out") from error
+        return None
+
+    async def _next_in_time(self, until: float) -> Chunk | None:
+        left_s = self._slot.budget.left_s(until)
+        if left_s:
+            timeout = asyncio.timeout(left_s)
+            try:
+                async with timeout:
+                    return await anext(self._chunks)
+            except TimeoutError:
+                if not timeout.expired():
+                    raise
+        self._stop_waiting()
+        return None
+
+    def _stop_waiting(self) -> None:
+        self._stopped = True
+        self.timed_out = bool(self._writing)
+        self.truncated |= bool(self._open)
+
+    def _broken(self, message: str) -> StreamBroken:
+        backend = self._slot.backend
+        return StreamBroken(message, backend=backend.name, model=backend.model)
+
+    def _take(self, chunk: Chunk) -> Chunk | None:
+        """Count a chunk and cut what goes beyond the limit."""
+        if chunk.usage is not None:
+            self._reported = chunk.usage
+        if chunk.cost_usd is not None:
+            self._reported_usd = chunk.cost_usd
+        index, limit = chunk.index, self._call.max_tokens
+        written = chunk.text + chunk.reasoning
+        if chunk.tool_calls:
+            written += "".join(delta.arguments for delta in chunk.tool_calls)
+        if self._first_token_s is None and (written or chunk.token_ids):
+            self._first_token_s = self._slot.budget.elapsed_s() - self._start_s
+        meter = self._meters[index]
+        used = chunk.usage.output_tokens if chunk.usage is not None else None
+        if used is not None and self._call.n > 1:
+            # The server counts over all outputs: what came on top since its last word belongs to this one.
+            fresh, self._used = used - self._used, used
+            used = meter.tokens + fresh if written and not chunk.token_ids else None
+        added = meter.add(written, token_ids=len(chunk.token_ids), used=used)
+        if meter.tokens > limit:
+            return self._cut(chunk, allowed=max(0, limit - (meter.tokens - added)), added=added)
+        if chunk.finish_reason is not None:
+            self._open.discard(index)
+            self._writing.discard(index)
+            self.truncated |= chunk.finish_reason == "length"
+        elif meter.tokens == limit:
+            self._writing.discard(index)
+        if not self._writing:
+            self._wait_at_most(GRACE_S)
+        return chunk
+
+    def _cut(self, chunk: Chunk, *, allowed: int, added: int) -> Chunk | None:
+        """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
+        was_writing = chunk.index in self._writing
+        self._writing.discard(chunk.index)
+        self.truncated = self.overflowed = True
+        if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
+            return None  # the final usage tells of tokens that were never shown: nothing is left to cut
+        self._stopped = not self._writing
+        if not was_writing:
+            return None
+        keep = allowed / added if added else 0.0
+        return replace(
+            chunk,
+            text=chunk.text[: int(len(chunk.text) * keep)],
+            reasoning=chunk.reasoning[: int(len(chunk.reasoning) * keep)],
+            token_ids=chunk.token_ids[:allowed],
+            logprobs=chunk.logprobs[:allowed],
+            tool_calls=(),
+            finish_reason="length",
+        )
+
+    def _wait_at_most(self, wait_s: float) -> None:
+        # The deadline is on the budget's clock, so that both can be compared.
+        end = self._slot.budget.started + self._slot.budget.elapsed_s() + wait_s
+        self._until = end if self._until is None else min(self._until, end)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        refused = isinstance(exc, BackendError) and not isinstance(exc, StreamBroken)
+        self._failed_unspent = refused and self._first_token_s is None
+        try:
+            async with aclosing(self._chunks):  # type: ignore[type-var]  # backends are async generators
+                pass
+        finally:
+            self._settle(exc)
+
+    def _settle(self, exc: BaseException | None) -> None:
+        slot = self._slot
+        duration_s = slot.budget.elapsed_s() - self._start_s
+        usage = self._usage()
+        usd = slot.prices.cost(
+            slot.model,
+            usage,
+            seconds=duration_s,
+            reported_usd=self._reported_usd,
+            backend_price=slot.backend.price,
+        )
+        slot.budget.settle(self._held, tokens=usage.total_tokens, usd=usd)
+        error_type = None
+        if exc is not None:
+            error_type = type(exc).__name__ if isinstance(exc, Exception) else "cancelled"
+        self.record = Attempt(
+            slot.stage,
+            slot.model,
+            self._number,
+            usage,
+            usd,
+            self._start_s,
+            duration_s,
+            self._first_token_s,
+            error_type,
+        )
+        slot.account.attempts.append(self.record)
+
+    def _usage(self) -> StageUsage:
+        counted = sum(meter.tokens for meter in self._meters)
+        reported = self._reported
+        exact = all(meter.counted_by in ("token_ids", "usage") for meter in self._meters)
+        if reported is None:
+            if self._failed_unspent:
+                return StageUsage()  # refused before the first token: nothing is billed
+            return StageUsage(self._prompt.likely, counted, estimated=True)
+        if self._complete:
+            by_ids = counted if all(m.counted_by == "token_ids" for m in self._meters) else 0
+            return replace(reported, output_tokens=max(reported.output_tokens, by_ids))
+        return replace(reported, output_tokens=max(reported.output_tokens, counted), estimated=not exact)

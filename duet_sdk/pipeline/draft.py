@@ -1,0 +1,115 @@
+"""What is known of a reply while it is being made; a reply can be drawn from it at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from duet_sdk.budget import RequestBudget
+from duet_sdk.events import ToolCallDelta
+from duet_sdk.pipeline.votes import choose
+from duet_sdk.receipt import Account
+from duet_sdk.types import (
+    GateDecision,
+    HandoffName,
+    Reply,
+    Request,
+    ServedBy,
+    Signal,
+    Stage,
+    TokenLogprob,
+    ToolCall,
+)
+
+_SERVED_BY: dict[str, ServedBy] = {
+    "duet": "pair",
+    "generator": "generator",
+    "reasoner": "reasoner",
+    "signal": "reasoner",
+}
+
+
+class Draft:
+    """The reply of one request, as far as it has come."""
+
+    def __init__(self, request: Request, budget: RequestBudget, models: Mapping[Stage, str]) -> None:
+        self.request = request
+        self.budget = budget
+        self.models = models
+        self.account = Account()
+        self.gate: GateDecision | None = None
+        self.handoff: HandoffName | None = None
+        self.signal = Signal()
+        self.served_by: ServedBy = _SERVED_BY[request.mode]
+        self.finish: str | None = None
+        self.discard_answers()
+
+    def discard_answers(self) -> None:
+        """Forget what has been answered so far: another model starts over."""
+        self._texts: list[list[str]] = [[] for _ in range(self.request.n)]
+        self._finishes: list[str | None] = [None] * self.request.n
+        self._calls: dict[int, list[str]] = {}
+        self._logprobs: list[TokenLogprob] = []
+
+    def add_text(self, text: str, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
+        """Append to answer number ``index``."""
+        if self.account.first_answer_s is None:
+            self.account.first_answer_s = self.budget.elapsed_s()
+        self._texts[index].append(text)
+        if index == 0:
+            self._logprobs.extend(logprobs)
+
+    def add_call(self, delta: ToolCallDelta) -> None:
+        """Append to a tool call; those of the first answer are kept."""
+        if self.account.first_answer_s is None:
+            self.account.first_answer_s = self.budget.elapsed_s()
+        if delta.index == 0:
+            call = self._calls.setdefault(delta.position, ["", "", ""])
+            call[0] = delta.id or call[0]
+            call[1] = delta.name or call[1]
+            call[2] += delta.arguments
+
+    def end_answer(self, index: int, finish_reason: str | None) -> None:
+        """Answer number ``index`` is complete."""
+        self._finishes[index] = finish_reason
+
+    def finish_of(self, index: int) -> str:
+        """Why answer number ``index`` ended; one that its model did not end itself was cut."""
+        return self._finishes[index] or "length"
+
+    def answer(self, index: int) -> str:
+        """Answer number ``index``, as far as it has come."""
+        return "".join(self._texts[index])
+
+    @property
+    def answered(self) -> bool:
+        """Whether anything of an answer has come."""
+        return bool(self._calls) or any(self._texts)
+
+    def reply(self, finish_reason: str | None = None) -> Reply:
+        """The reply as it stands; ``finish_reason`` says how it ended, None takes the answer's own.
+
+        Raises:
+            InvalidRequest: the user's vote named no answer.
+        """
+        request = self.request
+        answers = tuple(self.answer(index) for index in range(request.n))
+        winner, agreement = 0, None
+        if finish_reason is None and request.vote is not None and request.mode != "signal":
+            winner, agreement = choose(answers, request.vote)
+        return Reply(
+            text=answers[winner],
+            signal=self.signal,
+            usage=self.account.usage(),
+            cost=self.account.cost(),
+            mode=request.mode,
+            served_by=self.served_by,
+            handoff=self.handoff,
+            gate=self.gate,
+            finish_reason=finish_reason or self.finish or self.finish_of(winner),
+            tool_calls=tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls)),
+            answers=() if request.mode == "signal" else answers,
+            agreement=agreement,
+            logprobs=tuple(self._logprobs),
+            models=self.models,
+            receipt=self.account.receipt(self.budget.elapsed_s()),
+        )

@@ -1,0 +1,124 @@
+"""Do the prompts and limits of a request fit its models and its budget? Asked before anything is spent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from duet_sdk.backends.protocol import Backend, Call, Capabilities
+from duet_sdk.budget import RequestBudget, UsdOf
+from duet_sdk.errors import ConfigError, ContextOverflow, InvalidRequest
+from duet_sdk.pricing import PriceBook
+from duet_sdk.types import Json, Message, Request, Stage
+
+_TOKENS_PER_MESSAGE = 16
+_TOKENS_PER_IMAGE = 4096
+
+
+def most_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) -> int:
+    """More tokens than any tokenizer makes of these messages: a token for each byte, and some for each turn.
+
+    An image counts as 4,096.
+    """
+    tokens = _TOKENS_PER_MESSAGE * (len(messages) + 1)
+    for message in messages:
+        tokens += len(message.text.encode("utf-8", "surrogatepass")) + _TOKENS_PER_IMAGE * len(message.images)
+        tokens += sum(len(call.arguments.encode()) + len(call.name) + 32 for call in message.tool_calls)
+    return tokens + sum(len(json.dumps(tool, default=str)) + 32 for tool in tools)
+
+
+class PromptSize(NamedTuple):
+    """Tokens of a prompt: the real number, or a bound that no tokenizer exceeds."""
+
+    tokens: int
+    exact: bool
+
+    @property
+    def likely(self) -> int:
+        """The best guess: a bound counts bytes, and a token has four of them in ordinary text."""
+        return self.tokens if self.exact else math.ceil(self.tokens / 4)
+
+
+async def prompt_size(backend: Backend, call: Call, *, exact: bool) -> PromptSize:
+    """Tokens of a call's prompt; the real number is asked for only with ``exact``, as it may cost a round trip."""
+    if call.prompt_ids:
+        return PromptSize(len(call.prompt_ids), exact=True)
+    if exact and (counted := await backend.count_tokens(call.messages, tools=call.tools)) is not None:
+        return PromptSize(counted, exact=True)
+    return PromptSize(most_prompt_tokens(call.messages, call.tools), exact=False)
+
+
+async def fitting_prompt(
+    backend: Backend, call: Call, can: Capabilities, budget: RequestBudget, *, room: int, what: str
+) -> PromptSize:
+    """Size of a prompt that also needs ``room`` tokens for what follows.
+
+    The exact number is asked for only where it matters: with a limit on tokens or money, or near the window's end.
+
+    Raises:
+        ContextOverflow: prompt and ``room`` do not fit the model's window.
+    """
+    size = await prompt_size(backend, call, exact=budget.counts)
+    window = can.context_tokens
+    if window is None or size.tokens + room <= window:
+        return size
+    if not budget.counts:
+        size = await prompt_size(backend, call, exact=True)
+    if size.likely + room > window:
+        raise ContextOverflow(
+            f"the {what} prompt of {size.likely} tokens and {room} tokens of limits for what follows do not fit "
+            f"{backend.name}/{backend.model}, whose context is {window}; lower signal_tokens or answer_tokens, "
+            "shorten the conversation, or set context='last_turn'",
+            model=backend.model,
+            needed_tokens=size.likely + room,
+            context_tokens=window,
+        )
+    return size
+
+
+def check_abilities(request: Request, backend: Backend, can: Capabilities, stage: Stage) -> None:
+    """Whether the answering model can do what the request asks of it.
+
+    Raises:
+        InvalidRequest: it cannot; the text says what and which model.
+    """
+    model = f"{stage} {backend.name}/{backend.model}"
+    if request.tools and not can.tools:
+        raise InvalidRequest(f"the {model} cannot call tools; choose another one or leave tools out")
+    if request.response_format is not None and not can.response_format:
+        raise InvalidRequest(f"the {model} cannot hold to a response_format; choose another one or leave it out")
+    if any(message.images for message in request.messages) and not can.images:
+        raise InvalidRequest(f"the {model} takes no images; choose another one or leave them out")
+    sampling = request.generator_sampling if stage == "generator" else request.reasoner_sampling
+    if sampling.logprobs is not None and not can.logprobs:
+        raise InvalidRequest(f"the {model} reports no logprobs; choose another one or leave logprobs out")
+
+
+def price_bound(prices: PriceBook, model: str, backend: Backend, budget: RequestBudget) -> UsdOf:
+    """The most that a call of this model can cost, by tokens; None where no money limit asks for it.
+
+    Raises:
+        ConfigError: there is a limit on money and the model's price is unknown, or is one per hour without a deadline.
+    """
+    if budget.limits.cost_usd is None:
+        return lambda input_tokens, output_tokens: None
+    seconds = budget.left_s(budget.deadline)
+    if not prices.known(model, backend.price):
+        raise ConfigError(
+            f"cost_usd is limited and the price of {model!r} is unknown: "
+            f"give it as prices={{{model!r}: TokenPrice(…)}}, or install the extra 'prices'"
+        )
+    bound = prices.bound(model, input_tokens=0, output_tokens=0, seconds=seconds, backend_price=backend.price)
+    if bound is None:
+        raise ConfigError(
+            f"cost_usd is limited and {model!r} has a price per hour: set deadline_s too, so that the cost has a bound"
+        )
+    return lambda input_tokens, output_tokens: prices.bound(
+        model,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        seconds=seconds,
+        backend_price=backend.price,
+    )

@@ -1,0 +1,172 @@
+"""Untrusted text made harmless: what would be read as a control token or a role marker no longer is.
+
+This stops control, not persuasion: the text still says what it says.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ZERO_WIDTH_SPACE = "\u200b"
+WORD_JOINER = "\u2060"
+BREAKERS = (ZERO_WIDTH_SPACE, WORD_JOINER, " ")
+"""What is put inside a control string; the later ones for tokenizers that drop the earlier."""
+UNUSABLE = "\ufdd0"
+"""A noncharacter that no text holds after `clean`; it renames vocabulary that text must not reach."""
+
+Span = tuple[int, int]
+
+_UNSAFE = re.compile(f"[\ud800-\udfff{UNUSABLE}]")
+
+_KNOWN = re.compile(
+    r"""
+      <\s*[|]\s*[^<>\n]{1,64}?\s*[|]\s*>                           # <|im_start|>, also fullwidth
+    | <\s*[|]\s*["\w]{1,32}\s*> | <\s*["\w]{1,32}\s*[|]\s*>        # <|turn>, <turn|>
+    | <\s*/?\s*(?:seed\s*:\s*)?
+      (?: think(?:ing)? | tool_calls? | tool_response | function_call
+        | s | unk | bos | eos | pad | mask | cls | sep
+        | start_of_turn | end_of_turn | end_of_utterance | start_of_image | end_of_image | image_soft_token
+        | endoftext | unused\d+ | extra_id_\d+ | special_\d+ ) \s*>
+    | <\s*<\s*/?\s*sys\s*>\s*>                                    # Llama 2
+    | \[\s*/?\s*(?: inst | think | tool_calls | tool_results? | tool_content | available_tools
+        | system_prompt ) \s*\]
+    | \[gmask\] | \[unused\d+\] | \[(?:cls|sep|mask|pad|unk)\]
+    | ◁\s*/?\s*think\s*▷
+    | (?m:^\s*\#{2,3}\s*(?:instruction|response|input|assistant|human|user|system)\s*:)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def neutralise_unknown(text: str) -> str:
+    r"""Untrusted text for a model whose tokenizer is not at hand: well-known control strings are broken.
+
+    A zero-width space after its first character breaks each; all other text comes out unchanged. Idempotent.
+
+    >>> neutralise_unknown("17 primes</think>").encode()
+    b'17 primes<\xe2\x80\x8b/think>'
+    """
+    text = clean(text)
+    while spans := find(_KNOWN, text):
+        text = split(text, spans, ZERO_WIDTH_SPACE)
+    return text
+
+
+def clean(text: str) -> str:
+    """The text with lone surrogates, which no tokenizer takes, as replacement characters."""
+    return _UNSAFE.sub("\ufffd", text)
+
+
+def without_leading_accents(text: str) -> str:
+    """The text from its first character that stands alone: an accent would change what precedes the text."""
+    start = 0
+    while start < len(text) and unicodedata.combining(text[start]):
+        start += 1
+    return text[start:]
+
+
+def find(pattern: re.Pattern[str], text: str, *, without: Sequence[str] = ()) -> list[Span]:
+    """Where ``pattern`` matches, also through compatibility forms (fullwidth letters), as spans of ``text``.
+
+    Characters in ``without`` are read over, as by a tokenizer that drops them.
+    """
+    if text.isascii():
+        return [match.span() for match in pattern.finditer(text)]
+    pieces: list[str] = []
+    origin: list[int] = []
+    for at, character in enumerate(text):
+        if character not in without:
+            folded = unicodedata.normalize("NFKC", character)
+            pieces.append(folded)
+            origin += [at] * len(folded)
+    return [
+        (origin[match.start()], origin[match.end() - 1] + 1)
+        for match in pattern.finditer("".join(pieces))
+        if match.end() > match.start()
+    ]
+
+
+def split(text: str, spans: Iterable[Span], breaker: str) -> str:
+    """``breaker`` put after the first visible character of each span; a span of one character goes."""
+    pieces: list[str] = []
+    done = 0
+    for start, end in sorted(spans):
+        if start < done:
+            continue  # overlaps the one before; the next look finds what is left of it
+        first = end - len(text[start:end].lstrip())
+        if end - first > 1:
+            pieces += [text[done : first + 1], breaker]
+            done = first + 1
+        else:
+            pieces.append(text[done:start])
+            done = end
+    return "".join(pieces) + text[done:]
+
+
+def drop(text: str, spans: Iterable[Span]) -> str:
+    """The text without any of the characters that the spans begin with, and so shorter each time."""
+    first = {segment[0] for start, end in spans if (segment := text[start:end].lstrip() or text[start:end])}
+    return "".join(character for character in text if character not in first)
+
+
+def marker_pattern(markers: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern for role markers in any case; a marker of letters alone counts only as a whole line."""
+    forms = []
+    for marker in sorted(markers, key=len, reverse=True):
+        form = r"\s+".join(re.escape(word) for word in marker.split())
+        forms.append(form if re.search(r"[^\w\s]", marker) else rf"(?m:^[^\S\n]*{form}[^\S\n]*$)")
+    return re.compile("|".join(forms), re.IGNORECASE) if forms else None
+
+
+def bare_tokenizer(raw: dict[str, Any], *, control: frozenset[int]) -> dict[str, Any]:
+    """The tokenizer's JSON changed so that no text can become an id in ``control``.
+
+    Added tokens and post-processor go. That alone is not enough: the same strings often stand in the
+    model's own vocabulary, where Unigram finds them as pieces, BPE through merges or ``ignore_merges``.
+    There they are renamed to something that no text holds. All other text keeps its ids.
+    """
+    model = raw["model"]
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):
+        renamed: object = [
+            [f"{UNUSABLE}{at}", *entry[1:]] if at in control else entry for at, entry in enumerate(vocabulary)
+        ]
+        gone: set[str] = set()
+    else:
+        gone = {piece for piece, at in vocabulary.items() if at in control}
+        renamed = {(f"{UNUSABLE}{at}" if piece in gone else piece): at for piece, at in vocabulary.items()}
+    model = {**model, "vocab": renamed}
+    if gone and "merges" in model:
+        model["merges"] = [pair for pair in model["merges"] if not _touches(pair, gone)]
+    # Text after a control token is not the start of the prompt, so it gets no space of its own in front.
+    return {
+        **raw,
+        "added_tokens": [],
+        "post_processor": None,
+        "model": model,
+        "pre_tokenizer": _never_first(raw.get("pre_tokenizer")),
+    }
+
+
+def _touches(pair: str | Sequence[str], gone: set[str]) -> bool:
+    left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
+    return left in gone or right in gone or left + right in gone
+
+
+def _never_first(pre_tokenizer: object) -> object:
+    """SentencePiece's space before the first word is for the prompt's first word, not for a later piece's."""
+    if not isinstance(pre_tokenizer, dict):
+        return pre_tokenizer
+    if pre_tokenizer.get("type") == "Sequence":
+        return {
+            **pre_tokenizer,
+            "pretokenizers": [_never_first(one) for one in pre_tokenizer["pretokenizers"]],
+        }
+    if pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("prepend_scheme") == "first":
+        return {**pre_tokenizer, "prepend_scheme": "never"}
+    return pre_tokenizer

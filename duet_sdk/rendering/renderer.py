@@ -1,0 +1,380 @@
+"""Chat messages → text → token ids of one model, so that nothing in a signal can act as a control token.
+
+The think handoff is rendered here and sent as token ids, by trainer and client alike. What the caller writes
+is trusted; the signal alone is not. It is encoded by a second tokenizer that knows no control tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duet_sdk.errors import ConfigError, InvalidRequest, MissingExtra, SignalError
+from duet_sdk.rendering import control
+from duet_sdk.rendering.control import neutralise_unknown
+from duet_sdk.rendering.probe import ThinkBlock, find_block, find_role_markers
+from duet_sdk.rendering.template import ChatTemplate, as_turn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tokenizers import Encoding, Tokenizer
+
+    from duet_sdk.types import Json, Message
+
+__all__ = ["Renderer", "TokenizerFiles", "neutralise_unknown"]
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_OPEN_TAGS = ("<think>", "<thinking>", "[THINK]", "◁think▷", "<seed:think>")
+_BLANK = re.compile(r"[\s▁]+")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """What a model's folder says about its tokenizer; costs nothing to hold, needs no extra."""
+
+    tokenizer_json: str
+    """The text of ``tokenizer.json``."""
+    chat_template: str | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """``bos_token``, ``eos_token`` and so on, as templates name them."""
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> TokenizerFiles:
+        """Read ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja`` (which wins).
+
+        Raises:
+            ConfigError: ``tokenizer.json`` is missing, or a file is not valid JSON.
+        """
+        folder = Path(path)
+        text = _read(folder / "tokenizer.json")
+        if text is None:
+            raise ConfigError(
+                f"there is no tokenizer.json in {folder}; convert a tokenizer of another format "
+                "(transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…))"
+            )
+        _parse(text, folder / "tokenizer.json")
+        config = _parse(_read(folder / "tokenizer_config.json") or "{}", folder / "tokenizer_config.json")
+        template = _read(folder / "chat_template.jinja")
+        if template is None:
+            template = _default_template(config.get("chat_template"))
+        named = {name: _content(config.get(name)) for name in _SPECIAL_TOKENS}
+        return cls(text, template, {name: token for name, token in named.items() if token is not None})
+
+
+class Renderer:
+    """One model's chat template and tokenizer. Safe to use from many threads.
+
+    >>> from duet_sdk.types import Message
+    >>> words = {"type": "WordLevel", "vocab": {"?": 0, "hello": 1}, "unk_token": "?"}
+    >>> files = TokenizerFiles(json.dumps({"version": "1.0", "model": words}), "{{ messages[0].content }}")
+    >>> Renderer(files).chat_ids([Message("user", "hello")])
+    (1,)
+
+    Raises:
+        ConfigError: the tokenizer cannot be read, or the template is not valid Jinja.
+        MissingExtra: jinja2 or tokenizers is not installed.
+    """
+
+    def __init__(self, files: TokenizerFiles) -> None:
+        raw = _parse(files.tokenizer_json, "tokenizer.json")
+        self._raw = raw
+        self._full = _tokenizer(files.tokenizer_json)
+        # Asked of the tokenizer, as it numbers added tokens anew where the file's own numbers leave gaps.
+        added = {at: token.content for at, token in self._full.get_added_tokens_decoder().items()}
+        # Runs of blanks are added tokens in Gemma: ordinary text is full of them, and they control nothing.
+        self._control = {at: text for at, text in added.items() if not _BLANK.fullmatch(text)}
+        self._unknown = _unknown_id(raw)
+        self._template = (
+            ChatTemplate(files.chat_template, files.special_tokens) if files.chat_template is not None else None
+        )
+
+    # What the caller wrote: trusted.
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        generation: bool = True,
+        tools: Sequence[Json] = (),
+        **template_kwargs: object,
+    ) -> str:
+        """The prompt's text; with ``generation`` the assistant's turn is opened at its end.
+
+        Raises:
+            ConfigError: the model has no chat template.
+            InvalidRequest: the template refuses these messages; the text holds its words.
+        """
+        turns = [as_turn(message) for message in messages]
+        return self._chat().render(turns, generation=generation, tools=tools, kwargs=template_kwargs)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of trusted text: control strings in it become control tokens, none is added."""
+        return tuple(self._encoding(text).ids)
+
+    def chat_ids(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), **template_kwargs: object
+    ) -> tuple[int, ...]:
+        """Ids of the prompt for these messages, the assistant's turn opened. Raises as `render`."""
+        return self.encode(self.render(messages, generation=True, tools=tools, **template_kwargs))
+
+    def count(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int:
+        """Prompt tokens that these messages make. Raises as `render`."""
+        return len(self.chat_ids(messages, tools=tools))
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text on its own."""
+        return len(self.encode(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens written out."""
+        text: str = self._full.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    # What a model wrote: untrusted.
+
+    def encode_untrusted(self, text: str) -> tuple[int, ...]:
+        """Ids of text after a control token, none of them a control token, whatever the text holds.
+
+        Where a tokenizer knows no token for a character, its token for the unknown stands in the ids.
+
+        Raises:
+            SignalError: the tokenizer makes a control token all the same; none known does.
+        """
+        ids = self._bare.encode(control.clean(text), add_special_tokens=False).ids
+        if any(self._controls(at) for at in ids):
+            raise SignalError("the tokenizer makes a control token out of plain text; use handoff='instruct'")
+        return tuple(ids)
+
+    def neutralise(self, text: str) -> str:
+        """Untrusted text as it may stand in a chat message: it makes no control token and no role marker.
+
+        What would be one is broken by an invisible character after its first, by a blank where the tokenizer
+        drops invisible ones, and left out where even that fails. Ordinary text stays as it is. Idempotent.
+        """
+        text = control.without_leading_accents(control.clean(text))
+        for breaker in control.BREAKERS:
+            if not (spans := self._offences(text)):
+                return text
+            text = control.without_leading_accents(control.split(text, spans, breaker))
+        while text and (spans := self._offences(text)):
+            text = control.without_leading_accents(control.drop(text, spans))
+        return text
+
+    @cached_property
+    def control_strings(self) -> frozenset[str]:
+        """All added tokens, whatever their ``special`` flag, but for runs of blanks."""
+        return frozenset(self._control.values())
+
+    @cached_property
+    def role_markers(self) -> frozenset[str]:
+        """What parts turns where no control token does, such as ``### Response:``, found in the template."""
+        return find_role_markers(self._template, self.control_strings) if self._template else frozenset()
+
+    # The think handoff.
+
+    @property
+    def can_think(self) -> bool:
+        """Whether `think_ids` can hold a signal safely with this template and tokenizer."""
+        return isinstance(self._found_block, ThinkBlock)
+
+    @property
+    def think_tags(self) -> tuple[str, str]:
+        """What opens and closes the block: ``("<think>", "</think>")``. Raises as `think_ids`."""
+        return self._block.tags
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether the generation prompt itself ends inside an open think block, closable or not."""
+        if self._template is None:
+            return False
+        found = self._found_block
+        if isinstance(found, ThinkBlock):
+            return not found.opener.strip()
+        try:
+            prompt = self._template.render([{"role": "user", "content": "?"}], generation=True)
+        except InvalidRequest:
+            return False
+        return prompt.rstrip().endswith(_OPEN_TAGS)
+
+    def think_ids(
+        self, messages: Sequence[Message], signal: str, *, closed: bool = True, tools: Sequence[Json] = ()
+    ) -> tuple[int, ...]:
+        """Prompt whose open assistant turn holds ``signal``, stripped, as the model's own thinking.
+
+        With ``closed`` the block is closed and the answer comes next, otherwise the thinking goes on. A training
+        row is these ids and those of the answer, encoded apart.
+
+        Raises:
+            SignalError: the signal is empty: without one the generator is asked alone.
+            ConfigError: this template or tokenizer cannot hold a signal safely.
+            InvalidRequest: the template refuses these messages, or they switch its thinking off.
+        """
+        block = self._block
+        signal = signal.strip()
+        if not signal:
+            raise SignalError("the signal is empty; ask the generator without one")
+        before = self._prompt(messages, tools) + block.opener
+        # One piece with the newlines around it: encoded apart, they give other ids than in training.
+        span = self.encode_untrusted(block.lead + signal + (block.trail if closed else ""))
+        head = self.encode(before[: len(before) - len(block.lead)])
+        return head + span + (self._closing_ids if closed else ())
+
+    def partial_think_ids(
+        self, messages: Sequence[Message], sampled_ids: Sequence[int], *, tools: Sequence[Json] = ()
+    ) -> tuple[int, ...]:
+        """Prompt in which the model goes on thinking after the ids it sampled, opening tag included or not.
+
+        The ids are taken as they are: text encoded anew may give others, and loses a half-written character.
+        From the closing tag on they are left out.
+
+        Raises:
+            ConfigError: as `think_ids`.
+            InvalidRequest: as `think_ids`.
+        """
+        prompt = self._prompt(messages, tools)
+        opener = self.encode(self._block.opener)
+        sampled = tuple(sampled_ids)
+        if any(self._controls(at) and at in sampled for at in opener):
+            opener = ()
+        closing = self._closing_ids[0]
+        kept = sampled[: sampled.index(closing)] if closing in sampled else sampled
+        return self.encode(prompt) + opener + kept
+
+    def close_think_ids(self) -> tuple[int, ...]:
+        """What closes a block left open by `partial_think_ids`. Raises ConfigError as `think_ids`."""
+        return self.encode(self._block.trail) + self._closing_ids
+
+    # Inside.
+
+    def _chat(self) -> ChatTemplate:
+        if self._template is None:
+            raise ConfigError(
+                "the model has no chat template: it is a base model, or its chat_template.jinja is missing"
+            )
+        return self._template
+
+    def _encoding(self, text: str) -> Encoding:
+        return self._full.encode(control.clean(text), add_special_tokens=False)
+
+    def _controls(self, at: int) -> bool:
+        return at in self._control and at != self._unknown
+
+    @cached_property
+    def _bare(self) -> Tokenizer:
+        unreachable = frozenset(self._control) - {self._unknown}
+        return _tokenizer(json.dumps(control.bare_tokenizer(self._raw, control=unreachable)))
+
+    @cached_property
+    def _marker_pattern(self) -> re.Pattern[str] | None:
+        return control.marker_pattern(self.role_markers)
+
+    @cached_property
+    def _closing_ids(self) -> tuple[int, ...]:
+        return self.encode(self._block.closing)
+
+    def _offences(self, text: str) -> list[control.Span]:
+        """Where the text would be read as a control token or role marker."""
+        encoding = self._encoding(text)
+        spans = [
+            span
+            for at, span in zip(encoding.ids, encoding.offsets, strict=True)
+            # The unknown id is an offence only where it is spelled out.
+            if at in self._control and (at != self._unknown or text[slice(*span)].strip() == self._control[at])
+        ]
+        pattern, normalizer = self._marker_pattern, self._full.normalizer
+        if pattern is not None:
+            spans += control.find(pattern, text)
+            if not spans and normalizer is not None and pattern.search(normalizer.normalize_str(text)):
+                # The tokenizer drops what broke the marker. Found nowhere, it gives up the whole text.
+                spans = control.find(pattern, text, without=control.BREAKERS[:2]) or [(0, len(text))]
+        return spans
+
+    @property
+    def _block(self) -> ThinkBlock:
+        found = self._found_block
+        if isinstance(found, str):
+            raise ConfigError(f"no think handoff with this model: {found}; use handoff='instruct'")
+        return found
+
+    @cached_property
+    def _found_block(self) -> ThinkBlock | str:
+        """The think block of the template, or why it has none that is safe."""
+        if self._template is None:
+            return "it has no chat template"
+        return find_block(self._template, self._control_spans)
+
+    def _control_spans(self, text: str) -> list[control.Span]:
+        """Where control tokens stand in trusted text."""
+        encoding = self._encoding(text)
+        return [span for at, span in zip(encoding.ids, encoding.offsets, strict=True) if self._controls(at)]
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[Json]) -> str:
+        """The generation prompt, with thinking on."""
+        block = self._block
+        prompt = self.render(messages, generation=True, tools=tools, **block.kwargs)
+        if not prompt.endswith(block.header):
+            raise InvalidRequest(
+                "these messages make the chat template end its prompt without room for a think block "
+                "(do they switch thinking off?); use handoff='instruct' for them"
+            )
+        return prompt
+
+
+def _tokenizer(text: str) -> Tokenizer:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingExtra("encoding a prompt", extra="render") from error
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises Exception itself, nothing narrower
+        raise ConfigError(f"tokenizer.json cannot be loaded: {error}") from error
+    tokenizer.no_truncation()  # a limit left in the file would cut prompts silently
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _unknown_id(raw: dict[str, Any]) -> int | None:
+    """The id that the model itself gives to characters it does not know, None where it knows all."""
+    model = raw["model"]
+    if isinstance(model.get("vocab"), list):
+        unknown: int | None = model.get("unk_id")
+    else:
+        unknown = model["vocab"].get(model.get("unk_token"))
+    return unknown
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _parse(text: str, name: str | Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} must hold a JSON object, it holds a {type(value).__name__}")
+    return value
+
+
+def _default_template(given: object) -> str | None:
+    """The template of a configuration: a text, or the one called "default" among named ones."""
+    if isinstance(given, list):
+        named = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}
+        given = named.get("default")
+    return given if isinstance(given, str) else None
+
+
+def _content(token: object) -> str | None:
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None

@@ -1,0 +1,299 @@
+"""`DuetClient`: the same client for code without an event loop, over one background loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+
+from duet_sdk.backends.connect import ModelLike
+from duet_sdk.client import AsyncConversation, AsyncDuetClient, CallOptions, ClientOptions, Run
+from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.events import Event
+from duet_sdk.messages import MessagesLike
+from duet_sdk.types import Message, Reply, Stage
+
+if TYPE_CHECKING:
+    from duet_sdk.gate import Gate
+    from duet_sdk.pair import Pair
+    from duet_sdk.settings import Settings
+
+Result = TypeVar("Result")
+
+
+class BackgroundLoop:
+    """An event loop in a thread of its own; any thread may wait for work on it, also one that runs a loop itself."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="duet", daemon=True)
+        self._thread.start()
+        # A client that is forgotten without close() must not keep its thread.
+        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
+
+    def start(self, work: Coroutine[object, object, Result]) -> Future[Result]:
+        """Run the work on the loop.
+
+        Raises:
+            ConfigError: the loop is closed, or belongs to the process that this one was forked from.
+        """
+        problem = None
+        if os.getpid() != self._pid:
+            problem = "this client was made before the process was forked; make a new one in each process"
+        elif not self._finalizer.alive:
+            problem = "this client is closed; make a new one"
+        elif threading.get_ident() == self._thread.ident:
+            problem = "a synchronous client cannot be used from its own callbacks; use AsyncDuetClient there"
+        if problem is not None:
+            work.close()
+            raise ConfigError(problem)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def wait(self, work: Coroutine[object, object, Result]) -> Result:
+        """Run the work and wait for it; an interrupt (Ctrl-C) cancels the work and waits until it has cleaned up.
+
+        Raises:
+            ConfigError: as `start`.
+        """
+        future = self.start(work)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise ConfigError("the client was closed while this request ran") from error
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                # Cancelling the future only asks: one round trip lets the work leave its model.
+                asyncio.run_coroutine_threadsafe(_settle(), self._loop).result(timeout=10)
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether work can still be started."""
+        return self._finalizer.alive and os.getpid() == self._pid
+
+    def close(self) -> None:
+        """Cancel what runs, stop the loop, and end the thread."""
+        self._finalizer()
+
+
+async def _settle() -> None:
+    """Wait until every cancelled task has ended."""
+    tasks = [task for task in asyncio.all_tasks() if task.cancelling()]
+    if tasks:
+        await asyncio.wait(tasks, timeout=10)
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+    if os.getpid() != pid or loop.is_closed():
+        return
+
+    async def end() -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await loop.shutdown_asyncgens()
+        await loop.shutdown_default_executor()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(end(), loop)
+    if threading.get_ident() != thread.ident:
+        thread.join(timeout=10)
+        if not thread.is_alive():
+            loop.close()
+
+
+class SyncRun:
+    """One request while it runs: a context manager, and an iterator over its events.
+
+    One task on the background loop steps the run and hands its events over, so that the run is entered, stepped and
+    left in the same task.
+    """
+
+    def __init__(self, loop: BackgroundLoop, run: Run) -> None:
+        self._loop = loop
+        self._run = run
+        self._events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        self._pump: Future[None] | None = None
+        self._over = False
+
+    @property
+    def reply(self) -> Reply:
+        """The reply once it is complete, or what there was of it when the run was left early.
+
+        Raises:
+            InvalidRequest: the run is still going on.
+        """
+        return self._run.reply
+
+    def __enter__(self) -> Self:
+        self._pump = self._loop.start(self._step())
+        return self
+
+    async def _step(self) -> None:
+        try:
+            async with self._run:
+                async for event in self._run:
+                    self._events.put(event)
+        except asyncio.CancelledError:
+            self._events.put(ConfigError("the client was closed while this request ran"))
+            raise
+        except Exception as error:  # noqa: BLE001  # carried over to the thread that iterates
+            self._events.put(error)
+        else:
+            self._events.put(None)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        if self._pump is None:
+            raise InvalidRequest("a run is a context manager: write 'with duet.stream(…) as run:'")
+        if self._over:
+            raise StopIteration
+        event = self._events.get()
+        if isinstance(event, BaseException):
+            self._over = True
+            raise event
+        if event is None:
+            self._over = True
+            raise StopIteration
+        return event
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the request now, and return when it has ended; harmless when it is over."""
+        if self._pump is not None and self._pump.cancel() and self._loop.alive:
+            self._loop.wait(self._leave())
+
+    async def _leave(self) -> None:
+        await _settle()
+        await self._run.aclose()  # where the pump had not even begun
+
+
+class DuetClient:
+    """A pair of models that answers questions, for code without an event loop; safe to use from many threads.
+
+    Use it as a context manager, or call `close` when done. It also works where an event loop already runs (a
+    notebook), as its own runs in a thread.
+
+    >>> with DuetClient(reasoner="scripted/17", generator="scripted/There are 17.") as duet:
+    ...     duet.chat("How many primes are below 60?").text
+    'There are 17.'
+
+    Args:
+        reasoner: as in `AsyncDuetClient`, like all options.
+        generator: the model that answers.
+        options: see `duet_sdk.client.ClientOptions`.
+
+    Raises:
+        ConfigError: a name, option or combination that cannot work.
+    """
+
+    def __init__(
+        self,
+        reasoner: ModelLike | None = None,
+        generator: ModelLike | None = None,
+        *,
+        settings: Settings | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        self._begin(AsyncDuetClient(reasoner, generator, settings=settings, **options))
+
+    @classmethod
+    def from_pair(cls, pair: str | Path | Pair, **options: Unpack[ClientOptions]) -> Self:
+        """A client for a pair on disk or on the hub.
+
+        Raises:
+            PairError: the folder is no pair, or not what its manifest says.
+        """
+        duet = cls.__new__(cls)
+        duet._begin(AsyncDuetClient.from_pair(pair, **options))  # noqa: SLF001  # its own class
+        return duet
+
+    def _begin(self, client: AsyncDuetClient) -> None:
+        self._client = client
+        self._loop = BackgroundLoop()
+
+    def chat(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Reply:
+        """Answer, and give the reply when it is complete.
+
+        Raises:
+            DuetError: as `AsyncDuetClient.chat`.
+        """
+        return self._loop.wait(self._client.chat(messages, gate=gate, **options))
+
+    def stream(
+        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+    ) -> SyncRun:
+        """Answer, event by event: ``with duet.stream(…) as run: for event in run: …``.
+
+        Raises:
+            InvalidRequest: the request cannot be answered as it stands; the rest is raised while iterating.
+        """
+        return SyncRun(self._loop, self._client.stream(messages, gate=gate, **options))
+
+    @property
+    def models(self) -> Mapping[Stage, str]:
+        """Both models' full names."""
+        return self._client.models
+
+    def conversation(self, *, system: str | None = None) -> Conversation:
+        """A conversation that keeps its messages, without signals."""
+        return Conversation(self._loop, self._client.conversation(system=system))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close both models and the background loop; harmless when done twice."""
+        if self._loop.alive:
+            self._loop.wait(self._client.aclose())
+            self._loop.close()
+
+
+class Conversation:
+    """Keeps the messages of a conversation: questions and answers, never signals."""
+
+    def __init__(self, loop: BackgroundLoop, inner: AsyncConversation) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    @property
+    def messages(self) -> list[Message]:
+        """What has been said; yours to change between turns."""
+        return self._inner.messages
+
+    def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
+        """Ask the next question; a request that fails leaves the conversation as it was.
+
+        Raises:
+            DuetError: as `DuetClient.chat`.
+        """
+        return self._loop.wait(self._inner.chat(text, **options))
+
+    def stream(self, text: str, **options: Unpack[CallOptions]) -> SyncRun:
+        """Ask the next question, event by event; the turn is kept once its answer is complete.
+
+        Raises:
+            InvalidRequest: as `DuetClient.stream`.
+        """
+        return SyncRun(self._loop, self._inner.stream(text, **options))

@@ -1,0 +1,384 @@
+"""The values that travel through DUET: frozen, slotted dataclasses without behaviour of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+from duet_sdk.errors import InvalidRequest
+
+Stage: TypeAlias = Literal["reasoner", "generator"]
+Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+HandoffName: TypeAlias = Literal["instruct", "think"]
+CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
+ServedBy: TypeAlias = Literal[
+    "pair",
+    "pair_cut",
+    "generator",
+    "generator_fallback",
+    "reasoner",
+    "reasoner_fallback",
+    "fallback_pair",
+    "cache",
+]
+Vote: TypeAlias = "Literal['majority'] | Callable[[Sequence[str]], int]"
+"""How one of several answers is chosen: by majority, or by a function from the answers to the winner's index."""
+Json: TypeAlias = Mapping[str, Any]
+"""A JSON object as the wire has it (a tool's schema, a response format)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text in a message's content."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image in a message's content, by ``https:`` or ``data:`` URL; passed on, never fetched by DUET."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+Part: TypeAlias = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the generator wants called; ``arguments`` is JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    >>> Message("user", "How many primes are below 60?").text
+    'How many primes are below 60?'
+    """
+
+    role: Role
+    content: str | tuple[Part, ...] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All text of the content, images left out."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images of the content, in order."""
+        if isinstance(self.content, str):
+            return ()
+        return tuple(part for part in self.content if isinstance(part, ImagePart))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one stage samples; None leaves the choice to the model's own defaults."""
+
+    temperature: float | None = None
+    """0 is greedy; at least 0."""
+    top_p: float | None = None
+    """In (0, 1]."""
+    top_k: int | None = None
+    """At least 1."""
+    min_p: float | None = None
+    """In [0, 1]."""
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """Texts that end the output; they are not part of it."""
+    logprobs: int | None = None
+    """How many alternatives to report for each token, 0 for the chosen token alone."""
+    extra_body: Json | None = None
+    """Passed on to a server as it is."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no model accepts.
+
+        Raises:
+            InvalidRequest: a value out of its range.
+        """
+        stop: object = self.stop  # callers write a single text, too
+        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
+        for name, low, high in (("temperature", 0, None), ("top_p", 0, 1), ("min_p", 0, 1)):
+            value = getattr(self, name)
+            if value is not None and not (low <= value and (high is None or value <= high)):
+                bound = f"between {low} and {high}" if high is not None else f"at least {low}"
+                raise InvalidRequest(f"{name} must be {bound}, got {value}")
+        if self.top_p == 0:
+            raise InvalidRequest("top_p must be above 0; for greedy decoding set temperature=0")
+        if self.top_k is not None and self.top_k < 1:
+            raise InvalidRequest(f"top_k must be at least 1, got {self.top_k}; leave it out to keep all tokens")
+        if self.logprobs is not None and not 0 <= self.logprobs <= 20:
+            raise InvalidRequest(f"logprobs must be between 0 and 20, got {self.logprobs}")
+        if "" in self.stop:
+            raise InvalidRequest("stop holds an empty text, which would end every output at once")
+
+    def over(self, base: Sampling) -> Sampling:
+        """These values, with ``base`` where this one leaves a choice open."""
+        set_here = {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) not in (None, ())}
+        return dataclasses.replace(base, **set_here)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """System prompts by stage, in place of DUET's own; ``{signal_tokens}`` stands for the limit."""
+
+    reasoner: str | None = None
+    generator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits of one request; None leaves the choice to the client's budget, and there to the default.
+
+    >>> Budget(signal_tokens=128).over(Budget(deadline_s=30)).deadline_s
+    30
+    """
+
+    signal_tokens: int | None = None
+    """All output tokens that the reasoner is billed for in an attempt; 512 by default."""
+    answer_tokens: int | None = None
+    """Output tokens of one answer; 1024 by default."""
+    total_tokens: int | None = None
+    """Input and output tokens of both stages together; unlimited by default."""
+    cost_usd: Decimal | None = None
+    """Money for the whole request in USD; unlimited by default."""
+    deadline_s: float | None = None
+    """Seconds from the start of the request to its end; unlimited by default."""
+    signal_deadline_s: float | None = None
+    """Seconds for the signal; by default 60 % of ``deadline_s``, so that the generator keeps its time."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing could satisfy.
+
+        Raises:
+            InvalidRequest: a limit that is not positive, or not finite.
+        """
+        for name in ("signal_tokens", "answer_tokens", "total_tokens"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if type(value) is not int:
+                raise InvalidRequest(f"{name} must be a whole number, got {value!r}")
+            if value < 1:
+                hint = "; to skip the reasoner use mode='generator'" if name == "signal_tokens" else ""
+                raise InvalidRequest(f"{name} must be at least 1, got {value}{hint}")
+        if self.cost_usd is not None:
+            object.__setattr__(self, "cost_usd", Decimal(str(self.cost_usd)))
+        for name in ("cost_usd", "deadline_s", "signal_deadline_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InvalidRequest(f"{name} must be above 0 and finite, got {value}")
+
+    def over(self, base: Budget) -> Budget:
+        """These limits, with ``base`` where this one leaves a choice open."""
+        set_here = {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) is not None}
+        return dataclasses.replace(base, **set_here)
+
+
+DEFAULT_BUDGET = Budget(signal_tokens=512, answer_tokens=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class StageUsage:
+    """Tokens of one stage, summed over its attempts."""
+
+    input_tokens: int = 0
+    """Prompt tokens, cached ones included."""
+    output_tokens: int = 0
+    """Output tokens as billed, hidden reasoning included."""
+    cached_tokens: int = 0
+    """The part of ``input_tokens`` that the server had cached."""
+    estimated: bool = False
+    """Whether a number is our own count because the server reported none."""
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: StageUsage) -> StageUsage:
+        return StageUsage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request by stage."""
+
+    reasoner: StageUsage = StageUsage()
+    generator: StageUsage = StageUsage()
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output of both stages."""
+        return self.reasoner.total_tokens + self.generator.total_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request cost in USD; None where a price is unknown."""
+
+    usd: Decimal | None = Decimal(0)
+    reasoner_usd: Decimal | None = Decimal(0)
+    generator_usd: Decimal | None = Decimal(0)
+    estimated: bool = False
+    """Whether it rests on our own count of tokens instead of the server's."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A sampled token with its log-probability (natural logarithm) and the best alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What the reasoner told the generator; empty when the reasoner was not asked."""
+
+    text: str = ""
+    tokens: int = 0
+    """Output tokens that the reasoner was billed for, tags and wrap-up included."""
+    limit: int = 0
+    truncated: bool = False
+    """Whether the limit or the signal's deadline ended it."""
+    honoured: bool = True
+    """False where the reasoner is known or likely to have been billed for more than the limit."""
+    counted_by: CountedBy = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """Whether the reasoner is asked, and why."""
+
+    ask: bool
+    policy: str
+    score: float | None = None
+    threshold: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of one model: what was sent, what it cost, how it ended."""
+
+    stage: Stage
+    model: str
+    attempt: int
+    """1 for a stage's first call."""
+    usage: StageUsage
+    usd: Decimal | None
+    start_s: float
+    """Seconds after the start of the request."""
+    duration_s: float
+    first_token_s: float | None
+    """Seconds from the attempt's start to its first token, None if none came."""
+    error_type: str | None = None
+    """Name of the error's class, ``"cancelled"``, or None when it ended well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where the tokens, the money and the time of one request went."""
+
+    attempts: tuple[Attempt, ...] = ()
+    duration_s: float = 0.0
+    first_answer_s: float | None = None
+    """Seconds from the start of the request to the first token of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The outcome of one request."""
+
+    text: str
+    signal: Signal = Signal()
+    usage: Usage = Usage()
+    cost: Cost = Cost()
+    mode: Mode = "duet"
+    served_by: ServedBy = "pair"
+    handoff: HandoffName | None = None
+    """How the signal reached the generator, None where it did not."""
+    gate: GateDecision | None = None
+    """None in every mode but ``duet``."""
+    finish_reason: str | None = None
+    """``stop``, ``length``, ``tool_calls``, ``content_filter``, ``deadline`` or ``cancelled``."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    answers: tuple[str, ...] = ()
+    agreement: float | None = None
+    """Share of the answers that agree with ``text``, in [0, 1]; None without a vote."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    models: Mapping[Stage, str] = field(default_factory=dict)
+    receipt: Receipt = Receipt()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""
+        plain: dict[str, Any] = _plain(self)
+        plain["usage"]["total_tokens"] = self.usage.total_tokens
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Names that a request carries into traces and ledgers; they change nothing in the answer."""
+
+    session: str | None = None
+    user: str | None = None
+    tenant: str | None = None
+    scopes: tuple[str, ...] = ()
+    metadata: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question, as the pipeline takes it: every choice made, nothing left to defaults."""
+
+    messages: tuple[Message, ...]
+    mode: Mode = "duet"
+    budget: Budget = DEFAULT_BUDGET
+    tools: tuple[Json, ...] = ()
+    tool_choice: str | Json | None = None
+    response_format: Json | None = None
+    n: int = 1
+    vote: Vote | None = None
+    reasoner_sampling: Sampling = Sampling()
+    generator_sampling: Sampling = Sampling()
+    labels: Labels = Labels()
+    whole: bool = True
+    """Whether the caller sees the reply only at the end, so that an answer may still be started over."""

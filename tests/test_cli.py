@@ -1,0 +1,166 @@
+"""The command line: what goes where, exit codes, interrupts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from duet_sdk.cli import app
+
+PAIR = ["--reasoner", "scripted/17 of them", "--generator", "scripted/There are 17."]
+
+
+def duet(*arguments, stdin=None):
+    return CliRunner().invoke(app, arguments, input=stdin)
+
+
+def test_ask_prints_the_answer_to_stdout_and_all_else_to_stderr():
+    done = duet("ask", "How many?", *PAIR)
+    assert done.exit_code == 0
+    assert done.stdout == "There are 17.\n"
+    assert "17 of them" in done.stderr
+    assert "served by pair" in done.stderr
+
+
+def test_ask_reads_the_question_from_standard_input():
+    done = duet(
+        "ask",
+        "-",
+        "--reasoner",
+        "scripted/s",
+        "--generator",
+        "scripted/echo",
+        "--mode",
+        "generator",
+        stdin="What is this?\n",
+    )
+    assert done.stdout == "What is this?\n\n"
+
+
+def test_ask_prints_the_reply_as_json():
+    done = duet("ask", "How many?", *PAIR, "--json", "--signal-tokens", "64")
+    reply = json.loads(done.stdout)
+    assert (reply["text"], reply["signal"]["text"], reply["signal"]["limit"]) == ("There are 17.", "17 of them", 64)
+    assert (reply["usage"]["reasoner"]["output_tokens"], reply["cost"]["usd"], reply["served_by"]) == (3, "0", "pair")
+    assert reply["receipt"]["attempts"][0]["stage"] == "reasoner"
+
+
+def test_ask_in_signal_mode_shows_the_signal():
+    done = duet("ask", "How many?", *PAIR, "--mode", "signal")
+    assert "17 of them" in done.stderr
+    assert done.exit_code == 0
+
+
+def test_ask_says_when_the_signal_was_cut():
+    done = duet("ask", "How many?", *PAIR, "--signal-tokens", "2")
+    assert "cut at 2 tokens" in done.stderr
+    assert "served by pair_cut" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["ask", ""], 2, "the question is empty"),
+        (["ask", "q", "--signal-tokens", "0"], 2, "signal_tokens must be at least 1"),
+        (["ask", "q", "--signal-tokens", "many"], 2, "a valid integer"),
+        (["ask", "q", "--mode", "both"], 2, "both"),
+        (["ask", "q", "--reasoner", "gtp/4", "--generator", "scripted/a"], 2, "there is no backend 'gtp'"),
+        (["ask", "q", "--reasoner", "scripted/a"], 2, "the generator is not named"),
+        (["ask", "q", "--pair", "x", "--reasoner", "scripted/a"], 2, "--pair names both models"),
+        (["ask", "q", "--pair", "./no-such-pair"], 1, "error:"),
+        (["ask"], 2, "Missing argument"),
+        (["nonsense"], 2, "No such command"),
+        (["pair", "show", "./no-such-pair"], 1, "error:"),
+        (["models", "remove", "no-such-model"], 1, "there is no model"),
+    ],
+)
+def test_mistakes_end_with_what_to_do_and_the_right_code(arguments, code, words):
+    done = duet(*arguments)
+    assert done.exit_code == code
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_chat_keeps_the_conversation_until_an_empty_line():
+    done = duet(
+        "chat",
+        "--reasoner",
+        "scripted/s",
+        "--generator",
+        "scripted/echo",
+        "--mode",
+        "generator",
+        stdin="one\ntwo\n\nthree\n",
+    )
+    assert done.stdout == "one\ntwo\n"
+    assert done.exit_code == 0
+
+
+def test_a_pair_is_saved_shown_and_asked():
+    assert duet("pair", "save", "./mine", *PAIR, "--signal-tokens", "2").exit_code == 0
+    shown = json.loads(duet("pair", "show", "./mine", "--json").stdout)
+    assert shown["reasoner"]["model"] == "scripted/17 of them"
+    assert "scripted/There are 17." in duet("pair", "show", "./mine").stdout
+    reply = json.loads(duet("ask", "How many?", "--pair", "./mine", "--json").stdout)
+    assert (reply["text"], reply["signal"]["limit"]) == ("There are 17.", 2)
+
+
+def test_models_lists_what_is_cached(monkeypatch, tmp_path):
+    monkeypatch.setenv("DUET_CACHE_DIR", str(tmp_path))
+    assert json.loads(duet("models", "--json").stdout) == []
+    assert duet("models").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["ask"],
+        ["chat"],
+        ["pair"],
+        ["pair", "show"],
+        ["pair", "save"],
+        ["models"],
+        ["models", "pull"],
+        ["models", "remove"],
+    ],
+)
+def test_every_command_has_help(command):
+    done = duet(*command, "--help")
+    assert done.exit_code == 0
+    if command not in ([], ["pair"]):
+        assert "Example: duet" in done.stdout
+
+
+def test_an_interrupt_ends_at_once_with_130():
+    # The reasoner itself interrupts the process once it is asked.
+    code = """
+import os, signal, sys
+from duet_sdk import cli
+from duet_sdk.backends import scripted
+
+def interrupt(call):
+    os.kill(os.getpid(), signal.SIGINT)
+    return scripted.Script("never said", stall_after=0)
+
+scripted.connect = lambda model, options: scripted.Scripted(interrupt)
+sys.argv = ["duet", "ask", "q", "--reasoner", "scripted/a", "--generator", "scripted/b"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
+def test_the_installed_command_runs():
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("duet")), "ask", "q", *PAIR],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "There are 17.\n")

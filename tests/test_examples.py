@@ -1,0 +1,46 @@
+"""Every example runs as it stands, from an empty folder and without settings (conftest.py).
+
+The first line of an example's docstring says what it needs: "needs GPU" leaves it out here,
+"embedded model" gives it the marker `model`.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+TIMEOUT_S = 300.0
+
+
+def examples() -> Sequence[object]:
+    found = []
+    for path in sorted(EXAMPLES.glob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first = docstring.partition("\n")[0].lower()
+        if "needs gpu" in first or "needs a gpu" in first:
+            continue
+        marks = [pytest.mark.model] if "embedded model" in first else []
+        found.append(pytest.param(path, id=path.stem, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize("path", examples())
+def test_example_runs(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

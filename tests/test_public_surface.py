@@ -1,0 +1,192 @@
+"""What the package shows, what it loads, and what its modules may do."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import duet_sdk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(duet_sdk.__file__).parent
+SOURCES = {
+    ".".join(["duet_sdk", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+ROOT_NAMES = {
+    "AsyncDuetClient",
+    "BackendError",
+    "Budget",
+    "BudgetExceeded",
+    "DuetClient",
+    "DuetError",
+    "Message",
+    "Pair",
+    "Prompts",
+    "Reply",
+    "Sampling",
+    "Settings",
+    "Signal",
+    "Usage",
+    "__version__",
+}
+HEAVY = {
+    "jinja2",
+    "litellm",
+    "opentelemetry.sdk",
+    "pydantic_settings",
+    "redis",
+    "rich",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "typer",
+    "vllm",
+}
+# Modules that are themselves imported on use only, and what each may pull in.
+LEAVES = {
+    "duet_sdk.backends.generation": HEAVY,
+    "duet_sdk.cli": {"rich", "typer"},
+    "duet_sdk.settings": {"pydantic_settings"},
+}
+# The libraries' own variables are read where the library is used.
+FOREIGN_PREFIXES = ("OTEL_", "HF_")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter holds after the statement."""
+    code = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_the_root_names_are_the_contract() -> None:
+    assert set(duet_sdk.__all__) == ROOT_NAMES
+    assert len(duet_sdk.__all__) == len(ROOT_NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(ROOT_NAMES))
+def test_root_name_can_be_imported(name: str) -> None:
+    assert getattr(duet_sdk, name) is not None
+
+
+def test_the_root_lists_its_public_names_and_no_others() -> None:
+    code = "import duet_sdk; print(*[n for n in dir(duet_sdk) if not n.startswith('_')])"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(listed.split()) - {"annotations"} == ROOT_NAMES - {"__version__"}
+
+
+def test_an_unknown_root_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Duett"):
+        _ = duet_sdk.Duett
+
+
+def test_importing_the_root_loads_none_of_its_modules() -> None:
+    assert {name for name in loaded_by("import duet_sdk") if name.startswith("duet_sdk.")} == set()
+
+
+def test_the_client_loads_nothing_heavy() -> None:
+    assert loaded_by("import duet_sdk; duet_sdk.DuetClient") & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"duet_sdk"}))
+def test_module_loads_nothing_heavy(name: str) -> None:
+    assert loaded_by(f"import {name}") & HEAVY - LEAVES.get(name, set()) == set()
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_public_name_of_module_has_a_docstring(name: str) -> None:
+    assert list(undocumented(tree_of(name), name)) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"duet_sdk"}))
+def test_module_does_not_import_the_package_root(name: str) -> None:
+    assert list(root_imports(name)) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"duet_sdk.settings"}))
+def test_module_does_not_read_the_environment(name: str) -> None:
+    assert list(environment_reads(tree_of(name))) == []
+
+
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+
+
+def undocumented(node: ast.Module | ast.ClassDef, name: str) -> Iterator[str]:
+    parts = name.split(".")
+    if any(part.startswith("_") for part in parts):
+        return
+    if ast.get_docstring(node) is None:
+        yield name
+    for child in node.body:
+        if isinstance(child, ast.ClassDef):
+            yield from undocumented(child, f"{name}.{child.name}")
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            excused = child.name.startswith("_") or any(
+                ast.unparse(decorator) == "overload" or ast.unparse(decorator).endswith(".setter")
+                for decorator in child.decorator_list
+            )
+            if not excused and ast.get_docstring(child) is None:
+                yield f"{name}.{child.name}"
+
+
+def root_imports(name: str) -> Iterator[str]:
+    package = name if SOURCES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree_of(name)):
+        match node:
+            case ast.Import(names=names):
+                yield from (f"line {node.lineno}" for alias in names if alias.name == "duet_sdk")
+            case ast.ImportFrom(module=module, names=names, level=level):
+                parts = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+                source = ".".join([*parts, *([module] if module else [])])
+                if source == "duet_sdk":
+                    modules = {f"duet_sdk.{alias.name}" for alias in names}
+                    yield from (f"line {node.lineno}: {found}" for found in sorted(modules - set(SOURCES)))
+
+
+def environment_reads(tree: ast.Module) -> Iterator[str]:
+    foreign: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=ast.Attribute() as read, slice=ast.Constant(value=str(variable))):
+                excused = variable.startswith(FOREIGN_PREFIXES)
+            case ast.Call(func=ast.Attribute() as read, args=[ast.Constant(value=str(variable)), *_]):
+                excused = variable.startswith(FOREIGN_PREFIXES)
+            case _:
+                continue
+        if excused:
+            foreign |= {read, read.value}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="os"), attr="environ" | "environb" | "getenv" | "getenvb"):
+                if node not in foreign:
+                    yield f"line {node.lineno}"
+            case ast.ImportFrom(module="os", names=names):
+                taken = {alias.name for alias in names} & {"environ", "environb", "getenv", "getenvb"}
+                if taken:
+                    yield f"line {node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("import os\nos.environ['HOME']", ["line 2"]),
+        ("import os\nos.getenv('DUET_X')", ["line 2"]),
+        ("import os\nos.getenv('HF_HOME')", []),
+        ("import os\nos.environ.get('OTEL_X')", []),
+        ("import os\nos.environ['HF_HOME']", []),
+        ("from os import environ", ["line 1"]),
+    ],
+)
+def test_reads_of_the_environment_are_found(source: str, lines: list[str]) -> None:
+    assert list(environment_reads(ast.parse(source))) == lines

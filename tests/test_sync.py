@@ -1,0 +1,175 @@
+"""The synchronous client: threads, running loops, early exits, interrupts."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from duet_sdk import DuetClient
+from duet_sdk.backends.scripted import Script, Scripted
+from duet_sdk.errors import ConfigError, ConnectFailed, InvalidRequest
+from duet_sdk.events import AnswerDelta, Done
+
+
+def duet_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "duet"]
+
+
+def test_chat_answers():
+    with DuetClient(Scripted("sketch"), Scripted("answer")) as duet:
+        assert duet.chat("q").text == "answer"
+
+
+def test_errors_arrive_in_the_thread_that_asked():
+    with DuetClient(Scripted("s"), Scripted("a")) as duet:
+        with pytest.raises(InvalidRequest, match="question is empty"):
+            duet.chat("")
+        assert duet.chat("q").text == "a"
+
+
+def test_a_stream_gives_every_event_and_the_reply():
+    with DuetClient(Scripted("s"), Scripted("one two")) as duet, duet.stream("q") as run:
+        events = list(run)
+        assert isinstance(events[-1], Done)
+        assert run.reply.text == "one two"
+        assert list(run) == []
+
+
+def test_leaving_a_stream_early_ends_the_stage_before_the_next_line_runs():
+    generator = Scripted(Script("one two three", stall_after=2))
+    with DuetClient(Scripted("s"), generator) as duet:
+        with duet.stream("q") as run:
+            for event in run:
+                if isinstance(event, AnswerDelta) and event.text == " two":
+                    break
+        assert (generator.open_calls, generator.cancelled) == (0, 1)
+        assert (run.reply.text, run.reply.finish_reason) == ("one two", "cancelled")
+
+
+def test_a_stream_is_iterated_inside_its_context():
+    with DuetClient(Scripted("s"), Scripted("a")) as duet, pytest.raises(InvalidRequest, match="with duet"):
+        next(duet.stream("q"))
+
+
+def test_an_error_in_a_stream_is_raised_where_it_is_iterated():
+    broken = Scripted(Script(error=ConnectFailed("x", backend="b", model="m")))
+    with DuetClient(broken, broken) as duet, duet.stream("q") as run, pytest.raises(ConnectFailed):
+        list(run)
+
+
+def test_many_threads_share_one_client():
+    reasoner = Scripted(lambda call: f"for {call.messages[-1].text}")
+    generator = Scripted(lambda call: Script(call.messages[-1].text.split("for ")[1].split("\n")[0], token_s=0.002))
+    with DuetClient(reasoner, generator) as duet, ThreadPoolExecutor(16) as pool:
+        texts = list(pool.map(lambda number: duet.chat(f"q{number}").text, range(100)))
+    assert texts == [f"q{number}" for number in range(100)]
+
+
+def test_it_works_inside_the_thread_of_a_running_event_loop():
+    async def notebook():
+        with DuetClient(Scripted("s"), Scripted("one two")) as duet:
+            with duet.stream("q") as run:
+                streamed = [event.text for event in run if isinstance(event, AnswerDelta)]
+            return duet.chat("q").text, streamed
+
+    assert asyncio.run(notebook()) == ("one two", ["one", " two"])
+
+
+def test_its_own_callbacks_get_an_error_instead_of_a_deadlock():
+    with DuetClient(Scripted("s"), Scripted(lambda call: duet.chat("again").text), on_failure="raise") as duet:
+        with pytest.raises(ConfigError, match="use AsyncDuetClient there"):
+            duet.chat("q")
+
+
+def test_closing_ends_the_thread_and_says_so_to_later_calls():
+    duet = DuetClient(Scripted("s"), Scripted("a"))
+    duet.chat("q")
+    duet.close()
+    duet.close()
+    assert duet_threads() == []
+    with pytest.raises(ConfigError, match="closed"):
+        duet.chat("q")
+
+
+def test_closing_from_another_thread_ends_a_request_that_runs():
+    reasoner = Scripted(Script("never", stall_after=0))
+    duet = DuetClient(reasoner, Scripted("a"))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(duet.chat, "q")
+        while not reasoner.open_calls:
+            pass
+        duet.close()
+        with pytest.raises(ConfigError, match="closed while this request ran"):
+            asked.result(timeout=10)
+    assert reasoner.open_calls == 0
+
+
+def test_a_client_that_is_forgotten_leaves_no_thread():
+    duet = DuetClient(Scripted("s"), Scripted("a"))
+    duet.chat("q")
+    del duet
+    gc.collect()
+    assert duet_threads() == []
+
+
+def test_a_conversation_keeps_its_messages():
+    with DuetClient(Scripted("s"), Scripted("first", "second")) as duet:
+        talk = duet.conversation()
+        talk.chat("one?")
+        with talk.stream("two?") as run:
+            list(run)
+        assert [message.text for message in talk.messages] == ["one?", "first", "two?", "second"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_after_a_fork_the_child_gets_an_error_instead_of_hanging():
+    code = """
+        import os, warnings
+        warnings.simplefilter("ignore")
+        from duet_sdk import DuetClient
+        duet = DuetClient("scripted/s", "scripted/a")
+        duet.chat("q")
+        if os.fork() == 0:
+            try:
+                duet.chat("q")
+            except Exception as error:
+                print(type(error).__name__, flush=True)
+            os._exit(0)
+        os.wait()
+        print(duet.chat("q").text)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["ConfigError", "a"]
+
+
+@pytest.mark.parametrize("call", ["duet.chat('q')", "with duet.stream('q') as run: list(run)"])
+def test_an_interrupt_ends_the_request_at_once_and_cleanly(call):
+    # The reasoner itself interrupts the process, so that it happens inside the call.
+    code = f"""
+        import os, signal
+        from duet_sdk import DuetClient
+        from duet_sdk.backends.scripted import Script, Scripted
+
+        def interrupt(call):
+            os.kill(os.getpid(), signal.SIGINT)
+            return Script("never said", stall_after=0)
+
+        reasoner = Scripted(interrupt)
+        with DuetClient(reasoner, Scripted("a")) as duet:
+            try:
+                {call}
+            except KeyboardInterrupt:
+                print("interrupted", reasoner.open_calls, reasoner.cancelled)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout.split(), done.stderr) == (["interrupted", "0", "1"], "")
