@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports docs bench pre-commit ci ci-all clean
+.PHONY: help setup demo test test-vllm lint types imports docs bench pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
@@ -22,10 +22,15 @@ test: ## run the tests (ARGS="-k signal" passes options on)
 	$(SETUP) test
 	$(IN) -m pytest $(ARGS)
 
+test-vllm: ## run the tests against a real vLLM (first some 4 minutes for its environment, 3.5 GB)
+	$(SETUP) test
+	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/vllm) && \
+	$(IN) -m pytest tests/vllm $(ARGS) && "$$DUET_VLLM_PYTHON" -m pytest tests/vllm_engine $(ARGS)
+
 lint: ## style and format, by ruff
 	$(SETUP) lint
-	$(IN) -m ruff check . .ci/setup .ci/slow
-	$(IN) -m ruff format --check . .ci/setup .ci/slow
+	$(IN) -m ruff check . .ci/setup .ci/slow .ci/vllm
+	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/vllm
 
 types: ## types, by mypy
 	$(SETUP) test lint
@@ -39,9 +44,13 @@ docs: ## build the documentation into site/; any warning fails
 	$(SETUP) docs
 	NO_MKDOCS_2_WARNING=1 $(IN) -m mkdocs build --strict --quiet
 
-bench: ## measure the time of the import
+bench: ## measure import, pipeline, and the calls against other libraries (first some 2 minutes for their environment)
 	$(SETUP) demo
-	$(IN) benchmarks/import_time.py
+	@set -e; with_others=$$($(PYTHON) benchmarks/environment.py); export PYTHONPATH=.; \
+	for each in "$(IN) benchmarks/import_time.py" "$(IN) benchmarks/pipeline.py" \
+		"$$with_others benchmarks/wire.py" "$$with_others benchmarks/many.py"; do \
+		echo "== $$each" | sed 's|== .* |== |'; $$each; echo; \
+	done
 
 pre-commit: ## run the hooks of .pre-commit-config.yaml over every file
 	$(SETUP) test lint

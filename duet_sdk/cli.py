@@ -24,6 +24,7 @@ from duet_sdk.client import EMBEDDED, ClientOptions
 from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.pair import Pair
+from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
 from duet_sdk.types import Budget, HandoffName, Mode, Reply
 
@@ -121,7 +122,7 @@ def show(run: SyncRun) -> Reply:
     with run:
         for event in run:
             heading = _show_event(screen, event, heading)
-    sys.stdout.write("\n")
+    sys.stdout.write(run.reply.signal.text + "\n" if run.reply.mode == "signal" else "\n")
     sys.stdout.flush()
     screen.print(figures(run.reply))
     return run.reply
@@ -263,11 +264,12 @@ def progress_bar() -> Iterator[models.Progress]:
 
 def _client(reasoner: str | None, generator: str | None, pair: str | None, budget: Budget) -> DuetClient:
     options: ClientOptions = {"budget": budget}
+    settings = load_settings()
     if pair is not None:
         if reasoner or generator:
             raise ConfigError("--pair names both models: leave --reasoner and --generator out")
-        return DuetClient.from_pair(pair, **options)
-    duet = DuetClient(reasoner, generator, **options)
+        return DuetClient.from_pair(pair, settings=settings, **options)
+    duet = DuetClient(reasoner, generator, settings=settings, **options)
     if EMBEDDED in duet.models.values():
         with progress_bar() as tell:
             models.embedded(progress=tell)

@@ -10,14 +10,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
 
 from duet_sdk.backends.connect import ModelLike, connect
+from duet_sdk.backends.resilience import Breaker
 from duet_sdk.budget import RequestBudget
+from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
 from duet_sdk.events import Done, Event
 from duet_sdk.gate import Gate, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.draft import Draft
-from duet_sdk.pipeline.parts import OnFailure, Parts, StageModel, ladder
+from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.signal import CutPolicy, cut_policy
@@ -32,6 +34,7 @@ from duet_sdk.types import (
     Prompts,
     Reply,
     Request,
+    Retry,
     Sampling,
     Stage,
     Vote,
@@ -58,6 +61,14 @@ class ClientOptions(TypedDict, total=False):
     """What a cut signal becomes: ``sentence`` (default), ``keep``, ``wrap_up``, ``error``, or a policy of your own."""
     on_failure: OnFailure | None
     """``answer`` (default) goes on with the stage that works and says so; ``raise`` fails; or a `Ladder`."""
+    retry: Retry | None
+    """When a model that failed is called again: by default up to three calls, full jitter, Retry-After honoured."""
+    on_break: OnBreak | None
+    """What follows when a model breaks off part way."""
+    signal_cache: SignalCache | None
+    """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
+    fallback_pair: tuple[ModelLike, ModelLike] | None
+    """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     prices: Mapping[str, Price] | None
@@ -96,6 +107,8 @@ class CallOptions(TypedDict, total=False):
     tenant: str | None
     scopes: Sequence[str]
     metadata: Json | None
+    boundary: str | Sequence[str] | None
+    """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
 
 
 class Run:
@@ -232,8 +245,12 @@ class AsyncDuetClient:
         self._closed = False
 
     @classmethod
-    def from_pair(cls, pair: str | Path | Pair, **options: Unpack[ClientOptions]) -> Self:
+    def from_pair(
+        cls, pair: str | Path | Pair, *, settings: Settings | None = None, **options: Unpack[ClientOptions]
+    ) -> Self:
         """A client for a pair on disk or on the hub, with the handoff, limits and prompts of its manifest.
+
+        Options go over settings, and settings over the manifest.
 
         Raises:
             PairError: the folder is no pair, or not what its manifest says.
@@ -241,6 +258,8 @@ class AsyncDuetClient:
         from duet_sdk.pair import Pair
 
         loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
+        if settings is not None:
+            options = _over(options, settings.client_options())
         return cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
 
     async def chat(
@@ -275,7 +294,7 @@ class AsyncDuetClient:
     @property
     def models(self) -> Mapping[Stage, str]:
         """Both models' full names."""
-        return {"reasoner": self._parts.reasoner.name, "generator": self._parts.generator.name}
+        return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
         """A conversation that keeps its messages, without signals."""
@@ -309,8 +328,8 @@ class AsyncDuetClient:
     async def aclose(self) -> None:
         """Close both models; harmless when done twice."""
         self._closed = True
-        for model in (self._parts.reasoner, self._parts.generator):
-            await model.backend.aclose()
+        for backend in self._parts.backends():
+            await backend.aclose()
 
 
 class AsyncConversation:
@@ -347,7 +366,8 @@ class AsyncConversation:
         return run
 
     def _keep(self, asked: list[Message], reply: Reply) -> None:
-        self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
+        if reply.mode != "signal":
+            self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
@@ -373,13 +393,17 @@ def _build_parts(
     context: str | ContextPolicy | None = None,
     prices: Mapping[str, Price] | None = None,
     prompts: Prompts | None = None,
+    retry: Retry | None = None,
+    on_break: OnBreak | None = None,
+    signal_cache: SignalCache | None = None,
+    fallback_pair: tuple[ModelLike, ModelLike] | None = None,
 ) -> Parts:
     handoff = handoff or "instruct"
     if handoff not in get_args(HandoffName):
         raise ConfigError(f"handoff {handoff!r} is unknown; known are {', '.join(get_args(HandoffName))}")
-    return Parts(
-        reasoner=StageModel("reasoner", *connect(reasoner)),
-        generator=StageModel("generator", *connect(generator)),
+    parts = Parts(
+        reasoners=_stage_models("reasoner", reasoner),
+        generators=_stage_models("generator", generator),
         gate=find_gate(gate or "always"),
         cut=cut_policy(on_cut or "sentence"),
         ladder=ladder(on_failure or "answer"),
@@ -387,7 +411,28 @@ def _build_parts(
         prices=PriceBook(prices or {}),
         prompts=prompts or Prompts(),
         wanted_handoff=handoff,
+        retry=retry or Retry(),
+        on_break=on_break or OnBreak(),
+        signal_cache=signal_cache,
     )
+    if fallback_pair is not None:
+        # What was trained for the first pair does not suit another one.
+        parts.fallback = replace(
+            parts,
+            reasoners=_stage_models("reasoner", fallback_pair[0]),
+            generators=_stage_models("generator", fallback_pair[1]),
+            wanted_handoff="instruct",
+            _handoffs={},
+        )
+    return parts
+
+
+def _stage_models(stage: Stage, given: ModelLike) -> tuple[StageModel, ...]:
+    """A stage's chain; each endpoint has a breaker of its own."""
+    chain = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not chain:
+        raise ConfigError(f"the {stage}'s list of models is empty")
+    return tuple(StageModel(stage, name, Breaker(backend)) for name, backend in map(connect, chain))
 
 
 def _build_request(
@@ -416,6 +461,7 @@ def _build_request(
     tenant: str | None = None,
     scopes: Sequence[str] = (),
     metadata: Json | None = None,
+    boundary: str | Sequence[str] | None = None,
 ) -> Request:
     if mode not in get_args(Mode):
         raise InvalidRequest(f"mode {mode!r} is unknown; known are {', '.join(get_args(Mode))}")
@@ -440,5 +486,6 @@ def _build_request(
         ),
         generator_sampling=own_generator.over(common).over(base_generator_params),
         labels=Labels(session, user, tenant, tuple(scopes), metadata or {}),
+        allowed=None if boundary is None else frozenset([boundary] if isinstance(boundary, str) else boundary),
         whole=whole,
     )

@@ -2,6 +2,7 @@
 
     DuetError
     ├── ConfigError            a setting, model name, price or option that cannot work
+    │   └── BoundaryRefused    a request may not travel as far as the model is
     ├── MissingExtra           an optional dependency that is not installed
     ├── InvalidRequest         a request that no model could answer as it stands
     ├── ContextOverflow        the prompt and its limits do not fit a model's context
@@ -10,6 +11,7 @@
     │   └── DeadlineExceeded   a limit in time is used up
     ├── PairError              a pair on disk is broken, or not what its manifest says
     ├── LedgerError            the store of a ledger failed
+    ├── CacheError             a signal cache failed for now; requests go on without it
     ├── TrainingError          a training run cannot start or go on
     └── BackendError           a model or its server failed
         ├── ConnectFailed      no answer at all
@@ -38,6 +40,26 @@ class DuetError(Exception):
 
 class ConfigError(DuetError):
     """A setting, model name, price or option cannot work."""
+
+
+class BoundaryRefused(ConfigError):
+    """The request may not leave its boundary, and the model is beyond it; nothing was sent there.
+
+    Attributes:
+        model: full name of the model that was refused.
+        boundary: where it is.
+        allowed: where the request may go.
+    """
+
+    def __init__(self, *, model: str, boundary: str, allowed: frozenset[str]) -> None:
+        may = ", ".join(sorted(allowed)) or "local"
+        super().__init__(
+            f"{model} is at {boundary!r}, and this request may go to {may} only; "
+            "name a nearer model, or allow more with boundary="
+        )
+        self.model = model
+        self.boundary = boundary
+        self.allowed = allowed
 
 
 class MissingExtra(DuetError):
@@ -115,6 +137,10 @@ class PairError(DuetError):
 
 class LedgerError(DuetError):
     """The store of a ledger failed."""
+
+
+class CacheError(DuetError):
+    """A signal cache failed for now (busy, disk full, damaged): the request goes on as if there were none."""
 
 
 class TrainingError(DuetError):

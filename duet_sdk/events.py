@@ -84,6 +84,8 @@ class FellBack:
     served_by: ServedBy
     error_type: str
     discard: bool = False
+    model: str = ""
+    """Full name of the model that takes over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,24 @@ WRAP_UP_REQUEST = (
 WRAP_UP_THOUGHT = "\n\nTime is up; I have to give what I know now, briefly:"
 
 
+class ThinkRenderer(Protocol):
+    """Makes the prompt of a generator whose turn already holds a closed think block."""
+
+    async def think_ids(self, messages: Sequence[Message], signal: str) -> tuple[int, ...]:
+        """Token ids of the conversation, the opened turn and the block with the signal; no control token from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalThinkRenderer:
+    """The same by a local tokenizer and template."""
+
+    renderer: Renderer
+
+    async def think_ids(self, messages: Sequence[Message], signal: str) -> tuple[int, ...]:
+        """As `Renderer.think_ids`."""
+        return self.renderer.think_ids(messages, signal)
+
+
 class Handoff(Protocol):
     """How the reasoner is asked for a signal and how the signal reaches the generator."""
 
@@ -49,10 +67,13 @@ class Handoff(Protocol):
     def wrap_up(self, asked: Call, partial: str, *, limit: int) -> Call:
         """The call that makes the reasoner end ``partial`` with a short text of at most ``limit`` tokens."""
 
+    def resume(self, asked: Call, partial: str, ids: Sequence[int], *, limit: int) -> Call | None:
+        """The call that goes on where a signal (text and sampled ids) broke off; None where it cannot be rendered."""
+
     def extractor(self) -> Extractor:
         """Finds the signal in what the reasoner writes."""
 
-    def answer(self, messages: Sequence[Message], signal: str, *, prompts: Prompts) -> Call:
+    async def answer(self, messages: Sequence[Message], signal: str, *, prompts: Prompts) -> Call:
         """The call that makes the generator answer from question and signal; its limits are the caller's to set."""
 
 
@@ -60,7 +81,8 @@ class Handoff(Protocol):
 class Instruct:
     r"""The handoff for any two models.
 
-    >>> call = Instruct().answer([Message("user", "2+2?")], "4", prompts=Prompts())
+    >>> import asyncio
+    >>> call = asyncio.run(Instruct().answer([Message("user", "2+2?")], "4", prompts=Prompts()))
     >>> call.messages[-1].text
     '2+2?\n\n<notes>\n4\n</notes>'
     """
@@ -82,11 +104,15 @@ class Instruct:
         turns = (Message("assistant", partial or "…"), Message("user", request))
         return replace(asked, max_tokens=limit, messages=asked.messages + turns)
 
+    def resume(self, asked: Call, partial: str, ids: Sequence[int], *, limit: int) -> Call | None:
+        """None: servers take notes as a finished turn, not as one to go on with."""
+        return None
+
     def extractor(self) -> Extractor:
         """What stands after the reasoner's thinking, if it thinks."""
         return Extractor("answer")
 
-    def answer(self, messages: Sequence[Message], signal: str, *, prompts: Prompts) -> Call:
+    async def answer(self, messages: Sequence[Message], signal: str, *, prompts: Prompts) -> Call:
         """The notes follow the last user message, quoted, so that the prompt before them stays the same."""
         text = self._quote(signal)
         last_user = max(at for at, message in enumerate(messages) if message.role == "user")
@@ -106,9 +132,12 @@ class Instruct:
 class Think:
     """The handoff of a pair trained together: the prompt is rendered here and sent as token ids."""
 
-    generator: Renderer
+    generator: ThinkRenderer
+    """Renders the generator's turn, here or by the server's own template and tokenizer."""
     reasoner: Renderer | None = None
     """The reasoner's own template, where it is at hand: it tells its think tags."""
+    takes_ids: bool = False
+    """Whether the reasoner takes prompts as token ids, so that a thought of its own can go on."""
     name: HandoffName = "think"
 
     def ask(self, messages: Sequence[Message], *, limit: int, prompts: Prompts, tools: Sequence[Json]) -> Call:
@@ -125,21 +154,31 @@ class Think:
 
     def wrap_up(self, asked: Call, partial: str, *, limit: int) -> Call:
         """The thinking goes on from where it stopped, told that time is up, and ends at its closing tag."""
-        if self.reasoner is not None and self.reasoner.can_think:
+        if self.reasoner is not None and self.takes_ids and self.reasoner.can_think:
             thought = self.reasoner.think_ids(asked.messages, partial + WRAP_UP_THOUGHT, closed=False)
             return replace(asked, max_tokens=limit, messages=(), prompt_ids=thought)
         return Instruct().wrap_up(asked, partial, limit=limit)
+
+    def resume(self, asked: Call, partial: str, ids: Sequence[int], *, limit: int) -> Call | None:
+        """The open block with the ids as they were sampled, or with the text where there are none."""
+        if self.reasoner is None or not self.takes_ids or not self.reasoner.can_think:
+            return None
+        if ids:
+            prompt = self.reasoner.partial_think_ids(asked.messages, ids)
+        else:
+            prompt = self.reasoner.think_ids(asked.messages, partial, closed=False)
+        return replace(asked, max_tokens=limit, messages=(), prompt_ids=prompt)
 
     def extractor(self) -> Extractor:
         """The text inside the think block."""
         opened = self.reasoner.opens_thinking if self.reasoner else False
         return Extractor("thinking", tags=self._tags(), opened=opened)
 
-    def answer(self, messages: Sequence[Message], signal: str, *, prompts: Prompts) -> Call:
+    async def answer(self, messages: Sequence[Message], signal: str, *, prompts: Prompts) -> Call:
         """The generator's turn is open and already holds a closed think block with the signal."""
         if prompts.generator:
             messages = with_system(messages, prompts.generator)
-        return Call(max_tokens=0, prompt_ids=self.generator.think_ids(messages, signal))
+        return Call(max_tokens=0, prompt_ids=await self.generator.think_ids(messages, signal))
 
     def _tags(self) -> tuple[str, str]:
         return self.reasoner.think_tags if self.reasoner and self.reasoner.can_think else THINK_TAGS

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from duet_sdk.errors import ConfigError
 from duet_sdk.types import StageUsage
 
+_MILLION = Decimal(1_000_000)
 # Of our own, as the caller's may be coarse or trap what is inexact. 60 digits hold every product of a price and a
 # number of tokens; what they cannot hold is rounded up, so that no amount is below the real cost.
 _EXACT = Context(prec=60, rounding=ROUND_CEILING)
@@ -144,8 +145,7 @@ def _apply(price: Price, input_tokens: int, output_tokens: int, cached_tokens: i
             return (price.usd * Decimal(str(max(seconds, 0.0))) / _HOUR_S).quantize(_SMALLEST_USD)
         cached_usd = price.input_usd if price.cached_usd is None else price.cached_usd
         plain = input_tokens - cached_tokens
-        usd = plain * price.input_usd + cached_tokens * cached_usd + output_tokens * price.output_usd
-        return usd.scaleb(-6)
+        return (plain * price.input_usd + cached_tokens * cached_usd + output_tokens * price.output_usd) / _MILLION
 
 
 def _published(model: str, input_tokens: int, output_tokens: int, cached_tokens: int) -> Decimal | None:

@@ -16,9 +16,15 @@ class Account:
 
     def usage(self) -> Usage:
         """Tokens by stage, over all attempts."""
-        return Usage(self._stage_usage("reasoner"), self._stage_usage("generator"))
+        return Usage(self.stage_usage("reasoner"), self.stage_usage("generator"))
 
-    def _stage_usage(self, stage: Stage) -> StageUsage:
+    @property
+    def spent(self) -> bool:
+        """Whether any attempt has been billed for a token."""
+        return any(attempt.usage.total_tokens for attempt in self.attempts)
+
+    def stage_usage(self, stage: Stage) -> StageUsage:
+        """Tokens of one stage, over its attempts."""
         return sum((attempt.usage for attempt in self.attempts if attempt.stage == stage), StageUsage())
 
     def cost(self) -> Cost:

@@ -19,8 +19,7 @@ class Extractor:
 
     ``take="thinking"`` (think handoff): the text inside the first block; with only a closing tag, what stands before
     it; with neither, everything. The first closing tag ends the block, whatever was opened inside, as the reasoner is
-    stopped there. ``take="answer"`` (instruct handoff): what stands after the block, or the thinking itself where
-    nothing follows it.
+    stopped there. ``take="answer"`` (instruct handoff): what stands outside the block.
 
     Text that a server hands over as reasoning of its own is thinking; tags in it are text.
 
@@ -106,13 +105,15 @@ class Extractor:
     @property
     def text(self) -> str:
         """The signal as far as it is known, without blanks around it."""
-        thinking = "".join(self._thinking).strip()
         outside = ("".join(self._outside) + ("" if self._inside else self._pending)).strip()
-        if self._inside:
-            thinking = ("".join(self._thinking) + self._pending).strip()
-        if self._take == "thinking":
-            return thinking if (self.closed or self._inside or thinking) else outside
-        return outside or thinking
+        if self._take == "thinking" and (self.closed or self._inside or self._thinking):
+            return self.thinking
+        return outside
+
+    @property
+    def thinking(self) -> str:
+        """What was thought, without blanks around it."""
+        return ("".join(self._thinking) + (self._pending if self._inside else "")).strip()
 
 
 class LeadingThought:

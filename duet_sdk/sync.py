@@ -123,8 +123,10 @@ class SyncRun:
         self._loop = loop
         self._run = run
         self._events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-        self._pump: Future[None] | None = None
+        self._entered = False
+        self._started = False
         self._over = False
+        self._pump: asyncio.Task[None] | None = None
 
     @property
     def reply(self) -> Reply:
@@ -136,10 +138,11 @@ class SyncRun:
         return self._run.reply
 
     def __enter__(self) -> Self:
-        self._pump = self._loop.start(self._step())
+        self._entered = True
         return self
 
     async def _step(self) -> None:
+        self._pump = asyncio.current_task()
         try:
             async with self._run:
                 async for event in self._run:
@@ -156,10 +159,14 @@ class SyncRun:
         return self
 
     def __next__(self) -> Event:
-        if self._pump is None:
+        if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'with duet.stream(…) as run:'")
         if self._over:
             raise StopIteration
+        if not self._started:
+            # Marked before it starts, so that an interrupt between the two still ends it on the way out.
+            self._started = True
+            self._loop.start(self._step())
         event = self._events.get()
         if isinstance(event, BaseException):
             self._over = True
@@ -176,12 +183,15 @@ class SyncRun:
 
     def close(self) -> None:
         """End the request now, and return when it has ended; harmless when it is over."""
-        if self._pump is not None and self._pump.cancel() and self._loop.alive:
+        if not self._over and self._loop.alive:
+            self._over = True
             self._loop.wait(self._leave())
 
     async def _leave(self) -> None:
-        await _settle()
-        await self._run.aclose()  # where the pump had not even begun
+        if self._pump is not None and not self._pump.done():
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
+        await self._run.aclose()
 
 
 class DuetClient:
@@ -214,14 +224,16 @@ class DuetClient:
         self._begin(AsyncDuetClient(reasoner, generator, settings=settings, **options))
 
     @classmethod
-    def from_pair(cls, pair: str | Path | Pair, **options: Unpack[ClientOptions]) -> Self:
+    def from_pair(
+        cls, pair: str | Path | Pair, *, settings: Settings | None = None, **options: Unpack[ClientOptions]
+    ) -> Self:
         """A client for a pair on disk or on the hub.
 
         Raises:
             PairError: the folder is no pair, or not what its manifest says.
         """
         duet = cls.__new__(cls)
-        duet._begin(AsyncDuetClient.from_pair(pair, **options))  # noqa: SLF001  # its own class
+        duet._begin(AsyncDuetClient.from_pair(pair, settings=settings, **options))  # noqa: SLF001  # its own class
         return duet
 
     def _begin(self, client: AsyncDuetClient) -> None:

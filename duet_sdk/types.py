@@ -6,10 +6,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias
 
-from duet_sdk.errors import InvalidRequest
+from duet_sdk.errors import ConfigError, InvalidRequest
 
 Stage: TypeAlias = Literal["reasoner", "generator"]
 Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
@@ -181,9 +181,14 @@ class Budget:
                 hint = "; to skip the reasoner use mode='generator'" if name == "signal_tokens" else ""
                 raise InvalidRequest(f"{name} must be at least 1, got {value}{hint}")
         if self.cost_usd is not None:
-            object.__setattr__(self, "cost_usd", Decimal(str(self.cost_usd)))
+            try:
+                object.__setattr__(self, "cost_usd", Decimal(str(self.cost_usd)))
+            except InvalidOperation:
+                raise InvalidRequest(f"cost_usd must be a number of USD, got {self.cost_usd!r}") from None
         for name in ("cost_usd", "deadline_s", "signal_deadline_s"):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, Decimal | float | int):
+                raise InvalidRequest(f"{name} must be a number, got {value!r}")
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InvalidRequest(f"{name} must be above 0 and finite, got {value}")
 
@@ -191,6 +196,29 @@ class Budget:
         """These limits, with ``base`` where this one leaves a choice open."""
         set_here = {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) is not None}
         return dataclasses.replace(base, **set_here)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a model that failed is called again."""
+
+    attempts: int = 3
+    """Calls of one model in all; 1 never tries again."""
+    first_wait_s: float = 0.5
+    """Longest wait before the second call; it doubles with each further one."""
+    longest_wait_s: float = 20.0
+    """Longest wait of our own choosing; a server may ask for more."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: no call at all, or a negative wait.
+        """
+        if self.attempts < 1:
+            raise ConfigError(f"a model must be called at least once, got attempts={self.attempts}")
+        if self.first_wait_s < 0 or self.longest_wait_s < 0:
+            raise ConfigError("the waits between attempts cannot be negative")
 
 
 DEFAULT_BUDGET = Budget(signal_tokens=512, answer_tokens=1024)
@@ -326,7 +354,7 @@ class Reply:
     gate: GateDecision | None = None
     """None in every mode but ``duet``."""
     finish_reason: str | None = None
-    """``stop``, ``length``, ``tool_calls``, ``content_filter``, ``deadline`` or ``cancelled``."""
+    """``stop``, ``length``, ``tool_calls``, ``content_filter``, or ``deadline``, ``cancelled``, ``error``."""
     tool_calls: tuple[ToolCall, ...] = ()
     answers: tuple[str, ...] = ()
     agreement: float | None = None
@@ -380,5 +408,7 @@ class Request:
     reasoner_sampling: Sampling = Sampling()
     generator_sampling: Sampling = Sampling()
     labels: Labels = Labels()
+    allowed: frozenset[str] | None = None
+    """Boundaries that it may cross; None for those of the pair's first models."""
     whole: bool = True
     """Whether the caller sees the reply only at the end, so that an answer may still be started over."""

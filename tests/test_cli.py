@@ -50,8 +50,13 @@ def test_ask_prints_the_reply_as_json():
 
 def test_ask_in_signal_mode_shows_the_signal():
     done = duet("ask", "How many?", *PAIR, "--mode", "signal")
-    assert "17 of them" in done.stderr
-    assert done.exit_code == 0
+    assert (done.stdout, done.exit_code) == ("17 of them\n", 0)
+
+
+def test_ask_takes_what_it_does_not_name_from_the_settings():
+    Path("duet.toml").write_text('reasoner = "scripted/from file"\n[budget]\nsignal_tokens = 7\n')
+    reply = json.loads(duet("ask", "q", "--generator", "scripted/a", "--json").stdout)
+    assert (reply["signal"]["text"], reply["signal"]["limit"]) == ("from file", 7)
 
 
 def test_ask_says_when_the_signal_was_cut():

@@ -40,10 +40,10 @@ def test_an_option_that_does_not_exist_is_a_type_error():
         ("nonsense", "'nonsense' does not name a model"),
         ("/x", "does not name a model"),
         ("scripted/", "does not name a model"),
-        ("gtp/four", "there is no backend 'gtp'; there are scripted, transformers"),
+        ("gtp/four", "there is no backend 'gtp'; there are litellm, scripted, transformers, vllm"),
         ("scripted/x@http://127.0.0.1:1/v1", "no option 'base_url'"),
         (7, "got int"),
-        (["scripted/a", "scripted/b"], "exactly one model"),
+        ([], "list of models is empty"),
     ],
 )
 def test_a_model_that_cannot_be_found_is_refused_when_the_client_is_made(name, words):

@@ -7,9 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ pytest.importorskip("transformers", reason="needs the extra 'local'")
 
 import tiny_model
 import torch
+from loopback_hub import Hub, serving
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -329,70 +328,12 @@ def test_a_process_killed_in_the_middle_leaves_a_cache_that_works(
 # The hub
 
 
-class Hub(ThreadingHTTPServer):
-    """The three endpoints of the hub that a download uses, for the folders in ``repositories``."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.repositories: dict[str, Path] = {}
-        self.asked: list[str] = []
-        self.error: tuple[int, str] | None = None
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        self.server.asked.append(path)
-        if self.server.error is not None:
-            status, code = self.server.error
-            self._send(b"{}", status, {"X-Error-Code": code, "X-Error-Message": code})
-            return
-        name = next((name for name in self.server.repositories if name in path), None)
-        if name is None:
-            self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
-            return
-        folder, commit = self.server.repositories[name], "a" * 40
-        if "/resolve/" in path:
-            content = (folder / path.rsplit("/", 1)[1]).read_bytes()
-            self._send(content, 200, {"ETag": f'"{len(content)}"', "X-Repo-Commit": commit})
-        elif "/tree/" in path:
-            files = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"} for f in folder.iterdir()]
-            self._send(json.dumps(files).encode())
-        elif path.endswith("/revision/gone"):
-            self._send(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
-        else:
-            siblings = [{"rfilename": file.name} for file in folder.iterdir()]
-            self._send(json.dumps({"id": name, "sha": commit, "siblings": siblings}).encode())
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def _send(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(folder: Path) -> Iterator[Hub]:
     (folder / "pytorch_model.bin").write_bytes(b"pickled")
     (folder / "README.md").write_text("Read me.")
-    with Hub() as server:
-        server.repositories["some/tiny"] = folder
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving({"some/tiny": folder}) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_hub_model_is_pulled_once_without_pickled_weights(hub: Hub, tmp_path: Path) -> None:

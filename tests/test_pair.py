@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from duet_sdk import Budget, DuetClient, Pair, Prompts, Sampling
 from duet_sdk.errors import ConfigError, ModelNotFound, PairError
-from duet_sdk.pair import Manifest, ModelEntry
+from duet_sdk.pair import Manifest
+from duet_sdk.pair.manifest import ModelEntry
 
 # A valid safetensors file: the header's length, the header, one float.
 HEADER = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
@@ -247,9 +248,12 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
         Pair.load(tmp_path / "nothing")
 
 
-def test_a_hub_id_says_how_to_fetch_the_pair():
-    with pytest.raises(PairError, match="run `hf download owner/pair --local-dir my-pair`"):
-        Pair.load("owner/pair")
+@pytest.mark.parametrize(
+    "name", ["pair", "./pair", "../owner/pair", "a/b/c", "/owner/pair", "owner/pair@", Path("owner/pair")]
+)
+def test_what_is_no_name_on_the_hub_is_not_looked_for_there(name):
+    with pytest.raises(PairError, match="there is no folder .*`duet pair save` makes a pair there"):
+        Pair.load(name)
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
@@ -438,6 +442,14 @@ def test_a_file_that_does_not_belong_to_the_replaced_pair_is_not_lost(bundled):
     with pytest.raises(PairError, match=r"holds notes\.md, which does not belong to the pair there"):
         Pair.of("scripted/17", "scripted/x").save(bundled)
     assert (bundled / "notes.md").read_text() == "mine"
+
+
+def test_a_pair_whose_manifest_lists_no_files_can_be_replaced(tmp_path):
+    (tmp_path / "pair.json").write_text(
+        '{"format": 1, "reasoner": {"model": "scripted/a"}, "generator": {"model": "scripted/b"}}'
+    )
+    Pair.of("scripted/17", "scripted/x").save(tmp_path)
+    assert Pair.load(tmp_path).reasoner_spec == "scripted/17"
 
 
 def test_a_file_in_the_way_is_not_overwritten(tmp_path):

@@ -54,11 +54,11 @@ HEAVY = {
 # Modules that are themselves imported on use only, and what each may pull in.
 LEAVES = {
     "duet_sdk.backends.generation": HEAVY,
-    "duet_sdk.cli": {"rich", "typer"},
+    "duet_sdk.cli": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.settings": {"pydantic_settings"},
 }
 # The libraries' own variables are read where the library is used.
-FOREIGN_PREFIXES = ("OTEL_", "HF_")
+FOREIGN_PREFIXES = ("OTEL_", "HF_", "LITELLM_")
 
 
 def loaded_by(statement: str) -> set[str]:

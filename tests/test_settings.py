@@ -9,7 +9,7 @@ import pytest
 from duet_sdk import AsyncDuetClient, Budget, Prompts, Sampling
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.settings import Endpoint, default_cache_dir, load_settings
+from duet_sdk.settings import Endpoint, Settings, default_cache_dir, load_settings
 
 TOML = """
 reasoner = "scripted/big"
@@ -87,10 +87,24 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("reasonr = 'x'", "reasonr is no setting; did you mean 'reasoner'?"),
-        ("[budget]\nsignal_token = 3", "budget.signal_token is no setting; did you mean 'signal_tokens'?"),
+        ("reasonr = 'x'", r"reasonr is no setting; did you mean 'reasoner'\?"),
+        ("[budget]\nsignal_token = 3", r"budget.signal_token is no setting; did you mean 'signal_tokens'\?"),
         ("[budget]\nsignal_tokens = 'many'", "budget.signal_tokens: Input should be a valid integer"),
         ("gate = 'sometimes'", "gate: Input should be 'always' or 'never'"),
+        ("[prices.'a/b']\ninput_us = 1", r"prices.a/b.input_us is no setting; did you mean 'input_usd'\?"),
+        ("[prices.'a/b']\ninput_usd = -1\noutput_usd = 1", "prices.a/b.input_usd: .* greater than or equal to 0"),
+        (
+            "[reasoner]\nmodel = 'a/b'\nbase_ur = 'x'",
+            r"used: reasoner.base_ur is no setting; did you mean 'base_url'\?$",
+        ),
+        ("[[generator]]\nmodel = 'a/b'\nprise = 1", r"used: generator.0.prise is no setting; did you mean 'price'\?$"),
+        ("[reasoner.price]\ncashed_usd = 1", r"reasoner.price.cashed_usd is no setting; did you mean 'cached_usd'\?"),
+        ("reasoner = 5", "reasoner: must be 'backend/model', a table with 'model' in it, or a list of these"),
+        ("[budget]\nsignal_tokens = 0", "budget: signal_tokens must be at least 1, got 0"),
+        ("[generator_params]\ntemperature = -1", "generator_params: temperature must be at least 0, got -1"),
+        ("pair = 'p'\nreasoner = 'a/b'", "pair names both models: leave reasoner and generator out"),
+        ("[reasoner]\nmodel = 'a/b'\napi_key_env = 'sk-1'", "reasoner.api_key_env: must be the name of an environment"),
+        ("[reasoner]\nmodel = 'a/b'\napi_key_env = 'K'\napi_key = 'k'", "give api_key or api_key_env, not both"),
         ("gate = ", r"duet.toml is no TOML: Invalid value \(at line 1, column 8\)|duet.toml is no TOML"),
     ],
 )
@@ -98,6 +112,50 @@ def test_what_cannot_be_used_is_refused_with_its_key(text, words):
     Path("duet.toml").write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_settings()
+
+
+def test_a_file_that_is_no_file_is_refused():
+    Path("duet.toml").mkdir()
+    with pytest.raises(ConfigError, match="duet.toml cannot be read: IsADirectoryError"):
+        load_settings()
+
+
+def test_a_file_that_is_named_replaces_all_others_and_the_environment_goes_over_it(monkeypatch, tmp_path):
+    Path("duet.toml").write_text('gate = "never"')
+    monkeypatch.setenv("DUET_CONFIG", str(tmp_path / "missing.toml"))
+    monkeypatch.setenv("DUET_ON_CUT", "error")
+    Path("other.toml").write_text('on_cut = "keep"\non_failure = "raise"\n[budget]\nsignal_tokens = 5')
+    settings = load_settings("other.toml", budget={"answer_tokens": 7})
+    assert (settings.gate, settings.on_cut, settings.on_failure) == ("always", "error", "raise")
+    assert settings.budget.to_budget() == Budget(signal_tokens=5, answer_tokens=7)
+    with pytest.raises(ConfigError, match="nowhere.toml, which does not exist"):
+        load_settings("nowhere.toml")
+
+
+def test_models_are_named_in_the_environment_by_name_by_parts_or_as_a_chain(monkeypatch):
+    monkeypatch.setenv("DUET_REASONER__MODEL", "litellm/a")
+    monkeypatch.setenv("DUET_REASONER__API_KEY_ENV", "MY_KEY")
+    monkeypatch.setenv("DUET_GENERATOR", '["vllm/b", {"model": "vllm/c"}]')
+    settings = load_settings()
+    assert settings.reasoner == Endpoint(model="litellm/a", api_key_env="MY_KEY")
+    assert settings.generator == ["vllm/b", Endpoint(model="vllm/c")]
+    monkeypatch.delenv("DUET_REASONER__MODEL")
+    monkeypatch.delenv("DUET_REASONER__API_KEY_ENV")
+    monkeypatch.setenv("DUET_REASONER", "vllm/d@http://127.0.0.1:1/v1")
+    assert load_settings().reasoner == "vllm/d@http://127.0.0.1:1/v1"
+
+
+def test_an_empty_variable_sets_nothing(monkeypatch):
+    monkeypatch.setenv("DUET_GATE", "")
+    assert load_settings().gate == "always"
+
+
+def test_a_variable_that_is_no_json_is_refused_without_its_value(monkeypatch):
+    monkeypatch.setenv("DUET_REASONER_PARAMS", '{"extra_body": sk-secret')
+    with pytest.raises(ConfigError, match='field "reasoner_params".* must be JSON') as refused:
+        load_settings()
+    assert "sk-secret" not in str(refused.value)
+    assert refused.value.__cause__ is None
 
 
 def test_a_variable_that_matches_no_setting_is_told(monkeypatch, caplog):
@@ -125,6 +183,30 @@ def test_a_key_is_never_shown(monkeypatch):
     assert refused.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'generator = "vllm/m@http://me:sk-secret@host/v1"',
+        'generator = ["vllm/m@https://host/v1?key=sk-secret"]',
+        '[generator]\nmodel = "vllm/m"\nbase_url = "http://sk-secret@host/v1"',
+        '[generator]\nmodel = "vllm/m"\noptions = { api_key = "sk-secret" }',
+        '[generator]\nmodel = "vllm/m"\noptions = { headers = { Authorization = "Bearer sk-secret" } }',
+    ],
+)
+def test_a_key_in_a_place_that_is_shown_is_refused(text):
+    Path("duet.toml").write_text(text)
+    with pytest.raises(ConfigError, match="api_key_env") as refused:
+        load_settings()
+    assert "sk-secret" not in str(refused.value)
+
+
+def test_the_settings_of_one_load_do_not_reach_the_next():
+    Path("other.toml").write_text('gate = "never"')
+    assert load_settings("other.toml").gate == "never"
+    assert load_settings().gate == "always"
+    assert Settings().gate == "always"
+
+
 def test_a_key_is_read_from_the_variable_that_is_named(monkeypatch):
     endpoint = Endpoint(model="x/y", api_key_env="MY_KEY", base_url="http://127.0.0.1:1/v1", price={"gpu_hour_usd": 2})
     with pytest.raises(ConfigError, match="read from MY_KEY, which is not set"):
@@ -143,5 +225,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     assert default_cache_dir() == Path("/home/me/.cache/duet")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert default_cache_dir() == Path("/cache/duet")
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    assert default_cache_dir() == Path("/home/me/.cache/duet")
     monkeypatch.setenv("DUET_CACHE_DIR", "~/models")
     assert default_cache_dir() == Path("/home/me/models")

@@ -12,12 +12,12 @@ CASES = [
     ("<think>plan</think>answer", "plan", "answer"),
     ("plan</think>answer", "plan", "answer"),
     ("just text", "just text", "just text"),
-    ("<think>cut off", "cut off", "cut off"),
+    ("<think>cut off", "cut off", ""),
     ("<think>a<think>b</think>c</think>d", "ab", "c</think>d"),
     ("<think>a</think>b<think>c</think>d", "a", "b<think>c</think>d"),
     ("before <think>in</think> after", "in", "after"),
     ("<think>\n\n</think>\n\nanswer", "", "answer"),
-    ("<think>only thoughts</think>", "only thoughts", "only thoughts"),
+    ("<think>only thoughts</think>", "only thoughts", ""),
     ("", "", ""),
     ("a < b and a <thin line", "a < b and a <thin line", "a < b and a <thin line"),
     ("ends with <thi", "ends with <thi", "ends with <thi"),
@@ -66,10 +66,10 @@ def test_a_field_of_its_own_is_thinking_and_its_end_ends_the_signal():
     assert (extractor.text, extractor.ended) == ("plan", True)
 
 
-def test_a_field_of_its_own_is_not_the_instruct_signal_unless_nothing_follows():
+def test_a_field_of_its_own_is_not_the_instruct_signal():
     extractor = Extractor("answer")
     assert extractor.feed("", "long thoughts") == ""
-    assert extractor.text == "long thoughts"
+    assert (extractor.text, extractor.thinking) == ("", "long thoughts")
     assert extractor.feed("sketch") == "sketch"
     assert extractor.text == "sketch"
 

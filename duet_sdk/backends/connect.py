@@ -14,18 +14,23 @@ from duet_sdk.errors import ConfigError
 if TYPE_CHECKING:
     from duet_sdk.settings import Endpoint
 
-ModelLike: TypeAlias = "str | Backend | Endpoint | Sequence[str | Backend | Endpoint]"
+OneModel: TypeAlias = "str | Backend | Endpoint"
+ModelLike: TypeAlias = "OneModel | Sequence[OneModel]"
+"""A model, or several in the order in which they are tried."""
 Connect: TypeAlias = Callable[[str, Mapping[str, object]], Backend]
 """What an entry point of the group ``duet_sdk.backends`` names: (model, options) → a backend, not yet connected."""
 
 GROUP = "duet_sdk.backends"
 _OURS = {
+    "litellm": "duet_sdk.backends.litellm",
     "scripted": "duet_sdk.backends.scripted",
     "transformers": "duet_sdk.backends.transformers",
+    "vllm": "duet_sdk.backends.vllm",
+    "vllm-engine": "duet_sdk.backends.vllm_engine",
 }
 
 
-def connect(given: ModelLike) -> tuple[str, Backend]:
+def connect(given: OneModel) -> tuple[str, Backend]:
     """The full name of a model and its backend; nothing is loaded or sent yet.
 
     Raises:
@@ -36,10 +41,6 @@ def connect(given: ModelLike) -> tuple[str, Backend]:
         return _by_name(given, {})
     if isinstance(given, Backend):
         return f"{given.name}/{given.model}", given
-    if isinstance(given, Sequence):
-        if len(given) != 1:
-            raise ConfigError(f"name exactly one model for a stage, got a list of {len(given)}")
-        return connect(given[0])
     if hasattr(given, "connect_options"):
         return _by_name(given.model, given.connect_options())
     raise ConfigError(f"a model must be named as 'backend/model', or be a backend, got {type(given).__name__}")

@@ -89,6 +89,10 @@ class Backend(Protocol):
     def price(self) -> Price | None:
         """What a call costs by this backend's own knowledge (a local model is free), None where unknown."""
 
+    @property
+    def boundary(self) -> str:
+        """How far a request travels: ``local``, a named region, or ``any``."""
+
     async def connect(self) -> Capabilities:
         """Make the model ready (load, probe) and tell what it can do; cheap when called again.
 

@@ -80,10 +80,12 @@ class Scripted:
         files: TokenizerFiles | None = None,
         price: Price | None = FREE,
         connect_error: BackendError | None = None,
+        boundary: str = "local",
     ) -> None:
         self.name = "scripted"
         self.model = model
         self.price = price
+        self.boundary = boundary
         self.calls: list[Call] = []
         self.open_calls = 0
         self.cancelled = 0

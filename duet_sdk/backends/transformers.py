@@ -1,7 +1,7 @@
 """Models in this process, through Hugging Face transformers.
 
 >>> from duet_sdk import DuetClient
->>> with DuetClient(generator="transformers/embedded") as duet:  # doctest: +SKIP
+>>> with DuetClient("transformers/embedded", "transformers/embedded") as duet:  # doctest: +SKIP
 ...     duet.chat("What is the capital of France?", mode="generator").text
 'The capital of France is Paris.'
 """
@@ -12,7 +12,6 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -48,6 +47,8 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "dtype": (str,),
     "device": (str,),
     "price": get_args(Price),
+    "context_tokens": (int,),
+    "boundary": (str,),
 }
 
 
@@ -60,9 +61,11 @@ class TransformersBackend:
         dtype: ``auto``, ``bfloat16``, ``float16`` or ``float32``; None for bfloat16 on a CPU, else ``auto``.
         device: a torch device; None for the GPU where there is one, else the CPU.
         price: what a call costs; a local model is free unless priced.
+        context_tokens: a window smaller than the model's own; None for its own.
     """
 
     name = "transformers"
+    boundary = "local"
 
     def __init__(
         self,
@@ -72,9 +75,11 @@ class TransformersBackend:
         dtype: str | None = None,
         device: str | None = None,
         price: Price = FREE,
+        context_tokens: int | None = None,
     ) -> None:
         self.model = model
         self.price: Price | None = price
+        self._context_tokens = context_tokens
         self._revision = revision
         self._dtype = dtype
         self._device = device
@@ -94,7 +99,7 @@ class TransformersBackend:
         """
         loaded = await self._ready()
         return Capabilities(
-            context_tokens=loaded.context_tokens,
+            context_tokens=self._context_tokens or loaded.context_tokens,
             prompt_ids=True,
             logprobs=True,
             switch_thinking=_switches_thinking(loaded),
@@ -177,7 +182,7 @@ class TransformersBackend:
             local_library(library)
         from duet_sdk.backends.generation import load
 
-        folder = self._folder()
+        folder = models.locate(self.model, revision=self._revision)
         models.check_folder(folder)
         try:
             return load(folder, dtype=self._dtype, device=self._device)
@@ -185,14 +190,6 @@ class TransformersBackend:
             raise
         except Exception as err:  # whatever a library raises for a broken model
             raise self._error(f"the model in {folder} cannot be loaded{_kind(err)}") from err
-
-    def _folder(self) -> Path:
-        path = Path(self.model).expanduser()
-        if self.model != "embedded" and (self.model.startswith(("/", ".", "~")) or path.is_dir()):
-            return path
-        if self.model == "embedded" and self._revision is None:
-            return models.embedded()
-        return models.pull(self.model, revision=self._revision)
 
     def _run(self, loaded: LoadedModel, call: Call, emit: Any, stopped: Event) -> None:
         from duet_sdk.backends.generation import generate
@@ -202,7 +199,7 @@ class TransformersBackend:
             thinking = call.thinking if _switches_thinking(loaded) else None
             extra: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
             prompt = loaded.renderer.chat_ids(call.messages, **extra)
-        window = loaded.context_tokens
+        window = self._context_tokens or loaded.context_tokens
         if window is not None and len(prompt) + call.max_tokens > window:
             raise ContextOverflow(
                 f"{len(prompt)} prompt tokens and {call.max_tokens} output tokens do not fit the window of "
@@ -232,7 +229,7 @@ class TransformersBackend:
 
 
 def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
-    """``transformers/MODEL``, with options ``revision``, ``dtype``, ``device``, ``price``; loads nothing yet.
+    """``transformers/MODEL``, with the options of `TransformersBackend`; loads nothing yet.
 
     Raises:
         ConfigError: another option, or one of the wrong type.
@@ -248,6 +245,8 @@ def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
             wanted = " or ".join(kind.__name__ for kind in _OPTIONS[name])
             raise ConfigError(f"option {name!r} must be a {wanted}, got {type(value).__name__}")
     given: dict[str, Any] = dict(options)
+    if (boundary := given.pop("boundary", "local")) != "local":
+        raise ConfigError(f"a model in this process is at 'local', not at {boundary!r}")
     return TransformersBackend(model, **given)
 
 

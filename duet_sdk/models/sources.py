@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from io import StringIO
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from duet_sdk.errors import Authentication, ConfigError, ConnectFailed, MissingExtra
-from duet_sdk.models.folder import check_names, not_found, refuse_own_code
+from duet_sdk.errors import Authentication, ConnectFailed, MissingExtra
+from duet_sdk.models.folder import WANTED, check_names, not_found, refuse_own_code
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[str, float], None]
 """Told what is being done and which share of it is done, in [0, 1]; called from the thread that does it."""
 
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
 _UNWANTED = ["*/*", "consolidated*"]
 """Other formats of the same weights, which many repositories keep beside the ones that transformers reads."""
 
@@ -85,52 +84,103 @@ def download(hub_id: str, revision: str | None, target: Path, tell: Progress, en
         ConnectFailed: the hub does not answer.
         MissingExtra: huggingface_hub is not installed.
     """
-    hub = local_library("huggingface_hub")
-    bar = _bar_class(f"downloading {hub_id}", tell)
-    with _hub_errors(hub_id, revision):
-        info = hub.HfApi(endpoint=endpoint).model_info(hub_id, revision=revision)
-        check_names((file.rfilename for file in info.siblings), model=hub_id)
-        fetch = {"revision": info.sha, "local_dir": target, "endpoint": endpoint, "tqdm_class": bar}
-        # The small file first: a model that is refused costs no gigabytes.
-        hub.snapshot_download(hub_id, allow_patterns=["config.json"], **fetch)
-        refuse_own_code(target)
-        hub.snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, **fetch)
-    shutil.rmtree(target / ".cache", ignore_errors=True)
-    return f"hub {hub_id}@{info.sha}"
+    repository = Repository(hub_id, revision, endpoint=endpoint)
+    check_names(repository.names, model=hub_id)
+    # The small file first: a model that is refused costs no gigabytes.
+    repository.fetch(target, ["config.json"], tell=tell)
+    refuse_own_code(target)
+    repository.fetch(target, WANTED, unwanted=_UNWANTED, tell=tell)
+    return f"hub {hub_id}@{repository.commit}"
 
 
 def silent(_text: str, _share: float) -> None:
     """The progress that tells nobody."""
 
 
-@contextmanager
-def _hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
-    errors = local_library("huggingface_hub.errors")
-    facts: dict[str, Any] = {"backend": "transformers", "model": hub_id}
-    try:
-        yield
-    except (ConfigError, MissingExtra):
-        raise
-    except errors.GatedRepoError as err:
-        raise Authentication(
-            f"the hub gives {hub_id!r} only to those granted access; ask for it on the model's page and set HF_TOKEN",
-            status=403,
-            **facts,
-        ) from err
-    except errors.RepositoryNotFoundError as err:
-        raise not_found(hub_id, f"the hub has no public model {hub_id!r}; a private one needs HF_TOKEN") from err
-    except errors.RevisionNotFoundError as err:
-        raise not_found(hub_id, f"the model {hub_id!r} has no revision {revision!r}") from err
-    except (OSError, errors.HTTPError) as err:
-        status = getattr(getattr(err, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise Authentication(f"the hub refused the token for {hub_id!r}", status=status, **facts) from err
-        raise ConnectFailed(
-            f"fetching {hub_id!r} from the hub failed ({type(err).__name__}); check the connection, or copy "
-            "the model's folder here and name its path",
-            status=status,
-            **facts,
-        ) from err
+class Repository:
+    """A model's or pair's repository on the hub, at the commit that a revision names now.
+
+    Args:
+        hub_id: ``owner/name``.
+        revision: branch, tag or commit; None for the default branch.
+        kind: what error messages call it.
+        endpoint: URL of another hub; None for the one that ``HF_ENDPOINT`` names, or the public one.
+
+    Raises:
+        ModelNotFound: the hub has no such repository or revision.
+        Authentication: the hub wants a token that may read it.
+        ConnectFailed: the hub does not answer.
+        MissingExtra: huggingface_hub is not installed.
+    """
+
+    commit: str
+    names: Sequence[str]
+    """The paths of all its files."""
+
+    def __init__(
+        self,
+        hub_id: str,
+        revision: str | None,
+        *,
+        kind: Literal["model", "pair"] = "model",
+        endpoint: str | None = None,
+    ) -> None:
+        self._hub = local_library("huggingface_hub")
+        self._hub_id, self._revision, self._kind, self._endpoint = hub_id, revision, kind, endpoint
+        with self._errors():
+            info = self._hub.HfApi(endpoint=endpoint).model_info(hub_id, revision=revision)
+        self.commit, self.names = info.sha, [file.rfilename for file in info.siblings]
+
+    def fetch(
+        self, target: Path, wanted: Sequence[str], *, unwanted: Sequence[str] = (), tell: Progress | None = None
+    ) -> None:
+        """Download the files whose path matches a pattern (where ``*`` stands for ``/`` as well) into ``target``.
+
+        Raises:
+            Authentication: the hub wants a token that may read them.
+            ConnectFailed: the hub does not answer.
+        """
+        bar = _bar_class(f"downloading {self._hub_id}", tell or silent)
+        with self._errors():
+            self._hub.snapshot_download(
+                self._hub_id,
+                revision=self.commit,
+                local_dir=target,
+                endpoint=self._endpoint,
+                allow_patterns=list(wanted),
+                ignore_patterns=list(unwanted),
+                tqdm_class=bar,
+            )
+        shutil.rmtree(target / ".cache", ignore_errors=True)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        errors = local_library("huggingface_hub.errors")
+        hub_id, kind = self._hub_id, self._kind
+        facts: dict[str, Any] = {"backend": "transformers", "model": hub_id}
+        try:
+            yield
+        except errors.GatedRepoError as err:
+            raise Authentication(
+                f"the hub gives {hub_id!r} only to those granted access; ask for it on the {kind}'s page and set "
+                "HF_TOKEN",
+                status=403,
+                **facts,
+            ) from err
+        except errors.RepositoryNotFoundError as err:
+            raise not_found(hub_id, f"the hub has no public {kind} {hub_id!r}; a private one needs HF_TOKEN") from err
+        except errors.RevisionNotFoundError as err:
+            raise not_found(hub_id, f"the {kind} {hub_id!r} has no revision {self._revision!r}") from err
+        except (OSError, errors.HTTPError) as err:
+            status = getattr(getattr(err, "response", None), "status_code", None)
+            if status in (401, 403):
+                raise Authentication(f"the hub refused the token for {hub_id!r}", status=status, **facts) from err
+            raise ConnectFailed(
+                f"fetching {hub_id!r} from the hub failed ({type(err).__name__}); check the connection, or copy "
+                f"the {kind}'s folder here and name its path",
+                status=status,
+                **facts,
+            ) from err
 
 
 def _split_digits(tokenizer_file: Path) -> None:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from duet_sdk.backends.protocol import Call, Capabilities
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, StreamBroken
-from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack
+from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
 from duet_sdk.pipeline.attempt import RunningCall
-from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.fit import check_abilities, fitting_prompt, price_bound, prompt_size
-from duet_sdk.pipeline.flow import Flow
+from duet_sdk.pipeline.flow import Flow, is_outage
+from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import LeadingThought
 from duet_sdk.types import Prompts, Stage
 
@@ -29,39 +29,71 @@ class Answering:
         self._flow = flow
 
     async def events(self, stage: Stage) -> AsyncGenerator[Event, None]:
-        """Let the model of that stage answer; where the generator fails, the reasoner may.
+        """Let the models of that stage answer in turn; where all generators fail, the reasoner may.
 
         Raises:
-            BackendError: the model failed and the ladder has no other rung.
+            BackendError: they failed, and the ladder has no other rung.
             BudgetExceeded: a limit is used up.
         """
-        flow = self._flow
-        failure: BackendError | None = None
-        try:
-            running = await flow.in_time(self._plan(stage))
-        except BackendError as error:
-            failure = error
-        else:
-            yield running.started()
-            try:
-                async with running, aclosing(self._write(running)) as writing:
-                    async for event in writing:
+        flow, failure = self._flow, None
+        chain = flow.chain(stage)
+        for position, model in enumerate(chain):
+            failure = None
+            async with aclosing(self._ask(stage, model)) as asking:
+                async for event in asking:
+                    if isinstance(event, BackendError):
+                        failure = event
+                    else:
                         yield event
-            except BackendError as error:
-                failure = error
-            yield running.ended()
+            if failure is None:
+                break
+            if self._must_not_start_over():
+                raise self._broken(stage, failure) from failure
+            if model is not chain[-1]:
+                successor, error_type = chain[position + 1].name, type(failure).__name__
+                _log.warning("%s failed with %s: %s answers", model.name, error_type, successor)
+                discard = self._discard()
+                yield FellBack(stage, flow.draft.served_by, error_type, discard=discard, model=successor)
         if failure is not None:
             yield self._fall_back(stage, failure)
             async with aclosing(self.events("reasoner")) as answering:
                 async for event in answering:
                     yield event
             return
-        if running.timed_out:
+        for index in range(flow.request.n):
+            yield AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index)
+
+    async def _ask(self, stage: Stage, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
+        """Let one model answer, again where the policy says so; the last item is its error where it failed."""
+        flow, tries = self._flow, 0
+        while True:
+            tries += 1
+            failure: BackendError | None = None
+            running: RunningCall | None = None
+            try:
+                running = await flow.in_time(self._plan(stage, model))
+            except BackendError as error:
+                failure = error
+            if running is not None:
+                yield running.started()
+                try:
+                    async with running, aclosing(self._write(running)) as writing:
+                        async for event in writing:
+                            yield event
+                except BackendError as error:
+                    failure = error
+                yield running.ended()
+            if failure is None:
+                break
+            until = flow.budget.deadline
+            if self._must_not_start_over() or not await flow.wait_before_retry(tries, failure, until=until):
+                yield failure
+                return
+            yield Retried(stage, self._discard())
+        if running is not None and running.timed_out:
             late = flow.budget.deadline_error()
             late.reply = flow.draft.reply("deadline")
             raise late
-        for index in range(flow.request.n):
-            yield AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index)
 
     async def _write(self, running: RunningCall) -> AsyncGenerator[Event, None]:
         draft = self._flow.draft
@@ -78,13 +110,13 @@ class Answering:
                 draft.add_call(delta)
                 yield delta
 
-    async def _plan(self, stage: Stage) -> RunningCall:
+    async def _plan(self, stage: Stage, model: StageModel) -> RunningCall:
         """The call that answers, with limits that fit what is left."""
         parts, request, budget = self._flow.parts, self._flow.request, self._flow.budget
-        model = parts.model(stage)
-        can = await model.connect()
-        check_abilities(request, model.backend, can, stage)
-        guided, call = await self._answer_call(stage, can)
+        budget.check_deadline()
+        able = await model.connect()
+        check_abilities(request, model.backend, able, stage)
+        guided, call = await self._call(stage, model, able)
         call = replace(
             call,
             tools=request.tools,
@@ -98,62 +130,74 @@ class Answering:
         if guided:
             # The window was checked before the signal was bought; a tokenizer that makes more of it than
             # the reasoner's did only shortens the answer.
-            prompt = await prompt_size(model.backend, call, exact=budget.counts or can.context_tokens is not None)
-            if can.context_tokens is not None:
-                want = max(1, min(want, can.context_tokens - prompt.likely))
+            exact = budget.counts or able.context_tokens is not None
+            prompt = await prompt_size(model.backend, call, exact=exact)
+            if able.context_tokens is not None:
+                want = max(1, min(want, able.context_tokens - prompt.likely))
         else:
-            prompt = await fitting_prompt(model.backend, call, can, budget, room=want, what=f"{stage}'s")
+            prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what=f"{stage}'s")
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         try:
             limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
         except BudgetExceeded as error:
             error.reply = self._flow.draft.reply("length") if self._flow.draft.account.attempts else None
             raise
-        call = replace(call, max_tokens=limit)
-        slot = self._flow.slot(stage, usd_of)
-        return RunningCall(slot, call, prompt=prompt, until=budget.deadline)
+        slot = self._flow.slot(stage, model, usd_of)
+        return RunningCall(slot, replace(call, max_tokens=limit), prompt=prompt, until=budget.deadline)
 
-    async def _answer_call(self, stage: Stage, can: Capabilities) -> tuple[bool, Call]:
+    async def _call(self, stage: Stage, model: StageModel, able: Capabilities) -> tuple[bool, Call]:
         """Whether a signal guides the answer, and the call without its limits."""
-        seen = self._flow.seen_by(stage)
-        if not can.tools:
+        flow, draft = self._flow, self._flow.draft
+        seen = flow.seen_by(stage)
+        if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
             return False, alone(seen, prompts=Prompts(), thinking=None)
-        prompts = self._flow.parts.prompts
-        if self._flow.draft.handoff is not None and self._flow.draft.signal.text:
-            handoff = await self._flow.parts.handoff()
-            return True, handoff.answer(seen, self._flow.draft.signal.text, prompts=prompts)
-        return False, alone(seen, prompts=prompts)
+        if draft.handoff is not None and draft.signal.text:
+            handoff = await flow.handoff(flow.reasoner, model)
+            draft.handoff = handoff.name
+            return True, await handoff.answer(seen, draft.signal.text, prompts=flow.parts.prompts)
+        return False, alone(seen, prompts=flow.parts.prompts)
+
+    def _must_not_start_over(self) -> bool:
+        """Whether a part of the answer was handed on, and the policy says not to void it."""
+        flow = self._flow
+        return flow.draft.answered and not flow.request.whole and flow.parts.on_break.answer == "error"
+
+    def _discard(self) -> bool:
+        """Void what has been answered so far; whether there was anything."""
+        answered = self._flow.draft.answered
+        self._flow.draft.discard_answers()
+        return answered
+
+    def _broken(self, stage: Stage, error: BackendError) -> StreamBroken:
+        draft = self._flow.draft
+        return StreamBroken(
+            f"the answer broke off: {error}",
+            partial=draft.answer(0),
+            usage=draft.account.stage_usage(stage),
+            backend=error.backend,
+            model=error.model,
+            status=error.status,
+            retry_after=error.retry_after,
+        )
 
     def _fall_back(self, stage: Stage, error: BackendError) -> Event:
-        """Let the reasoner answer in place of a generator that failed, or fail.
+        """Let the reasoner answer in place of generators that failed, or fail.
 
         Raises:
-            BackendError: the ladder says to fail, there is nobody left, or a part of the answer was handed on.
+            BackendError: the ladder says to fail, another pair can take over, or there is nobody left.
         """
-        draft, request = self._flow.draft, self._flow.request
-        handed_on = draft.answered and not request.whole
-        can_fall = stage == "generator" and request.mode == "duet" and not self._flow.reasoner_failed
-        if self._flow.parts.ladder.generator == "raise" or not can_fall or handed_on or not _is_outage(error, draft):
-            if not draft.answered:
-                raise error
-            raise StreamBroken(
-                f"the answer broke off: {error}",
-                partial=draft.answer(0),
-                usage=draft.account.usage().generator,
-                backend=error.backend,
-                model=error.model,
-                status=error.status,
-                retry_after=error.retry_after,
-            ) from error
-        discard = draft.answered
-        draft.discard_answers()
+        flow, draft = self._flow, self._flow.draft
+        can_fall = stage == "generator" and flow.request.mode == "duet" and not flow.reasoner_failed
+        other_pair = flow.parts.fallback is not None
+        outage = is_outage(error, spent=draft.account.spent)
+        if flow.parts.ladder.generator == "raise" or not can_fall or other_pair or not outage:
+            if draft.answered:
+                raise self._broken(stage, error) from error
+            raise error
+        discard = self._discard()
         draft.served_by, draft.handoff = "reasoner_fallback", None
-        _log.warning("%s failed with %s: %s answers", error.model, type(error).__name__, self._flow.parts.reasoner.name)
-        return FellBack("generator", "reasoner_fallback", type(error).__name__, discard)
-
-
-def _is_outage(error: BackendError, draft: Draft) -> bool:
-    """Whether a fallback is right: a wrong name or key at the first call is a mistake that falling back would hide."""
-    return error.retryable or bool(draft.account.attempts)
+        name = flow.parts.reasoners[0].name
+        _log.warning("%s failed with %s: %s answers", error.model, type(error).__name__, name)
+        return FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name)

@@ -63,6 +63,7 @@ class RunningCall:
         self._complete = False
         self._stopped = False
         self._first_token_s: float | None = None
+        self._dispatched = False
         self._failed_unspent = False
         self.timed_out = False
         self.overflowed = False
@@ -124,6 +125,7 @@ class RunningCall:
     async def _next(self) -> Chunk | None:
         try:
             if self._until is None:
+                self._dispatched = True
                 return await anext(self._chunks)
             return await self._next_in_time(self._until)
         except StopAsyncIteration:
@@ -138,6 +140,7 @@ class RunningCall:
     async def _next_in_time(self, until: float) -> Chunk | None:
         left_s = self._slot.budget.left_s(until)
         if left_s:
+            self._dispatched = True
             timeout = asyncio.timeout(left_s)
             try:
                 async with timeout:
@@ -258,8 +261,8 @@ class RunningCall:
         reported = self._reported
         exact = all(meter.counted_by in ("token_ids", "usage") for meter in self._meters)
         if reported is None:
-            if self._failed_unspent:
-                return StageUsage()  # refused before the first token: nothing is billed
+            if self._failed_unspent or not self._dispatched:
+                return StageUsage()  # refused before the first token, or never sent: nothing is billed
             return StageUsage(self._prompt.likely, counted, estimated=True)
         if self._complete:
             by_ids = counted if all(m.counted_by == "token_ids" for m in self._meters) else 0

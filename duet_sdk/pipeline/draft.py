@@ -50,6 +50,13 @@ class Draft:
         self._calls: dict[int, list[str]] = {}
         self._logprobs: list[TokenLogprob] = []
 
+    def start_over(self) -> bool:
+        """Forget signal and answers, but not what they cost: another pair takes over. Whether there was an answer."""
+        answered = self.answered
+        self.signal, self.handoff, self.served_by = Signal(), None, _SERVED_BY[self.request.mode]
+        self.discard_answers()
+        return answered
+
     def add_text(self, text: str, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         """Append to answer number ``index``."""
         if self.account.first_answer_s is None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import TypeVar
 
+from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
-from duet_sdk.errors import ConfigError
+from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, DuetError
+from duet_sdk.handoff import Handoff, Instruct
 from duet_sdk.pipeline.attempt import Slot
 from duet_sdk.pipeline.draft import Draft
-from duet_sdk.pipeline.parts import Parts
+from duet_sdk.pipeline.parts import Parts, StageModel
 from duet_sdk.types import Message, Stage
 
+_log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -21,16 +25,50 @@ class Flow:
 
     Attributes:
         reasoner_failed: the reasoner cannot take over, as it has failed itself.
-        generator_down: the generator does not answer, so a signal would be money for nothing.
+        reasoner: the model that wrote the signal, or is about to.
     """
 
-    def __init__(self, parts: Parts, draft: Draft) -> None:
+    def __init__(self, parts: Parts, draft: Draft, *, allowed: frozenset[str] | None = None) -> None:
         self.parts = parts
         self.draft = draft
         self.request = draft.request
         self.budget = draft.budget
         self.reasoner_failed = False
-        self.generator_down = False
+        self.reasoner = parts.reasoners[0]
+        first = (parts.reasoners[0], parts.generators[0])
+        self.allowed = allowed or self.request.allowed or frozenset(model.backend.boundary for model in first)
+
+    def chain(self, stage: Stage) -> list[StageModel]:
+        """The models of a stage that this request may reach, in the order in which they are tried.
+
+        Raises:
+            BoundaryRefused: there is none; names the first.
+        """
+        models = self.parts.chain(stage)
+        near = [model for model in models if self._may_reach(model)]
+        if not near:
+            raise BoundaryRefused(model=models[0].name, boundary=models[0].backend.boundary, allowed=self.allowed)
+        if len(near) < len(models):
+            beyond = ", ".join(model.name for model in models if model not in near)
+            _log.info("%s beyond this request's boundary and left out", beyond)
+        return near
+
+    def _may_reach(self, model: StageModel) -> bool:
+        boundary = model.backend.boundary
+        return boundary == "local" or boundary in self.allowed or "any" in self.allowed
+
+    async def handoff(self, reasoner: StageModel, generator: StageModel) -> Handoff:
+        """How this request's signal is handed over.
+
+        Raises:
+            ConfigError: the pair's handoff cannot be rendered for the generator.
+        """
+        handoff = await self.parts.handoff(reasoner, generator)
+        if handoff.name == "think" and self.request.tools:
+            # A prompt rendered by us goes to the completions endpoint, which parses no tool calls.
+            _log.info("with tools, %s gets its signal by the instruct handoff", generator.name)
+            return Instruct(await generator.find_renderer())
+        return handoff
 
     def seen_by(self, stage: Stage) -> tuple[Message, ...]:
         """The messages that a stage sees.
@@ -43,20 +81,20 @@ class Flow:
             raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
         return seen
 
-    def slot(self, stage: Stage, usd_of: UsdOf) -> Slot:
+    def slot(self, stage: Stage, model: StageModel, usd_of: UsdOf) -> Slot:
         """Who is called for a stage, on this request's account."""
-        model = self.parts.model(stage)
         count_text = model.renderer.count_text if model.renderer is not None else None
         return Slot(
-            stage,
-            model.name,
-            model.backend,
-            self.parts.prices,
-            self.draft.account,
-            self.budget,
-            usd_of,
-            count_text,
+            stage, model.name, model.backend, self.parts.prices, self.draft.account, self.budget, usd_of, count_text
         )
+
+    async def wait_before_retry(self, attempt: int, error: BackendError, *, until: float | None) -> bool:
+        """Wait as the retry policy says; False where it says not to call again."""
+        pause_s = wait_s(self.parts.retry, attempt, error, left_s=self.budget.left_s(until))
+        if pause_s is None:
+            return False
+        await asyncio.sleep(pause_s)
+        return True
 
     async def in_time(self, work: Coroutine[object, object, Result]) -> Result:
         """Await within the request's deadline.
@@ -75,3 +113,12 @@ class Flow:
             if timeout.expired():
                 raise self.budget.deadline_error() from error
             raise
+
+
+def is_outage(error: DuetError, *, spent: bool) -> bool:
+    """Whether going on without this model is right.
+
+    A wrong name or key at the first call is a mistake that falling back would hide; once money is spent, an answer
+    is worth more.
+    """
+    return spent or not isinstance(error, BackendError) or error.retryable

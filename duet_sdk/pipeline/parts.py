@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from duet_sdk.backends.protocol import Backend, Capabilities
+from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate
-from duet_sdk.handoff import Handoff, Instruct, Think
+from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
-from duet_sdk.types import HandoffName, Prompts, Stage
+from duet_sdk.types import HandoffName, Prompts, Retry, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,18 @@ class Ladder:
     """The reasoner failed."""
     generator: Literal["reasoner", "raise"] = "reasoner"
     """The generator failed before anything of its answer was handed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnBreak:
+    """What follows when a model breaks off after it has begun to write."""
+
+    signal: Literal["restart", "keep", "continue", "error"] = "restart"
+    """Ask again from the start; treat what came as a cut signal; let the next attempt go on where this one stopped
+    (where its prompt can be rendered, else from the start); or leave the stage at once."""
+    answer: Literal["error", "restart"] = "error"
+    """`StreamBroken` with what came; or start over, told by ``Retried(discard=True)``. ``chat()`` always starts over,
+    as nothing has been handed on yet."""
 
 
 OnFailure: TypeAlias = Literal["answer", "raise"] | Ladder
@@ -60,6 +73,12 @@ class StageModel:
     renderer: Renderer | None = None
     _looked: bool = field(default=False, repr=False)
 
+    @property
+    def identity(self) -> str:
+        """The model and where it is served: what tells two of one name apart."""
+        address = getattr(self.backend, "base_url", None)
+        return f"{self.name}@{address}" if address else self.name
+
     async def connect(self) -> Capabilities:
         """Make the model ready.
 
@@ -67,6 +86,16 @@ class StageModel:
             BackendError: it cannot be.
         """
         return await self.backend.connect()
+
+    async def server_renderer(self) -> ThinkRenderer | None:
+        """Renders by the template and tokenizer of the model's server, None where it does not share them.
+
+        Raises:
+            ConfigError: the template or the tokenizer cannot hold a signal safely.
+        """
+        load = getattr(self.backend, "server_renderer", None)
+        found: ThinkRenderer | None = await load() if load is not None else None
+        return found
 
     async def find_renderer(self) -> Renderer | None:
         """The model's own template and tokenizer, None where they, or the libraries for them, are not at hand."""
@@ -86,8 +115,9 @@ class StageModel:
 class Parts:
     """A pair with its policies. One of these serves every request of a client."""
 
-    reasoner: StageModel
-    generator: StageModel
+    reasoners: tuple[StageModel, ...]
+    """In the order in which they are tried; likewise the next."""
+    generators: tuple[StageModel, ...]
     gate: Gate
     cut: CutPolicy
     ladder: Ladder
@@ -95,38 +125,61 @@ class Parts:
     prices: PriceBook
     prompts: Prompts
     wanted_handoff: HandoffName
-    _handoff: Handoff | None = None
+    retry: Retry = Retry()
+    on_break: OnBreak = OnBreak()
+    signal_cache: SignalCache | None = None
+    fallback: Parts | None = None
+    """The pair that takes over when this one cannot answer."""
+    _handoffs: dict[tuple[str, str], Handoff] = field(default_factory=dict)
 
-    def model(self, stage: Stage) -> StageModel:
-        """The model of that stage."""
-        return self.reasoner if stage == "reasoner" else self.generator
+    def chain(self, stage: Stage) -> tuple[StageModel, ...]:
+        """The models of that stage, in the order in which they are tried."""
+        return self.reasoners if stage == "reasoner" else self.generators
 
-    async def handoff(self) -> Handoff:
-        """How this pair hands its signal over: as wanted, or ``instruct`` where ``think`` cannot be rendered.
+    async def handoff(self, reasoner: StageModel, generator: StageModel) -> Handoff:
+        """How this signal is handed over: as wanted, or ``instruct`` where ``think`` cannot be rendered.
+
+        Only the generator that a pair was trained with takes a signal for its own thinking: any other model of the
+        chain gets ``instruct``.
 
         Raises:
             ConfigError: ``think`` is wanted, and the generator's template cannot hold a signal.
         """
-        if self._handoff is None:
-            generator = await self.generator.find_renderer()
-            if self.wanted_handoff == "think":
-                self._handoff = await self._think(generator)
+        key = (reasoner.name, generator.name)
+        if key not in self._handoffs:
+            renderer = await generator.find_renderer()
+            if self.wanted_handoff == "think" and _same_weights(generator, self.generators[0]):
+                self._handoffs[key] = await _think(reasoner, generator)
             else:
-                self._handoff = Instruct(generator)
-        return self._handoff
+                self._handoffs[key] = Instruct(renderer)
+        return self._handoffs[key]
 
-    async def _think(self, generator: Renderer | None) -> Handoff:
-        can = await self.generator.connect()
-        if generator is None or not can.prompt_ids:
-            _log.warning(
-                "the think handoff cannot be rendered for %s (%s); the instruct handoff is used",
-                self.generator.name,
-                "its tokenizer is not at hand" if generator is None else "it takes no prompt as token ids",
-            )
-            return Instruct(generator)
-        if not generator.can_think:
+    def backends(self) -> list[Backend]:
+        """Every backend of this pair and of the one behind it."""
+        own = [model.backend for model in (*self.reasoners, *self.generators)]
+        return own + (self.fallback.backends() if self.fallback else [])
+
+
+def _same_weights(one: StageModel, other: StageModel) -> bool:
+    return one.backend.model == other.backend.model
+
+
+async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
+    able = await generator.connect()
+    renderer = await generator.find_renderer()
+    own = await reasoner.find_renderer()
+    takes_ids = (await reasoner.connect()).prompt_ids
+    if renderer is not None and able.prompt_ids:
+        if not renderer.can_think:
             raise ConfigError(
-                f"the chat template or tokenizer of {self.generator.name} cannot hold a think block; "
-                "use handoff='instruct'"
+                f"the chat template or tokenizer of {generator.name} cannot hold a think block; use handoff='instruct'"
             )
-        return Think(generator, await self.reasoner.find_renderer())
+        return Think(LocalThinkRenderer(renderer), own, takes_ids)
+    if able.prompt_ids and (remote := await generator.server_renderer()) is not None:
+        return Think(remote, own, takes_ids)
+    _log.warning(
+        "the think handoff cannot be rendered for %s (%s); the instruct handoff is used",
+        generator.name,
+        "its tokenizer is not at hand" if able.prompt_ids else "it takes no prompt as token ids",
+    )
+    return Instruct(renderer)

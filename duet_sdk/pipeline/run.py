@@ -6,11 +6,11 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from duet_sdk.errors import DuetError
-from duet_sdk.events import Done, Event, GateDecided
+from duet_sdk.errors import BackendError, DuetError
+from duet_sdk.events import Done, Event, FellBack, GateDecided
 from duet_sdk.pipeline.answering import Answering
 from duet_sdk.pipeline.draft import Draft
-from duet_sdk.pipeline.flow import Flow
+from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import Parts
 from duet_sdk.pipeline.signalling import Signalling
 from duet_sdk.types import GateDecision
@@ -27,30 +27,55 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
         DuetError: what ended the request instead.
     """
     flow = Flow(parts, draft)
-    mode = flow.request.mode
-    ask = mode in ("duet", "signal")
-    if mode == "duet":
+    ask = draft.request.mode in ("duet", "signal")
+    if draft.request.mode == "duet":
         decision = draft.gate = await flow.in_time(_decide(flow))
         yield GateDecided(decision)
         if not decision.ask:
             ask, draft.served_by = False, "generator"
+    try:
+        async with aclosing(_stages(flow, ask=ask)) as stages:
+            async for event in stages:
+                yield event
+    except BackendError as error:
+        other = parts.fallback
+        handed_on = draft.answered and not draft.request.whole
+        if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
+            raise
+        name = f"{other.reasoners[0].name} with {other.generators[0].name}"
+        _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
+        discard = draft.start_over()
+        yield FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name)
+        async with aclosing(_stages(Flow(other, draft, allowed=flow.allowed), ask=ask)) as stages:
+            async for event in stages:
+                yield event
+        if draft.served_by in ("pair", "pair_cut"):
+            draft.served_by = "fallback_pair"
+    yield Done(draft.reply())
+
+
+async def _stages(flow: Flow, *, ask: bool) -> AsyncGenerator[Event, None]:
     if ask:
         async with aclosing(Signalling(flow).events()) as signalling:
             async for event in signalling:
                 yield event
+    mode = flow.request.mode
     if mode != "signal":
         async with aclosing(Answering(flow).events("reasoner" if mode == "reasoner" else "generator")) as answering:
             async for event in answering:
                 yield event
-    yield Done(draft.reply())
 
 
 async def _decide(flow: Flow) -> GateDecision:
     gate = flow.parts.gate
     try:
-        return await gate.decide(flow.request)
+        decision: object = await gate.decide(flow.request)
+        if isinstance(decision, GateDecision):
+            return decision
+        problem = f"gave a {type(decision).__name__}"
     except DuetError:
         raise
     except Exception as error:  # noqa: BLE001  # a user's gate may raise anything; no answer gets worse by it
-        _log.warning("gate %s failed with %s; the reasoner is asked", gate.name, type(error).__name__)
-        return GateDecision(ask=True, policy=gate.name, reason=f"the gate failed with {type(error).__name__}")
+        problem = f"failed with {type(error).__name__}"
+    _log.warning("gate %s %s; the reasoner is asked", gate.name, problem)
+    return GateDecision(ask=True, policy=gate.name, reason=f"the gate {problem}")

@@ -1,4 +1,4 @@
-"""The reasoner's stage: ask for a signal within its limit, and settle what a cut or missing one becomes."""
+"""The reasoner's stage: ask for a signal within its limit, and settle what a cut, broken or missing one becomes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,61 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from duet_sdk.backends.protocol import Call
 from duet_sdk.budget import UsdOf
+from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, DuetError, SignalError
-from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
+from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.handoff import Handoff, alone
 from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.fit import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
-from duet_sdk.pipeline.flow import Flow
+from duet_sdk.pipeline.flow import Flow, is_outage
+from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import Extractor
 from duet_sdk.types import Signal
 
 _log = logging.getLogger(__name__)
 
 
-class SignalPlan(NamedTuple):
-    """How the reasoner will be asked."""
+@dataclass(slots=True)
+class Asking:
+    """One signal in the making: how its reasoner is asked, and what has come so far."""
 
+    model: StageModel
     handoff: Handoff
     call: Call
     prompt: PromptSize
     limit: int
     usd_of: UsdOf
+    extractor: Extractor
+    runs: list[RunningCall] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    failure: BackendError | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What has been billed for this signal."""
+        return sum(run.tokens for run in self.runs)
+
+    def signal(self, text: str) -> Signal:
+        """The signal with this text."""
+        return Signal(
+            text=text,
+            tokens=self.tokens,
+            limit=self.limit,
+            truncated=self.truncated,
+            honoured=all(run.honoured for run in self.runs),
+            counted_by=self.runs[0].counted_by if self.runs else "none",
+        )
+
+    @property
+    def truncated(self) -> bool:
+        """Whether something other than the model ended it."""
+        cut = any(run.truncated for run in self.runs) or self.failure is not None
+        return cut and not self.extractor.ended
 
 
 class Signalling:
@@ -39,86 +68,221 @@ class Signalling:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self._generator: StageModel | None = None
+        until = flow.budget.signal_deadline
+        if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
+            until = flow.budget.deadline
+        self._until = until
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Ask the reasoner; `SignalDone` comes last unless it failed.
+        """Ask the reasoners in turn; `SignalDone` comes last unless all failed.
 
         Raises:
-            BackendError: it failed, and the ladder says to fail.
-            SignalError: it wrote nothing of use, or was cut, and the policy says to fail.
+            BackendError: they failed, and the ladder says to fail.
+            SignalError: nothing of use was written, or it was cut, and the policy says to fail.
             BudgetExceeded: a limit is used up; nothing was spent.
         """
+        flow, failure = self._flow, None
+        chain = flow.chain("reasoner")
+        if flow.request.mode != "signal":
+            self._generator = await flow.in_time(self._reachable_generator())
+            if self._generator is None:
+                return  # its own stage finds out for good; a signal would be money for nothing
+        for position, model in enumerate(chain):
+            flow.reasoner, failure = model, None
+            async with aclosing(self._ask(model)) as asking:
+                async for event in asking:
+                    if isinstance(event, BackendError):
+                        failure = event
+                    else:
+                        yield event
+            if failure is None:
+                return
+            if model is not chain[-1]:
+                successor, error_type = chain[position + 1].name, type(failure).__name__
+                _log.warning("%s failed with %s: %s is asked", model.name, error_type, successor)
+                yield FellBack("reasoner", flow.draft.served_by, error_type, discard=True, model=successor)
+        if failure is not None:
+            yield self._without_signal(failure)
+
+    async def _reachable_generator(self) -> StageModel | None:
+        """The first generator that answers, None where none does for now.
+
+        Raises:
+            BackendError: there is one only, and its name or key is wrong.
+        """
+        chain = self._flow.chain("generator")
+        for model in chain:
+            try:
+                await model.connect()
+            except BackendError as error:
+                if not error.retryable and len(chain) == 1:
+                    raise
+                continue
+            return model
+        return None
+
+    async def _ask(self, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
+        """Ask one reasoner, again where the policy says so; the last item is its error where it failed."""
+        asking: Asking | None = None
+        tries = 0
+        while True:
+            tries += 1
+            failure: BackendError | None = None
+            try:
+                if asking is None:
+                    asking = await self._flow.in_time(self._plan(model))
+            except BackendError as error:
+                failure = error
+            if asking is not None and tries == 1 and (cached := await self._cached(asking)) is not None:
+                yield cached
+                return
+            if asking is not None:
+                async with aclosing(self._write(asking)) as writing:
+                    async for event in writing:
+                        yield event
+                failure = asking.failure
+            if failure is None or (asking is not None and self._is_kept(asking)):
+                break
+            again = self._flow.parts.on_break.signal != "error" or asking is None or not asking.extractor.text
+            if not again or not await self._flow.wait_before_retry(tries, failure, until=self._until):
+                yield failure
+                return
+            discard = False
+            if asking is not None and not self._resume(asking):
+                discard, asking = bool(asking.extractor.text), None
+            yield Retried("reasoner", discard)
+        if asking is not None:
+            async with aclosing(self._finish(asking)) as finishing:
+                async for event in finishing:
+                    yield event
+
+    def _key(self, asking: Asking) -> CacheKey:
+        request = self._flow.request
+        return signal_key(
+            asking.model.identity,
+            revision=None,
+            handoff=asking.handoff.name,
+            messages=asking.call.messages,
+            sampling=asking.call.sampling,
+            tools=request.tools,
+            limit=asking.limit,
+            cut=self._flow.parts.cut.name,
+            labels=request.labels,
+        )
+
+    async def _cached(self, asking: Asking) -> SignalDone | None:
+        """Take the signal from the cache where it is there; a cache that fails is as good as empty."""
+        cache, draft = self._flow.parts.signal_cache, self._flow.draft
+        if cache is None:
+            return None
         try:
-            plan = await self._flow.in_time(self._plan_signal())
-        except BackendError as error:
-            if not error.retryable:
-                raise  # a wrong name or key is no outage: falling back would hide it
-            if not self._flow.generator_down:  # else its own stage will say so; a signal would be money for nothing
-                yield self._without_signal(error)
+            found = await self._flow.in_time(cache.get(self._key(asking)))
+        except CacheError as error:
+            _log.warning("the signal cache failed: %s", error)
+            return None
+        if found is None:
+            return None
+        draft.signal, draft.handoff = replace(found, tokens=0), asking.handoff.name
+        draft.finish = "stop" if self._flow.request.mode == "signal" else None
+        draft.served_by = "cache"
+        return SignalDone(draft.signal, asking.handoff.name)
+
+    async def _keep(self, asking: Asking) -> None:
+        """Store a signal that is whole."""
+        cache, signal = self._flow.parts.signal_cache, self._flow.draft.signal
+        if cache is None or not storable(signal):
             return
-        draft, cut = self._flow.draft, self._flow.parts.cut
-        draft.handoff = plan.handoff.name
-        reserve = min(plan.limit - 1, math.ceil(plan.limit * cut.reserve)) if cut.reserve else 0
-        extractor = plan.handoff.extractor()
-        running = self._reason(plan, plan.call, plan.prompt, plan.limit - reserve)
+        try:
+            await self._flow.in_time(cache.put(self._key(asking), signal))
+        except CacheError as error:
+            _log.warning("the signal cache failed: %s", error)
+
+    def _is_kept(self, asking: Asking) -> bool:
+        """Whether a broken signal is handed on as a cut one."""
+        return self._flow.parts.on_break.signal == "keep" and bool(asking.extractor.text)
+
+    def _resume(self, asking: Asking) -> bool:
+        """Let the next attempt go on where this one stopped; False where it has to start over."""
+        left = asking.limit - asking.tokens
+        if self._flow.parts.on_break.signal != "continue" or not asking.extractor.text or left < 1:
+            return False
+        call = asking.handoff.resume(asking.call, asking.extractor.text, asking.ids, limit=left)
+        if call is None:
+            return False
+        asking.call, asking.prompt = call, PromptSize(len(call.prompt_ids), exact=True)
+        return True
+
+    async def _write(self, asking: Asking) -> AsyncGenerator[Event, None]:
+        """One attempt: what the reasoner writes goes into ``asking``, its error too."""
+        draft, extractor = self._flow.draft, asking.extractor
+        draft.handoff = asking.handoff.name
+        running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
+        asking.failure = None
         yield running.started()
-        failure: BackendError | None = None
         try:
             async with running:
+                asking.runs.append(running)
                 async for chunk in running:
+                    asking.ids += chunk.token_ids
                     if shown := extractor.feed(chunk.text, chunk.reasoning):
                         yield SignalDelta(shown)
                     if extractor.ended:
                         break
         except BackendError as error:
-            failure = error
+            asking.failure = error
         finally:
-            draft.signal = _read_signal(extractor, [running], plan.limit, extractor.text)
+            draft.signal = asking.signal(extractor.text)
         yield running.ended()
-        if failure is not None:
-            yield self._without_signal(failure)
-            return
-        async with aclosing(self._finish_signal(plan, running, extractor, reserve)) as finishing:
-            async for event in finishing:
-                yield event
 
-    async def _finish_signal(
-        self, plan: SignalPlan, running: RunningCall, extractor: Extractor, reserve: int
-    ) -> AsyncGenerator[Event, None]:
+    def _reserve(self, asking: Asking) -> int:
+        """Tokens of the limit that are kept back for a wrap-up."""
+        share = self._flow.parts.cut.reserve
+        return min(asking.limit - 1, math.ceil(asking.limit * share)) if share and not asking.runs else 0
+
+    def _run(self, asking: Asking, call: Call, prompt: PromptSize, limit: int) -> RunningCall:
+        slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
+        return RunningCall(slot, replace(call, max_tokens=limit), prompt=prompt, until=self._until)
+
+    async def _finish(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
-        draft, cut = self._flow.draft, self._flow.parts.cut
-        text, runs = extractor.text, [running]
-        truncated = running.truncated and not extractor.ended
+        flow, draft, cut = self._flow, self._flow.draft, self._flow.parts.cut
+        text, truncated = asking.extractor.text, asking.truncated
+        thought = text or asking.extractor.thinking
+        if not truncated or cut.name == "keep":
+            text = thought  # a reasoner that only thought has still said something, unless it was cut off
         if truncated:
             wrapped = ""
-            if reserve and not running.timed_out:
-                call = plan.handoff.wrap_up(plan.call, text, limit=reserve)
-                async with aclosing(self._wrap_up(plan, call, reserve, runs)) as wrapping:
+            left = asking.limit - asking.tokens
+            if cut.reserve and left > 0 and asking.failure is None and not asking.runs[-1].timed_out:
+                call = asking.handoff.wrap_up(asking.call, thought, limit=left)
+                async with aclosing(self._wrap_up(asking, call, left)) as wrapping:
                     async for event in wrapping:
                         if isinstance(event, str):
                             wrapped = event
                         else:
                             yield event
-            text = wrapped or cut.cut(text, limit=plan.limit)
-        draft.signal = _read_signal(extractor, runs, plan.limit, text)
-        if truncated:
-            draft.served_by = "pair_cut" if self._flow.request.mode == "duet" else draft.served_by
-        draft.finish = ("length" if truncated else "stop") if self._flow.request.mode == "signal" else None
-        yield SignalDone(draft.signal, plan.handoff.name)
+            text = wrapped or cut.cut(text, limit=asking.limit)
+        draft.signal = replace(asking.signal(text), truncated=truncated)
+        if truncated and flow.request.mode == "duet":
+            draft.served_by = "pair_cut"
+        if flow.request.mode == "signal":
+            draft.finish = "length" if truncated else "stop"
+        await self._keep(asking)
+        yield SignalDone(draft.signal, asking.handoff.name)
         if not text:
-            yield self._without_signal(SignalError("the reasoner wrote no signal; raise signal_tokens"))
+            what = "was still thinking when it was cut off" if thought else "wrote no signal"
+            hint = "raise signal_tokens, or set on_cut='wrap_up'" if thought else "raise signal_tokens"
+            yield self._without_signal(SignalError(f"the reasoner {what}; {hint}"))
 
-    async def _wrap_up(
-        self, plan: SignalPlan, call: Call, limit: int, runs: list[RunningCall]
-    ) -> AsyncGenerator[Event | str, None]:
+    async def _wrap_up(self, asking: Asking, call: Call, limit: int) -> AsyncGenerator[Event | str, None]:
         """Let the reasoner end a cut signal; the last item is the text, empty where it gave none."""
-        parts, extractor = self._flow.parts, plan.handoff.extractor()
-        backend = self._flow.parts.reasoner.backend
-        prompt = await prompt_size(backend, call, exact=self._flow.budget.counts)
-        running = self._reason(plan, call, prompt, limit)
+        cut, extractor = self._flow.parts.cut, asking.handoff.extractor()
+        prompt = await prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
+        running = self._run(asking, call, prompt, limit)
         try:
             async with running:
-                runs.append(running)
+                asking.runs.append(running)
                 yield running.started()
                 async for chunk in running:
                     extractor.feed(chunk.text, chunk.reasoning)
@@ -130,95 +294,73 @@ class Signalling:
             yield running.ended()
             failed = running.record.error_type is not None
             text = "" if failed else extractor.text
-            yield parts.cut.cut(text, limit=limit) if text and running.truncated else text
+            yield cut.cut(text, limit=limit) if text and running.truncated else text
 
-    def _reason(self, plan: SignalPlan, call: Call, prompt: PromptSize, limit: int) -> RunningCall:
-        until = self._flow.budget.signal_deadline
-        if self._flow.request.mode == "signal" and self._flow.budget.limits.signal_deadline_s is None:
-            until = self._flow.budget.deadline
-        return RunningCall(
-            self._flow.slot("reasoner", plan.usd_of),
-            replace(call, max_tokens=limit),
-            prompt=prompt,
-            until=until,
-        )
-
-    async def _plan_signal(self) -> SignalPlan:
+    async def _plan(self, model: StageModel) -> Asking:
         """Check that the whole request fits, before the reasoner spends a token."""
-        parts, request, budget = self._flow.parts, self._flow.request, self._flow.budget
-        limits = budget.limits
-        want, want_answer = limits.signal_tokens or 1, limits.answer_tokens or 1
-        can = await parts.reasoner.connect()
-        handoff = await parts.handoff()
-        seen = flatten_tools(self._flow.seen_by("reasoner"))
-        seen = seen if can.images else without_images(seen)
-        call = handoff.ask(seen, limit=want, prompts=parts.prompts, tools=request.tools)
+        flow, parts, request, budget = self._flow, self._flow.parts, self._flow.request, self._flow.budget
+        want = budget.limits.signal_tokens or 1
+        able = await model.connect()
+        handoff = await flow.handoff(model, self._generator or parts.generators[0])
+        seen = flatten_tools(flow.seen_by("reasoner"))
+        seen = seen if able.images else without_images(seen)
         sampling = request.reasoner_sampling
-        call = replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
-        usd_of = price_bound(parts.prices, parts.reasoner.name, parts.reasoner.backend, budget)
-        prompt = await fitting_prompt(parts.reasoner.backend, call, can, budget, room=want, what="reasoner's")
-        if request.mode == "signal":
+
+        def ask(limit: int) -> Call:
+            call = handoff.ask(seen, limit=limit, prompts=parts.prompts, tools=request.tools)
+            return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
+
+        call = ask(want)
+        usd_of = price_bound(parts.prices, model.name, model.backend, budget)
+        prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what="reasoner's")
+        if self._generator is None:
             limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of)
-            return SignalPlan(handoff, call, prompt, limit, usd_of)
-        try:
-            answer_can = await parts.generator.connect()
-        except BackendError:
-            self._flow.generator_down = True
-            raise
-        check_abilities(request, parts.generator.backend, answer_can, "generator")
-        guided = alone(self._flow.seen_by("generator"), prompts=parts.prompts)
+        else:
+            limit = await self._largest_signal(handoff, self._generator, prompt, want, usd_of)
+        return Asking(model, handoff, ask(limit), prompt, limit, usd_of, handoff.extractor())
+
+    async def _largest_signal(
+        self, handoff: Handoff, model: StageModel, prompt: PromptSize, want: int, usd_of: UsdOf
+    ) -> int:
+        """The longest signal that leaves the generator its window and its share of the budget."""
+        flow, parts, request, budget = self._flow, self._flow.parts, self._flow.request, self._flow.budget
+        want_answer = budget.limits.answer_tokens or 1
+        able = await model.connect()
+        check_abilities(request, model.backend, able, "generator")
+        seen = flow.seen_by("generator")
+        guided = alone(seen, prompts=parts.prompts)
         if handoff.name == "instruct":
-            guided = handoff.answer(self._flow.seen_by("generator"), "", prompts=parts.prompts)
-        answer_prompt = await fitting_prompt(
-            parts.generator.backend,
-            replace(guided, tools=request.tools),
-            answer_can,
-            budget,
-            room=want + want_answer,
-            what="generator's",
-        )
+            guided = await handoff.answer(seen, "", prompts=parts.prompts)
+        call = replace(guided, tools=request.tools)
+        room = want + want_answer
+        answer_prompt = await fitting_prompt(model.backend, call, able, budget, room=room, what="generator's")
         # A wrap-up pays for the prompt and the signal once more.
         again = prompt.tokens + want if parts.cut.reserve else 0
-        limit = budget.largest_signal(
+        return budget.largest_signal(
             prompt.tokens + again,
             answer_prompt.tokens,
             want=want,
             want_answer=want_answer * request.n,
             signal_usd=usd_of,
-            answer_usd=price_bound(parts.prices, parts.generator.name, parts.generator.backend, budget),
+            answer_usd=price_bound(parts.prices, model.name, model.backend, budget),
         )
-        if limit < want:  # the prompt names the limit
-            call = replace(
-                handoff.ask(seen, limit=limit, prompts=parts.prompts, tools=request.tools),
-                sampling=call.sampling,
-            )
-        return SignalPlan(handoff, call, prompt, limit, usd_of)
 
     def _without_signal(self, error: DuetError) -> Event:
         """Go on with the generator alone, or fail as the ladder says.
 
         Raises:
-            DuetError: the ladder says to fail, or only the signal was asked for.
+            DuetError: the ladder says to fail, another pair can take over, or only the signal was asked for.
         """
-        rung = (
-            self._flow.parts.ladder.empty_signal if isinstance(error, SignalError) else self._flow.parts.ladder.reasoner
-        )
-        if rung == "raise" or self._flow.request.mode == "signal":
+        flow, draft = self._flow, self._flow.draft
+        rung = flow.parts.ladder.empty_signal if isinstance(error, SignalError) else flow.parts.ladder.reasoner
+        other_pair = flow.parts.fallback is not None and isinstance(error, BackendError)
+        outage = is_outage(error, spent=draft.account.spent)
+        if rung == "raise" or flow.request.mode == "signal" or other_pair or not outage:
             raise error
-        self._flow.reasoner_failed = isinstance(error, BackendError)
-        self._flow.draft.served_by, self._flow.draft.handoff = "generator_fallback", None
-        self._flow.draft.signal = replace(self._flow.draft.signal, text="")
-        _log.warning("no signal (%s): %s answers alone", type(error).__name__, self._flow.parts.generator.name)
-        return FellBack("reasoner", "generator_fallback", type(error).__name__)
-
-
-def _read_signal(extractor: Extractor, runs: list[RunningCall], limit: int, text: str) -> Signal:
-    first = runs[0]
-    return Signal(
-        text=text,
-        tokens=sum(run.tokens for run in runs),
-        limit=limit,
-        truncated=first.truncated and not extractor.ended,
-        honoured=all(run.honoured for run in runs),
-        counted_by=first.counted_by,
-    )
+        flow.reasoner_failed = isinstance(error, BackendError)
+        draft.served_by, draft.handoff = "generator_fallback", None
+        failed = isinstance(error, BackendError)
+        draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
+        name = flow.parts.generators[0].name
+        _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
+        return FellBack("reasoner", "generator_fallback", type(error).__name__, model=name)

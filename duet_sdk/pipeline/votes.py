@@ -19,11 +19,14 @@ def choose(answers: Sequence[str], vote: Vote) -> tuple[int, float]:
     (0, 0.6666666666666666)
 
     Raises:
-        InvalidRequest: the user's function named no answer.
+        InvalidRequest: the user's function failed or named no answer.
     """
     forms = [normalise(answer) for answer in answers]
     if callable(vote):
-        winner = vote(answers)
+        try:
+            winner = vote(answers)
+        except Exception as error:
+            raise InvalidRequest(f"the vote failed with {type(error).__name__}; it must give an index") from error
         if type(winner) is not int or not 0 <= winner < len(answers):
             raise InvalidRequest(f"vote must give an index from 0 to {len(answers) - 1}, got {winner!r}")
     else:

@@ -627,3 +627,11 @@ async def test_greedy_text_is_that_of_plain_transformers(embedded: TransformersB
         return list(output[0, len(prompt) :].tolist())
 
     assert ours == await asyncio.to_thread(plain)
+
+
+async def test_a_window_smaller_than_the_models_own_can_be_set(random_folder: Path) -> None:
+    backend = connect(str(random_folder), {"context_tokens": 64, "boundary": "local"})
+    assert (await backend.connect()).context_tokens == 64
+    await backend.aclose()
+    with pytest.raises(ConfigError, match="at 'local', not at 'eu'"):
+        connect("embedded", {"boundary": "eu"})

@@ -32,7 +32,7 @@ from duet_sdk.events import (
 )
 from duet_sdk.pipeline.parts import Ladder
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import GateDecision, ImagePart, StageUsage, TextPart, ToolCall
+from duet_sdk.types import GateDecision, ImagePart, Retry, StageUsage, TextPart, ToolCall
 
 TOOL = {
     "type": "function",
@@ -46,6 +46,7 @@ def down(error=ConnectFailed):
 
 def duet(reasoner="r", generator="g", **options):
     as_backend = lambda given: given if isinstance(given, Scripted) else Scripted(given)  # noqa: E731
+    options.setdefault("retry", Retry(attempts=1))
     return AsyncDuetClient(as_backend(reasoner), as_backend(generator), **options)
 
 
@@ -196,7 +197,7 @@ async def test_on_cut_error_fails_before_the_generator_is_asked():
 async def test_an_empty_signal_leaves_the_generator_alone():
     generator = Scripted("alone")
     events = await events_of(duet("", generator))
-    assert FellBack("reasoner", "generator_fallback", "SignalError") in events
+    assert FellBack("reasoner", "generator_fallback", "SignalError", model="scripted/lines") in events
     assert events[-1].reply.served_by == "generator_fallback"
     assert generator.calls[0].messages == (Message("user", "why?"),)
 

@@ -11,6 +11,7 @@ from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, DuetError, StreamBroken
 from duet_sdk.pricing import TokenPrice
+from duet_sdk.types import Retry
 
 ERRORS = (
     None,
@@ -41,7 +42,9 @@ def test_a_signal_never_exceeds_its_limit_unless_it_says_so(script, limit, on_cu
     reasoner, generator = Scripted(script), Scripted("answer")
 
     async def ask():
-        async with AsyncDuetClient(reasoner, generator, on_cut=on_cut, handoff=handoff) as duet:
+        async with AsyncDuetClient(
+            reasoner, generator, on_cut=on_cut, handoff=handoff, retry=Retry(attempts=1)
+        ) as duet:
             return await duet.chat("q", budget=Budget(signal_tokens=limit))
 
     reply = asyncio.run(ask())
@@ -82,10 +85,11 @@ def test_an_answer_never_exceeds_its_limit(script, limit, n):
     on_cut=POLICIES,
     mode=st.sampled_from(["duet", "generator", "reasoner", "signal"]),
     n=st.integers(1, 3),
+    tries=st.integers(1, 3),
 )
 @settings(max_examples=400, deadline=None)
 def test_tokens_and_money_of_obedient_models_stay_within_the_request(
-    reasoner_script, generator_script, total, usd, on_cut, mode, n
+    reasoner_script, generator_script, total, usd, on_cut, mode, n, tries
 ):
     # Models that obey and report: then the bound is exact, whatever fails on the way.
     reasoner, generator = (
@@ -97,7 +101,9 @@ def test_tokens_and_money_of_obedient_models_stay_within_the_request(
 
     async def ask():
         async with (
-            AsyncDuetClient(reasoner, generator, prices=prices, on_cut=on_cut) as duet,
+            AsyncDuetClient(
+                reasoner, generator, prices=prices, on_cut=on_cut, retry=Retry(attempts=tries, first_wait_s=0)
+            ) as duet,
             duet.stream("why is it so?", mode=mode, budget=budget, n=n) as run,
         ):
             try:

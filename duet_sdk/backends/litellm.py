@@ -1,0 +1,229 @@
+"""Remote models of any provider that LiteLLM knows: ``litellm/<provider>/<model>``.
+
+>>> from duet_sdk import DuetClient
+>>> with DuetClient(generator="litellm/openai/gpt-4o-mini") as duet:  # doctest: +SKIP
+...     duet.chat("What is the capital of France?", mode="generator").text
+'The capital of France is Paris.'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from contextlib import aclosing
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import urlsplit
+
+from duet_sdk.backends.litellm_client import Clients, load
+from duet_sdk.backends.litellm_errors import Faults
+from duet_sdk.backends.litellm_model import ModelFacts, facts_of
+from duet_sdk.backends.litellm_wire import answer_chunks, delta_chunk, request_of, usage_of
+from duet_sdk.backends.protocol import Call, Capabilities, Chunk
+from duet_sdk.errors import ConfigError, MissingExtra, Rejected, StreamBroken
+from duet_sdk.pricing import Price
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from decimal import Decimal
+
+    from pydantic import SecretStr
+
+    from duet_sdk.rendering import TokenizerFiles
+    from duet_sdk.types import Json, Message, StageUsage
+
+_OPTIONS: dict[str, tuple[type, ...]] = {
+    "api_key": (),  # a text, or a SecretStr
+    "base_url": (str,),
+    "boundary": (str,),
+    "context_tokens": (int,),
+    "price": get_args(Price),
+    "timeout_s": (int, float),
+}
+
+
+class LiteLLMBackend:
+    """A model behind ``litellm.acompletion``; LiteLLM's own retries and fallbacks are off.
+
+    Args:
+        model: ``provider/model``, as LiteLLM names it.
+        api_key: the key; None leaves it to LiteLLM, which reads the provider's own environment variable.
+        base_url: where the model is served; None for the provider's own address.
+        boundary: how far requests travel; None for ``local`` on a loopback address, else ``any``.
+        price: what a call costs; None takes LiteLLM's prices.
+        context_tokens: the window; None asks LiteLLM's list of models.
+        timeout_s: seconds that the server may be silent.
+    """
+
+    name = "litellm"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        api_key: SecretStr | None = None,
+        base_url: str | None = None,
+        boundary: str | None = None,
+        price: Price | None = None,
+        context_tokens: int | None = None,
+        timeout_s: float = 600.0,
+    ) -> None:
+        self.model = model
+        self.boundary = boundary or ("local" if _is_loopback(base_url) else "any")
+        self._api_key = api_key
+        self._base_url = base_url
+        self._own_price = price
+        self._context_tokens = context_tokens
+        self._timeout_s = timeout_s
+        self._facts: ModelFacts | None = None
+        self._clients = Clients()
+
+    @property
+    def price(self) -> Price | None:
+        """The price given, else the dearest that LiteLLM lists for the model; None where it lists none."""
+        return self._own_price or (self._facts.price if self._facts else None)
+
+    async def connect(self) -> Capabilities:
+        """Import LiteLLM and look the model up in its list; nothing is sent.
+
+        Raises:
+            ConfigError: LiteLLM knows no such provider.
+            MissingExtra: LiteLLM is not installed.
+        """
+        return (await self._known()).capabilities
+
+    async def stream(self, call: Call) -> AsyncIterator[Chunk]:
+        """Call the model. Several outputs come whole, as LiteLLM does not tell their streams apart.
+
+        Raises:
+            BackendError: as it happens, also part way.
+            ContextOverflow: the server says that the prompt does not fit.
+        """
+        if call.prompt_ids:
+            raise Rejected("chat APIs take no token ids; use handoff='instruct'", backend=self.name, model=self.model)
+        facts = await self._known()
+        litellm = load()
+        secret = self._api_key.get_secret_value() if self._api_key else None
+        faults = Faults(self.name, self.model, call, secret=secret, context_tokens=facts.capabilities.context_tokens)
+        request = request_of(call, facts) | {
+            "model": self.model,
+            "api_key": secret,
+            "base_url": self._base_url,
+            "timeout": self._timeout_s,
+            "num_retries": 0,
+            "max_retries": 0,
+            "drop_params": False,
+            # With tools LiteLLM otherwise imports its MCP gateway, which fails without the package mcp.
+            "_skip_mcp_handler": True,
+            "stream": not (call.whole or call.n > 1),
+        }
+        try:
+            with self._clients.watch():
+                answer = await litellm.acompletion(**request)
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises what it likes, and its words may quote the prompt
+            raise faults.told(error) from None
+        if not request["stream"]:
+            for chunk in answer_chunks(answer):
+                yield chunk
+            yield self._bill(usage_of(answer.usage), answer.usage)
+            return
+        async with aclosing(self._deltas(answer, faults)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _deltas(self, answer: Any, faults: Faults) -> AsyncGenerator[Chunk, None]:
+        written: list[str] = []
+        usage: StageUsage | None = None
+        try:
+            while True:
+                try:
+                    piece = await anext(answer)
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # noqa: BLE001 - as above
+                    raise faults.told(error, partial="".join(written), usage=usage, begun=bool(written)) from None
+                chunk = delta_chunk(piece)
+                written.append(chunk.text)
+                if chunk.finish_reason is not None and not _was_ended(answer):
+                    message = "the stream ended without saying why the output ended"
+                    raise StreamBroken(message, partial="".join(written), backend=self.name, model=self.model)
+                yield chunk
+                # LiteLLM counts for itself where the server does not say its usage: that is no evidence.
+                if (told := getattr(piece, "usage", None)) is not None and any(
+                    getattr(seen, "usage", None) is not None for seen in answer.chunks
+                ):
+                    usage = usage_of(told)
+                    yield self._bill(usage, told)
+        finally:
+            await answer.aclose()
+
+    def _bill(self, usage: StageUsage | None, told: object) -> Chunk:
+        return Chunk(usage=usage, cost_usd=self._cost(told) if usage else None)
+
+    def _cost(self, told: object) -> Decimal | None:
+        """LiteLLM's own calculation; None for a model it has no price for, or where another price was given."""
+        if self._own_price is not None or self._facts is None:
+            return None
+        return self._facts.cost(told)
+
+    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int | None:
+        """None: LiteLLM's count is a guess for most providers, and fetches tokenizers for some."""
+        return None
+
+    async def tokenizer(self) -> TokenizerFiles | None:
+        """None: providers do not hand theirs out."""
+        return None
+
+    async def aclose(self) -> None:
+        """Close the connections that LiteLLM opened for DUET and that nobody uses now."""
+        await self._clients.aclose()
+
+    async def _known(self) -> ModelFacts:
+        if self._facts is None:
+            # The import takes seconds, and what LiteLLM looks up may block.
+            self._facts = await asyncio.to_thread(facts_of, self.model, self._base_url, self._context_tokens)
+        return self._facts
+
+
+def connect(model: str, options: Mapping[str, object]) -> LiteLLMBackend:
+    """``litellm/PROVIDER/MODEL`` with the options of `LiteLLMBackend`; imports and sends nothing yet.
+
+    Raises:
+        ConfigError: another option, or one of the wrong type.
+        MissingExtra: LiteLLM is not installed.
+    """
+    if find_spec("litellm") is None:
+        raise MissingExtra("backend 'litellm'", extra="litellm")
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            raise ConfigError(f"backend 'litellm' has no option {name!r}; it has {', '.join(_OPTIONS)}")
+        if _OPTIONS[name] and (not isinstance(value, _OPTIONS[name]) or isinstance(value, bool)):
+            wanted = " or ".join(kind.__name__ for kind in _OPTIONS[name])
+            raise ConfigError(f"option {name!r} must be a {wanted}, got {type(value).__name__}")
+    given: dict[str, Any] = dict(options)
+    if "api_key" in given:
+        given["api_key"] = _secret(given["api_key"])
+    return LiteLLMBackend(model, **given)
+
+
+def _secret(key: object) -> SecretStr:
+    from pydantic import SecretStr
+
+    if isinstance(key, SecretStr):
+        return key
+    if isinstance(key, str):
+        return SecretStr(key)
+    raise ConfigError(f"option 'api_key' must be a str or SecretStr, got {type(key).__name__}")
+
+
+def _was_ended(answer: Any) -> bool:
+    """Whether the server said why the output ended; LiteLLM makes up ``stop`` for a stream that breaks off."""
+    return bool(answer.received_finish_reason or answer.intermittent_finish_reason)
+
+
+def _is_loopback(url: str | None) -> bool:
+    host = urlsplit(url or "").hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,113 @@
+"""A `Call` → the arguments of ``litellm.acompletion``; what that returns → `Chunk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from duet_sdk.backends.protocol import Call, Chunk
+from duet_sdk.backends.wire import message_on_wire
+from duet_sdk.events import ToolCallDelta
+from duet_sdk.types import StageUsage, TokenLogprob
+
+if TYPE_CHECKING:
+    from duet_sdk.backends.litellm_model import ModelFacts
+
+_SOME_THINKING = "low"
+"""The effort for a call that is to think: the limit of tokens holds thinking and text together."""
+
+
+def request_of(call: Call, facts: ModelFacts) -> dict[str, Any]:
+    """The arguments that the call itself makes; LiteLLM names ``max_tokens`` as the provider wants it."""
+    sampling = call.sampling
+    request: dict[str, Any] = {
+        "messages": [message_on_wire(message) for message in call.messages],
+        "max_tokens": call.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "seed": sampling.seed,
+        "stop": list(sampling.stop) or None,
+        "tools": [dict(tool) for tool in call.tools] or None,
+        "tool_choice": call.tool_choice,
+        "response_format": call.response_format,
+        "n": call.n if call.n > 1 else None,
+        "stream_options": None if call.whole or call.n > 1 else {"include_usage": True},
+    }
+    if sampling.logprobs is not None:
+        request |= {"logprobs": True, "top_logprobs": sampling.logprobs or None}
+    extra = dict(sampling.extra_body or {})
+    if call.thinking is not None and facts.provider == "hosted_vllm":
+        # What vLLM's templates take; one that knows nothing of it passes over it.
+        template = dict(extra.get("chat_template_kwargs") or {})
+        extra["chat_template_kwargs"] = {"enable_thinking": call.thinking} | template
+    elif call.thinking is not None and facts.no_thinking is not None:
+        request["reasoning_effort"] = _SOME_THINKING if call.thinking else facts.no_thinking
+    if extra:
+        request["extra_body"] = extra
+    return {name: value for name, value in request.items() if value is not None}
+
+
+def answer_chunks(answer: Any) -> Iterator[Chunk]:
+    """A whole answer, a chunk for each output."""
+    for choice in answer.choices:
+        yield _chunk(choice, choice.message, finish_reason=choice.finish_reason or "stop")
+
+
+def delta_chunk(piece: Any) -> Chunk:
+    """A piece of a stream, which is of one output; usage is read apart."""
+    if not piece.choices:
+        return Chunk()
+    choice = piece.choices[0]
+    return _chunk(choice, choice.delta, finish_reason=choice.finish_reason)
+
+
+def usage_of(told: Any) -> StageUsage | None:
+    """Tokens as billed, hidden reasoning in the output; None where none were reported."""
+    if told is None or not (told.prompt_tokens or told.completion_tokens):
+        return None
+    return StageUsage(
+        input_tokens=told.prompt_tokens or 0,
+        output_tokens=max(told.completion_tokens or 0, _detail(told, "completion_tokens_details", "reasoning_tokens")),
+        cached_tokens=_detail(told, "prompt_tokens_details", "cached_tokens"),
+    )
+
+
+def _detail(told: Any, details: str, name: str) -> int:
+    return getattr(getattr(told, details, None), name, None) or 0
+
+
+def _chunk(choice: Any, said: Any, *, finish_reason: str | None) -> Chunk:
+    index = choice.index or 0
+    return Chunk(
+        text=getattr(said, "content", None) or "",
+        reasoning=getattr(said, "reasoning_content", None) or "",
+        logprobs=tuple(_logprobs(getattr(choice, "logprobs", None))),
+        tool_calls=tuple(_tool_calls(getattr(said, "tool_calls", None) or (), index)),
+        finish_reason="tool_calls" if finish_reason == "function_call" else finish_reason,
+        index=index,
+    )
+
+
+def _tool_calls(calls: Iterable[Any], index: int) -> Iterator[ToolCallDelta]:
+    for at, call in enumerate(calls):
+        position = getattr(call, "index", None)
+        yield ToolCallDelta(
+            position=at if position is None else position,
+            id=call.id or None,
+            name=call.function.name or None,
+            arguments=call.function.arguments or "",
+            index=index,
+        )
+
+
+def _logprobs(told: Any) -> Iterator[TokenLogprob]:
+    for item in _field(told, "content") or ():
+        best = tuple((_field(top, "token"), _field(top, "logprob")) for top in _field(item, "top_logprobs") or ())
+        yield TokenLogprob(_field(item, "token"), _field(item, "logprob"), best)
+
+
+def _field(value: Any, name: str) -> Any:
+    """LiteLLM hands log-probabilities on as objects from some providers, as mappings from others."""
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)

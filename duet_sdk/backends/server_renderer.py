@@ -1,0 +1,210 @@
+"""The think handoff with a server's own template and tokenizer, where no local copy is at hand.
+
+The server reads control tokens out of every text that it is given. So each piece of a signal that would become one is
+cut after its first character and the pieces are encoded apart: no control token, nothing lost, and other ids than in
+training only beside such a cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from duet_sdk.backends.wire import message_on_wire
+from duet_sdk.errors import BackendError, ConfigError, InvalidRequest, SignalError
+from duet_sdk.rendering.control import Span, clean, find
+from duet_sdk.rendering.probe import ThinkBlock, find_block
+from duet_sdk.rendering.template import ChatTemplate
+from duet_sdk.types import Json, Message
+
+_CONTROL = re.compile(r"\s*(?:[\[<{◁＜｟｛]\S.*[\]>}▷＞｠｝]|/\w+)\s*", re.DOTALL)
+"""What a control token looks like, whatever its family (GLM has ``/nothink``); plain tokens of this look are cut as
+well, at no loss."""
+_MARKED = re.compile(r"[\[<{◁＜｟｛][^\s\[\]<>{}]{1,64}[\]>}▷＞｠｝]")
+_CUTS = 8
+"""Rounds of cutting; one is enough for every tokenizer known."""
+
+
+class Ask(Protocol):
+    """The server's ``/tokenize`` and ``/detokenize``."""
+
+    def __call__(self, path: str, body: Json | None, /) -> Awaitable[Any]:
+        """(path from the server's root, JSON) → JSON.
+
+        Raises:
+            BackendError: the server does not answer, or refuses.
+        """
+
+
+class ServerRenderer:
+    """Renders the think handoff through a server; make one with `load`.
+
+    Attributes:
+        think_tags: what opens and closes the block.
+    """
+
+    def __init__(self, ask: Ask, model: str, block: ThinkBlock) -> None:
+        self._ask = ask
+        self._model = model
+        self._block = block
+        self.think_tags = block.tags
+
+    @classmethod
+    async def load(cls, ask: Ask, model: str) -> ServerRenderer:
+        """Find where the server's template puts thinking, by rendering sample turns there.
+
+        Raises:
+            ConfigError: the template or the tokenizer cannot hold a signal safely.
+            BackendError: the server does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        remote = _Remote(ask, model)
+
+        def wait(work: Awaitable[Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(_as_coroutine(work), loop).result()
+
+        template = _BlockingTemplate(remote, wait)
+        # The search is written for a template at hand; in a thread it can wait for the server's answers.
+        found = await asyncio.to_thread(
+            find_block, cast("ChatTemplate", template), lambda text: wait(remote.control_spans(text))
+        )
+        if isinstance(found, str):
+            raise ConfigError(f"no think handoff with {model}: {found}; use handoff='instruct'")
+        return cls(ask, model, found)
+
+    async def think_ids(
+        self, messages: Sequence[Message], signal: str, *, closed: bool = True, tools: Sequence[Json] = ()
+    ) -> tuple[int, ...]:
+        """Prompt whose open assistant turn holds ``signal``, stripped, as the model's own thinking.
+
+        With ``closed`` the block is closed and the answer comes next, otherwise the thinking goes on.
+
+        Raises:
+            SignalError: the signal is empty, or cannot be cut so that it holds no control token.
+            InvalidRequest: the template refuses these messages, or they switch its thinking off.
+            ConfigError: the tokenizer does not give back the text that it was given.
+            BackendError: the server does not answer.
+        """
+        block, remote = self._block, _Remote(self._ask, self._model)
+        signal = clean(signal).strip()
+        if not signal:
+            raise SignalError("the signal is empty; ask the generator without one")
+        turns = [message_on_wire(message) for message in messages]
+        ids, prompt = await remote.chat(turns, generation=True, tools=tools, kwargs=block.kwargs)
+        if not prompt.endswith(block.header):
+            raise InvalidRequest(
+                "these messages make the chat template end its prompt without room for a think block "
+                "(do they switch thinking off?); use handoff='instruct' for them"
+            )
+        before = prompt + block.opener
+        head, closing = await asyncio.gather(
+            remote.encode(before[: len(before) - len(block.lead)]), remote.encode(block.closing)
+        )
+        if ids[: len(head)] != head[: len(ids)]:
+            raise ConfigError(
+                f"the tokenizer of {self._model} does not give back the text that it read; name a local copy of it "
+                "(option tokenizer), or use handoff='instruct'"
+            )
+        span = await self._untrusted(remote, block.lead + signal + (block.trail if closed else ""))
+        return (*head, *span, *(closing if closed else ()))
+
+    async def _untrusted(self, remote: _Remote, text: str) -> list[int]:
+        """Ids of text, none of them a control token."""
+        cuts = {start + 1 for start, _ in find(_MARKED, text)} - {len(text)}
+        for _ in range(_CUTS):
+            edges = [0, *sorted(cuts), len(text)]
+            pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
+            encoded = await asyncio.gather(*(remote.tokens(piece) for piece in pieces))
+            further = {
+                edges[at] + start + len(piece[start:end]) - len(piece[start:end].lstrip()) + 1
+                for at, (piece, (_, strings)) in enumerate(zip(pieces, encoded, strict=True))
+                for start, end in _spans(piece, strings)
+            } - cuts
+            if not further:
+                return [at for ids, _ in encoded for at in ids]
+            cuts |= {cut for cut in further if 0 < cut < len(text)}
+        raise SignalError("the tokenizer makes a control token out of plain text; use handoff='instruct'")
+
+
+class _Remote:
+    """The server's template and tokenizer."""
+
+    def __init__(self, ask: Ask, model: str) -> None:
+        self._ask = ask
+        self._model = model
+
+    async def chat(
+        self, turns: Sequence[Json], *, generation: bool, tools: Sequence[Json], kwargs: Mapping[str, object] | None
+    ) -> tuple[list[int], str]:
+        """Ids and text of a rendered conversation."""
+        asked: dict[str, object] = {"model": self._model, "messages": list(turns), "add_generation_prompt": generation}
+        if tools:
+            asked["tools"] = list(tools)
+        if kwargs:
+            asked["chat_template_kwargs"] = dict(kwargs)
+        try:
+            ids = (await self._ask("//tokenize", asked))["tokens"]
+            text = (await self._ask("//detokenize", {"model": self._model, "tokens": ids}))["prompt"]
+        except BackendError as error:
+            if error.status is not None and 400 <= error.status < 500:
+                raise InvalidRequest(f"the server's chat template refuses these messages: {error}") from error
+            raise
+        return list(ids), str(text)
+
+    async def encode(self, text: str) -> list[int]:
+        """Ids of trusted text: control strings in it become control tokens."""
+        return (await self.tokens(text))[0] if text else []
+
+    async def tokens(self, text: str) -> tuple[list[int], list[str]]:
+        """Ids of a text, and what each stands for."""
+        asked = {"model": self._model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
+        answer = await self._ask("//tokenize", asked)
+        strings = answer.get("token_strs")
+        if not isinstance(strings, list) or len(strings) != len(answer["tokens"]):
+            raise ConfigError(
+                f"the server of {self._model} does not tell what its tokens are; name a local copy of the tokenizer "
+                "(option tokenizer), or use handoff='instruct'"
+            )
+        return list(answer["tokens"]), [str(string) for string in strings]
+
+    async def control_spans(self, text: str) -> list[Span]:
+        """Where control tokens stand in trusted text."""
+        return _spans(text, (await self.tokens(text))[1])
+
+
+class _BlockingTemplate:
+    """The server's template for code that does not await."""
+
+    def __init__(self, remote: _Remote, wait: Callable[[Awaitable[Any]], Any]) -> None:
+        self._remote = remote
+        self._wait = wait
+
+    def render(
+        self,
+        turns: Sequence[Json],
+        *,
+        generation: bool,
+        tools: Sequence[Json] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> str:
+        """The prompt's text. Raises InvalidRequest where the template refuses the turns."""
+        text: str = self._wait(self._remote.chat(turns, generation=generation, tools=tools, kwargs=kwargs))[1]
+        return text
+
+
+async def _as_coroutine(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+def _spans(text: str, strings: Sequence[str]) -> list[Span]:
+    """Where tokens that look like control tokens stand in the text, found one after the other."""
+    spans: list[Span] = []
+    done = 0
+    for string in strings:
+        if len(string) > 1 and _CONTROL.fullmatch(string) and (at := text.find(string, done)) >= 0:
+            spans.append((at, at + len(string)))
+            done = at + len(string)
+    return spans

@@ -1,0 +1,77 @@
+"""Real vLLM servers for all tests of this folder; `make test-vllm` runs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import servers
+import tiny_model
+from contracts.test_backend import WORDS
+
+from duet_sdk.rendering import Renderer, TokenizerFiles
+
+PYTHON = os.environ.get("DUET_VLLM_PYTHON", "")
+"""The Python of the environment that .ci/vllm makes."""
+
+_running = pytest.StashKey[list[servers.Server]]()
+
+
+@pytest.fixture(scope="session")
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[servers.Server]]:
+    if not PYTHON:
+        pytest.skip("needs the environment with vLLM; run `make test-vllm`")
+    folder = tmp_path_factory.mktemp("vllm")
+    folders = {
+        "plain": servers.models.embedded(),
+        "thinker": servers.think_copy(folder / "thinker-model"),
+        "counter": tiny_model.recite(folder / "counter-model", WORDS),
+    }
+    started: list[servers.Server] = []
+    try:
+        for name, model in folders.items():
+            started.append(servers.launch(PYTHON, name, model, folder / f"{name}.log"))
+        servers.wait_until_ready(started)
+        request.config.stash[_running] = started
+        yield started
+    finally:
+        servers.stop(started)
+
+
+@pytest.fixture(scope="session")
+def plain(running: list[servers.Server]) -> servers.Server:
+    """The embedded model as it is."""
+    return running[0]
+
+
+@pytest.fixture(scope="session")
+def thinker(running: list[servers.Server]) -> servers.Server:
+    """The copy with think tags, Qwen3's template and its reasoning parser."""
+    return running[1]
+
+
+@pytest.fixture(scope="session")
+def counter(running: list[servers.Server]) -> servers.Server:
+    """A tiny model that counts from one to eight, as the backends' contract wants it."""
+    return running[2]
+
+
+@pytest.fixture(scope="session")
+def files(thinker: servers.Server) -> TokenizerFiles:
+    return TokenizerFiles.from_folder(thinker.folder)
+
+
+@pytest.fixture(scope="session")
+def renderer(files: TokenizerFiles) -> Renderer:
+    return Renderer(files)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test shows what the servers last said."""
+    report = yield
+    if report.failed:
+        for server in item.config.stash.get(_running, []):
+            report.sections.append((f"log of {server.name}", servers.tail(server, 30)))
+    return report
