@@ -44,13 +44,12 @@ docs: ## build the documentation into site/; any warning fails
 	$(SETUP) docs
 	NO_MKDOCS_2_WARNING=1 $(IN) -m mkdocs build --strict --quiet
 
-bench: ## measure import, pipeline, and the calls against other libraries (first some 2 minutes for their environment)
+bench: ## measure import and pipeline, then the calls against other libraries (first some 2 minutes for those)
 	$(SETUP) demo
-	@set -e; with_others=$$($(PYTHON) benchmarks/environment.py); export PYTHONPATH=.; \
-	for each in "$(IN) benchmarks/import_time.py" "$(IN) benchmarks/pipeline.py" \
-		"$$with_others benchmarks/wire.py" "$$with_others benchmarks/many.py"; do \
-		echo "== $$each" | sed 's|== .* |== |'; $$each; echo; \
-	done
+	$(IN) benchmarks/import_time.py
+	$(IN) benchmarks/pipeline.py
+	@others=$$($(PYTHON) benchmarks/environment.py) && export PYTHONPATH=. && set -x && \
+	$$others benchmarks/wire.py && $$others benchmarks/many.py
 
 pre-commit: ## run the hooks of .pre-commit-config.yaml over every file
 	$(SETUP) test lint

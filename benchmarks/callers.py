@@ -1,4 +1,4 @@
-"""The same two-stage call by DUET, and written by hand on each library: ask a reasoner, then a generator that sees its text.
+"""The same two-stage call by DUET and by hand on each library: a reasoner, then a generator that sees its text.
 
 ``streamed`` streams both stages; ``whole`` asks for both answers in one piece (DUET's `chat` streams its reasoner all
 the same, so that the signal's limit holds).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -328,8 +329,9 @@ class AsyncDuetClient:
     async def aclose(self) -> None:
         """Close both models; harmless when done twice."""
         self._closed = True
-        for backend in self._parts.backends():
-            await backend.aclose()
+        async with AsyncExitStack() as closing:  # closes all, also after one that fails
+            for backend in self._parts.backends():
+                closing.push_async_callback(backend.aclose)
 
 
 class AsyncConversation:
@@ -398,6 +400,12 @@ def _build_parts(
     signal_cache: SignalCache | None = None,
     fallback_pair: tuple[ModelLike, ModelLike] | None = None,
 ) -> Parts:
+    _expect(Budget, budget=budget)
+    _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
+    _expect(Prompts, prompts=prompts)
+    _expect(Mapping, prices=prices)
+    _expect(Retry, retry=retry)
+    _expect(OnBreak, on_break=on_break)
     handoff = handoff or "instruct"
     if handoff not in get_args(HandoffName):
         raise ConfigError(f"handoff {handoff!r} is unknown; known are {', '.join(get_args(HandoffName))}")
@@ -425,6 +433,19 @@ def _build_parts(
             _handoffs={},
         )
     return parts
+
+
+def _expect(kind: type | tuple[type, ...], **given: object) -> None:
+    """Refuse arguments of another kind by name, before they fail somewhere inside.
+
+    Raises:
+        InvalidRequest: one is neither None nor of that kind.
+    """
+    for name, value in given.items():
+        if value is not None and not isinstance(value, kind):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            wanted = " or ".join(one.__name__ for one in kinds)
+            raise InvalidRequest(f"{name} must be a {wanted}, got {type(value).__name__}")
 
 
 def _stage_models(stage: Stage, given: ModelLike) -> tuple[StageModel, ...]:
@@ -469,6 +490,10 @@ def _build_request(
         raise InvalidRequest(f"n must be a whole number from 1 to {MOST_ANSWERS}, got {n!r}")
     if vote is not None and vote != "majority" and not callable(vote):
         raise InvalidRequest(f"vote must be 'majority' or a function, got {vote!r}")
+    _expect(Budget, budget=budget)
+    _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
+    _expect((list, tuple), tools=tools)
+    _expect((str, list, tuple), stop=stop, scopes=scopes, boundary=boundary)
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     common = Sampling(temperature, top_p, top_k, seed=seed, stop=stops)
     own_reasoner, own_generator = reasoner_params or Sampling(), generator_params or Sampling()

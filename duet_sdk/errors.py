@@ -15,6 +15,7 @@
     ├── TrainingError          a training run cannot start or go on
     └── BackendError           a model or its server failed
         ├── ConnectFailed      no answer at all
+        │   └── EndpointResting    it failed several times in a row and is left alone
         ├── Authentication     the key is missing or was refused
         ├── RateLimited        asked to come back later
         ├── ModelNotFound      the server or folder has no such model
@@ -183,6 +184,10 @@ class ConnectFailed(BackendError):
     """No answer at all: refused, unreachable, timed out before the first byte."""
 
     retryable = True
+
+
+class EndpointResting(ConnectFailed):
+    """The endpoint failed several times in a row and is left alone for ``retry_after`` seconds; nothing was sent."""
 
 
 class Authentication(BackendError):

@@ -54,9 +54,14 @@ def _parse(item: object, at: int) -> Message:
     role = _ALIASES.get(str(item.get("role")), item.get("role"))
     if role not in _ROLES:
         raise InvalidRequest(f"message {at} has the role {role!r}; known are {', '.join(_ROLES)}")
-    calls = tuple(_tool_call(call, at) for call in item.get("tool_calls") or ())
+    given = item.get("tool_calls") or ()
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise InvalidRequest(f"message {at}: tool_calls must be a list, got {type(given).__name__}")
+    calls = tuple(_tool_call(call, at) for call in given)
     content = _content(item.get("content"), at, may_be_empty=role == "tool" or (role == "assistant" and bool(calls)))
     tool_call_id = item.get("tool_call_id")
+    if tool_call_id is not None and not isinstance(tool_call_id, str):
+        raise InvalidRequest(f"message {at}: tool_call_id must be a text, got {type(tool_call_id).__name__}")
     if role == "tool" and not tool_call_id:
         raise InvalidRequest(f"message {at} is a tool's result without tool_call_id: say which call it answers")
     return Message(cast("Role", role), content, calls, tool_call_id, item.get("name"))
@@ -81,7 +86,7 @@ def _content(content: object, at: int, *, may_be_empty: bool) -> str | tuple[Par
 
 def _part(piece: object, at: int) -> Part | None:
     if isinstance(piece, TextPart | ImagePart):
-        return piece
+        return _part({"type": "text", "text": piece.text}, at) if isinstance(piece, TextPart) else piece
     if isinstance(piece, str):
         return TextPart(piece)
     if isinstance(piece, Mapping):
@@ -101,12 +106,15 @@ def _part(piece: object, at: int) -> Part | None:
 
 def _tool_call(call: object, at: int) -> ToolCall:
     if isinstance(call, ToolCall):
-        return call
+        call = {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
     if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
         function = call["function"]
         arguments = function.get("arguments", "{}")
         if isinstance(function.get("name"), str) and isinstance(call.get("id"), str):
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            try:
+                text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            except (TypeError, ValueError):
+                raise InvalidRequest(f"message {at} has a tool call whose arguments are no JSON") from None
             return ToolCall(call["id"], function["name"], text)
     raise InvalidRequest(f"message {at} has a tool call without id or function name")
 
@@ -119,13 +127,21 @@ def check_tools(tools: Sequence[Json]) -> tuple[Json, ...]:
     """
     names: set[str] = set()
     for at, tool in enumerate(tools):
-        function: object = tool.get("function")
+        wire: object = tool
+        function: object = wire.get("function") if isinstance(wire, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(name, str) or not name:
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
             raise InvalidRequest(
                 f'tool {at} must read {{"type": "function", "function": {{"name": …, "parameters": …}}}}'
             )
         if name in names:
             raise InvalidRequest(f"two tools are called {name!r}")
+        parameters = function.get("parameters")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise InvalidRequest(f"the parameters of tool {name!r} must be a JSON schema")
         names.add(name)
+    try:
+        json.dumps(list(tools))
+    except (TypeError, ValueError):
+        raise InvalidRequest("the tools hold something that is no JSON") from None
     return tuple(tools)

@@ -54,9 +54,12 @@ class Extractor:
         if text:
             if self._thinking and not self._inside and not self._outside and self._take == "thinking":
                 self.closed = True  # the server's reasoning part is over
-            self._pending += text
-            while self._step(shown):
-                pass
+            if not self._pending and self._open[0] not in text and self._close[0] not in text:
+                self._put(text, shown)  # most pieces: no tag begins in them
+            else:
+                self._pending += text
+                while self._step(shown):
+                    pass
         return "".join(shown)
 
     def _step(self, shown: list[str]) -> bool:
@@ -276,6 +279,9 @@ def cut_policy(given: str | CutPolicy) -> CutPolicy:
         return _POLICIES[given]
     if not isinstance(given, CutPolicy):
         raise ConfigError(f"on_cut must be a name or a CutPolicy, got {type(given).__name__}")
+    reserve: object = given.reserve
+    if not isinstance(reserve, int | float) or not 0 <= reserve < 1:
+        raise ConfigError(f"the cut policy {given.name!r} reserves {reserve!r} of the limit; it must be in [0, 1)")
     return given
 
 

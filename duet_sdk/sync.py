@@ -36,6 +36,7 @@ class BackgroundLoop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="duet", daemon=True)
         self._thread.start()
+        self._lock = threading.Lock()
         # A client that is forgotten without close() must not keep its thread.
         self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
 
@@ -48,14 +49,15 @@ class BackgroundLoop:
         problem = None
         if os.getpid() != self._pid:
             problem = "this client was made before the process was forked; make a new one in each process"
-        elif not self._finalizer.alive:
-            problem = "this client is closed; make a new one"
         elif threading.get_ident() == self._thread.ident:
             problem = "a synchronous client cannot be used from its own callbacks; use AsyncDuetClient there"
-        if problem is not None:
-            work.close()
-            raise ConfigError(problem)
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        if problem is None:
+            with self._lock:  # nothing may be started on a loop that is about to stop
+                if self._finalizer.alive:
+                    return asyncio.run_coroutine_threadsafe(work, self._loop)
+            problem = "this client is closed; make a new one"
+        work.close()
+        raise ConfigError(problem)
 
     def wait(self, work: Coroutine[object, object, Result]) -> Result:
         """Run the work and wait for it; an interrupt (Ctrl-C) cancels the work and waits until it has cleaned up.
@@ -63,16 +65,30 @@ class BackgroundLoop:
         Raises:
             ConfigError: as `start`.
         """
-        future = self.start(work)
+        task: list[asyncio.Task[object] | None] = []
+        thrown: list[BaseException] = []
+
+        async def run() -> Result:
+            task.append(asyncio.current_task())
+            try:
+                return await work
+            except (KeyboardInterrupt, SystemExit) as error:
+                # From a user's gate or vote: let out here, it would end the loop's thread and hang everybody else.
+                thrown.append(error)
+                raise asyncio.CancelledError from None
+
         try:
-            return future.result()
+            return self.start(run()).result()
         except CancelledError as error:
+            if thrown:
+                raise thrown[0] from None
             raise ConfigError("the client was closed while this request ran") from error
+        except Exception:
+            work.close()
+            raise
         except BaseException:
-            if not future.done():
-                future.cancel()
-                # Cancelling the future only asks: one round trip lets the work leave its model.
-                asyncio.run_coroutine_threadsafe(_settle(), self._loop).result(timeout=10)
+            # The work knows its own task, so that an interrupt before the future was at hand ends it as well.
+            asyncio.run_coroutine_threadsafe(_end(task), self._loop).result()
             raise
 
     @property
@@ -82,14 +98,18 @@ class BackgroundLoop:
 
     def close(self) -> None:
         """Cancel what runs, stop the loop, and end the thread."""
-        self._finalizer()
+        with self._lock:
+            detached = self._finalizer.detach()
+        if detached is not None:
+            _stop(self._loop, self._thread, self._pid)
 
 
-async def _settle() -> None:
-    """Wait until every cancelled task has ended."""
-    tasks = [task for task in asyncio.all_tasks() if task.cancelling()]
-    if tasks:
-        await asyncio.wait(tasks, timeout=10)
+async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
+    """Cancel the tasks and wait until they have cleaned up, though not for ever."""
+    for task in tasks:
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=10)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
@@ -97,13 +117,16 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -
         return
 
     async def end() -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await loop.shutdown_asyncgens()
-        await loop.shutdown_default_executor()
-        loop.stop()
+        try:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await loop.shutdown_asyncgens()
+            await loop.shutdown_default_executor()
+            await asyncio.sleep(0)  # those who wait for the cancelled tasks are told in the loop's next turn
+        finally:
+            loop.stop()
 
     asyncio.run_coroutine_threadsafe(end(), loop)
     if threading.get_ident() != thread.ident:
@@ -126,7 +149,7 @@ class SyncRun:
         self._entered = False
         self._started = False
         self._over = False
-        self._pump: asyncio.Task[None] | None = None
+        self._pump: asyncio.Task[object] | None = None
 
     @property
     def reply(self) -> Reply:
@@ -150,7 +173,7 @@ class SyncRun:
         except asyncio.CancelledError:
             self._events.put(ConfigError("the client was closed while this request ran"))
             raise
-        except Exception as error:  # noqa: BLE001  # carried over to the thread that iterates
+        except BaseException as error:  # noqa: BLE001  # carried over to the thread that iterates, which may be ended by it
             self._events.put(error)
         else:
             self._events.put(None)
@@ -188,9 +211,7 @@ class SyncRun:
             self._loop.wait(self._leave())
 
     async def _leave(self) -> None:
-        if self._pump is not None and not self._pump.done():
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
+        await _end([self._pump])
         await self._run.aclose()
 
 
@@ -278,8 +299,10 @@ class DuetClient:
     def close(self) -> None:
         """Close both models and the background loop; harmless when done twice."""
         if self._loop.alive:
-            self._loop.wait(self._client.aclose())
-            self._loop.close()
+            try:
+                self._loop.wait(self._client.aclose())
+            finally:
+                self._loop.close()
 
 
 class Conversation:

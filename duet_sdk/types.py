@@ -116,8 +116,12 @@ class Sampling:
         """
         stop: object = self.stop  # callers write a single text, too
         object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
+        if not all(isinstance(text, str) for text in self.stop):
+            raise InvalidRequest("stop must be a text or several texts")
         for name, low, high in (("temperature", 0, None), ("top_p", 0, 1), ("min_p", 0, 1)):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, int | float):
+                raise InvalidRequest(f"{name} must be a number, got {value!r}")
             if value is not None and not (low <= value and (high is None or value <= high)):
                 bound = f"between {low} and {high}" if high is not None else f"at least {low}"
                 raise InvalidRequest(f"{name} must be {bound}, got {value}")
@@ -133,7 +137,7 @@ class Sampling:
     def over(self, base: Sampling) -> Sampling:
         """These values, with ``base`` where this one leaves a choice open."""
         set_here = {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) not in (None, ())}
-        return dataclasses.replace(base, **set_here)
+        return dataclasses.replace(base, **set_here) if set_here else base
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ class Budget:
     def over(self, base: Budget) -> Budget:
         """These limits, with ``base`` where this one leaves a choice open."""
         set_here = {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) is not None}
-        return dataclasses.replace(base, **set_here)
+        return dataclasses.replace(base, **set_here) if set_here else base
 
 
 @dataclass(frozen=True, slots=True)

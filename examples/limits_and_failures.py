@@ -6,11 +6,14 @@ from duet_sdk import Budget, BudgetExceeded, DuetClient, Reply
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, DeadlineExceeded, StreamBroken
 from duet_sdk.pricing import TokenPrice
+from duet_sdk.types import Retry
 
 SKETCH = "The result is 17. Sieve up to 60. Strike out the multiples of 2, 3, 5 and 7."
 ANSWER = "There are 17 primes below 60."
 PRICES = {"scripted/lines": TokenPrice(Decimal(100), Decimal(1000))}  # USD for a million tokens
 DOWN = ConnectFailed("no answer", backend="scripted", model="lines")
+PAIR = ("scripted/17", "scripted/There are 17.")
+ONCE = Retry(attempts=1)  # by default a model that fails is called up to three times, after a wait
 
 
 def tell(what: str, reply: Reply) -> None:
@@ -38,11 +41,20 @@ with DuetClient(Scripted(Script(SKETCH, billed=900)), Scripted(ANSWER)) as duet:
 with DuetClient(Scripted(Script(SKETCH, stall_after=6)), Scripted(ANSWER)) as duet:
     tell("the reasoner hangs, and time is short", duet.chat("How many?", budget=Budget(deadline_s=0.2)))
 
-with DuetClient(Scripted(Script(SKETCH, error=DOWN, fail_after=3)), Scripted(ANSWER)) as duet:
+with DuetClient(Scripted(Script(error=DOWN), SKETCH), Scripted(ANSWER), retry=Retry(first_wait_s=0)) as duet:
+    tell("the reasoner fails once and is called again", duet.chat("How many?"))
+
+with DuetClient([Scripted(Script(error=DOWN)), Scripted(SKETCH)], Scripted(ANSWER), retry=ONCE) as duet:
+    tell("the reasoner fails, the next of its chain is asked", duet.chat("How many?"))
+
+with DuetClient(Scripted(SKETCH), Scripted(Script(error=DOWN)), fallback_pair=PAIR, retry=ONCE) as duet:
+    tell("the pair fails and another takes over", duet.chat("How many?"))
+
+with DuetClient(Scripted(Script(SKETCH, error=DOWN, fail_after=3)), Scripted(ANSWER), retry=ONCE) as duet:
     tell("the reasoner breaks off", duet.chat("How many?"))
 
 BROKEN = Scripted(Script(ANSWER, error=DOWN, fail_after=3))
-with DuetClient(Scripted(SKETCH, ANSWER), BROKEN) as duet:
+with DuetClient(Scripted(SKETCH, ANSWER), BROKEN, retry=ONCE) as duet:
     tell("the generator breaks off in chat()", duet.chat("How many?"))
 with DuetClient(Scripted(SKETCH, ANSWER), BROKEN) as duet, duet.stream("How many?") as run:
     try:
@@ -58,8 +70,8 @@ with DuetClient(Scripted(SKETCH), Scripted(Script(ANSWER, stall_after=2))) as du
         written = late.reply.text if late.reply is not None else ""
         print(f"{'the generator hangs':52} DeadlineExceeded, written {written!r}")
 
-with DuetClient(Scripted(Script(error=DOWN)), Scripted(ANSWER), on_failure="raise") as duet:
+with DuetClient(Scripted(Script(error=DOWN)), Scripted(ANSWER), on_failure="raise", retry=ONCE) as duet:
     try:
         duet.chat("How many?")
     except ConnectFailed as error:
-        print(f"{'the same with on_failure=raise':52} {type(error).__name__}, retryable={error.retryable}")
+        print(f"{'the reasoner fails, with on_failure=raise':52} {type(error).__name__}, retryable={error.retryable}")

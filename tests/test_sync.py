@@ -173,3 +173,47 @@ def test_an_interrupt_ends_the_request_at_once_and_cleanly(call):
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=True
     )
     assert (done.stdout.split(), done.stderr) == (["interrupted", "0", "1"], "")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_what_would_end_the_loops_thread_reaches_the_caller_instead(error):
+    class Gate:
+        name = "mine"
+
+        async def decide(self, request):
+            raise error
+
+    with DuetClient(Scripted("s"), Scripted("a")) as duet:
+        with pytest.raises(type(error)):
+            duet.chat("q", gate=Gate())
+        with duet.stream("q", gate=Gate()) as run, pytest.raises(type(error)):
+            list(run)
+        assert duet.chat("q").text == "a"
+
+
+def test_threads_that_ask_while_the_client_is_closed_all_get_an_answer_or_an_error():
+    for _ in range(20):
+        duet = DuetClient(Scripted("s"), Scripted("a"))
+
+        def ask_until_closed(duet=duet):
+            with pytest.raises(ConfigError):
+                while True:
+                    duet.chat("q")
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask_until_closed) for _ in range(4)]
+            duet.chat("q")
+            duet.close()
+            for one in asking:
+                one.result(timeout=20)
+
+
+def test_a_model_that_will_not_close_leaves_no_thread():
+    class Stubborn(Scripted):
+        async def aclose(self):
+            raise RuntimeError("will not close")
+
+    duet = DuetClient(Stubborn("s"), Scripted("a"))
+    with pytest.raises(RuntimeError):
+        duet.close()
+    assert duet_threads() == []

@@ -10,7 +10,7 @@ from tenacity import RetryCallState
 from tenacity.wait import wait_random_exponential
 
 from duet_sdk.backends.protocol import Backend, Call, Capabilities, Chunk
-from duet_sdk.errors import BackendError, ConnectFailed
+from duet_sdk.errors import BackendError, EndpointResting
 from duet_sdk.pricing import Price
 from duet_sdk.rendering import TokenizerFiles
 from duet_sdk.types import Json, Message, Retry
@@ -21,11 +21,12 @@ def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | N
 
     Full jitter, and at least what the server asked for.
 
+    >>> from duet_sdk.errors import ConnectFailed
     >>> failed = ConnectFailed("refused", backend="vllm", model="m", retry_after=7)
     >>> wait_s(Retry(), 1, failed, left_s=None) >= 7, wait_s(Retry(), 3, failed, left_s=None)
     (True, None)
     """
-    if not error.retryable or attempt >= retry.attempts:
+    if not error.retryable or attempt >= retry.attempts or isinstance(error, EndpointResting):
         return None
     state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]  # waits ask for the number alone
     state.attempt_number = attempt
@@ -38,7 +39,7 @@ class Breaker:
     """A backend that leaves its endpoint alone for a while after several failures in a row.
 
     Closed, it passes every call on. After ``failures`` retryable errors in a row it is open: calls fail at once with
-    `ConnectFailed`, which says how long. After ``rest_s`` one call is let through: it closes it, or opens it again.
+    `EndpointResting`, which says how long. After ``rest_s`` one call is let through: it closes it, or opens it again.
     Our own, as the libraries at hand wrap a call, not a stream, let every caller through when half open, or count a
     cancelled call as a failure.
     """
@@ -89,7 +90,7 @@ class Breaker:
         """As the backend does, unless the endpoint rests.
 
         Raises:
-            ConnectFailed: the endpoint rests.
+            EndpointResting: the endpoint rests.
         """
         trial = self._enter()
         try:
@@ -105,7 +106,7 @@ class Breaker:
         """As the backend does, unless the endpoint rests.
 
         Raises:
-            ConnectFailed: the endpoint rests.
+            EndpointResting: the endpoint rests.
         """
         trial = self._enter()
         try:
@@ -142,7 +143,7 @@ class Breaker:
             return False
         left_s = self._open_until - self._clock()
         if left_s > 0 or self._trying:
-            raise ConnectFailed(
+            raise EndpointResting(
                 f"{self.name}/{self.model} failed {self._failed} times in a row and is left alone for another "
                 f"{max(left_s, 0.0):.1f} s",
                 backend=self.name,

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic_core import from_json
+
 from duet_sdk.backends.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.http import TRANSPORT_ERRORS, BodyTooLong, Http, drain, read_body
@@ -283,7 +285,7 @@ class VllmBackend:
 
     async def _whole(self, response: ClientResponse, reader: Reader, body: Json) -> list[Chunk]:
         try:
-            value = json.loads(await read_body(response))
+            value = from_json(await read_body(response))
             if isinstance(value, dict) and value.get("error"):
                 raise self._failures.event(value["error"], body, begun=False)
             chunks = reader.whole(value)
@@ -316,7 +318,7 @@ class VllmBackend:
                 reader.done = True
                 return
             try:
-                value = json.loads(event)
+                value = from_json(event)
                 error = value.get("error")
                 chunks = () if error else reader.event(value)
             except OutputFailed as failed:

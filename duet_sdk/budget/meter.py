@@ -10,6 +10,8 @@ from duet_sdk.types import CountedBy
 
 _RANK: Final[dict[CountedBy, int]] = {"none": 0, "token_ids": 1, "usage": 2, "tokenizer": 3, "estimate": 4}
 
+_MOST_BYTES = 32
+
 
 class TokenMeter:
     """Output tokens of one output, counted as they come.
@@ -38,11 +40,18 @@ class TokenMeter:
             the tokens that this piece added.
         """
         before = self.tokens
+        if text:
+            self._pieces += 1
+            self._bytes += len(text.encode("utf-8", "surrogatepass"))
         if token_ids:
             self.tokens += token_ids
             self._saw("token_ids")
         elif used is None and text:
             self._add_text(text)
+        elif text:
+            # A running total that stands still while text comes is no evidence: no piece is less than a token, and
+            # no ordinary text has more than this many bytes in one.
+            self.tokens = max(self.tokens, self._pieces, self._bytes // _MOST_BYTES)
         if used is not None and (used > self.tokens or (text and not token_ids)):
             self.tokens = max(self.tokens, used)
             self._saw("usage")
@@ -54,8 +63,6 @@ class TokenMeter:
             self.tokens += max(1, self._count_text(text))
             self._saw("tokenizer")
             return
-        self._pieces += 1
-        self._bytes += len(text.encode("utf-8", "surrogatepass"))
         estimate = max(self._pieces, math.ceil(self._bytes / 4))
         self.tokens += estimate - self._estimated
         self._estimated = estimate

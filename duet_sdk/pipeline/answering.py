@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from duet_sdk.backends.protocol import Call, Capabilities
 from duet_sdk.context import flatten_tools
-from duet_sdk.errors import BackendError, BudgetExceeded, StreamBroken
+from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
 from duet_sdk.pipeline.attempt import RunningCall
@@ -17,7 +17,7 @@ from duet_sdk.pipeline.fit import check_abilities, fitting_prompt, price_bound, 
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import LeadingThought
-from duet_sdk.types import Prompts, Stage
+from duet_sdk.types import Prompts, Sampling, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -56,9 +56,12 @@ class Answering:
                 yield FellBack(stage, flow.draft.served_by, error_type, discard=discard, model=successor)
         if failure is not None:
             yield self._fall_back(stage, failure)
-            async with aclosing(self.events("reasoner")) as answering:
-                async for event in answering:
-                    yield event
+            try:
+                async with aclosing(self.events("reasoner")) as answering:
+                    async for event in answering:
+                        yield event
+            except (InvalidRequest, ContextOverflow) as unable:
+                raise failure from unable  # what the reasoner cannot do was asked of the generator
             return
         for index in range(flow.request.n):
             yield AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index)
@@ -103,12 +106,17 @@ class Answering:
             if chunk.finish_reason is not None:
                 text += thoughts[chunk.index].end()
                 draft.end_answer(chunk.index, chunk.finish_reason)
+            draft.add_logprobs(chunk.index, chunk.logprobs)
             if text:
-                draft.add_text(text, chunk.index, chunk.logprobs)
+                draft.add_text(text, chunk.index)
                 yield AnswerDelta(text, chunk.index, chunk.logprobs)
             for delta in chunk.tool_calls:
                 draft.add_call(delta)
                 yield delta
+        for index, thought in enumerate(thoughts):
+            if rest := thought.end():  # held back, and the output was cut before it could be told
+                draft.add_text(rest, index)
+                yield AnswerDelta(rest, index)
 
     async def _plan(self, stage: Stage, model: StageModel) -> RunningCall:
         """The call that answers, with limits that fit what is left."""
@@ -124,7 +132,7 @@ class Answering:
             response_format=request.response_format,
             n=request.n,
             whole=request.whole,
-            sampling=request.generator_sampling if stage == "generator" else request.reasoner_sampling,
+            sampling=self._sampling(stage),
         )
         want = budget.limits.answer_tokens or 1
         if guided:
@@ -144,6 +152,15 @@ class Answering:
             raise
         slot = self._flow.slot(stage, model, usd_of)
         return RunningCall(slot, replace(call, max_tokens=limit), prompt=prompt, until=budget.deadline)
+
+    def _sampling(self, stage: Stage) -> Sampling:
+        """The stage's own; a reasoner that stands in answers as the generator was to, but for what its server takes."""
+        request = self._flow.request
+        if stage == "generator":
+            return request.generator_sampling
+        if request.mode == "reasoner":
+            return request.reasoner_sampling
+        return replace(request.generator_sampling, extra_body=request.reasoner_sampling.extra_body)
 
     async def _call(self, stage: Stage, model: StageModel, able: Capabilities) -> tuple[bool, Call]:
         """Whether a signal guides the answer, and the call without its limits."""

@@ -162,14 +162,17 @@ class RunningCall:
 
     def _take(self, chunk: Chunk) -> Chunk | None:
         """Count a chunk and cut what goes beyond the limit."""
+        if not 0 <= chunk.index < self._call.n:
+            raise self._broken(f"the model's server wrote output number {chunk.index} of {self._call.n}")
         if chunk.usage is not None:
-            self._reported = chunk.usage
+            chunk = replace(chunk, usage=_plausible(chunk.usage))
+            self._reported = chunk.usage or self._reported
         if chunk.cost_usd is not None:
             self._reported_usd = chunk.cost_usd
         index, limit = chunk.index, self._call.max_tokens
         written = chunk.text + chunk.reasoning
         if chunk.tool_calls:
-            written += "".join(delta.arguments for delta in chunk.tool_calls)
+            written += "".join(f"{delta.name or ''}{delta.arguments}" for delta in chunk.tool_calls)
         if self._first_token_s is None and (written or chunk.token_ids):
             self._first_token_s = self._slot.budget.elapsed_s() - self._start_s
         meter = self._meters[index]
@@ -179,6 +182,8 @@ class RunningCall:
             fresh, self._used = used - self._used, used
             used = meter.tokens + fresh if written and not chunk.token_ids else None
         added = meter.add(written, token_ids=len(chunk.token_ids), used=used)
+        if index not in self._open and written:
+            return None  # it had said that this output was over
         if meter.tokens > limit:
             return self._cut(chunk, allowed=max(0, limit - (meter.tokens - added)), added=added)
         if chunk.finish_reason is not None:
@@ -195,10 +200,14 @@ class RunningCall:
         """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
         was_writing = chunk.index in self._writing
         self._writing.discard(chunk.index)
-        self.truncated = self.overflowed = True
+        self.overflowed = True
+        self.truncated |= chunk.index in self._open
         if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
             return None  # the final usage tells of tokens that were never shown: nothing is left to cut
-        self._stopped = not self._writing
+        # With several outputs, one that runs away must not keep the stream alive for the others.
+        self._stopped = not self._writing or sum(meter.tokens for meter in self._meters) > (
+            self._call.max_tokens * self._call.n
+        )
         if not was_writing:
             return None
         keep = allowed / added if added else 0.0
@@ -268,3 +277,10 @@ class RunningCall:
             by_ids = counted if all(m.counted_by == "token_ids" for m in self._meters) else 0
             return replace(reported, output_tokens=max(reported.output_tokens, by_ids))
         return replace(reported, output_tokens=max(reported.output_tokens, counted), estimated=not exact)
+
+
+def _plausible(usage: StageUsage) -> StageUsage | None:
+    """What a server says it used, None where that cannot be."""
+    if min(usage.input_tokens, usage.output_tokens, usage.cached_tokens) < 0:
+        return None
+    return replace(usage, cached_tokens=min(usage.cached_tokens, usage.input_tokens))

@@ -47,8 +47,8 @@ class Draft:
         """Forget what has been answered so far: another model starts over."""
         self._texts: list[list[str]] = [[] for _ in range(self.request.n)]
         self._finishes: list[str | None] = [None] * self.request.n
-        self._calls: dict[int, list[str]] = {}
-        self._logprobs: list[TokenLogprob] = []
+        self._calls: dict[tuple[int, int], list[str]] = {}
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(self.request.n)]
 
     def start_over(self) -> bool:
         """Forget signal and answers, but not what they cost: another pair takes over. Whether there was an answer."""
@@ -57,23 +57,24 @@ class Draft:
         self.discard_answers()
         return answered
 
-    def add_text(self, text: str, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
+    def add_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
+        """Append to those of answer number ``index``."""
+        self._logprobs[index].extend(logprobs)
+
+    def add_text(self, text: str, index: int) -> None:
         """Append to answer number ``index``."""
         if self.account.first_answer_s is None:
             self.account.first_answer_s = self.budget.elapsed_s()
         self._texts[index].append(text)
-        if index == 0:
-            self._logprobs.extend(logprobs)
 
     def add_call(self, delta: ToolCallDelta) -> None:
-        """Append to a tool call; those of the first answer are kept."""
+        """Append to a tool call."""
         if self.account.first_answer_s is None:
             self.account.first_answer_s = self.budget.elapsed_s()
-        if delta.index == 0:
-            call = self._calls.setdefault(delta.position, ["", "", ""])
-            call[0] = delta.id or call[0]
-            call[1] = delta.name or call[1]
-            call[2] += delta.arguments
+        call = self._calls.setdefault((delta.index, delta.position), ["", "", ""])
+        call[0] = delta.id or call[0]
+        call[1] = delta.name or call[1]
+        call[2] += delta.arguments
 
     def end_answer(self, index: int, finish_reason: str | None) -> None:
         """Answer number ``index`` is complete."""
@@ -113,10 +114,10 @@ class Draft:
             handoff=self.handoff,
             gate=self.gate,
             finish_reason=finish_reason or self.finish or self.finish_of(winner),
-            tool_calls=tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls)),
+            tool_calls=tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == winner),
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
-            logprobs=tuple(self._logprobs),
+            logprobs=tuple(self._logprobs[winner]),
             models=self.models,
             receipt=self.account.receipt(self.budget.elapsed_s()),
         )

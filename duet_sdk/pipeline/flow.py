@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
-from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, DuetError
+from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError
 from duet_sdk.handoff import Handoff, Instruct
 from duet_sdk.pipeline.attempt import Slot
 from duet_sdk.pipeline.draft import Draft
@@ -36,7 +36,9 @@ class Flow:
         self.reasoner_failed = False
         self.reasoner = parts.reasoners[0]
         first = (parts.reasoners[0], parts.generators[0])
-        self.allowed = allowed or self.request.allowed or frozenset(model.backend.boundary for model in first)
+        own = frozenset(model.backend.boundary for model in first)
+        asked = allowed if allowed is not None else self.request.allowed
+        self.allowed = own if asked is None else asked
 
     def chain(self, stage: Stage) -> list[StageModel]:
         """The models of a stage that this request may reach, in the order in which they are tried.
@@ -96,13 +98,14 @@ class Flow:
         await asyncio.sleep(pause_s)
         return True
 
-    async def in_time(self, work: Coroutine[object, object, Result]) -> Result:
-        """Await within the request's deadline.
+    async def in_time(self, work: Coroutine[object, object, Result], *, until: float | None = None) -> Result:
+        """Await within the request's deadline, or within a stage's own, which is not later.
 
         Raises:
-            DeadlineExceeded: it passed.
+            DeadlineExceeded: the request's deadline passed.
+            ConnectFailed: the stage's own did.
         """
-        left_s = self.budget.left_s(self.budget.deadline)
+        left_s = self.budget.left_s(until if until is not None else self.budget.deadline)
         if left_s is None:
             return await work
         timeout = asyncio.timeout(left_s)
@@ -110,9 +113,16 @@ class Flow:
             async with timeout:
                 return await work
         except TimeoutError as error:
-            if timeout.expired():
-                raise self.budget.deadline_error() from error
-            raise
+            if not timeout.expired():
+                raise
+            if until is not None and until != self.budget.deadline:
+                backend = self.reasoner.backend
+                raise ConnectFailed(
+                    f"{self.reasoner.name} was not ready within the signal's time; raise signal_deadline_s",
+                    backend=backend.name,
+                    model=backend.model,
+                ) from error
+            raise self.budget.deadline_error() from error
 
 
 def is_outage(error: DuetError, *, spent: bool) -> bool:

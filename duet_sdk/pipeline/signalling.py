@@ -12,7 +12,7 @@ from duet_sdk.backends.protocol import Call
 from duet_sdk.budget import UsdOf
 from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
-from duet_sdk.errors import BackendError, BudgetExceeded, DuetError, SignalError
+from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.handoff import Handoff, alone
 from duet_sdk.pipeline.attempt import RunningCall
@@ -39,6 +39,8 @@ class Asking:
     runs: list[RunningCall] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     failure: BackendError | None = None
+    key: CacheKey | None = None
+    """What it is kept under, where there is a cache."""
 
     @property
     def tokens(self) -> int:
@@ -131,7 +133,7 @@ class Signalling:
             failure: BackendError | None = None
             try:
                 if asking is None:
-                    asking = await self._flow.in_time(self._plan(model))
+                    asking = await self._flow.in_time(self._plan(model), until=self._until)
             except BackendError as error:
                 failure = error
             if asking is not None and tries == 1 and (cached := await self._cached(asking)) is not None:
@@ -177,7 +179,10 @@ class Signalling:
         if cache is None:
             return None
         try:
-            found = await self._flow.in_time(cache.get(self._key(asking)))
+            asking.key = self._key(asking)
+            found = await self._flow.in_time(cache.get(asking.key), until=self._until)
+        except ConnectFailed:
+            return None
         except CacheError as error:
             _log.warning("the signal cache failed: %s", error)
             return None
@@ -191,10 +196,10 @@ class Signalling:
     async def _keep(self, asking: Asking) -> None:
         """Store a signal that is whole."""
         cache, signal = self._flow.parts.signal_cache, self._flow.draft.signal
-        if cache is None or not storable(signal):
+        if cache is None or asking.key is None or not storable(signal):
             return
         try:
-            await self._flow.in_time(cache.put(self._key(asking), signal))
+            await self._flow.in_time(cache.put(asking.key, signal))
         except CacheError as error:
             _log.warning("the signal cache failed: %s", error)
 
@@ -215,7 +220,7 @@ class Signalling:
 
     async def _write(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """One attempt: what the reasoner writes goes into ``asking``, its error too."""
-        draft, extractor = self._flow.draft, asking.extractor
+        draft, extractor, whole = self._flow.draft, asking.extractor, self._flow.request.whole
         draft.handoff = asking.handoff.name
         running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
         asking.failure = None
@@ -225,7 +230,8 @@ class Signalling:
                 asking.runs.append(running)
                 async for chunk in running:
                     asking.ids += chunk.token_ids
-                    if shown := extractor.feed(chunk.text, chunk.reasoning):
+                    # `chat` shows no deltas, and each would pass through all the generators above.
+                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and not whole:
                         yield SignalDelta(shown)
                     if extractor.ended:
                         break
@@ -278,9 +284,10 @@ class Signalling:
     async def _wrap_up(self, asking: Asking, call: Call, limit: int) -> AsyncGenerator[Event | str, None]:
         """Let the reasoner end a cut signal; the last item is the text, empty where it gave none."""
         cut, extractor = self._flow.parts.cut, asking.handoff.extractor()
-        prompt = await prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
-        running = self._run(asking, call, prompt, limit)
+        running: RunningCall | None = None
         try:
+            counting = prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
+            running = self._run(asking, call, await self._flow.in_time(counting, until=self._until), limit)
             async with running:
                 asking.runs.append(running)
                 yield running.started()
@@ -288,9 +295,9 @@ class Signalling:
                     extractor.feed(chunk.text, chunk.reasoning)
                     if extractor.ended:
                         break
-        except (BackendError, BudgetExceeded) as error:
+        except (BackendError, BudgetExceeded, ContextOverflow) as error:
             _log.info("the wrap-up of a signal failed with %s; the signal is trimmed", type(error).__name__)
-        if running.record is not None:
+        if running is not None and running.record is not None:
             yield running.ended()
             failed = running.record.error_type is not None
             text = "" if failed else extractor.text
@@ -317,7 +324,7 @@ class Signalling:
             limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of)
         else:
             limit = await self._largest_signal(handoff, self._generator, prompt, want, usd_of)
-        return Asking(model, handoff, ask(limit), prompt, limit, usd_of, handoff.extractor())
+        return Asking(model, handoff, call if limit == want else ask(limit), prompt, limit, usd_of, handoff.extractor())
 
     async def _largest_signal(
         self, handoff: Handoff, model: StageModel, prompt: PromptSize, want: int, usd_of: UsdOf

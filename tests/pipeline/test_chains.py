@@ -253,6 +253,19 @@ async def test_an_endpoint_that_keeps_failing_is_left_alone_by_the_client():
     assert len(reasoner.calls) == 5
 
 
+async def test_an_endpoint_that_rests_is_passed_over_without_waiting():
+    first, second = Scripted(failing(), model="one"), Scripted("answer", model="two")
+    duet = AsyncDuetClient(Scripted("s"), [first, second], retry=AT_ONCE)
+    async with asyncio.timeout(5):
+        assert [(await duet.chat("q")).text for _ in range(4)] == ["answer"] * 4
+    assert len(first.calls) == 5
+
+
+async def test_no_boundary_at_all_keeps_a_request_in_this_place():
+    with pytest.raises(BoundaryRefused):
+        await AsyncDuetClient(Scripted("s", boundary="any"), Scripted("a")).chat("q", boundary=[])
+
+
 def test_an_empty_chain_is_refused():
     with pytest.raises(ConfigError, match="the generator's list of models is empty"):
         AsyncDuetClient("scripted/a", [])
@@ -273,4 +286,4 @@ async def test_a_deadline_during_the_wait_for_a_model_is_a_deadline():
             await asyncio.Event().wait()
 
     with pytest.raises(DeadlineExceeded):
-        await AsyncDuetClient(Slow("s"), Scripted("a")).chat("q", budget=Budget(deadline_s=0.05))
+        await AsyncDuetClient(Scripted("s"), Slow("a")).chat("q", mode="generator", budget=Budget(deadline_s=0.05))

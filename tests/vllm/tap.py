@@ -15,7 +15,12 @@ _PROMPT = re.compile(rb'"prompt_token_ids":\s*\[([\d,\s]*)\]')
 
 
 class Tap:
-    """Passes everything on; `prompts` holds the token ids that the server read, call by call."""
+    """Passes everything on; `prompts` holds the token ids that the server read, call by call.
+
+    Attributes:
+        model: the server's model behind this wire, with its tokenizer.
+        bare: the same without it, so that only the server can tell ids.
+    """
 
     def __init__(self, server: servers.Server) -> None:
         self.paths: list[str] = []
@@ -34,6 +39,7 @@ class Tap:
         await site.start()
         port = self._runner.addresses[0][1]
         self.model = self._server.endpoint(f"http://127.0.0.1:{port}/v1")
+        self.bare = f"{self.model.model}@{self.model.base_url}"
         return self
 
     async def __aexit__(

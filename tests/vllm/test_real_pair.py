@@ -52,10 +52,11 @@ async def test_the_generator_reads_the_ids_that_training_would_feed(thinker, ren
     assert "</think>" not in reply.text
 
 
-async def test_a_hostile_signal_stays_inside_the_block_that_the_server_reads(thinker, files, renderer):
-    reasoner = Scripted(Script(reasoning=HOSTILE), files=files)
+@pytest.mark.parametrize("rendered_by", ["model", "bare"])
+async def test_a_hostile_signal_stays_inside_the_block_that_the_server_reads(thinker, renderer, rendered_by):
     async with tap.Tap(thinker) as wire:
-        async with AsyncDuetClient(reasoner, wire.model, handoff="think") as duet:
+        generator = getattr(wire, rendered_by)
+        async with AsyncDuetClient(Scripted(Script(reasoning=HOSTILE)), generator, handoff="think") as duet:
             await duet.chat(QUESTION, budget=Budget(answer_tokens=2))
     harmless = renderer.think_ids(MESSAGES, "plan")
     control = {renderer.encode(text)[0] for text in renderer.control_strings}
@@ -97,11 +98,12 @@ async def test_a_model_without_think_tags_is_refused_before_anything_is_spent(pl
     assert plain.generated() == before
 
 
-async def test_a_generator_whose_tokenizer_is_not_at_hand_gets_notes_and_the_reply_says_so(thinker, caplog):
-    async with AsyncDuetClient(Scripted("Paris."), thinker.model, handoff="think") as duet:
-        reply = await duet.chat(QUESTION, budget=Budget(answer_tokens=2))
-    assert reply.handoff == "instruct"
-    assert "the instruct handoff is used" in caplog.text
+async def test_without_a_tokenizer_at_hand_the_server_renders_the_same_ids(thinker, renderer):
+    async with tap.Tap(thinker) as wire:
+        async with AsyncDuetClient(Scripted(Script(reasoning=cues.THOUGHT)), wire.bare, handoff="think") as duet:
+            reply = await duet.chat(QUESTION, budget=Budget(answer_tokens=2))
+    assert reply.handoff == "think"
+    assert wire.prompts == [renderer.think_ids(MESSAGES, cues.THOUGHT)]
 
 
 async def test_a_question_that_does_not_fit_costs_nothing(plain):
