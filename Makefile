@@ -42,7 +42,7 @@ imports: ## which module may import which, by import-linter
 
 docs: ## build the documentation into site/; any warning fails
 	$(SETUP) docs
-	NO_MKDOCS_2_WARNING=1 $(IN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(IN) -m mkdocs build --strict
 
 bench: ## measure import and pipeline, then the calls against other libraries (first some 2 minutes for those)
 	$(SETUP) demo

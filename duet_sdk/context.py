@@ -25,8 +25,9 @@ class LastTurns:
     ``stages`` names whom it applies to; the others see everything.
 
     >>> talk = tuple(Message("user", text) for text in ("one", "two", "three"))
-    >>> [message.text for message in LastTurns(2)(talk, "reasoner")]
-    ['two', 'three']
+    >>> seen = LastTurns(2)(talk, "reasoner")
+    >>> " ".join(message.text for message in seen)
+    'two three'
     """
 
     turns: int = 1
