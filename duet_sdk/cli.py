@@ -78,9 +78,8 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask one question, and show signal and answer as they are written."""
-    text = sys.stdin.read() if question == "-" else question
-    budget = Budget()
     with reporting():
+        text = _standard_input() if question == "-" else question
         budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens, deadline_s=deadline_s)
         with _client(reasoner, generator, pair, budget) as duet:
             if as_json:
@@ -108,6 +107,13 @@ def chat(
             talk = duet.conversation(system=system)
             while text := _next_line(screen):
                 show(talk.stream(text, mode=mode))
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest("standard input is not UTF-8 text") from None
 
 
 def _next_line(screen: Console) -> str:

@@ -40,6 +40,11 @@ def test_ask_reads_the_question_from_standard_input():
     assert done.stdout == "What is this?\n\n"
 
 
+def test_a_question_that_is_no_text_is_refused():
+    done = duet("ask", "-", *PAIR, stdin=b"caf\xe9")
+    assert (done.exit_code, "not UTF-8" in done.stderr) == (2, True)
+
+
 def test_ask_prints_the_reply_as_json():
     done = duet("ask", "How many?", *PAIR, "--json", "--signal-tokens", "64")
     reply = json.loads(done.stdout)
