@@ -10,8 +10,18 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias
 
 from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.usage import AloneEstimate as AloneEstimate
+from duet_sdk.usage import Attempt as Attempt
+from duet_sdk.usage import AttemptKind as AttemptKind
+from duet_sdk.usage import Cost as Cost
+from duet_sdk.usage import Discarded as Discarded
+from duet_sdk.usage import Receipt as Receipt
+from duet_sdk.usage import RunTotals as RunTotals
+from duet_sdk.usage import Stage as Stage
+from duet_sdk.usage import StageTotals as StageTotals
+from duet_sdk.usage import StageUsage as StageUsage
+from duet_sdk.usage import Usage as Usage
 
-Stage: TypeAlias = Literal["reasoner", "generator"]
 Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 HandoffName: TypeAlias = Literal["instruct", "think"]
@@ -229,57 +239,6 @@ DEFAULT_BUDGET = Budget(signal_tokens=512, answer_tokens=1024)
 
 
 @dataclass(frozen=True, slots=True)
-class StageUsage:
-    """Tokens of one stage, summed over its attempts."""
-
-    input_tokens: int = 0
-    """Prompt tokens, cached ones included."""
-    output_tokens: int = 0
-    """Output tokens as billed, hidden reasoning included."""
-    cached_tokens: int = 0
-    """The part of ``input_tokens`` that the server had cached."""
-    estimated: bool = False
-    """Whether a number is our own count because the server reported none."""
-
-    @property
-    def total_tokens(self) -> int:
-        """Input and output together."""
-        return self.input_tokens + self.output_tokens
-
-    def __add__(self, other: StageUsage) -> StageUsage:
-        return StageUsage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.estimated or other.estimated,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one request by stage."""
-
-    reasoner: StageUsage = StageUsage()
-    generator: StageUsage = StageUsage()
-
-    @property
-    def total_tokens(self) -> int:
-        """Input and output of both stages."""
-        return self.reasoner.total_tokens + self.generator.total_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a request cost in USD; None where a price is unknown."""
-
-    usd: Decimal | None = Decimal(0)
-    reasoner_usd: Decimal | None = Decimal(0)
-    generator_usd: Decimal | None = Decimal(0)
-    estimated: bool = False
-    """Whether it rests on our own count of tokens instead of the server's."""
-
-
-@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A sampled token with its log-probability (natural logarithm) and the best alternatives."""
 
@@ -312,35 +271,6 @@ class GateDecision:
     score: float | None = None
     threshold: float | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One call of one model: what was sent, what it cost, how it ended."""
-
-    stage: Stage
-    model: str
-    attempt: int
-    """1 for a stage's first call."""
-    usage: StageUsage
-    usd: Decimal | None
-    start_s: float
-    """Seconds after the start of the request."""
-    duration_s: float
-    first_token_s: float | None
-    """Seconds from the attempt's start to its first token, None if none came."""
-    error_type: str | None = None
-    """Name of the error's class, ``"cancelled"``, or None when it ended well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Where the tokens, the money and the time of one request went."""
-
-    attempts: tuple[Attempt, ...] = ()
-    duration_s: float = 0.0
-    first_answer_s: float | None = None
-    """Seconds from the start of the request to the first token of the answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ class Answering:
             error.reply = self._flow.draft.reply("length") if self._flow.draft.account.attempts else None
             raise
         slot = self._flow.slot(stage, model, usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), prompt=prompt, until=budget.deadline)
+        return RunningCall(slot, replace(call, max_tokens=limit), kind="answer", prompt=prompt, until=budget.deadline)
 
     def _sampling(self, stage: Stage) -> Sampling:
         """The stage's own; a reasoner that stands in answers as the generator was to, but for what its server takes."""
@@ -214,6 +214,7 @@ class Answering:
                 raise self._broken(stage, error) from error
             raise error
         discard = self._discard()
+        draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "reasoner_fallback", None
         name = flow.parts.reasoners[0].name
         _log.warning("%s failed with %s: %s answers", error.model, type(error).__name__, name)

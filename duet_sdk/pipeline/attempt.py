@@ -18,7 +18,7 @@ from duet_sdk.events import AttemptEnded, AttemptStarted
 from duet_sdk.pipeline.fit import PromptSize
 from duet_sdk.pricing import PriceBook
 from duet_sdk.receipt import Account
-from duet_sdk.types import Attempt, CountedBy, Stage, StageUsage
+from duet_sdk.types import Attempt, AttemptKind, CountedBy, Stage, StageUsage
 
 GRACE_S = 2.0
 """How long a stream that has reached its limit or its end may take to say its usage before it is closed."""
@@ -46,9 +46,12 @@ class RunningCall:
         timed_out: the deadline ended it.
         overflowed: the model wrote more than it was allowed to.
         truncated: the limit or the deadline ended it, the model did not.
+        kind: what the model was called for; a tentative answer becomes an ``answer`` when it is adopted.
+        discarded: nothing of it will stand in the reply.
     """
 
-    def __init__(self, slot: Slot, call: Call, *, prompt: PromptSize, until: float | None) -> None:
+    def __init__(self, slot: Slot, call: Call, *, kind: AttemptKind, prompt: PromptSize, until: float | None) -> None:
+        self.kind = kind
         self._slot = slot
         self._call = call
         self._prompt = prompt
@@ -68,7 +71,9 @@ class RunningCall:
         self.timed_out = False
         self.overflowed = False
         self.truncated = False
+        self.discarded = False
         self.record: Attempt | None = None
+        self._needed_tokens: int | None = None
 
     def started(self) -> AttemptStarted:
         """The event that announces this attempt."""
@@ -78,6 +83,11 @@ class RunningCall:
         """The event that closes this attempt; only after leaving the context."""
         record = cast("Attempt", self.record)
         return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
+
+    def not_needed(self) -> None:
+        """No more is needed: what the model writes from now on, until it is stopped, is overlap."""
+        if self._needed_tokens is None:
+            self._needed_tokens = self.tokens
 
     @property
     def tokens(self) -> int:
@@ -106,8 +116,10 @@ class RunningCall:
         slot, call = self._slot, self._call
         outputs = call.max_tokens * call.n
         bound = self._prompt.tokens
+        planned_s = slot.budget.elapsed_s()
         self._held = slot.budget.hold(bound + outputs, slot.usd_of(bound, outputs))
         self._start_s = slot.budget.elapsed_s()
+        self._queued_s = self._start_s - planned_s
         self._chunks: AsyncIterator[Chunk] = slot.backend.stream(call)
         return self
 
@@ -262,6 +274,12 @@ class RunningCall:
             duration_s,
             self._first_token_s,
             error_type,
+            kind=self.kind,
+            limit_tokens=self._call.max_tokens * self._call.n,
+            honoured=self.honoured,
+            discarded=self.discarded,
+            overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
+            queued_s=self._queued_s,
         )
         slot.account.attempts.append(self.record)
 

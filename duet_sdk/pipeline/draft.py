@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pipeline.votes import choose
-from duet_sdk.receipt import Account
+from duet_sdk.receipt import Account, Alone
 from duet_sdk.types import (
+    AloneEstimate,
     GateDecision,
     HandoffName,
     Reply,
@@ -36,6 +37,7 @@ class Draft:
         self.budget = budget
         self.models = models
         self.account = Account()
+        self.alone: Alone | None = None
         self.gate: GateDecision | None = None
         self.handoff: HandoffName | None = None
         self.signal = Signal()
@@ -45,6 +47,7 @@ class Draft:
 
     def discard_answers(self) -> None:
         """Forget what has been answered so far: another model starts over."""
+        self.account.discard("answer")
         self._texts: list[list[str]] = [[] for _ in range(self.request.n)]
         self._finishes: list[str | None] = [None] * self.request.n
         self._calls: dict[tuple[int, int], list[str]] = {}
@@ -54,6 +57,7 @@ class Draft:
         """Forget signal and answers, but not what they cost: another pair takes over. Whether there was an answer."""
         answered = self.answered
         self.signal, self.handoff, self.served_by = Signal(), None, _SERVED_BY[self.request.mode]
+        self.account.discard("signal", "wrap_up")
         self.discard_answers()
         return answered
 
@@ -119,5 +123,10 @@ class Draft:
             agreement=agreement,
             logprobs=tuple(self._logprobs[winner]),
             models=self.models,
-            receipt=self.account.receipt(self.budget.elapsed_s()),
+            receipt=self.account.receipt(self.budget.elapsed_s(), self._estimate_alone()),
         )
+
+    def _estimate_alone(self) -> AloneEstimate | None:
+        if self.alone is None or self.request.mode == "signal":
+            return None
+        return self.alone.estimate(self.account.attempts, answers=self.request.n)

@@ -128,6 +128,8 @@ class Parts:
     retry: Retry = Retry()
     on_break: OnBreak = OnBreak()
     signal_cache: SignalCache | None = None
+    alone_output_tokens: float | None = None
+    """Mean output tokens of the reasoner alone, as measured by a calibration."""
     fallback: Parts | None = None
     """The pair that takes over when this one cannot answer."""
     _handoffs: dict[tuple[str, str], Handoff] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import Parts
 from duet_sdk.pipeline.signalling import Signalling
+from duet_sdk.receipt import Alone
 from duet_sdk.types import GateDecision
 
 _log = logging.getLogger(__name__)
@@ -27,9 +28,13 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
         DuetError: what ended the request instead.
     """
     flow = Flow(parts, draft)
+    reasoner = parts.reasoners[0]
+    draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, parts.alone_output_tokens)
     ask = draft.request.mode in ("duet", "signal")
     if draft.request.mode == "duet":
+        asked_s = flow.budget.elapsed_s()
         decision = draft.gate = await flow.in_time(_decide(flow))
+        draft.account.gate_s = flow.budget.elapsed_s() - asked_s
         yield GateDecided(decision)
         if not decision.ask:
             ask, draft.served_by = False, "generator"

@@ -20,7 +20,7 @@ from duet_sdk.pipeline.fit import PromptSize, check_abilities, fitting_prompt, p
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import Extractor
-from duet_sdk.types import Signal
+from duet_sdk.types import AttemptKind, Signal
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class Signalling:
                 return
             if model is not chain[-1]:
                 successor, error_type = chain[position + 1].name, type(failure).__name__
+                flow.draft.account.discard("signal")
                 _log.warning("%s failed with %s: %s is asked", model.name, error_type, successor)
                 yield FellBack("reasoner", flow.draft.served_by, error_type, discard=True, model=successor)
         if failure is not None:
@@ -153,6 +154,7 @@ class Signalling:
             discard = False
             if asking is not None and not self._resume(asking):
                 discard, asking = bool(asking.extractor.text), None
+                self._flow.draft.account.discard("signal")
             yield Retried("reasoner", discard)
         if asking is not None:
             async with aclosing(self._finish(asking)) as finishing:
@@ -246,9 +248,11 @@ class Signalling:
         share = self._flow.parts.cut.reserve
         return min(asking.limit - 1, math.ceil(asking.limit * share)) if share and not asking.runs else 0
 
-    def _run(self, asking: Asking, call: Call, prompt: PromptSize, limit: int) -> RunningCall:
+    def _run(
+        self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
+    ) -> RunningCall:
         slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), prompt=prompt, until=self._until)
+        return RunningCall(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=self._until)
 
     async def _finish(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
@@ -287,7 +291,8 @@ class Signalling:
         running: RunningCall | None = None
         try:
             counting = prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
-            running = self._run(asking, call, await self._flow.in_time(counting, until=self._until), limit)
+            size = await self._flow.in_time(counting, until=self._until)
+            running = self._run(asking, call, size, limit, kind="wrap_up")
             async with running:
                 asking.runs.append(running)
                 yield running.started()
@@ -296,6 +301,7 @@ class Signalling:
                     if extractor.ended:
                         break
         except (BackendError, BudgetExceeded, ContextOverflow) as error:
+            self._flow.draft.account.discard("wrap_up")
             _log.info("the wrap-up of a signal failed with %s; the signal is trimmed", type(error).__name__)
         if running is not None and running.record is not None:
             yield running.ended()
@@ -365,6 +371,7 @@ class Signalling:
         if rung == "raise" or flow.request.mode == "signal" or other_pair or not outage:
             raise error
         flow.reasoner_failed = isinstance(error, BackendError)
+        draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "generator_fallback", None
         failed = isinstance(error, BackendError)
         draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
