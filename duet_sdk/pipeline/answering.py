@@ -166,15 +166,14 @@ class Answering:
     async def _call(self, stage: Stage, model: StageModel, able: Capabilities) -> tuple[bool, Call]:
         """Whether a signal guides the answer, and the call without its limits."""
         flow, draft = self._flow, self._flow.draft
+        if stage == "generator" and draft.handoff is not None and draft.signal.text:
+            draft.handoff, call = await flow.guided(model, draft.signal.text)
+            return True, call
         seen = flow.seen_by(stage)
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
             return False, alone(seen, prompts=Prompts(), thinking=None)
-        if draft.handoff is not None and draft.signal.text:
-            handoff = await flow.handoff(flow.reasoner, model)
-            draft.handoff = handoff.name
-            return True, await handoff.answer(seen, draft.signal.text, prompts=flow.parts.prompts)
         return False, alone(seen, prompts=flow.parts.prompts)
 
     def _must_not_start_over(self) -> bool:

@@ -7,14 +7,16 @@ import logging
 from collections.abc import Coroutine
 from typing import TypeVar
 
+from duet_sdk.backends.protocol import Call
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
-from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError
-from duet_sdk.handoff import Handoff, Instruct
+from duet_sdk.context import flatten_tools
+from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
+from duet_sdk.handoff import Handoff, Instruct, Think
 from duet_sdk.pipeline.attempt import Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import Parts, StageModel
-from duet_sdk.types import Message, Stage
+from duet_sdk.types import HandoffName, Message, Stage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -66,11 +68,31 @@ class Flow:
             ConfigError: the pair's handoff cannot be rendered for the generator.
         """
         handoff = await self.parts.handoff(reasoner, generator)
-        if handoff.name == "think" and self.request.tools:
-            # A prompt rendered by us goes to the completions endpoint, which parses no tool calls.
-            _log.info("with tools, %s gets its signal by the instruct handoff", generator.name)
+        if not isinstance(handoff, Think):
+            return handoff
+        images = any(message.images for message in self.request.messages)
+        if images or (self.request.tools and handoff.placer is None):
+            # A prompt of ids carries no images, and goes to an endpoint that parses no tool calls.
+            _log.warning("with %s, %s gets notes (instruct)", "images" if images else "tools", generator.name)
             return Instruct(await generator.find_renderer())
         return handoff
+
+    async def guided(self, model: StageModel, signal: str) -> tuple[HandoffName, Call]:
+        """The call that makes a generator answer from a signal, without its limits, and how the signal is in it."""
+        seen, parts, tools = self.seen_by("generator"), self.parts, self.request.tools
+        if not (await model.connect()).tools:
+            seen = flatten_tools(seen)
+        handoff = await self.handoff(self.reasoner, model)
+        try:
+            call = await handoff.answer(seen, signal, prompts=parts.prompts, tools=tools)
+        except InvalidRequest as refused:
+            _log.info("the think block of %s: %s", model.name, refused)
+            call = None
+        if call is not None:
+            return handoff.name, call
+        _log.warning("this signal cannot stand in a think block of %s: it gets notes (instruct)", model.name)
+        notes = Instruct(await model.find_renderer())
+        return notes.name, await notes.answer(seen, signal, prompts=parts.prompts, tools=tools)
 
     def seen_by(self, stage: Stage) -> tuple[Message, ...]:
         """The messages that a stage sees.

@@ -344,7 +344,7 @@ class Signalling:
         seen = flow.seen_by("generator")
         guided = alone(seen, prompts=parts.prompts)
         if handoff.name == "instruct":
-            guided = await handoff.answer(seen, "", prompts=parts.prompts)
+            guided = await handoff.answer(seen, "", prompts=parts.prompts, tools=request.tools) or guided
         call = replace(guided, tools=request.tools)
         room = want + want_answer
         answer_prompt = await fitting_prompt(model.backend, call, able, budget, room=room, what="generator's")
