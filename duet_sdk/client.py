@@ -23,6 +23,7 @@ from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
 from duet_sdk.types import (
     DEFAULT_BUDGET,
@@ -70,6 +71,8 @@ class ClientOptions(TypedDict, total=False):
     """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
     """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
+    signal_scope: SignalScope | None
+    """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     prices: Mapping[str, Price] | None
@@ -99,6 +102,8 @@ class CallOptions(TypedDict, total=False):
     """How many answers to write from one signal."""
     vote: Vote | None
     """Chooses among the ``n`` answers."""
+    signal_scope: SignalScope | None
+    """In place of the client's."""
     reasoner_params: Sampling | None
     """Sampling of one stage; goes over the values above."""
     generator_params: Sampling | None
@@ -240,9 +245,13 @@ class AsyncDuetClient:
             missing = "reasoner" if reasoner is None else "generator"
             raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
         self._parts = _build_parts(reasoner, generator, **options)
-        self._budget = (options.get("budget") or Budget()).over(DEFAULT_BUDGET)
-        self._reasoner_params = options.get("reasoner_params") or Sampling()
-        self._generator_params = options.get("generator_params") or Sampling()
+        self._base = Request(
+            messages=(),
+            budget=(options.get("budget") or Budget()).over(DEFAULT_BUDGET),
+            reasoner_sampling=options.get("reasoner_params") or Sampling(),
+            generator_sampling=options.get("generator_params") or Sampling(),
+            signal_scope=run_scope(options.get("signal_scope") or "run"),
+        )
         self._closed = False
 
     @classmethod
@@ -310,9 +319,7 @@ class AsyncDuetClient:
         request = _build_request(
             messages,
             whole=whole,
-            base_budget=self._budget,
-            base_reasoner_params=self._reasoner_params,
-            base_generator_params=self._generator_params,
+            base=self._base,
             **options,
         )
         draft = Draft(request, RequestBudget(request.budget), self.models)
@@ -385,9 +392,10 @@ def _build_parts(
     reasoner: ModelLike,
     generator: ModelLike,
     *,
-    budget: Budget | None = None,  # this and the params are the client's own: requests merge with them
+    budget: Budget | None = None,  # this and the next three are the client's own: requests merge with them
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
+    signal_scope: SignalScope | None = None,
     gate: str | Gate | None = None,
     handoff: HandoffName | None = None,
     on_cut: str | CutPolicy | None = None,
@@ -460,9 +468,7 @@ def _build_request(
     messages: MessagesLike,
     *,
     whole: bool,
-    base_budget: Budget,
-    base_reasoner_params: Sampling,
-    base_generator_params: Sampling,
+    base: Request,
     mode: Mode = "duet",
     budget: Budget | None = None,
     tools: Sequence[Json] | None = None,
@@ -475,6 +481,7 @@ def _build_request(
     stop: str | Sequence[str] | None = None,
     n: int = 1,
     vote: Vote | None = None,
+    signal_scope: SignalScope | None = None,
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     session: str | None = None,
@@ -484,6 +491,7 @@ def _build_request(
     metadata: Json | None = None,
     boundary: str | Sequence[str] | None = None,
 ) -> Request:
+    """The request with every choice made; ``base`` has the client's own, which the request's go over."""
     if mode not in get_args(Mode):
         raise InvalidRequest(f"mode {mode!r} is unknown; known are {', '.join(get_args(Mode))}")
     if type(n) is not int or not 1 <= n <= MOST_ANSWERS:
@@ -500,16 +508,17 @@ def _build_request(
     return Request(
         messages=parse_messages(messages),
         mode=mode,
-        budget=(budget or Budget()).over(base_budget),
+        budget=(budget or Budget()).over(base.budget),
         tools=check_tools(tools or ()),
         tool_choice=tool_choice,
         response_format=response_format,
         n=n,
         vote=vote,
+        signal_scope=base.signal_scope if signal_scope is None else run_scope(signal_scope),
         reasoner_sampling=(own_reasoner.over(common) if mode == "reasoner" else own_reasoner).over(
-            base_reasoner_params
+            base.reasoner_sampling
         ),
-        generator_sampling=own_generator.over(common).over(base_generator_params),
+        generator_sampling=own_generator.over(common).over(base.generator_sampling),
         labels=Labels(session, user, tenant, tuple(scopes), metadata or {}),
         allowed=None if boundary is None else frozenset([boundary] if isinstance(boundary, str) else boundary),
         whole=whole,
