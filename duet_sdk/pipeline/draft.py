@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
+from duet_sdk.pipeline.charging import Charging
+from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, Alone
 from duet_sdk.types import (
@@ -32,10 +34,20 @@ _SERVED_BY: dict[str, ServedBy] = {
 class Draft:
     """The reply of one request, as far as it has come."""
 
-    def __init__(self, request: Request, budget: RequestBudget, models: Mapping[Stage, str]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        budget: RequestBudget,
+        models: Mapping[Stage, str],
+        *,
+        charging: Charging | None = None,
+        observer: Observer = SILENT,
+    ) -> None:
         self.request = request
         self.budget = budget
         self.models = models
+        self.charging = charging
+        self.observer = observer
         self.account = Account()
         self.alone: Alone | None = None
         self.gate: GateDecision | None = None
