@@ -108,7 +108,7 @@ class CallOptions(TypedDict, total=False):
     """Sampling of one stage; goes over the values above."""
     generator_params: Sampling | None
     session: str | None
-    """This and the next four are labels: for traces, and as scopes ``session:…``, ``tenant:…`` and so on of a ledger."""
+    """This and the next four are labels: for traces, and as scopes ``session:…``, ``tenant:…`` of a ledger."""
     user: str | None
     tenant: str | None
     scopes: Sequence[str]
