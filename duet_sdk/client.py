@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
 
 from duet_sdk.backends.connect import ModelLike, connect
 from duet_sdk.backends.resilience import Breaker
-from duet_sdk.budget import RequestBudget
+from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
-from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
+from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
 from duet_sdk.events import Done, Event
 from duet_sdk.gate import Gate, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
+from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pipeline.run import run
@@ -69,6 +70,10 @@ class ClientOptions(TypedDict, total=False):
     """What follows when a model breaks off part way."""
     signal_cache: SignalCache | None
     """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
+    ledger: Ledger | None
+    """Holds limits over many requests, by scopes of their labels; none by default. It stays the caller's to close."""
+    ledger_wait_s: float | None
+    """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
     """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
     signal_scope: SignalScope | None
@@ -108,10 +113,11 @@ class CallOptions(TypedDict, total=False):
     """Sampling of one stage; goes over the values above."""
     generator_params: Sampling | None
     session: str | None
-    """This and the next three are labels for traces and ledgers."""
+    """This and the next four are labels: for traces, and as scopes ``session:…``, ``tenant:…`` of a ledger."""
     user: str | None
     tenant: str | None
     scopes: Sequence[str]
+    """Further scopes of the ledger, ``kind:name`` each."""
     metadata: Json | None
     boundary: str | Sequence[str] | None
     """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
@@ -162,6 +168,8 @@ class Run:
             self._over = True
             raise
         except BudgetExceeded as error:
+            if error.reply is None and self._draft.account.attempts:
+                error.reply = self._draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")
             self._reply = error.reply or self._draft.reply("error")
             self._over = True
             raise
@@ -252,6 +260,8 @@ class AsyncDuetClient:
             generator_sampling=options.get("generator_params") or Sampling(),
             signal_scope=run_scope(options.get("signal_scope") or "run"),
         )
+        self._ledger = options.get("ledger")
+        self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
         self._closed = False
 
     @classmethod
@@ -322,8 +332,11 @@ class AsyncDuetClient:
             base=self._base,
             **options,
         )
-        draft = Draft(request, RequestBudget(request.budget), self.models)
-        return Run(parts, draft)
+        charging = None
+        if self._ledger is not None:
+            charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
+        budget = RequestBudget(request.budget, charged=charging is not None)
+        return Run(parts, Draft(request, budget, self.models, charging=charging))
 
     async def __aenter__(self) -> Self:
         return self
@@ -392,7 +405,7 @@ def _build_parts(
     reasoner: ModelLike,
     generator: ModelLike,
     *,
-    budget: Budget | None = None,  # this and the next three are the client's own: requests merge with them
+    budget: Budget | None = None,  # this, the params, the scope and the ledger are the client's own
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     signal_scope: SignalScope | None = None,
@@ -407,6 +420,8 @@ def _build_parts(
     on_break: OnBreak | None = None,
     signal_cache: SignalCache | None = None,
     fallback_pair: tuple[ModelLike, ModelLike] | None = None,
+    ledger: Ledger | None = None,
+    ledger_wait_s: float | None = None,
 ) -> Parts:
     _expect(Budget, budget=budget)
     _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
@@ -414,6 +429,8 @@ def _build_parts(
     _expect(Mapping, prices=prices)
     _expect(Retry, retry=retry)
     _expect(OnBreak, on_break=on_break)
+    _expect(Ledger, ledger=ledger)
+    _expect((int, float), ledger_wait_s=ledger_wait_s)
     handoff = handoff or "instruct"
     if handoff not in get_args(HandoffName):
         raise ConfigError(f"handoff {handoff!r} is unknown; known are {', '.join(get_args(HandoffName))}")

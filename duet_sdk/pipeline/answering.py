@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from duet_sdk.backends.protocol import Call, Capabilities
 from duet_sdk.context import flatten_tools
-from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
+from duet_sdk.errors import BackendError, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
 from duet_sdk.pipeline.attempt import RunningCall
@@ -94,9 +94,7 @@ class Answering:
                 return
             yield Retried(stage, self._discard())
         if running is not None and running.timed_out:
-            late = flow.budget.deadline_error()
-            late.reply = flow.draft.reply("deadline")
-            raise late
+            raise flow.budget.deadline_error()
 
     async def _write(self, running: RunningCall) -> AsyncGenerator[Event, None]:
         draft = self._flow.draft
@@ -145,11 +143,7 @@ class Answering:
         else:
             prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what=f"{stage}'s")
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
-        try:
-            limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
-        except BudgetExceeded as error:
-            error.reply = self._flow.draft.reply("length") if self._flow.draft.account.attempts else None
-            raise
+        limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
         slot = self._flow.slot(stage, model, usd_of)
         return RunningCall(slot, replace(call, max_tokens=limit), kind="answer", prompt=prompt, until=budget.deadline)
 

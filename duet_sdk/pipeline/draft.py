@@ -9,6 +9,8 @@ from dataclasses import replace
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.loops import without_signals
+from duet_sdk.pipeline.charging import Charging
+from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pipeline.runs import AgentRun, RunMemory, has_tools
 from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, Alone
@@ -36,10 +38,20 @@ _SERVED_BY: dict[str, ServedBy] = {
 class Draft:
     """The reply of one request, as far as it has come."""
 
-    def __init__(self, request: Request, budget: RequestBudget, models: Mapping[Stage, str]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        budget: RequestBudget,
+        models: Mapping[Stage, str],
+        *,
+        charging: Charging | None = None,
+        observer: Observer = SILENT,
+    ) -> None:
         self.request = request
         self.budget = budget
         self.models = models
+        self.charging = charging
+        self.observer = observer
         self.account = Account()
         self.alone: Alone | None = None
         self.agent: AgentRun | None = None
@@ -61,8 +73,8 @@ class Draft:
         try:
             yield
         finally:
-            if self.agent is not None:
-                self.agent.leave(self.reply("cancelled").message, self.account)  # changes nothing after `done`
+            if self.agent is not None and not self.agent.left:
+                self.agent.leave(self.reply("cancelled").message, self.account)
 
     def done(self) -> Reply:
         """The complete reply.

@@ -114,8 +114,18 @@ class Flow:
     def slot(self, stage: Stage, model: StageModel, usd_of: UsdOf) -> Slot:
         """Who is called for a stage, on this request's account."""
         count_text = model.renderer.count_text if model.renderer is not None else None
+        draft = self.draft
         return Slot(
-            stage, model.name, model.backend, self.parts.prices, self.draft.account, self.budget, usd_of, count_text
+            stage,
+            model.name,
+            model.backend,
+            self.parts.prices,
+            draft.account,
+            self.budget,
+            usd_of,
+            count_text,
+            draft.charging,
+            draft.observer,
         )
 
     async def wait_before_retry(self, attempt: int, error: BackendError, *, until: float | None) -> bool:

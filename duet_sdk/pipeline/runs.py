@@ -82,6 +82,7 @@ class AgentRun:
         request: the request, its messages with the run's signals in their places and no others.
         signal: the newest signal of the run, empty where there is none.
         why: what made the reasoner be asked again, empty where nothing did.
+        left: the request is over and booked.
     """
 
     def __init__(self, request: Request, memory: RunMemory, models: Sequence[str]) -> None:
@@ -89,7 +90,7 @@ class AgentRun:
         self._models = tuple(models)
         self._request = request
         self._asked = False
-        self._left = False
+        self.left = False
         self.why = ""
         own = turns(request.messages)
         self._turn = len(own)
@@ -134,23 +135,21 @@ class AgentRun:
     def totals(self, account: Account) -> RunTotals:
         """What the run has used, with what this request has used so far."""
         tally = self._tally
-        if self._left:
+        if self.left:
             return RunTotals(tally.calls, self._tool_turns, tally.usage, tally.usd)
         usage, usd = _plus(tally.usage, account.usage()), _sum(tally.usd, account.cost().usd)
         return RunTotals(tally.calls - self._spared(account), self._tool_turns, usage, usd)
 
     def leave(self, message: Message, account: Account) -> None:
-        """Book the request on its run, and remember the run for the next one; harmless when done twice.
+        """Book the request on its run, once, and remember the run for the next one.
 
         Args:
             message: the reply as the next request's history will have it.
             account: what the request has used.
         """
-        if self._left:
-            return
         tally = self._tally
         with self._memory.lock:
-            self._left = True
+            self.left = True
             tally.calls -= self._spared(account)
             tally.usage, tally.usd = _plus(tally.usage, account.usage()), _sum(tally.usd, account.cost().usd)
             if message.tool_calls:
