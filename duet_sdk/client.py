@@ -16,7 +16,7 @@ from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
-from duet_sdk.events import Done, Event
+from duet_sdk.events import AnswerDelta, Done, Event, SignalDelta, ToolCallDelta
 from duet_sdk.gate import Gate, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from duet_sdk.pair import Pair
     from duet_sdk.settings import Settings
 
+_DELTAS = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})
 EMBEDDED = "transformers/embedded"
 MOST_ANSWERS = 64
 
@@ -135,6 +136,7 @@ class Run:
         self._reply: Reply | None = None
         self._entered = False
         self._over = False
+        self._is_flowing = False
 
     @property
     def reply(self) -> Reply:
@@ -158,7 +160,7 @@ class Run:
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
         try:
-            event = await anext(self._events)
+            event = await self._next()
         except StopAsyncIteration:
             self._over = True
             raise
@@ -172,11 +174,20 @@ class Run:
             self._reply = self._draft.reply("error")
             self._over = True
             raise
+        self._is_flowing = type(event) in _DELTAS
+        if not self._is_flowing:
+            self._draft.observer.told(event)
         if isinstance(event, Done):
             self._reply = event.reply
             if self.on_done is not None:
                 self.on_done(event.reply)
         return event
+
+    async def _next(self) -> Event:
+        if self._is_flowing:  # a model writes on: nothing to observe, and nothing spent on that for each token
+            return await anext(self._events)
+        with self._draft.observer.working():
+            return await anext(self._events)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -329,7 +340,9 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        return Run(parts, Draft(request, budget, self.models, charging=charging))
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
+
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=TracedRequest(request)))
 
     async def __aenter__(self) -> Self:
         return self
