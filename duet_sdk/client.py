@@ -18,12 +18,14 @@ from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
 from duet_sdk.events import Done, Event
 from duet_sdk.gate import Gate, find_gate
+from duet_sdk.loops import without_signals
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
 from duet_sdk.types import (
     DEFAULT_BUDGET,
@@ -75,6 +77,8 @@ class ClientOptions(TypedDict, total=False):
     """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
     """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
+    signal_scope: SignalScope | None
+    """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     prices: Mapping[str, Price] | None
@@ -104,6 +108,8 @@ class CallOptions(TypedDict, total=False):
     """How many answers to write from one signal."""
     vote: Vote | None
     """Chooses among the ``n`` answers."""
+    signal_scope: SignalScope | None
+    """In place of the client's."""
     reasoner_params: Sampling | None
     """Sampling of one stage; goes over the values above."""
     generator_params: Sampling | None
@@ -269,9 +275,13 @@ class AsyncDuetClient:
             missing = "reasoner" if reasoner is None else "generator"
             raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
         self._parts = _build_parts(reasoner, generator, **options)
-        self._budget = (options.get("budget") or Budget()).over(DEFAULT_BUDGET)
-        self._reasoner_params = options.get("reasoner_params") or Sampling()
-        self._generator_params = options.get("generator_params") or Sampling()
+        self._base = Request(
+            messages=(),
+            budget=(options.get("budget") or Budget()).over(DEFAULT_BUDGET),
+            reasoner_sampling=options.get("reasoner_params") or Sampling(),
+            generator_sampling=options.get("generator_params") or Sampling(),
+            signal_scope=run_scope(options.get("signal_scope") or "run"),
+        )
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
         self._closed = False
@@ -329,7 +339,7 @@ class AsyncDuetClient:
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return AsyncConversation(self, system=system)
 
     def _run(
@@ -341,9 +351,7 @@ class AsyncDuetClient:
         request = _build_request(
             messages,
             whole=whole,
-            base_budget=self._budget,
-            base_reasoner_params=self._reasoner_params,
-            base_generator_params=self._generator_params,
+            base=self._base,
             **options,
         )
         charging = None
@@ -369,7 +377,7 @@ class AsyncDuetClient:
 
 
 class AsyncConversation:
-    """Keeps the messages of a conversation: questions and answers, never signals.
+    """Keeps the messages of a conversation: questions, answers and tool turns; signals only until the next question.
 
     Attributes:
         messages: what has been said; yours to change between turns.
@@ -379,31 +387,46 @@ class AsyncConversation:
         self._client = client
         self.messages: list[Message] = [Message("system", system)] if system else []
 
-    async def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
+    async def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
+        """Ask the next question, or give the results of the tools that the last reply called.
+
+        A request that fails leaves the conversation as it was.
+
+        Args:
+            said: the question, or messages such as ``Message("tool", result, tool_call_id=call.id)``.
+            options: see `CallOptions`.
 
         Raises:
             DuetError: as `AsyncDuetClient.chat`.
         """
-        asked = [*self.messages, Message("user", text)]
+        asked = self._with(said)
         reply = await self._client.chat(asked, **options)
         self._keep(asked, reply)
         return reply
 
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> Run:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
+    def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Run:
+        """As `chat`, event by event; the turn is kept once its answer is complete.
 
         Raises:
             InvalidRequest: as `AsyncDuetClient.stream`.
         """
-        asked = [*self.messages, Message("user", text)]
+        asked = self._with(said)
         run = self._client.stream(asked, **options)
         run.on_done = lambda reply: self._keep(asked, reply)
         return run
 
-    def _keep(self, asked: list[Message], reply: Reply) -> None:
+    def _with(self, said: MessagesLike) -> tuple[Message, ...]:
+        _expect((str, list, tuple), said=said)
+        new = [Message("user", said)] if isinstance(said, str) else said
+        before = len(self.messages)
+        asked = parse_messages([*self.messages, *new])
+        goes_on = all(message.role == "tool" for message in asked[before:])
+        return asked if goes_on else without_signals(asked)
+
+    def _keep(self, asked: Sequence[Message], reply: Reply) -> None:
         if reply.mode != "signal":
-            self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
+            said = [*asked, reply.message]
+            self.messages = said if reply.tool_calls else list(without_signals(said))
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
@@ -419,9 +442,10 @@ def _build_parts(
     reasoner: ModelLike,
     generator: ModelLike,
     *,
-    budget: Budget | None = None,  # this, the params and the ledger are the client's own
+    budget: Budget | None = None,  # this, the params, the scope and the ledger are the client's own
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
+    signal_scope: SignalScope | None = None,
     gate: str | Gate | None = None,
     handoff: HandoffName | None = None,
     on_cut: str | CutPolicy | None = None,
@@ -498,9 +522,7 @@ def _build_request(
     messages: MessagesLike,
     *,
     whole: bool,
-    base_budget: Budget,
-    base_reasoner_params: Sampling,
-    base_generator_params: Sampling,
+    base: Request,
     mode: Mode = "duet",
     budget: Budget | None = None,
     tools: Sequence[Json] | None = None,
@@ -513,6 +535,7 @@ def _build_request(
     stop: str | Sequence[str] | None = None,
     n: int = 1,
     vote: Vote | None = None,
+    signal_scope: SignalScope | None = None,
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     session: str | None = None,
@@ -522,6 +545,7 @@ def _build_request(
     metadata: Json | None = None,
     boundary: str | Sequence[str] | None = None,
 ) -> Request:
+    """The request with every choice made; ``base`` has the client's own, which the request's go over."""
     if mode not in get_args(Mode):
         raise InvalidRequest(f"mode {mode!r} is unknown; known are {', '.join(get_args(Mode))}")
     if type(n) is not int or not 1 <= n <= MOST_ANSWERS:
@@ -538,16 +562,17 @@ def _build_request(
     return Request(
         messages=parse_messages(messages),
         mode=mode,
-        budget=(budget or Budget()).over(base_budget),
+        budget=(budget or Budget()).over(base.budget),
         tools=check_tools(tools or ()),
         tool_choice=tool_choice,
         response_format=response_format,
         n=n,
         vote=vote,
+        signal_scope=base.signal_scope if signal_scope is None else run_scope(signal_scope),
         reasoner_sampling=(own_reasoner.over(common) if mode == "reasoner" else own_reasoner).over(
-            base_reasoner_params
+            base.reasoner_sampling
         ),
-        generator_sampling=own_generator.over(common).over(base_generator_params),
+        generator_sampling=own_generator.over(common).over(base.generator_sampling),
         labels=Labels(session, user, tenant, tuple(scopes), metadata or {}),
         allowed=None if boundary is None else frozenset([boundary] if isinstance(boundary, str) else boundary),
         whole=whole,
