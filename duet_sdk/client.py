@@ -140,6 +140,8 @@ class Run:
         self._draft = draft
         self._events: AsyncGenerator[Event, None] = run(parts, draft)
         self._reply: Reply | None = None
+        self._reader: asyncio.Task[object] | None = None
+        self._left: asyncio.Future[None] | None = None
         self._entered = False
         self._over = False
         self._is_flowing = False
@@ -165,10 +167,17 @@ class Run:
     async def __anext__(self) -> Event:
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
+        self._reader = asyncio.current_task()
         try:
             event = await self._next()
         except StopAsyncIteration:
             self._over = True
+            raise
+        except asyncio.CancelledError:
+            # `aclose` in another task ended the wait: for the one that waited, the events are over.
+            if self._left is not None and self._reader is not None and self._reader.uncancel() == 0:
+                self._reply = self._reply or self._draft.reply("cancelled")
+                raise StopAsyncIteration from None
             raise
         except BudgetExceeded as error:
             if error.reply is None and self._draft.account.attempts:
@@ -180,6 +189,10 @@ class Run:
             self._reply = self._draft.reply("error")
             self._over = True
             raise
+        finally:
+            self._reader = None
+            if self._left is not None and not self._left.done():
+                self._left.set_result(None)
         self._is_flowing = type(event) in _DELTAS
         if not self._is_flowing:
             self._draft.observer.told(event)
@@ -201,11 +214,11 @@ class Run:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the request now; harmless when it is over."""
+        """End the request now, also while another task waits for its next event; harmless when it is over."""
         if self._over:
             return
         self._over = True
-        closing = asyncio.ensure_future(self._events.aclose())
+        closing = asyncio.ensure_future(self._close())
         try:
             # The stages must be closed and paid for even when the task that leaves is cancelled once more.
             await asyncio.shield(closing)
@@ -214,6 +227,14 @@ class Run:
             raise
         finally:
             self._reply = self._reply or self._draft.reply("cancelled")
+
+    async def _close(self) -> None:
+        reader = self._reader
+        if reader is not None:
+            self._left = asyncio.get_running_loop().create_future()
+            reader.cancel()
+            await self._left
+        await self._events.aclose()
 
 
 class AsyncDuetClient:

@@ -257,6 +257,16 @@ class DuetClient:
         duet._begin(AsyncDuetClient.from_pair(pair, settings=settings, **options))  # noqa: SLF001  # its own class
         return duet
 
+    @classmethod
+    def over(cls, client: AsyncDuetClient) -> Self:
+        """A synchronous face on a client that asynchronous code uses too: one pair, its models loaded once.
+
+        Each of the two may be closed on its own; closing this one closes the models for both.
+        """
+        duet = cls.__new__(cls)
+        duet._begin(client)  # noqa: SLF001  # its own class
+        return duet
+
     def _begin(self, client: AsyncDuetClient) -> None:
         self._client = client
         self._loop = BackgroundLoop()
