@@ -14,7 +14,7 @@ from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
-from duet_sdk.handoff import Handoff, alone
+from duet_sdk.handoff import Handoff, alone, review
 from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.fit import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -316,12 +316,14 @@ class Signalling:
         want = budget.limits.signal_tokens or 1
         able = await model.connect()
         handoff = await flow.handoff(model, self._generator or parts.generators[0])
-        seen = flatten_tools(flow.seen_by("reasoner"))
+        seen = flatten_tools(await flow.read_by("reasoner", model))
+        if any(message.signal for message in seen) and flow.draft.agent is not None:
+            seen = review(seen, flow.draft.agent.why)
         seen = seen if able.images else without_images(seen)
         sampling = request.reasoner_sampling
 
         def ask(limit: int) -> Call:
-            call = handoff.ask(seen, limit=limit, prompts=parts.prompts, tools=request.tools)
+            call = handoff.ask(seen, limit=limit, prompts=flow.prompts_of(handoff), tools=request.tools)
             return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
 
         call = ask(want)
@@ -341,10 +343,10 @@ class Signalling:
         want_answer = budget.limits.answer_tokens or 1
         able = await model.connect()
         check_abilities(request, model.backend, able, "generator")
-        seen = flow.seen_by("generator")
-        guided = alone(seen, prompts=parts.prompts)
+        seen = await flow.read_by("generator", model)
+        guided = alone(seen, prompts=flow.prompts)
         if handoff.name == "instruct":
-            guided = await handoff.answer(seen, "", prompts=parts.prompts, tools=request.tools) or guided
+            guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=request.tools) or guided
         call = replace(guided, tools=request.tools)
         room = want + want_answer
         answer_prompt = await fitting_prompt(model.backend, call, able, budget, room=room, what="generator's")
