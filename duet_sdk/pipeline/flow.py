@@ -99,9 +99,7 @@ class Flow:
         plans = PLAN_PROMPT if self.request.signal_scope is not None else None
         return Prompts(own.reasoner or plans, own.generator or AGENT_PROMPT)
 
-    async def guided(
-        self, model: StageModel, seen: Sequence[Message], signal: str | None
-    ) -> tuple[HandoffName, Call]:
+    async def guided(self, model: StageModel, seen: Sequence[Message], signal: str | None) -> tuple[HandoffName, Call]:
         """The call that makes a generator answer from a signal, without its limits, and how the signal is in it.
 
         Args:
