@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 from duet_sdk.backends.protocol import Backend, Call, Chunk
 from duet_sdk.budget import RequestBudget, UsdOf
@@ -37,6 +37,25 @@ class Slot:
     usd_of: UsdOf
     count_text: Callable[[str], int] | None = None
     """Tokens of a text by the model's own tokenizer, None where it is not at hand."""
+
+
+class Begun(Protocol):
+    """An attempt that can be entered and iterated: one that was just planned, or one that is under way already."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the deadline ended it."""
+
+    def ended(self) -> AttemptEnded:
+        """The event that closes it; only after leaving the context."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
 
 
 class RunningCall:
@@ -84,10 +103,15 @@ class RunningCall:
         record = cast("Attempt", self.record)
         return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
 
-    def not_needed(self) -> None:
-        """No more is needed: what the model writes from now on, until it is stopped, is overlap."""
+    def not_needed(self, since_tokens: int | None = None) -> None:
+        """No more is needed: what it writes beyond ``since_tokens`` (by default from now on) is overlap."""
         if self._needed_tokens is None:
-            self._needed_tokens = self.tokens
+            self._needed_tokens = self.tokens if since_tokens is None else since_tokens
+
+    def extend(self, until: float | None) -> None:
+        """Move its deadline, unless it has no more to write and only waits for the server's last word."""
+        if self._writing and not self._stopped:
+            self._until = until
 
     @property
     def tokens(self) -> int:

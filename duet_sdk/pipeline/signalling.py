@@ -66,10 +66,17 @@ class Asking:
 
 
 class Signalling:
-    """Writes the draft's signal, or leaves the generator to answer alone."""
+    """Writes the draft's signal, or leaves the generator to answer alone.
+
+    Attributes:
+        asking: the signal in the making, None before it begins and when it has to start over.
+    """
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self.asking: Asking | None = None
+        # `chat` shows no deltas, and each would pass through all the generators above.
+        self._shows = not flow.request.whole or flow.parts.progressive is not None
         self._generator: StageModel | None = None
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
@@ -222,7 +229,8 @@ class Signalling:
 
     async def _write(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """One attempt: what the reasoner writes goes into ``asking``, its error too."""
-        draft, extractor, whole = self._flow.draft, asking.extractor, self._flow.request.whole
+        draft, extractor = self._flow.draft, asking.extractor
+        self.asking = asking
         draft.handoff = asking.handoff.name
         running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
         asking.failure = None
@@ -230,10 +238,10 @@ class Signalling:
         try:
             async with running:
                 asking.runs.append(running)
+                self._flow.writing = running
                 async for chunk in running:
                     asking.ids += chunk.token_ids
-                    # `chat` shows no deltas, and each would pass through all the generators above.
-                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and not whole:
+                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and self._shows:
                         yield SignalDelta(shown)
                     if extractor.ended:
                         break
@@ -295,6 +303,7 @@ class Signalling:
             running = self._run(asking, call, size, limit, kind="wrap_up")
             async with running:
                 asking.runs.append(running)
+                self._flow.writing = running
                 yield running.started()
                 async for chunk in running:
                     extractor.feed(chunk.text, chunk.reasoning)
