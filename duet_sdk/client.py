@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
 
 from duet_sdk.backends.connect import ModelLike, connect
 from duet_sdk.backends.resilience import Breaker
-from duet_sdk.budget import RequestBudget
+from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
-from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
+from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
 from duet_sdk.events import Done, Event
 from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
+from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
 from duet_sdk.types import (
     DEFAULT_BUDGET,
@@ -80,8 +82,14 @@ class ClientOptions(TypedDict, total=False):
     """What follows when a model breaks off part way."""
     signal_cache: SignalCache | None
     """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
+    ledger: Ledger | None
+    """Holds limits over many requests, by scopes of their labels; none by default. It stays the caller's to close."""
+    ledger_wait_s: float | None
+    """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
     """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
+    signal_scope: SignalScope | None
+    """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     prices: Mapping[str, Price] | None
@@ -111,14 +119,17 @@ class CallOptions(TypedDict, total=False):
     """How many answers to write from one signal."""
     vote: Vote | None
     """Chooses among the ``n`` answers."""
+    signal_scope: SignalScope | None
+    """In place of the client's."""
     reasoner_params: Sampling | None
     """Sampling of one stage; goes over the values above."""
     generator_params: Sampling | None
     session: str | None
-    """This and the next three are labels for traces and ledgers."""
+    """This and the next four are labels: for traces, and as scopes ``session:…``, ``tenant:…`` of a ledger."""
     user: str | None
     tenant: str | None
     scopes: Sequence[str]
+    """Further scopes of the ledger, ``kind:name`` each."""
     metadata: Json | None
     boundary: str | Sequence[str] | None
     """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
@@ -169,6 +180,8 @@ class Run:
             self._over = True
             raise
         except BudgetExceeded as error:
+            if error.reply is None and self._draft.account.attempts:
+                error.reply = self._draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")
             self._reply = error.reply or self._draft.reply("error")
             self._over = True
             raise
@@ -252,9 +265,15 @@ class AsyncDuetClient:
             missing = "reasoner" if reasoner is None else "generator"
             raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
         self._parts = _build_parts(reasoner, generator, **options)
-        self._budget = (options.get("budget") or Budget()).over(DEFAULT_BUDGET)
-        self._reasoner_params = options.get("reasoner_params") or Sampling()
-        self._generator_params = options.get("generator_params") or Sampling()
+        self._base = Request(
+            messages=(),
+            budget=(options.get("budget") or Budget()).over(DEFAULT_BUDGET),
+            reasoner_sampling=options.get("reasoner_params") or Sampling(),
+            generator_sampling=options.get("generator_params") or Sampling(),
+            signal_scope=run_scope(options.get("signal_scope") or "run"),
+        )
+        self._ledger = options.get("ledger")
+        self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
         self._closed = False
 
     @classmethod
@@ -324,13 +343,14 @@ class AsyncDuetClient:
         request = _build_request(
             messages,
             whole=whole,
-            base_budget=self._budget,
-            base_reasoner_params=self._reasoner_params,
-            base_generator_params=self._generator_params,
+            base=self._base,
             **options,
         )
-        draft = Draft(request, RequestBudget(request.budget), self.models)
-        return Run(parts, draft)
+        charging = None
+        if self._ledger is not None:
+            charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
+        budget = RequestBudget(request.budget, charged=charging is not None)
+        return Run(parts, Draft(request, budget, self.models, charging=charging))
 
     async def __aenter__(self) -> Self:
         return self
@@ -399,9 +419,10 @@ def _build_parts(
     reasoner: ModelLike,
     generator: ModelLike,
     *,
-    budget: Budget | None = None,  # this and the params are the client's own: requests merge with them
+    budget: Budget | None = None,  # this, the params, the scope and the ledger are the client's own
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
+    signal_scope: SignalScope | None = None,
     gate: GateLike | None = None,
     handoff: HandoffName | None = None,
     on_cut: str | CutPolicy | None = None,
@@ -416,6 +437,8 @@ def _build_parts(
     calibration: str | Path | Calibration | None = None,
     gate_deadline_s: float | None = None,
     progressive: Progressive | None = None,
+    ledger: Ledger | None = None,
+    ledger_wait_s: float | None = None,
 ) -> Parts:
     _expect(Budget, budget=budget)
     _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
@@ -426,6 +449,8 @@ def _build_parts(
     _expect(Progressive, progressive=progressive)
     if gate_deadline_s is not None and not 0 < gate_deadline_s < math.inf:
         raise ConfigError(f"gate_deadline_s must be above 0 and finite, got {gate_deadline_s}")
+    _expect(Ledger, ledger=ledger)
+    _expect((int, float), ledger_wait_s=ledger_wait_s)
     measured = _calibration(calibration)
     handoff = handoff or "instruct"
     if handoff not in get_args(HandoffName):
@@ -497,9 +522,7 @@ def _build_request(
     messages: MessagesLike,
     *,
     whole: bool,
-    base_budget: Budget,
-    base_reasoner_params: Sampling,
-    base_generator_params: Sampling,
+    base: Request,
     mode: Mode = "duet",
     budget: Budget | None = None,
     tools: Sequence[Json] | None = None,
@@ -512,6 +535,7 @@ def _build_request(
     stop: str | Sequence[str] | None = None,
     n: int = 1,
     vote: Vote | None = None,
+    signal_scope: SignalScope | None = None,
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     session: str | None = None,
@@ -521,6 +545,7 @@ def _build_request(
     metadata: Json | None = None,
     boundary: str | Sequence[str] | None = None,
 ) -> Request:
+    """The request with every choice made; ``base`` has the client's own, which the request's go over."""
     if mode not in get_args(Mode):
         raise InvalidRequest(f"mode {mode!r} is unknown; known are {', '.join(get_args(Mode))}")
     if type(n) is not int or not 1 <= n <= MOST_ANSWERS:
@@ -537,16 +562,17 @@ def _build_request(
     return Request(
         messages=parse_messages(messages),
         mode=mode,
-        budget=(budget or Budget()).over(base_budget),
+        budget=(budget or Budget()).over(base.budget),
         tools=check_tools(tools or ()),
         tool_choice=tool_choice,
         response_format=response_format,
         n=n,
         vote=vote,
+        signal_scope=base.signal_scope if signal_scope is None else run_scope(signal_scope),
         reasoner_sampling=(own_reasoner.over(common) if mode == "reasoner" else own_reasoner).over(
-            base_reasoner_params
+            base.reasoner_sampling
         ),
-        generator_sampling=own_generator.over(common).over(base_generator_params),
+        generator_sampling=own_generator.over(common).over(base.generator_sampling),
         labels=Labels(session, user, tenant, tuple(scopes), metadata or {}),
         allowed=None if boundary is None else frozenset([boundary] if isinstance(boundary, str) else boundary),
         whole=whole,

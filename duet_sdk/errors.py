@@ -10,7 +10,7 @@
     ├── BudgetExceeded         a limit in tokens or money is used up
     │   └── DeadlineExceeded   a limit in time is used up
     ├── PairError              a pair on disk is broken, or not what its manifest says
-    ├── LedgerError            the store of a ledger failed
+    ├── LedgerError            the store of a ledger failed, or a hold was used against the rules
     ├── CacheError             a signal cache failed for now; requests go on without it
     ├── TrainingError          a training run cannot start or go on
     └── BackendError           a model or its server failed
@@ -104,8 +104,9 @@ class BudgetExceeded(DuetError):
 
     Attributes:
         scope: what the limit belongs to (``"request"``, or a ledger's scope).
-        limit: the limit, in the unit that ``what`` names.
-        spent: what is used up or held already.
+        limit: the limit: USD as a Decimal, else tokens, requests or seconds, as the message says.
+        spent: what is used up.
+        held: what a ledger keeps back for others beside that, None where there is no ledger.
         asked: what was asked for on top.
         reply: what had been written before the limit was reached, None if nothing had.
     """
@@ -117,6 +118,7 @@ class BudgetExceeded(DuetError):
         scope: str = "request",
         limit: Decimal | float | None = None,
         spent: Decimal | float | None = None,
+        held: Decimal | float | None = None,
         asked: Decimal | float | None = None,
         reply: Reply | None = None,
     ) -> None:
@@ -124,6 +126,7 @@ class BudgetExceeded(DuetError):
         self.scope = scope
         self.limit = limit
         self.spent = spent
+        self.held = held
         self.asked = asked
         self.reply = reply
 
@@ -137,7 +140,7 @@ class PairError(DuetError):
 
 
 class LedgerError(DuetError):
-    """The store of a ledger failed."""
+    """The store of a ledger failed, or a hold was used against the rules."""
 
 
 class CacheError(DuetError):

@@ -1,6 +1,27 @@
-"""Limits that hold: `Budget` is what a caller sets, `RequestBudget` what enforces it on one request."""
+"""Limits that hold: `Budget` bounds one request, a `Ledger` the spending of a tenant, user or session over many."""
 
+from duet_sdk.budget.amount import Amount, Balance, Limit
 from duet_sdk.budget.budget import RequestBudget, Reservation, UsdOf
+from duet_sdk.budget.ledger import HOLD_TTL_S, AttemptKind, Entry, EntryFacts, EntryStatus, Hold, Ledger
+from duet_sdk.budget.memory import MemoryLedger
+from duet_sdk.budget.scope import scope_of
 from duet_sdk.types import Budget
 
-__all__ = ["Budget", "RequestBudget", "Reservation", "UsdOf"]
+__all__ = [
+    "HOLD_TTL_S",
+    "Amount",
+    "AttemptKind",
+    "Balance",
+    "Budget",
+    "Entry",
+    "EntryFacts",
+    "EntryStatus",
+    "Hold",
+    "Ledger",
+    "Limit",
+    "MemoryLedger",
+    "RequestBudget",
+    "Reservation",
+    "UsdOf",
+    "scope_of",
+]

@@ -32,13 +32,18 @@ class RequestBudget:
     ``spent + held`` never exceeds a limit unless a server bills more than it was allowed to; that excess is booked.
     Times are seconds of a monotonic clock.
 
+    Attributes:
+        limits: of this request.
+        charged: whether a ledger charges the request, too.
+
     >>> budget = RequestBudget(Budget(total_tokens=100))
     >>> budget.largest_output(40, want=500, usd_of=lambda i, o: None)
     60
     """
 
-    def __init__(self, limits: Budget, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Budget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
+        self.charged = charged
         self._clock = clock
         self.started = clock()
         self.spent_tokens = 0
@@ -49,8 +54,8 @@ class RequestBudget:
 
     @property
     def counts(self) -> bool:
-        """Whether there is a limit on tokens or money, so that prompts must be counted exactly."""
-        return self.limits.total_tokens is not None or self.limits.cost_usd is not None
+        """Whether tokens or money are limited or charged, so that prompts must be counted exactly."""
+        return self.charged or self.limits.total_tokens is not None or self.limits.cost_usd is not None
 
     @property
     def signal_deadline(self) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from duet_sdk.backends.protocol import Call, Capabilities
 from duet_sdk.context import flatten_tools
-from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
+from duet_sdk.errors import BackendError, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
 from duet_sdk.pipeline.attempt import Begun, RunningCall
@@ -103,9 +103,7 @@ class Answering:
                 return
             yield Retried(stage, self._discard())
         if running is not None and running.timed_out:
-            late = flow.budget.deadline_error()
-            late.reply = flow.draft.reply("deadline")
-            raise late
+            raise flow.budget.deadline_error()
 
     async def _write(self, running: Begun) -> AsyncGenerator[Event, None]:
         draft = self._flow.draft
@@ -166,11 +164,7 @@ class Answering:
         else:
             prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what=f"{stage}'s")
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
-        try:
-            limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
-        except BudgetExceeded as error:
-            error.reply = self._flow.draft.reply("length") if self._flow.draft.account.attempts else None
-            raise
+        limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
         slot = self._flow.slot(stage, model, usd_of)
         return RunningCall(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=budget.deadline)
 
@@ -189,18 +183,20 @@ class Answering:
         return draft.signal.text if stage == "generator" and draft.handoff is not None else ""
 
     async def _call(self, stage: Stage, model: StageModel, able: Capabilities, signal: str) -> tuple[bool, Call]:
-        """Whether a signal guides the answer, and the call without its limits."""
+        """Whether the signal was made for this answer, and the call without its limits."""
         flow = self._flow
-        seen = flow.seen_by(stage)
+        seen = await flow.read_by(stage, model)
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
             return False, alone(seen, prompts=Prompts(), thinking=None)
-        if signal:
-            handoff = await flow.handoff(flow.reasoner, model)
-            flow.draft.handoff = handoff.name
-            return True, await handoff.answer(seen, signal, prompts=flow.parts.prompts)
-        return False, alone(seen, prompts=flow.parts.prompts)
+        carried = next((message.signal for message in reversed(seen) if message.signal), None)
+        made = signal if signal != carried else ""
+        if not made and carried is None:
+            return False, alone(seen, prompts=flow.prompts)
+        handoff = await flow.handoff(flow.reasoner, model)
+        flow.draft.handoff = handoff.name
+        return bool(made), await handoff.answer(seen, made or None, prompts=flow.prompts)
 
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""

@@ -11,11 +11,13 @@ from types import TracebackType
 from typing import Protocol, Self, cast
 
 from duet_sdk.backends.protocol import Backend, Call, Chunk
-from duet_sdk.budget import RequestBudget, UsdOf
+from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
 from duet_sdk.budget.meter import TokenMeter
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted
+from duet_sdk.pipeline.charging import Charge, Charging
 from duet_sdk.pipeline.fit import PromptSize
+from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pricing import PriceBook
 from duet_sdk.receipt import Account
 from duet_sdk.types import Attempt, AttemptKind, CountedBy, Stage, StageUsage
@@ -37,6 +39,9 @@ class Slot:
     usd_of: UsdOf
     count_text: Callable[[str], int] | None = None
     """Tokens of a text by the model's own tokenizer, None where it is not at hand."""
+    charging: Charging | None = None
+    """The request's side of a ledger, None without one."""
+    observer: Observer = SILENT
 
 
 class Begun(Protocol):
@@ -87,6 +92,7 @@ class RunningCall:
         self._first_token_s: float | None = None
         self._dispatched = False
         self._failed_unspent = False
+        self._charge: Charge | None = None
         self.timed_out = False
         self.overflowed = False
         self.truncated = False
@@ -141,9 +147,24 @@ class RunningCall:
         outputs = call.max_tokens * call.n
         bound = self._prompt.tokens
         planned_s = slot.budget.elapsed_s()
-        self._held = slot.budget.hold(bound + outputs, slot.usd_of(bound, outputs))
+        usd = slot.usd_of(bound, outputs)
+        self._held = slot.budget.hold(bound + outputs, usd)
+        if slot.charging is not None:
+            try:
+                self._charge = await slot.charging.hold(
+                    EntryFacts(slot.stage, slot.model, self.kind, slot.observer.trace_id),
+                    tokens=bound + outputs,
+                    usd=usd,
+                    left_s=slot.budget.left_s(self._until),
+                )
+            except BaseException:
+                slot.budget.release(self._held)
+                raise
         self._start_s = slot.budget.elapsed_s()
         self._queued_s = self._start_s - planned_s
+        self._span = slot.observer.attempt(
+            call, stage=slot.stage, model=slot.model, backend=slot.backend, number=self._number, kind=self.kind
+        )
         self._chunks: AsyncIterator[Chunk] = slot.backend.stream(call)
         return self
 
@@ -161,8 +182,7 @@ class RunningCall:
     async def _next(self) -> Chunk | None:
         try:
             if self._until is None:
-                self._dispatched = True
-                return await anext(self._chunks)
+                return await self._advance()
             return await self._next_in_time(self._until)
         except StopAsyncIteration:
             self._complete = True
@@ -176,16 +196,22 @@ class RunningCall:
     async def _next_in_time(self, until: float) -> Chunk | None:
         left_s = self._slot.budget.left_s(until)
         if left_s:
-            self._dispatched = True
             timeout = asyncio.timeout(left_s)
             try:
                 async with timeout:
-                    return await anext(self._chunks)
+                    return await self._advance()
             except TimeoutError:
                 if not timeout.expired():
                     raise
         self._stop_waiting()
         return None
+
+    async def _advance(self) -> Chunk:
+        if self._dispatched:
+            return await anext(self._chunks)
+        self._dispatched = True
+        with self._span.sending():
+            return await anext(self._chunks)
 
     def _stop_waiting(self) -> None:
         self._stopped = True
@@ -271,9 +297,18 @@ class RunningCall:
             async with aclosing(self._chunks):  # type: ignore[type-var]  # backends are async generators
                 pass
         finally:
-            self._settle(exc)
+            record = self._settle(exc)
+            self._span.end(record)
+            if self._charge is not None:
+                await self._settle_charge(self._charge, record)
 
-    def _settle(self, exc: BaseException | None) -> None:
+    async def _settle_charge(self, charge: Charge, record: Attempt) -> None:
+        if self._dispatched:
+            await charge.settle(record.kind, record.usage, record.usd)
+        else:
+            await charge.release()
+
+    def _settle(self, exc: BaseException | None) -> Attempt:
         slot = self._slot
         duration_s = slot.budget.elapsed_s() - self._start_s
         usage = self._usage()
@@ -306,6 +341,7 @@ class RunningCall:
             queued_s=self._queued_s,
         )
         slot.account.attempts.append(self.record)
+        return self.record
 
     def _usage(self) -> StageUsage:
         counted = sum(meter.tokens for meter in self._meters)

@@ -13,6 +13,7 @@ from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer
+from duet_sdk.pipeline.runs import RunMemory
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
@@ -139,6 +140,8 @@ class Parts:
     """How the generator probes the growing signal; None where it does not."""
     calibration: Calibration | None = None
     """What was measured of this pair, None where nothing was."""
+    runs: RunMemory = field(default_factory=RunMemory)
+    """What is remembered of agents' runs."""
     fallback: Parts | None = None
     """The pair that takes over when this one cannot answer."""
     _handoffs: dict[tuple[str, str], Handoff] = field(default_factory=dict)

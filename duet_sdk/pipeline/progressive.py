@@ -117,7 +117,7 @@ class _Probing:
         self._trying = self._beside.start(self._judging(asking, self._probe))
 
     async def _judging(self, asking: Asking, probe: Tentative) -> AsyncGenerator[Event, None]:
-        if not await self._flow.in_time(room_for_probe(self._flow, asking, probe.signal)):
+        if not await self._flow.in_time(room_for_probe(self._flow, asking)):
             self._left = 0  # there will be less later
             return
         async with aclosing(probe.judging()) as judging:

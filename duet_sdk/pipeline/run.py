@@ -18,6 +18,7 @@ from duet_sdk.pipeline.progressive import progressive_signal
 from duet_sdk.pipeline.race import gated_by_tokens
 from duet_sdk.pipeline.signalling import Signalling
 from duet_sdk.receipt import Alone
+from duet_sdk.types import GateDecision
 
 _log = logging.getLogger(__name__)
 
@@ -30,34 +31,43 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
     Raises:
         DuetError: what ended the request instead.
     """
-    flow = Flow(parts, draft)
     reasoner = parts.reasoners[0]
     alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
     draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
-    if draft.request.mode == "duet" and isinstance(parts.gate, Gate):
-        decision = draft.gate = await flow.in_time(decided(flow, parts.gate, parts.gate.decide(draft.request)))
-        yield GateDecided(decision)
-        if not decision.ask:
-            draft.served_by = "generator"
-    try:
-        async with aclosing(_stages(flow)) as stages:
-            async for event in stages:
-                yield event
-    except BackendError as error:
-        other = parts.fallback
-        handed_on = draft.answered and not draft.request.whole
-        if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
-            raise
-        name = f"{other.reasoners[0].name} with {other.generators[0].name}"
-        _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
-        discard = draft.start_over()
-        yield FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name)
-        async with aclosing(_stages(Flow(other, draft, allowed=flow.allowed))) as stages:
-            async for event in stages:
-                yield event
-        if draft.served_by in ("pair", "pair_cut"):
-            draft.served_by = "fallback_pair"
-    yield Done(draft.reply())
+    with draft.as_turn(parts.runs, models=(reasoner.identity, parts.generators[0].identity)):
+        flow = Flow(parts, draft)
+        if draft.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
+            draft.gate = decision
+            yield GateDecided(decision)
+        try:
+            async with aclosing(_stages(flow)) as stages:
+                async for event in stages:
+                    yield event
+        except BackendError as error:
+            other = parts.fallback
+            handed_on = draft.answered and not draft.request.whole
+            if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
+                raise
+            name = f"{other.reasoners[0].name} with {other.generators[0].name}"
+            _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
+            discard = draft.start_over()
+            yield FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name)
+            async with aclosing(_stages(Flow(other, draft, allowed=flow.allowed))) as stages:
+                async for event in stages:
+                    yield event
+            if draft.served_by in ("pair", "pair_cut"):
+                draft.served_by = "fallback_pair"
+        yield Done(draft.done())
+
+
+async def _decide(flow: Flow) -> GateDecision | None:
+    """Whether the reasoner is asked; None where the generator's first tokens are to tell."""
+    agent, gate = flow.draft.agent, flow.parts.gate
+    settled = agent.decide() if agent is not None else None
+    if settled is not None or not isinstance(gate, Gate):
+        return settled
+    decision = await decided(flow, gate, gate.decide(flow.request))
+    return decision if agent is None else agent.allow(decision)
 
 
 def _before_answer(flow: Flow) -> AsyncGenerator[Event, None] | None:
@@ -65,21 +75,28 @@ def _before_answer(flow: Flow) -> AsyncGenerator[Event, None] | None:
     parts, mode, decision = flow.parts, flow.request.mode, flow.draft.gate
     if mode not in ("duet", "signal") or (decision is not None and not decision.ask):
         return None
-    asked = Signalling(flow).events()
-    if mode == "duet" and parts.progressive is not None:
-        asked = progressive_signal(flow, parts.progressive)
-    if mode == "duet" and not isinstance(parts.gate, Gate):
-        return gated_by_tokens(flow, parts.gate, asked)
-    return asked
+    if mode == "duet" and decision is None and not isinstance(parts.gate, Gate):
+        return gated_by_tokens(flow, parts.gate, lambda: _asked(flow))
+    return _asked(flow)
+
+
+def _asked(flow: Flow) -> AsyncGenerator[Event, None]:
+    """The reasoner's stage."""
+    options = flow.parts.progressive
+    if options is None or flow.request.mode != "duet":
+        return Signalling(flow).events()
+    return progressive_signal(flow, options)
 
 
 async def _stages(flow: Flow) -> AsyncGenerator[Event, None]:
+    mode = flow.request.mode
     try:
         if (before := _before_answer(flow)) is not None:
             async with aclosing(before):
                 async for event in before:
                     yield event
-        mode = flow.request.mode
+        elif mode == "duet":
+            flow.draft.reuse_signal()
         if mode != "signal":
             async with aclosing(Answering(flow).events("reasoner" if mode == "reasoner" else "generator")) as answering:
                 async for event in answering:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +14,7 @@ from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
-from duet_sdk.handoff import Handoff, alone
+from duet_sdk.handoff import Handoff, alone, review
 from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.fit import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -320,18 +320,11 @@ class Signalling:
 
     async def _plan(self, model: StageModel) -> Asking:
         """Check that the whole request fits, before the reasoner spends a token."""
-        flow, parts, request, budget = self._flow, self._flow.parts, self._flow.request, self._flow.budget
+        flow, parts, budget = self._flow, self._flow.parts, self._flow.budget
         want = budget.limits.signal_tokens or 1
         able = await model.connect()
         handoff = await flow.handoff(model, self._generator or parts.generators[0])
-        seen = flatten_tools(flow.seen_by("reasoner"))
-        seen = seen if able.images else without_images(seen)
-        sampling = request.reasoner_sampling
-
-        def ask(limit: int) -> Call:
-            call = handoff.ask(seen, limit=limit, prompts=parts.prompts, tools=request.tools)
-            return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
-
+        ask = await way_of_asking(flow, model, handoff)
         call = ask(want)
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what="reasoner's")
@@ -349,11 +342,7 @@ class Signalling:
         want_answer = budget.limits.answer_tokens or 1
         able = await model.connect()
         check_abilities(request, model.backend, able, "generator")
-        seen = flow.seen_by("generator")
-        guided = alone(seen, prompts=parts.prompts)
-        if handoff.name == "instruct":
-            guided = await handoff.answer(seen, "", prompts=parts.prompts)
-        call = replace(guided, tools=request.tools)
+        call = await unfilled_answer(flow, model, handoff)
         room = want + want_answer
         answer_prompt = await fitting_prompt(model.backend, call, able, budget, room=room, what="generator's")
         # A wrap-up pays for the prompt and the signal once more.
@@ -387,3 +376,32 @@ class Signalling:
         name = flow.parts.generators[0].name
         _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
         return FellBack("reasoner", "generator_fallback", type(error).__name__, model=name)
+
+
+async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff) -> Callable[[int], Call]:
+    """How this request's signal is asked for: limit → call.
+
+    Raises:
+        BackendError: the model is not there.
+    """
+    able = await model.connect()
+    seen = flatten_tools(await flow.read_by("reasoner", model))
+    if any(message.signal for message in seen) and flow.draft.agent is not None:
+        seen = review(seen, flow.draft.agent.why)
+    seen = seen if able.images else without_images(seen)
+    sampling = flow.request.reasoner_sampling
+
+    def ask(limit: int) -> Call:
+        call = handoff.ask(seen, limit=limit, prompts=flow.prompts, tools=flow.request.tools)
+        return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
+
+    return ask
+
+
+async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Call:
+    """The call that answers, as far as its prompt is known before there is a signal."""
+    seen = await flow.read_by("generator", model)
+    guided = alone(seen, prompts=flow.prompts)
+    if handoff.name == "instruct":
+        guided = await handoff.answer(seen, "", prompts=flow.prompts)
+    return replace(guided, tools=flow.request.tools)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from duet_sdk.backends.protocol import Chunk
-from duet_sdk.errors import BackendError, ConfigError
+from duet_sdk.errors import BackendError, BudgetExceeded, ConfigError, DeadlineExceeded
 from duet_sdk.events import AttemptEnded, Event
 from duet_sdk.gate import TokenGate
 from duet_sdk.pipeline.answering import Answering
@@ -17,6 +17,8 @@ from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.flow import Flow
 from duet_sdk.pipeline.gating import decided
 from duet_sdk.types import GateDecision, TokenLogprob
+
+NO_ROOM = "the budget leaves the generator no room to try"
 
 
 class Tentative:
@@ -54,7 +56,6 @@ class Tentative:
         Raises:
             ConfigError: the generator reports no logprobs; nothing was spent.
             DeadlineExceeded: the request's time is used up.
-            BudgetExceeded: there is no room for the attempt.
         """
         self._flow.judged = True
         try:
@@ -68,12 +69,14 @@ class Tentative:
             self._fail(f"the generator failed with {type(error).__name__}")
             if self._running is not None and self._running.record is not None:
                 yield self._running.ended()
+        except DeadlineExceeded:
+            raise
+        except BudgetExceeded:
+            self._fail(NO_ROOM)
         if self.timed_out and self._until is None:
             for event in await self.drop():
                 yield event
-            late = self._flow.budget.deadline_error()
-            late.reply = self._flow.draft.reply("deadline")
-            raise late
+            raise self._flow.budget.deadline_error()
 
     async def _plan(self) -> RunningCall:
         model = self._flow.chain("generator")[0]

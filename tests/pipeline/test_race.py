@@ -392,20 +392,25 @@ async def test_a_request_takes_another_threshold_than_the_client():
 PRICES = {"scripted/big": TokenPrice(10, 50), "scripted/small": TokenPrice(1, 2)}
 
 
+READ, SIGNAL, ANSWER = 51 + 54, 30, 50
+"""Words that the reasoner and the generator read, and limits."""
+PAIR = READ + 2 * SIGNAL + ANSWER
+
+
 @pytest.mark.parametrize(
     ("total", "way"),
     [
-        # why is it so? = 4 words; the reasoner reads 4 + 54 of its prompt, the guided generator 4 + 59.
-        (4 + 50 + 58 + 30 + 63 + 30 + 50 + 20, "beside"),
-        (4 + 4 + 58 + 30 + 63 + 30 + 50 + 20, "before"),
-        (4 + 58 + 63 + 40, "not"),
+        (PAIR + 54 + ANSWER, "beside"),
+        (PAIR + 54 + ANSWER - 1, "before"),
+        (PAIR + 54 + 4, "before"),
+        (PAIR + 54 + 4 - 1, "not"),
     ],
 )
 async def test_a_budget_too_small_for_both_lets_the_generator_try_first_or_not_at_all(total, way):
     reasoner, generator = Scripted(LONG, "the signal", model="big"), answering(SURE)
     if way == "not":
         reasoner = Scripted("the signal", model="big")
-    limits = Budget(total_tokens=total, signal_tokens=30, answer_tokens=50)
+    limits = Budget(total_tokens=total, signal_tokens=SIGNAL, answer_tokens=ANSWER)
     events, reply = await events_of(duet(reasoner, generator, gate=RACE, prices=PRICES), budget=limits)
     check(events, reply, reasoner, generator)
     assert reply.usage.total_tokens <= total
@@ -423,7 +428,7 @@ async def test_a_budget_too_small_for_both_lets_the_generator_try_first_or_not_a
 
 async def test_a_signal_of_full_length_still_fits_after_a_generator_in_doubt():
     reasoner, generator = Scripted("s " * 40, model="big"), answering(DOUBT)
-    limits = Budget(total_tokens=4 + 4 + 58 + 30 + 63 + 30 + 50, signal_tokens=30, answer_tokens=50)
+    limits = Budget(total_tokens=PAIR + 54 + 4, signal_tokens=SIGNAL, answer_tokens=ANSWER)
     _, reply = await events_of(duet(reasoner, generator, gate=BEFORE), budget=limits)
     assert (reply.signal.limit, reply.signal.tokens, reply.text) == (30, 30, GUIDED)
 

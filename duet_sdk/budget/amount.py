@@ -1,0 +1,164 @@
+"""What a ledger counts: money, tokens of each stage, requests; and the limits on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
+from typing import Final, TypeAlias
+
+from duet_sdk.budget.window import window_of
+from duet_sdk.errors import ConfigError, InvalidRequest
+
+Units: TypeAlias = tuple[int, int, int, int]
+"""An amount at rest: nano-USD, reasoner tokens, generator tokens, requests."""
+
+DIMENSIONS: Final = ("usd", "reasoner_tokens", "generator_tokens", "requests")
+NOTHING: Final[Units] = (0, 0, 0, 0)
+MOST: Final = 9 * 10**15
+"""Of every unit: 9 million USD, or that many tokens. Up to here a double, as Redis computes in, is exact."""
+_NANO_DIGITS: Final = 9
+_EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
+_ZERO: Final = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """What an attempt may spend at most, or has spent.
+
+    >>> Amount(usd=Decimal("0.031"), reasoner_tokens=840).units
+    (31000000, 840, 0, 0)
+    """
+
+    usd: Decimal | None = _ZERO
+    """USD; what is finer than a nano-USD (10⁻⁹) is rounded up. None where the price is unknown."""
+    reasoner_tokens: int = 0
+    """Input and output tokens that the reasoner is billed for."""
+    generator_tokens: int = 0
+    """Input and output tokens that the generator is billed for."""
+    requests: int = 0
+    """Requests of a caller, however many attempts each takes."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no amount.
+
+        Raises:
+            InvalidRequest: a value that is negative, not finite, or no number.
+        """
+        if self.usd is not None and self.usd is not _ZERO:
+            object.__setattr__(self, "usd", _usd(self.usd, "an amount's usd", InvalidRequest))
+        for name in DIMENSIONS[1:]:
+            _check_count(getattr(self, name), f"an amount's {name}", InvalidRequest)
+
+    @property
+    def units(self) -> Units:
+        """The amount at rest; an unknown price counts as nothing.
+
+        Raises:
+            InvalidRequest: more of something than any ledger counts.
+        """
+        units = (_nano(self.usd), self.reasoner_tokens, self.generator_tokens, self.requests)
+        if max(units) > MOST:
+            name = DIMENSIONS[units.index(max(units))]
+            raise InvalidRequest(
+                f"an amount's {name} is {getattr(self, name)}; a ledger counts up to 9 million USD and "
+                f"{MOST:.0e} tokens or requests at once"
+            )
+        return units
+
+    @classmethod
+    def of(cls, units: Units) -> Amount:
+        """The amount that these units stand for."""
+        return cls(usd_of(units[0]), *units[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that a scope may spend in each window; None leaves a kind of spending unlimited.
+
+    >>> Limit(usd=Decimal("1"), window="day")
+    Limit(usd=Decimal('1'), reasoner_tokens=None, generator_tokens=None, requests=None, window='day')
+    """
+
+    usd: Decimal | None = None
+    """USD; at least 0, which lets only free models through."""
+    reasoner_tokens: int | None = None
+    """Input and output tokens of the reasoner."""
+    generator_tokens: int | None = None
+    """Input and output tokens of the generator."""
+    requests: int | None = None
+    """Requests of a caller."""
+    window: str | None = None
+    """``minute``, ``hour``, ``day`` or ``month`` by the UTC calendar, ``rolling:24h`` or another time (``s``, ``m``,
+    ``h``, ``d``; 1 s to 31 d); None for the scope's whole life."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that mean nothing.
+
+        Raises:
+            ConfigError: no limit at all, a value that is negative, not finite or beyond what a ledger counts, or an
+                unknown window.
+        """
+        if self.usd is not None:
+            object.__setattr__(self, "usd", _usd(self.usd, "a limit's usd", ConfigError))
+        for name in DIMENSIONS[1:]:
+            if (value := getattr(self, name)) is not None:
+                _check_count(value, f"a limit's {name}", ConfigError)
+        given = [value for value in self.units if value is not None]
+        if not given:
+            raise ConfigError(f"a limit must limit at least one of {', '.join(DIMENSIONS)}")
+        if max(given) > MOST:
+            raise ConfigError(f"a limit can be 9 million USD and {MOST:.0e} tokens or requests at most; leave it out")
+        window_of(self.window)
+
+    @property
+    def units(self) -> tuple[int | None, int | None, int | None, int | None]:
+        """The limit at rest: nano-USD, reasoner tokens, generator tokens, requests; None for no limit."""
+        usd = None if self.usd is None else _nano(self.usd)
+        return usd, self.reasoner_tokens, self.generator_tokens, self.requests
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Where a scope stands in its present window: ``spent - overrun + held`` is never above the limit.
+
+    A limit that was lowered below that lets nothing through until it fits again.
+    """
+
+    spent: Amount
+    """Settled and expired, all overrun included."""
+    held: Amount
+    """Kept back for attempts that are under way."""
+    overrun: Amount
+    """The part of ``spent`` that no hold covered: models that billed more than they were allowed to."""
+    limit: Limit | None
+    """None where the scope is only counted."""
+
+
+def usd_of(nano: int) -> Decimal:
+    """Nano-USD as an exact decimal, without zeros at its end."""
+    whole, rest = divmod(abs(nano), 10**_NANO_DIGITS)
+    text = f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
+    return Decimal(text if nano >= 0 else f"-{text}")
+
+
+def _nano(usd: Decimal | None) -> int:
+    if not usd:
+        return 0
+    if usd.adjusted() > _NANO_DIGITS:
+        return MOST + 1  # spelled out, 1E+999999 would fill the memory
+    return int(usd.scaleb(_NANO_DIGITS, _EXACT).to_integral_value(ROUND_CEILING, _EXACT))
+
+
+def _usd(given: object, what: str, refuse: type[ConfigError | InvalidRequest]) -> Decimal:
+    try:
+        usd = given if isinstance(given, Decimal) else Decimal(str(given))
+    except InvalidOperation:
+        usd = Decimal("nan")
+    if not usd.is_finite() or usd < 0:
+        raise refuse(f"{what} must be a number of USD, at least 0, got {given!r}")
+    return usd
+
+
+def _check_count(given: object, what: str, refuse: type[ConfigError | InvalidRequest]) -> None:
+    if type(given) is not int or given < 0:
+        raise refuse(f"{what} must be a whole number, at least 0, got {given!r}")

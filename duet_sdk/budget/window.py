@@ -1,0 +1,88 @@
+"""The time that a limit holds for: by the UTC calendar, rolling, or for ever.
+
+Times are whole microseconds since the epoch, so that every store computes the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+from duet_sdk.errors import ConfigError
+
+SECOND: Final = 1_000_000
+_LENGTHS: Final = {"minute": 60 * SECOND, "hour": 3600 * SECOND, "day": 86_400 * SECOND}
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_S: Final = 31 * 86_400
+SLICES: Final = 60
+"""A rolling window is counted in so many slices: what was spent leaves it a sixtieth of its length late at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Divides time into slices whose sums are kept: a calendar window is one slice, a rolling one is several.
+
+    >>> day = window_of("day")
+    >>> day.slice_of(86_400_000_001) == day.slice_of(2 * 86_400_000_000 - 1) == 86_400_000_000
+    True
+    """
+
+    name: str | None
+    slice_of: Callable[[int], int]
+    """A moment → the start of the slice that it belongs to."""
+    length: int = 0
+    """Of a rolling window; 0 for all others."""
+
+    def oldest(self, now: int) -> int:
+        """The start of the oldest slice that still counts at that moment."""
+        return self.slice_of(max(0, now - self.length))
+
+    def until(self, now: int) -> str:
+        """When room comes back at the latest, as words for an error; empty where it never does."""
+        if self.name is None:
+            return ""
+        if self.length:
+            return f"wait until spending is older than {self.name.removeprefix('rolling:')}"
+        end = _moment(self.slice_of(now)) + (
+            timedelta(days=31) if self.name == "month" else timedelta(microseconds=_LENGTHS[self.name])
+        )
+        if self.name == "month":
+            end = end.replace(day=1)
+        return f"wait for the next {self.name}, from {end:%Y-%m-%d %H:%M} UTC"
+
+
+@lru_cache(maxsize=256)
+def window_of(name: str | None) -> Window:
+    """The window of that name; None for one that never ends.
+
+    Raises:
+        ConfigError: there is no such window.
+    """
+    if name is None:
+        return Window(None, lambda _: 0)
+    if name == "month":
+        return Window(name, _month)
+    if name in _LENGTHS:
+        return Window(name, lambda at, length=_LENGTHS[name]: at - at % length)  # type: ignore[misc]
+    match = re.fullmatch(r"rolling:([1-9][0-9]{0,8})([smhd])", name)
+    if match is None or not 1 <= int(match[1]) * _UNITS_S[match[2]] <= _LONGEST_S:
+        raise ConfigError(
+            f"{name!r} is no window: use minute, hour, day or month, rolling: and a time of 1s to 31d "
+            "(rolling:24h, rolling:90m), or leave it out for a limit that never starts anew"
+        )
+    length = int(match[1]) * _UNITS_S[match[2]] * SECOND
+    slice_length = -(-length // SLICES)
+    return Window(name, lambda at: at - at % slice_length, length)
+
+
+def _month(at: int) -> int:
+    first = _moment(at).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return int(first.timestamp()) * SECOND
+
+
+def _moment(at: int) -> datetime:
+    return datetime.fromtimestamp(at // SECOND, UTC)
