@@ -23,7 +23,7 @@ from duet_sdk.run import Run
 from duet_sdk.types import Message, Reply, Stage
 
 if TYPE_CHECKING:
-    from duet_sdk.gate import Gate
+    from duet_sdk.gate import GateLike
     from duet_sdk.pair import Pair
     from duet_sdk.settings import Settings
 
@@ -273,7 +273,7 @@ class DuetClient:
         self._client = client
         self._loop = BackgroundLoop()
 
-    def chat(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Reply:
+    def chat(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Reply:
         """Answer, and give the reply when it is complete.
 
         Raises:
@@ -282,7 +282,7 @@ class DuetClient:
         return self._loop.wait(self._client.chat(messages, gate=gate, **options))
 
     def stream(
-        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> SyncRun:
         """Answer, event by event: ``with duet.stream(…) as run: for event in run: …``.
 

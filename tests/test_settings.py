@@ -109,7 +109,7 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
         ("reasonr = 'x'", r"reasonr is no setting; did you mean 'reasoner'\?"),
         ("[budget]\nsignal_token = 3", r"budget.signal_token is no setting; did you mean 'signal_tokens'\?"),
         ("[budget]\nsignal_tokens = 'many'", "budget.signal_tokens: Input should be a valid integer"),
-        ("gate = 'sometimes'", "gate: Input should be 'always' or 'never'"),
+        ("gate = 'sometimes'", "gate: Input should be 'always', 'never', 'heuristic', 'confidence' or 'race'"),
         ("[prices.'a/b']\ninput_us = 1", r"prices.a/b.input_us is no setting; did you mean 'input_usd'\?"),
         ("[prices.'a/b']\ninput_usd = -1\noutput_usd = 1", "prices.a/b.input_usd: .* greater than or equal to 0"),
         (
