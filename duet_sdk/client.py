@@ -25,6 +25,7 @@ from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladde
 from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.signal import CutPolicy, cut_policy
+from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import (
     DEFAULT_BUDGET,
     Budget,
@@ -39,6 +40,7 @@ from duet_sdk.types import (
     Retry,
     Sampling,
     Stage,
+    TraceDialect,
     Vote,
 )
 
@@ -78,6 +80,9 @@ class ClientOptions(TypedDict, total=False):
     """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
+    trace_dialects: Sequence[TraceDialect] | None
+    """Names beside the standard's that spans bear for tools that read only those: ``openinference``, ``langfuse``,
+    ``mlflow``."""
     prices: Mapping[str, Price] | None
     """Prices by model name; they go before every other source."""
     prompts: Prompts | None
@@ -264,6 +269,7 @@ class AsyncDuetClient:
         self._generator_params = options.get("generator_params") or Sampling()
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
+        self._dialects = check_dialects(options.get("trace_dialects") or ())
         self._closed = False
 
     @classmethod
@@ -342,7 +348,8 @@ class AsyncDuetClient:
         budget = RequestBudget(request.budget, charged=charging is not None)
         from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
 
-        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=TracedRequest(request)))
+        observer = TracedRequest(request, self._dialects)
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=observer))
 
     async def __aenter__(self) -> Self:
         return self
@@ -427,6 +434,7 @@ def _build_parts(
     fallback_pair: tuple[ModelLike, ModelLike] | None = None,
     ledger: Ledger | None = None,
     ledger_wait_s: float | None = None,
+    trace_dialects: Sequence[TraceDialect] | None = None,
 ) -> Parts:
     _expect(Budget, budget=budget)
     _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
