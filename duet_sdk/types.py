@@ -26,6 +26,7 @@ from duet_sdk.usage import Usage as Usage
 Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 HandoffName: TypeAlias = Literal["instruct", "think"]
+TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
 CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
 ServedBy: TypeAlias = Literal[
     "pair",

@@ -15,24 +15,20 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from server_process import ServerProcess
 from traffic import PRICES
 
+PYTHONS = [os.environ.get(name, "") for name in ("DUET_PHOENIX_PYTHON", "DUET_MLFLOW_PYTHON")]
+"""Of the environments `phoenix` and `mlflow` that .ci/environment makes."""
+
 _running = pytest.StashKey[list[ServerProcess]]()
-
-
-def _python(name: str) -> str:
-    """The Python of an environment that .ci/environment makes."""
-    python = os.environ.get(f"DUET_{name}_PYTHON", "")
-    if not python:
-        pytest.skip(f"needs the environment with {name}; run `make test-observability`")
-    return python
 
 
 @pytest.fixture(scope="session")
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
-    pythons = _python("PHOENIX"), _python("MLFLOW")
+    if not all(PYTHONS):
+        pytest.skip("needs the environments with Phoenix and MLflow; run `make test-observability`")
     started: list[ServerProcess] = []
     try:
-        started.append(tools.start_phoenix(pythons[0], tmp_path_factory.mktemp("phoenix")))
-        started.append(tools.start_mlflow(pythons[1], tmp_path_factory.mktemp("mlflow")))
+        started.append(tools.start_phoenix(PYTHONS[0], tmp_path_factory.mktemp("phoenix")))
+        started.append(tools.start_mlflow(PYTHONS[1], tmp_path_factory.mktemp("mlflow")))
         request.config.stash[_running] = started
         for server, path in zip(started, ("/healthz", "/health"), strict=True):
             server_process.wait_until_healthy(server, path, within_s=tools.START_S)
