@@ -26,6 +26,7 @@ from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
+from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import (
     DEFAULT_BUDGET,
     Budget,
@@ -40,6 +41,7 @@ from duet_sdk.types import (
     Retry,
     Sampling,
     Stage,
+    TraceDialect,
     Vote,
 )
 
@@ -90,6 +92,9 @@ class ClientOptions(TypedDict, total=False):
     """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
+    trace_dialects: Sequence[TraceDialect] | None
+    """Names beside the standard's that spans bear for tools that read only those: ``openinference``, ``langfuse``,
+    ``mlflow``."""
     prices: Mapping[str, Price] | None
     """Prices by model name; they go before every other source."""
     prompts: Prompts | None
@@ -191,6 +196,7 @@ class AsyncDuetClient:
         )
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
+        self._dialects = check_dialects(options.get("trace_dialects") or ())
         self._closed = False
 
     @classmethod
@@ -269,7 +275,8 @@ class AsyncDuetClient:
         budget = RequestBudget(request.budget, charged=charging is not None)
         from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
 
-        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=TracedRequest(request)))
+        observer = TracedRequest(request, self._dialects)
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=observer))
 
     async def __aenter__(self) -> Self:
         return self
@@ -320,6 +327,7 @@ def _build_parts(
     progressive: Progressive | None = None,
     ledger: Ledger | None = None,
     ledger_wait_s: float | None = None,
+    trace_dialects: Sequence[TraceDialect] | None = None,
 ) -> Parts:
     _expect(Budget, budget=budget)
     _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)

@@ -47,7 +47,7 @@ from duet_sdk.sections import (
     ScopeSettings,
     Section,
 )
-from duet_sdk.types import GateName, HandoffName, Retry
+from duet_sdk.types import GateName, HandoffName, Retry, TraceDialect
 
 if TYPE_CHECKING:
     from duet_sdk.client import ClientOptions
@@ -277,6 +277,9 @@ class Settings(BaseSettings):
     """When a model that failed is called again."""
     fallback_pair: tuple[ModelSetting, ModelSetting] | None = None
     """Reasoner and generator that take over when the pair cannot answer; none, as they may cost more."""
+    trace_dialects: tuple[TraceDialect, ...] = ()
+    """Names beside the standard's that spans bear, for tools that read only those; none, as each costs time and room.
+    Where traces go is set by the standard's own variables, ``OTEL_…``."""
     prices: dict[str, PriceSettings] = {}
     """Prices by model name; they go before every other source."""
     ledger: LedgerSetting | None = None
@@ -322,6 +325,7 @@ class Settings(BaseSettings):
             "signal_scope": self.signal_scope if isinstance(self.signal_scope, str) else self.signal_scope.to_scope(),
             "retry": Retry(**self.retry.model_dump()),
             "fallback_pair": self.fallback_pair,
+            "trace_dialects": self.trace_dialects,
             "prices": {name: price.to_price() for name, price in self.prices.items()},
             "prompts": self.prompts.to_prompts(),
             "reasoner_params": self.reasoner_params.to_sampling(),

@@ -27,6 +27,7 @@ Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 HandoffName: TypeAlias = Literal["instruct", "think"]
 GateName: TypeAlias = Literal["always", "never", "heuristic", "confidence", "race"]
+TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
 CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
 ServedBy: TypeAlias = Literal[
     "pair",
