@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +14,16 @@ from duet_sdk.backends.resilience import Breaker
 from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
-from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
-from duet_sdk.events import AnswerDelta, Done, Event, SignalDelta, ToolCallDelta
+from duet_sdk.conversation import AsyncConversation
+from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.gate import Gate, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
-from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.run import Run
+from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
 from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import (
@@ -32,7 +32,6 @@ from duet_sdk.types import (
     HandoffName,
     Json,
     Labels,
-    Message,
     Mode,
     Prompts,
     Reply,
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from duet_sdk.pair import Pair
     from duet_sdk.settings import Settings
 
-_DELTAS = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})
 EMBEDDED = "transformers/embedded"
 MOST_ANSWERS = 64
 
@@ -78,6 +76,8 @@ class ClientOptions(TypedDict, total=False):
     """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
     """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
+    signal_scope: SignalScope | None
+    """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     trace_dialects: Sequence[TraceDialect] | None
@@ -110,6 +110,8 @@ class CallOptions(TypedDict, total=False):
     """How many answers to write from one signal."""
     vote: Vote | None
     """Chooses among the ``n`` answers."""
+    signal_scope: SignalScope | None
+    """In place of the client's."""
     reasoner_params: Sampling | None
     """Sampling of one stage; goes over the values above."""
     generator_params: Sampling | None
@@ -122,97 +124,6 @@ class CallOptions(TypedDict, total=False):
     metadata: Json | None
     boundary: str | Sequence[str] | None
     """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
-
-
-class Run:
-    """One request while it runs: a context manager, and an iterator over its events.
-
-    Leaving the context ends both stages, settles what they spent and closes their connections.
-
-    Attributes:
-        on_done: called with the reply when it is complete.
-    """
-
-    on_done: Callable[[Reply], None] | None = None
-
-    def __init__(self, parts: Parts, draft: Draft) -> None:
-        self._draft = draft
-        self._events: AsyncGenerator[Event, None] = run(parts, draft)
-        self._reply: Reply | None = None
-        self._entered = False
-        self._over = False
-        self._is_flowing = False
-
-    @property
-    def reply(self) -> Reply:
-        """The reply once it is complete, or what there was of it when the run was left early.
-
-        Raises:
-            InvalidRequest: the run is still going on.
-        """
-        if self._reply is None:
-            raise InvalidRequest("the reply is not complete: iterate the run to its end, or leave its context, first")
-        return self._reply
-
-    async def __aenter__(self) -> Self:
-        self._entered = True
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if not self._entered:
-            raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
-        try:
-            event = await self._next()
-        except StopAsyncIteration:
-            self._over = True
-            raise
-        except BudgetExceeded as error:
-            if error.reply is None and self._draft.account.attempts:
-                error.reply = self._draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")
-            self._reply = error.reply or self._draft.reply("error")
-            self._over = True
-            raise
-        except Exception:
-            self._reply = self._draft.reply("error")
-            self._over = True
-            raise
-        self._is_flowing = type(event) in _DELTAS
-        if not self._is_flowing:
-            self._draft.observer.told(event)
-        if isinstance(event, Done):
-            self._reply = event.reply
-            if self.on_done is not None:
-                self.on_done(event.reply)
-        return event
-
-    async def _next(self) -> Event:
-        if self._is_flowing:  # a model writes on: nothing to observe, and nothing spent on that for each token
-            return await anext(self._events)
-        with self._draft.observer.working():
-            return await anext(self._events)
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """End the request now; harmless when it is over."""
-        if self._over:
-            return
-        self._over = True
-        closing = asyncio.ensure_future(self._events.aclose())
-        try:
-            # The stages must be closed and paid for even when the task that leaves is cancelled once more.
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing
-            raise
-        finally:
-            self._reply = self._reply or self._draft.reply("cancelled")
 
 
 class AsyncDuetClient:
@@ -264,9 +175,13 @@ class AsyncDuetClient:
             missing = "reasoner" if reasoner is None else "generator"
             raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
         self._parts = _build_parts(reasoner, generator, **options)
-        self._budget = (options.get("budget") or Budget()).over(DEFAULT_BUDGET)
-        self._reasoner_params = options.get("reasoner_params") or Sampling()
-        self._generator_params = options.get("generator_params") or Sampling()
+        self._base = Request(
+            messages=(),
+            budget=(options.get("budget") or Budget()).over(DEFAULT_BUDGET),
+            reasoner_sampling=options.get("reasoner_params") or Sampling(),
+            generator_sampling=options.get("generator_params") or Sampling(),
+            signal_scope=run_scope(options.get("signal_scope") or "run"),
+        )
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
         self._dialects = check_dialects(options.get("trace_dialects") or ())
@@ -325,7 +240,7 @@ class AsyncDuetClient:
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return AsyncConversation(self, system=system)
 
     def _run(
@@ -337,9 +252,7 @@ class AsyncDuetClient:
         request = _build_request(
             messages,
             whole=whole,
-            base_budget=self._budget,
-            base_reasoner_params=self._reasoner_params,
-            base_generator_params=self._generator_params,
+            base=self._base,
             **options,
         )
         charging = None
@@ -367,44 +280,6 @@ class AsyncDuetClient:
                 closing.push_async_callback(backend.aclose)
 
 
-class AsyncConversation:
-    """Keeps the messages of a conversation: questions and answers, never signals.
-
-    Attributes:
-        messages: what has been said; yours to change between turns.
-    """
-
-    def __init__(self, client: AsyncDuetClient, *, system: str | None = None) -> None:
-        self._client = client
-        self.messages: list[Message] = [Message("system", system)] if system else []
-
-    async def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
-
-        Raises:
-            DuetError: as `AsyncDuetClient.chat`.
-        """
-        asked = [*self.messages, Message("user", text)]
-        reply = await self._client.chat(asked, **options)
-        self._keep(asked, reply)
-        return reply
-
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> Run:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
-
-        Raises:
-            InvalidRequest: as `AsyncDuetClient.stream`.
-        """
-        asked = [*self.messages, Message("user", text)]
-        run = self._client.stream(asked, **options)
-        run.on_done = lambda reply: self._keep(asked, reply)
-        return run
-
-    def _keep(self, asked: list[Message], reply: Reply) -> None:
-        if reply.mode != "signal":
-            self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
-
-
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
     """The options, with ``base`` where they leave a choice open."""
     given = {key: value for key, value in options.items() if value is not None}
@@ -418,9 +293,10 @@ def _build_parts(
     reasoner: ModelLike,
     generator: ModelLike,
     *,
-    budget: Budget | None = None,  # this, the params and the ledger are the client's own
+    budget: Budget | None = None,  # this, the params, the scope and the ledger are the client's own
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
+    signal_scope: SignalScope | None = None,
     gate: str | Gate | None = None,
     handoff: HandoffName | None = None,
     on_cut: str | CutPolicy | None = None,
@@ -498,9 +374,7 @@ def _build_request(
     messages: MessagesLike,
     *,
     whole: bool,
-    base_budget: Budget,
-    base_reasoner_params: Sampling,
-    base_generator_params: Sampling,
+    base: Request,
     mode: Mode = "duet",
     budget: Budget | None = None,
     tools: Sequence[Json] | None = None,
@@ -513,6 +387,7 @@ def _build_request(
     stop: str | Sequence[str] | None = None,
     n: int = 1,
     vote: Vote | None = None,
+    signal_scope: SignalScope | None = None,
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     session: str | None = None,
@@ -522,6 +397,7 @@ def _build_request(
     metadata: Json | None = None,
     boundary: str | Sequence[str] | None = None,
 ) -> Request:
+    """The request with every choice made; ``base`` has the client's own, which the request's go over."""
     if mode not in get_args(Mode):
         raise InvalidRequest(f"mode {mode!r} is unknown; known are {', '.join(get_args(Mode))}")
     if type(n) is not int or not 1 <= n <= MOST_ANSWERS:
@@ -538,16 +414,17 @@ def _build_request(
     return Request(
         messages=parse_messages(messages),
         mode=mode,
-        budget=(budget or Budget()).over(base_budget),
+        budget=(budget or Budget()).over(base.budget),
         tools=check_tools(tools or ()),
         tool_choice=tool_choice,
         response_format=response_format,
         n=n,
         vote=vote,
+        signal_scope=base.signal_scope if signal_scope is None else run_scope(signal_scope),
         reasoner_sampling=(own_reasoner.over(common) if mode == "reasoner" else own_reasoner).over(
-            base_reasoner_params
+            base.reasoner_sampling
         ),
-        generator_sampling=own_generator.over(common).over(base_generator_params),
+        generator_sampling=own_generator.over(common).over(base.generator_sampling),
         labels=Labels(session, user, tenant, tuple(scopes), metadata or {}),
         allowed=None if boundary is None else frozenset([boundary] if isinstance(boundary, str) else boundary),
         whole=whole,

@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias
 
 from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.scope import RunScope
 from duet_sdk.usage import AloneEstimate as AloneEstimate
 from duet_sdk.usage import Attempt as Attempt
 from duet_sdk.usage import AttemptKind as AttemptKind
@@ -83,6 +84,11 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    signal: str | None = None
+    """On an assistant's message, the reasoner's signal that guided it; `Reply.message` sets it. Within a run of tool
+    turns it is what the run's later turns go by."""
+    failed: bool = False
+    """On a tool's result, whether the call failed; a result that reads like an error counts without it."""
 
     @property
     def text(self) -> str:
@@ -298,11 +304,27 @@ class Reply:
     models: Mapping[Stage, str] = field(default_factory=dict)
     receipt: Receipt = Receipt()
 
+    @property
+    def message(self) -> Message:
+        """The assistant's message for the next request's history: text, tool calls, and the signal behind them."""
+        return Message("assistant", self.text, self.tool_calls, signal=self.signal.text or None)
+
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""
         plain: dict[str, Any] = _plain(self)
         plain["usage"]["total_tokens"] = self.usage.total_tokens
         return plain
+
+    def summary(self) -> dict[str, Any]:
+        """What a framework's response metadata holds: who answered, at what price; no text that a model wrote.
+
+        JSON-ready, keys as in `to_dict`: ``mode``, ``served_by``, ``handoff``, ``gate``, ``signal`` (tokens, limit,
+        truncated, …), ``usage``, ``cost``, ``models``, ``finish_reason``.
+        """
+        plain = self.to_dict()
+        del plain["signal"]["text"]
+        named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason")
+        return {name: plain[name] for name in named}
 
 
 def _plain(value: Any) -> Any:
@@ -340,6 +362,8 @@ class Request:
     response_format: Json | None = None
     n: int = 1
     vote: Vote | None = None
+    signal_scope: RunScope | None = RunScope()
+    """When the reasoner is asked again within a run of tool turns; None gives every turn a signal of its own."""
     reasoner_sampling: Sampling = Sampling()
     generator_sampling: Sampling = Sampling()
     labels: Labels = Labels()

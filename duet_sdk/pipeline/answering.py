@@ -130,6 +130,7 @@ class Answering:
             response_format=request.response_format,
             n=request.n,
             whole=request.whole,
+            tenant=request.labels.tenant,
             sampling=self._sampling(stage),
         )
         want = budget.limits.answer_tokens or 1
@@ -157,18 +158,20 @@ class Answering:
         return replace(request.generator_sampling, extra_body=request.reasoner_sampling.extra_body)
 
     async def _call(self, stage: Stage, model: StageModel, able: Capabilities) -> tuple[bool, Call]:
-        """Whether a signal guides the answer, and the call without its limits."""
+        """Whether a signal was made for this answer, and the call without its limits."""
         flow, draft = self._flow, self._flow.draft
-        seen = flow.seen_by(stage)
+        seen = await flow.read_by(stage, model)
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
             return False, alone(seen, prompts=Prompts(), thinking=None)
-        if draft.handoff is not None and draft.signal.text:
-            handoff = await flow.handoff(flow.reasoner, model)
-            draft.handoff = handoff.name
-            return True, await handoff.answer(seen, draft.signal.text, prompts=flow.parts.prompts)
-        return False, alone(seen, prompts=flow.parts.prompts)
+        carried = next((message.signal for message in reversed(seen) if message.signal), None)
+        made = draft.signal.text if draft.handoff is not None and draft.signal.text != carried else ""
+        if not made and carried is None:
+            return False, alone(seen, prompts=flow.prompts)
+        handoff = await flow.handoff(flow.reasoner, model)
+        draft.handoff = handoff.name
+        return bool(made), await handoff.answer(seen, made or None, prompts=flow.prompts)
 
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""

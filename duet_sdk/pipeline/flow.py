@@ -10,11 +10,14 @@ from typing import TypeVar
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError
-from duet_sdk.handoff import Handoff, Instruct
+from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct
+from duet_sdk.loops import guarded
 from duet_sdk.pipeline.attempt import Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import Parts, StageModel
-from duet_sdk.types import Message, Stage
+from duet_sdk.pipeline.runs import has_tools
+from duet_sdk.rendering import neutralise_unknown
+from duet_sdk.types import Message, Prompts, Stage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -39,6 +42,7 @@ class Flow:
         own = frozenset(model.backend.boundary for model in first)
         asked = allowed if allowed is not None else self.request.allowed
         self.allowed = own if asked is None else asked
+        self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
 
     def chain(self, stage: Stage) -> list[StageModel]:
         """The models of a stage that this request may reach, in the order in which they are tried.
@@ -65,12 +69,22 @@ class Flow:
         Raises:
             ConfigError: the pair's handoff cannot be rendered for the generator.
         """
-        handoff = await self.parts.handoff(reasoner, generator)
-        if handoff.name == "think" and self.request.tools:
-            # A prompt rendered by us goes to the completions endpoint, which parses no tool calls.
+        if not has_tools(self.request):
+            return await self.parts.handoff(reasoner, generator)
+        # A prompt rendered by us goes to the completions endpoint, which parses no tool calls; and what tools wrote
+        # may have got into a signal, which is then to be read as data, not as the generator's own thought.
+        if self.parts.wanted_handoff == "think":
             _log.info("with tools, %s gets its signal by the instruct handoff", generator.name)
-            return Instruct(await generator.find_renderer())
-        return handoff
+        return Instruct(await generator.find_renderer())
+
+    @property
+    def prompts(self) -> Prompts:
+        """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
+        own, agent = self.parts.prompts, self.draft.agent
+        if agent is None:
+            return own
+        plans = PLAN_PROMPT if self.request.signal_scope is not None else None
+        return Prompts(own.reasoner or plans, own.generator or AGENT_PROMPT)
 
     def seen_by(self, stage: Stage) -> tuple[Message, ...]:
         """The messages that a stage sees.
@@ -82,6 +96,20 @@ class Flow:
         if not any(message.role == "user" for message in seen):
             raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
         return seen
+
+    async def read_by(self, stage: Stage, model: StageModel) -> tuple[Message, ...]:
+        """The messages that a stage sees, as that model gets them: an agent's with its tools' results as mere data.
+
+        Raises:
+            ConfigError: as `seen_by`.
+        """
+        seen = self.seen_by(stage)
+        if self.draft.agent is None:
+            return seen
+        if (stage, model.name) not in self._read:
+            renderer = await model.find_renderer()
+            self._read[stage, model.name] = guarded(seen, renderer.neutralise if renderer else neutralise_unknown)
+        return self._read[stage, model.name]
 
     def slot(self, stage: Stage, model: StageModel, usd_of: UsdOf) -> Slot:
         """Who is called for a stage, on this request's account."""

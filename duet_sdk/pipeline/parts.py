@@ -13,6 +13,7 @@ from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer
+from duet_sdk.pipeline.runs import RunMemory
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
@@ -130,6 +131,8 @@ class Parts:
     signal_cache: SignalCache | None = None
     alone_output_tokens: float | None = None
     """Mean output tokens of the reasoner alone, as measured by a calibration."""
+    runs: RunMemory = field(default_factory=RunMemory)
+    """What is remembered of agents' runs."""
     fallback: Parts | None = None
     """The pair that takes over when this one cannot answer."""
     _handoffs: dict[tuple[str, str], Handoff] = field(default_factory=dict)

@@ -27,18 +27,18 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
     Raises:
         DuetError: what ended the request instead.
     """
-    with draft.observer.request(draft):
+    reasoner = parts.reasoners[0]
+    own = (reasoner.identity, parts.generators[0].identity)
+    with draft.observer.request(draft), draft.as_turn(parts.runs, models=own):
         flow = Flow(parts, draft)
-        reasoner = parts.reasoners[0]
         draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, parts.alone_output_tokens)
         ask = draft.request.mode in ("duet", "signal")
         if draft.request.mode == "duet":
             asked_s = flow.budget.elapsed_s()
             decision = draft.gate = await flow.in_time(_decide(flow))
             draft.account.gate_s = flow.budget.elapsed_s() - asked_s
+            ask = decision.ask
             yield GateDecided(decision)
-            if not decision.ask:
-                ask, draft.served_by = False, "generator"
         try:
             async with aclosing(_stages(flow, ask=ask)) as stages:
                 async for event in stages:
@@ -57,7 +57,7 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
                     yield event
             if draft.served_by in ("pair", "pair_cut"):
                 draft.served_by = "fallback_pair"
-        reply = draft.reply()
+        reply = draft.done()
     yield Done(reply)
 
 
@@ -66,6 +66,8 @@ async def _stages(flow: Flow, *, ask: bool) -> AsyncGenerator[Event, None]:
         async with aclosing(Signalling(flow).events()) as signalling:
             async for event in signalling:
                 yield event
+    elif flow.request.mode == "duet":
+        flow.draft.reuse_signal()
     mode = flow.request.mode
     if mode != "signal":
         async with aclosing(Answering(flow).events("reasoner" if mode == "reasoner" else "generator")) as answering:
@@ -74,6 +76,13 @@ async def _stages(flow: Flow, *, ask: bool) -> AsyncGenerator[Event, None]:
 
 
 async def _decide(flow: Flow) -> GateDecision:
+    agent = flow.draft.agent
+    if agent is None:
+        return await _ask_gate(flow)
+    return agent.decide() or agent.allow(await _ask_gate(flow))
+
+
+async def _ask_gate(flow: Flow) -> GateDecision:
     gate = flow.parts.gate
     try:
         with flow.draft.observer.deciding(gate.name):

@@ -14,7 +14,7 @@ from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
-from duet_sdk.handoff import Handoff, alone
+from duet_sdk.handoff import Handoff, alone, review
 from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.fit import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -252,7 +252,8 @@ class Signalling:
         self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
     ) -> RunningCall:
         slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=self._until)
+        call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant)
+        return RunningCall(slot, call, kind=kind, prompt=prompt, until=self._until)
 
     async def _finish(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
@@ -315,12 +316,14 @@ class Signalling:
         want = budget.limits.signal_tokens or 1
         able = await model.connect()
         handoff = await flow.handoff(model, self._generator or parts.generators[0])
-        seen = flatten_tools(flow.seen_by("reasoner"))
+        seen = flatten_tools(await flow.read_by("reasoner", model))
+        if any(message.signal for message in seen) and flow.draft.agent is not None:
+            seen = review(seen, flow.draft.agent.why)
         seen = seen if able.images else without_images(seen)
         sampling = request.reasoner_sampling
 
         def ask(limit: int) -> Call:
-            call = handoff.ask(seen, limit=limit, prompts=parts.prompts, tools=request.tools)
+            call = handoff.ask(seen, limit=limit, prompts=flow.prompts, tools=request.tools)
             return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
 
         call = ask(want)
@@ -340,10 +343,10 @@ class Signalling:
         want_answer = budget.limits.answer_tokens or 1
         able = await model.connect()
         check_abilities(request, model.backend, able, "generator")
-        seen = flow.seen_by("generator")
-        guided = alone(seen, prompts=parts.prompts)
+        seen = await flow.read_by("generator", model)
+        guided = alone(seen, prompts=flow.prompts)
         if handoff.name == "instruct":
-            guided = await handoff.answer(seen, "", prompts=parts.prompts)
+            guided = await handoff.answer(seen, "", prompts=flow.prompts)
         call = replace(guided, tools=request.tools)
         room = want + want_answer
         answer_prompt = await fitting_prompt(model.backend, call, able, budget, room=room, what="generator's")
