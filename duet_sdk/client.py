@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
@@ -48,6 +49,7 @@ from duet_sdk.types import (
 if TYPE_CHECKING:
     from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
+    from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
 
 EMBEDDED = "transformers/embedded"
@@ -196,7 +198,10 @@ class AsyncDuetClient:
         )
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
-        self._dialects = check_dialects(options.get("trace_dialects") or ())
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first client
+
+        dialects = check_dialects(options.get("trace_dialects") or ())
+        self._observer_of: Callable[[Request], Observer] = partial(TracedRequest, dialects=dialects)
         self._closed = False
 
     @classmethod
@@ -273,10 +278,7 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
-
-        observer = TracedRequest(request, self._dialects)
-        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=observer))
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=self._observer_of(request)))
 
     async def __aenter__(self) -> Self:
         return self
