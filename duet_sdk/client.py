@@ -16,7 +16,7 @@ from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
-from duet_sdk.events import Done, Event
+from duet_sdk.events import AnswerDelta, Done, Event, SignalDelta, ToolCallDelta
 from duet_sdk.gate import Gate, find_gate
 from duet_sdk.loops import without_signals
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from duet_sdk.pair import Pair
     from duet_sdk.settings import Settings
 
+_DELTAS = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})
 EMBEDDED = "transformers/embedded"
 MOST_ANSWERS = 64
 
@@ -143,6 +144,7 @@ class Run:
         self._left: asyncio.Future[None] | None = None
         self._entered = False
         self._over = False
+        self._is_flowing = False
 
     @property
     def reply(self) -> Reply:
@@ -167,7 +169,7 @@ class Run:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
         self._reader = asyncio.current_task()
         try:
-            event = await anext(self._events)
+            event = await self._next()
         except StopAsyncIteration:
             self._over = True
             raise
@@ -191,11 +193,20 @@ class Run:
             self._reader = None
             if self._left is not None and not self._left.done():
                 self._left.set_result(None)
+        self._is_flowing = type(event) in _DELTAS
+        if not self._is_flowing:
+            self._draft.observer.told(event)
         if isinstance(event, Done):
             self._reply = event.reply
             if self.on_done is not None:
                 self.on_done(event.reply)
         return event
+
+    async def _next(self) -> Event:
+        if self._is_flowing:  # a model writes on: nothing to observe, and nothing spent on that for each token
+            return await anext(self._events)
+        with self._draft.observer.working():
+            return await anext(self._events)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -358,7 +369,9 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        return Run(parts, Draft(request, budget, self.models, charging=charging))
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
+
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=TracedRequest(request)))
 
     async def __aenter__(self) -> Self:
         return self

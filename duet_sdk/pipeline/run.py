@@ -28,7 +28,8 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
         DuetError: what ended the request instead.
     """
     reasoner = parts.reasoners[0]
-    with draft.as_turn(parts.runs, models=(reasoner.identity, parts.generators[0].identity)):
+    own = (reasoner.identity, parts.generators[0].identity)
+    with draft.observer.request(draft), draft.as_turn(parts.runs, models=own):
         flow = Flow(parts, draft)
         draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, parts.alone_output_tokens)
         ask = draft.request.mode in ("duet", "signal")
@@ -56,7 +57,8 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
                     yield event
             if draft.served_by in ("pair", "pair_cut"):
                 draft.served_by = "fallback_pair"
-        yield Done(draft.done())
+        reply = draft.done()
+    yield Done(reply)
 
 
 async def _stages(flow: Flow, *, ask: bool) -> AsyncGenerator[Event, None]:
@@ -83,7 +85,8 @@ async def _decide(flow: Flow) -> GateDecision:
 async def _ask_gate(flow: Flow) -> GateDecision:
     gate = flow.parts.gate
     try:
-        decision: object = await gate.decide(flow.request)
+        with flow.draft.observer.deciding(gate.name):
+            decision: object = await gate.decide(flow.request)
         if isinstance(decision, GateDecision):
             return decision
         problem = f"gave a {type(decision).__name__}"
