@@ -10,8 +10,8 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 
 from duet_sdk import Reply
-from duet_sdk.client import Run
 from duet_sdk.events import AnswerDelta, Done, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
+from duet_sdk.run import Run
 
 MODEL: Final = "duet"
 """In the ``provider_data`` of items: whose they are."""
