@@ -376,6 +376,11 @@ class Reply:
         """The assistant's message for the next request's history: text, tool calls, and the signal behind them."""
         return Message("assistant", self.text, self.tool_calls, signal=self.signal.text or None)
 
+    @property
+    def new_signal(self) -> str:
+        """The signal's text where this request brought it; empty where it is one that the run already had."""
+        return self.signal.text if self.gate is None or self.gate.ask else ""
+
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""
         plain: dict[str, Any] = _plain(self)
