@@ -18,6 +18,7 @@ from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
 from duet_sdk.events import Done, Event
 from duet_sdk.gate import Gate, find_gate
+from duet_sdk.loops import without_signals
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
@@ -317,7 +318,7 @@ class AsyncDuetClient:
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return AsyncConversation(self, system=system)
 
     def _run(
@@ -355,7 +356,7 @@ class AsyncDuetClient:
 
 
 class AsyncConversation:
-    """Keeps the messages of a conversation: questions and answers, never signals.
+    """Keeps the messages of a conversation: questions, answers and tool turns; signals only until the next question.
 
     Attributes:
         messages: what has been said; yours to change between turns.
@@ -365,31 +366,46 @@ class AsyncConversation:
         self._client = client
         self.messages: list[Message] = [Message("system", system)] if system else []
 
-    async def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
+    async def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
+        """Ask the next question, or give the results of the tools that the last reply called.
+
+        A request that fails leaves the conversation as it was.
+
+        Args:
+            said: the question, or messages such as ``Message("tool", result, tool_call_id=call.id)``.
+            options: see `CallOptions`.
 
         Raises:
             DuetError: as `AsyncDuetClient.chat`.
         """
-        asked = [*self.messages, Message("user", text)]
+        asked = self._with(said)
         reply = await self._client.chat(asked, **options)
         self._keep(asked, reply)
         return reply
 
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> Run:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
+    def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Run:
+        """As `chat`, event by event; the turn is kept once its answer is complete.
 
         Raises:
             InvalidRequest: as `AsyncDuetClient.stream`.
         """
-        asked = [*self.messages, Message("user", text)]
+        asked = self._with(said)
         run = self._client.stream(asked, **options)
         run.on_done = lambda reply: self._keep(asked, reply)
         return run
 
-    def _keep(self, asked: list[Message], reply: Reply) -> None:
+    def _with(self, said: MessagesLike) -> tuple[Message, ...]:
+        _expect((str, list, tuple), said=said)
+        new = [Message("user", said)] if isinstance(said, str) else said
+        before = len(self.messages)
+        asked = parse_messages([*self.messages, *new])
+        goes_on = all(message.role == "tool" for message in asked[before:])
+        return asked if goes_on else without_signals(asked)
+
+    def _keep(self, asked: Sequence[Message], reply: Reply) -> None:
         if reply.mode != "signal":
-            self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
+            said = [*asked, reply.message]
+            self.messages = said if reply.tool_calls else list(without_signals(said))
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:

@@ -297,7 +297,7 @@ class DuetClient:
         return self._client.models
 
     def conversation(self, *, system: str | None = None) -> Conversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return Conversation(self._loop, self._client.conversation(system=system))
 
     def __enter__(self) -> Self:
@@ -318,7 +318,7 @@ class DuetClient:
 
 
 class Conversation:
-    """Keeps the messages of a conversation: questions and answers, never signals."""
+    """Keeps the messages of a conversation; as `AsyncConversation`."""
 
     def __init__(self, loop: BackgroundLoop, inner: AsyncConversation) -> None:
         self._loop = loop
@@ -329,18 +329,18 @@ class Conversation:
         """What has been said; yours to change between turns."""
         return self._inner.messages
 
-    def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
+    def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
+        """Ask the next question, or give tools' results; a request that fails leaves the conversation as it was.
 
         Raises:
             DuetError: as `DuetClient.chat`.
         """
-        return self._loop.wait(self._inner.chat(text, **options))
+        return self._loop.wait(self._inner.chat(said, **options))
 
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> SyncRun:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
+    def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> SyncRun:
+        """As `chat`, event by event; the turn is kept once its answer is complete.
 
         Raises:
             InvalidRequest: as `DuetClient.stream`.
         """
-        return SyncRun(self._loop, self._inner.stream(text, **options))
+        return SyncRun(self._loop, self._inner.stream(said, **options))

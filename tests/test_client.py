@@ -3,6 +3,7 @@
 import asyncio
 import gc
 
+import agents
 import pytest
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
@@ -192,6 +193,33 @@ async def test_a_conversation_keeps_questions_and_answers_but_no_signals():
         Message("assistant", "second answer"),
     ]
     assert "sketch" not in "".join(message.text for message in generator.calls[1].messages[:-1])
+
+
+async def test_a_conversation_carries_the_signal_through_its_tool_turns_and_no_further():
+    generator = agents.reading(2)
+    reasoner = Scripted("read them all")
+    talk = AsyncDuetClient(reasoner, generator).conversation()
+    reply = await talk.chat(agents.TASK.text, tools=[agents.READ])
+    while reply.tool_calls:
+        assert [message.signal for message in talk.messages if message.signal]
+        results = [Message("tool", "nothing", tool_call_id=made.id) for made in reply.tool_calls]
+        reply = await talk.chat(results, tools=[agents.READ])
+    assert [message.role for message in talk.messages] == ["user", *["assistant", "tool"] * 2, "assistant"]
+    assert not any(message.signal for message in talk.messages)
+    assert len(reasoner.calls) == 1
+
+
+async def test_a_question_in_the_middle_of_a_run_ends_its_signal():
+    talk = AsyncDuetClient(Scripted("plan", "plan B"), agents.reading(2)).conversation()
+    reply = await talk.chat(agents.TASK.text, tools=[agents.READ])
+    result = {"role": "tool", "content": "nothing", "tool_call_id": reply.tool_calls[0].id}
+    reply = await talk.chat([result, {"role": "user", "content": "Only the first!"}], tools=[agents.READ])
+    assert [message.signal for message in talk.messages] == [None, None, None, None, "plan B"]
+
+
+async def test_a_conversation_takes_text_or_messages():
+    with pytest.raises(InvalidRequest, match="said must be a str or list or tuple, got int"):
+        await AsyncDuetClient("scripted/a", "scripted/b").conversation().chat(3)
 
 
 async def test_a_turn_that_fails_leaves_the_conversation_as_it_was():

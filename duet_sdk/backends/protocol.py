@@ -49,6 +49,8 @@ class Call:
     n: int = 1
     thinking: bool | None = None
     """Turn long thinking on or off where the model can; None leaves the model's default."""
+    tenant: str | None = None
+    """Whose request it is: a backend may keep apart by it what servers share between requests."""
     whole: bool = False
     """The caller needs no deltas: a backend may ask for the answer in one piece."""
 

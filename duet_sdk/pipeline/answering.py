@@ -130,6 +130,7 @@ class Answering:
             response_format=request.response_format,
             n=request.n,
             whole=request.whole,
+            tenant=request.labels.tenant,
             sampling=self._sampling(stage),
         )
         want = budget.limits.answer_tokens or 1
