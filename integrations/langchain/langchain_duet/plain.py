@@ -18,8 +18,8 @@ def plain(value: object) -> object:
     """The value as text, numbers, lists and dicts; an object that has no such form (a gate, a ledger) as it is."""
     match value:
         case BaseModel():
-            items = ((name, getattr(value, name)) for name in sorted(value.model_fields_set))
-            return {name: plain(item) for name, item in items if not isinstance(item, SecretStr)}
+            given = ((name, getattr(value, name)) for name in sorted(value.model_fields_set))
+            return {name: plain(item) for name, item in given if not isinstance(item, SecretStr)}
         case Budget() | Prompts() | Retry() | Sampling() | RunScope() | OnBreak() | Ladder() | TokenPrice() | GpuHour():
             fields = dataclasses.fields(value)
             return {
