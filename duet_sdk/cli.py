@@ -22,7 +22,7 @@ from rich.table import Table
 from duet_sdk import models
 from duet_sdk.cli_ledger import ledger_app
 from duet_sdk.client import EMBEDDED, ClientOptions
-from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.pair import Pair
 from duet_sdk.settings import load_settings

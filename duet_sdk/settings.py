@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PREFIX = "DUET_"
-_OTHER_VARIABLES = {"DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
+_OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
 _TAGS = ("name", "endpoint", "chain", "table", "url", "store")
 _SECRET_OPTION = re.compile(
     r"(.*[_-])?(api[_-]?key|(access|api|auth|bearer|hf)[_-]?token|authorization|passw(or)?d|secret)|key|token",
