@@ -289,9 +289,10 @@ class AsyncDuetClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close both models; harmless when done twice."""
+        """Close both models, and wait for streams that still close; harmless when done twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
+            closing.push_async_callback(self._parts.closings.finish)
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)
 

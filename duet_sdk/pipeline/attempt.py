@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import TracebackType
 from typing import Protocol, Self, cast
@@ -18,6 +16,7 @@ from duet_sdk.events import AttemptEnded, AttemptStarted
 from duet_sdk.pipeline.charging import Charge, Charging
 from duet_sdk.pipeline.fit import PromptSize
 from duet_sdk.pipeline.observer import SILENT, Observer
+from duet_sdk.pipeline.stream import Closings, Stream
 from duet_sdk.pricing import PriceBook
 from duet_sdk.receipt import Account
 from duet_sdk.types import Attempt, AttemptKind, CountedBy, Stage, StageUsage
@@ -42,6 +41,8 @@ class Slot:
     charging: Charging | None = None
     """The request's side of a ledger, None without one."""
     observer: Observer = SILENT
+    closings: Closings = field(default_factory=Closings)
+    """The client's streams that still close."""
 
 
 class Begun(Protocol):
@@ -167,7 +168,7 @@ class RunningCall:
             call, stage=slot.stage, model=slot.model, backend=slot.backend, number=self._number, kind=self.kind
         )
         self._hears = self._span.hears
-        self._chunks: AsyncIterator[Chunk] = slot.backend.stream(call)
+        self._stream = Stream(cast("AsyncGenerator[Chunk, None]", slot.backend.stream(call)), slot.closings)
         return self
 
     def __aiter__(self) -> Self:
@@ -199,23 +200,18 @@ class RunningCall:
 
     async def _next_in_time(self, until: float) -> Chunk | None:
         left_s = self._slot.budget.left_s(until)
-        if left_s:
-            timeout = asyncio.timeout(left_s)
-            try:
-                async with timeout:
-                    return await self._advance()
-            except TimeoutError:
-                if not timeout.expired():
-                    raise
-        self._stop_waiting()
-        return None
+        chunk = await self._advance(left_s) if left_s else None
+        if chunk is None:
+            self._stop_waiting()
+        return chunk
 
-    async def _advance(self) -> Chunk:
+    async def _advance(self, left_s: float | None = None) -> Chunk | None:
+        """The next chunk, None where it does not come in ``left_s`` seconds."""
         if self._dispatched:
-            return await anext(self._chunks)
+            return await (self._stream.next() if left_s is None else self._stream.next_within(left_s))
         self._dispatched = True
         with self._span.sending():
-            return await anext(self._chunks)
+            return await (self._stream.next() if left_s is None else self._stream.next_within(left_s))
 
     def _stop_waiting(self) -> None:
         self._stopped = True
@@ -300,8 +296,7 @@ class RunningCall:
         refused = isinstance(exc, BackendError) and not isinstance(exc, StreamBroken)
         self._failed_unspent = refused and self._first_token_s is None
         try:
-            async with aclosing(self._chunks):  # type: ignore[type-var]  # backends are async generators
-                pass
+            await self._stream.close()
         finally:
             record = self._settle(exc)
             try:

@@ -169,6 +169,7 @@ class Flow:
             count_text,
             draft.charging,
             draft.observer,
+            self.parts.closings,
         )
 
     async def wait_before_retry(self, attempt: int, error: BackendError, *, until: float | None) -> bool:

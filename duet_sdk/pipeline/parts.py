@@ -14,6 +14,7 @@ from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer, ThoughtPlacer
 from duet_sdk.pipeline.runs import RunMemory
+from duet_sdk.pipeline.stream import Closings
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
@@ -152,6 +153,8 @@ class Parts:
     """What was measured of this pair, None where nothing was."""
     runs: RunMemory = field(default_factory=RunMemory)
     """What is remembered of agents' runs."""
+    closings: Closings = field(default_factory=Closings)
+    """Streams that still close when nobody waits for them; the client awaits them at its end."""
     fallback: Parts | None = None
     """The pair that takes over when this one cannot answer."""
     _handoffs: dict[tuple[str, str], Handoff] = field(default_factory=dict)
