@@ -109,12 +109,11 @@ class AgentRun:
         scope = self.request.signal_scope
         if scope is None or not self._turn:
             return None
-        if self._tally.calls >= scope.most_calls:
-            return self._used_up()
-        if not self.signal:
-            return None
-        self.why = why_ask_again(scope, self.request.messages, self.request.tools) or ""
-        return None if self.why else GateDecision(ask=False, policy=POLICY, reason="the run has its signal")
+        if self.signal:
+            self.why = why_ask_again(scope, self.request.messages, self.request.tools) or ""
+            if not self.why:
+                return GateDecision(ask=False, policy=POLICY, reason="the run has its signal")
+        return self._used_up() if self._tally.calls >= scope.most_calls else None
 
     def allow(self, decision: GateDecision) -> GateDecision:
         """The gate's decision as far as the run's limit allows; an asking that is allowed counts from now on."""
@@ -164,6 +163,8 @@ class AgentRun:
 
     def _used_up(self) -> GateDecision:
         reason = f"the run has used its {self._tally.calls} calls of the reasoner"
+        if self.why:
+            reason = f"{self.why}, but {reason}"
         return GateDecision(ask=False, policy=POLICY, reason=reason)
 
     def _restored(self, own: Sequence[int]) -> tuple[Message, ...]:
