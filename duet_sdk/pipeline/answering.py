@@ -240,9 +240,8 @@ class Answering:
         made = signal if signal != carried else ""
         if not made and carried is None:
             return False, alone(seen, prompts=flow.prompts)
-        handoff = await flow.handoff(flow.reasoner, model)
-        flow.draft.handoff = handoff.name
-        return bool(made), await handoff.answer(seen, made or None, prompts=flow.prompts)
+        flow.draft.handoff, call = await flow.guided(model, seen, made or None)
+        return bool(made), call
 
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""
