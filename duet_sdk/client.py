@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +15,15 @@ from duet_sdk.backends.resilience import Breaker
 from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
-from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
-from duet_sdk.events import Done, Event
+from duet_sdk.conversation import AsyncConversation
+from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
-from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
 from duet_sdk.types import (
@@ -33,7 +32,6 @@ from duet_sdk.types import (
     HandoffName,
     Json,
     Labels,
-    Message,
     Mode,
     Progressive,
     Prompts,
@@ -133,87 +131,6 @@ class CallOptions(TypedDict, total=False):
     metadata: Json | None
     boundary: str | Sequence[str] | None
     """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
-
-
-class Run:
-    """One request while it runs: a context manager, and an iterator over its events.
-
-    Leaving the context ends both stages, settles what they spent and closes their connections.
-
-    Attributes:
-        on_done: called with the reply when it is complete.
-    """
-
-    on_done: Callable[[Reply], None] | None = None
-
-    def __init__(self, parts: Parts, draft: Draft) -> None:
-        self._draft = draft
-        self._events: AsyncGenerator[Event, None] = run(parts, draft)
-        self._reply: Reply | None = None
-        self._entered = False
-        self._over = False
-
-    @property
-    def reply(self) -> Reply:
-        """The reply once it is complete, or what there was of it when the run was left early.
-
-        Raises:
-            InvalidRequest: the run is still going on.
-        """
-        if self._reply is None:
-            raise InvalidRequest("the reply is not complete: iterate the run to its end, or leave its context, first")
-        return self._reply
-
-    async def __aenter__(self) -> Self:
-        self._entered = True
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if not self._entered:
-            raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
-        try:
-            event = await anext(self._events)
-        except StopAsyncIteration:
-            self._over = True
-            raise
-        except BudgetExceeded as error:
-            if error.reply is None and self._draft.account.attempts:
-                error.reply = self._draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")
-            self._reply = error.reply or self._draft.reply("error")
-            self._over = True
-            raise
-        except Exception:
-            self._reply = self._draft.reply("error")
-            self._over = True
-            raise
-        if isinstance(event, Done):
-            self._reply = event.reply
-            if self.on_done is not None:
-                self.on_done(event.reply)
-        return event
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """End the request now; harmless when it is over."""
-        if self._over:
-            return
-        self._over = True
-        closing = asyncio.ensure_future(self._events.aclose())
-        try:
-            # The stages must be closed and paid for even when the task that leaves is cancelled once more.
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing
-            raise
-        finally:
-            self._reply = self._reply or self._draft.reply("cancelled")
 
 
 class AsyncDuetClient:
@@ -329,7 +246,7 @@ class AsyncDuetClient:
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return AsyncConversation(self, system=system)
 
     def _run(
@@ -350,7 +267,9 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        return Run(parts, Draft(request, budget, self.models, charging=charging))
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
+
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=TracedRequest(request)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -366,44 +285,6 @@ class AsyncDuetClient:
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)
-
-
-class AsyncConversation:
-    """Keeps the messages of a conversation: questions and answers, never signals.
-
-    Attributes:
-        messages: what has been said; yours to change between turns.
-    """
-
-    def __init__(self, client: AsyncDuetClient, *, system: str | None = None) -> None:
-        self._client = client
-        self.messages: list[Message] = [Message("system", system)] if system else []
-
-    async def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
-
-        Raises:
-            DuetError: as `AsyncDuetClient.chat`.
-        """
-        asked = [*self.messages, Message("user", text)]
-        reply = await self._client.chat(asked, **options)
-        self._keep(asked, reply)
-        return reply
-
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> Run:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
-
-        Raises:
-            InvalidRequest: as `AsyncDuetClient.stream`.
-        """
-        asked = [*self.messages, Message("user", text)]
-        run = self._client.stream(asked, **options)
-        run.on_done = lambda reply: self._keep(asked, reply)
-        return run
-
-    def _keep(self, asked: list[Message], reply: Reply) -> None:
-        if reply.mode != "signal":
-            self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:

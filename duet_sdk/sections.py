@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.pricing import GpuHour, Price, TokenPrice
+from duet_sdk.scope import TRIGGERS, RunScope, Trigger
 from duet_sdk.types import Budget, GateConfig, GateName, Progressive, Prompts, Sampling
 
 
@@ -144,6 +145,25 @@ class ProgressiveSettings(Section):
             return Progressive(**self.model_dump())
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+
+class ScopeSettings(Section):
+    """When the reasoner is asked again within an agent's run. Fields and defaults are those of `RunScope`.
+
+    >>> ScopeSettings(most_calls=2).to_scope().most_calls
+    2
+    """
+
+    ask_again_on: tuple[Trigger, ...] = TRIGGERS
+    """``tool_error``, ``repeated_call``, ``invalid_call``, ``low_confidence``; all of them when not set."""
+    after_tool_turns: Annotated[int, Field(ge=1)] | None = 8
+    """Tool turns after which a signal counts as old; 8, so that a long run is planned anew now and then."""
+    most_calls: Annotated[int, Field(ge=1)] = 4
+    """How often the reasoner is asked in one run; 4, as a plan that fails so often needs somebody else."""
+
+    def to_scope(self) -> RunScope:
+        """The rules as the client takes them."""
+        return RunScope(**self.model_dump())
 
 
 class PromptSettings(Section):

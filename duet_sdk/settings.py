@@ -44,6 +44,7 @@ from duet_sdk.sections import (
     PromptSettings,
     RetrySettings,
     SamplingSettings,
+    ScopeSettings,
     Section,
 )
 from duet_sdk.types import GateName, HandoffName, Retry
@@ -225,6 +226,8 @@ class Settings(BaseSettings):
     """Whether a request goes on with the stage that works; ``answer``, and the reply says so."""
     context: Literal["all", "last_turn"] = "all"
     """What each stage sees of a long conversation; ``all``, as anything less can miss what the question means."""
+    signal_scope: Literal["turn", "run"] | ScopeSettings = "run"
+    """How long a signal holds while tools are called; ``run``, as a plan for the whole task is paid for once."""
     retry: RetrySettings = RetrySettings()
     """When a model that failed is called again."""
     fallback_pair: tuple[ModelSetting, ModelSetting] | None = None
@@ -268,6 +271,7 @@ class Settings(BaseSettings):
             "on_cut": self.on_cut,
             "on_failure": self.on_failure,
             "context": self.context,
+            "signal_scope": self.signal_scope if isinstance(self.signal_scope, str) else self.signal_scope.to_scope(),
             "retry": Retry(**self.retry.model_dump()),
             "fallback_pair": self.fallback_pair,
             "prices": {name: price.to_price() for name, price in self.prices.items()},

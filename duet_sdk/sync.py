@@ -14,10 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from duet_sdk.backends.connect import ModelLike
-from duet_sdk.client import AsyncConversation, AsyncDuetClient, CallOptions, ClientOptions, Run
+from duet_sdk.client import AsyncDuetClient, CallOptions, ClientOptions
+from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import Event
 from duet_sdk.messages import MessagesLike
+from duet_sdk.run import Run
 from duet_sdk.types import Message, Reply, Stage
 
 if TYPE_CHECKING:
@@ -257,6 +259,16 @@ class DuetClient:
         duet._begin(AsyncDuetClient.from_pair(pair, settings=settings, **options))  # noqa: SLF001  # its own class
         return duet
 
+    @classmethod
+    def over(cls, client: AsyncDuetClient) -> Self:
+        """A synchronous face on a client that asynchronous code uses too: one pair, its models loaded once.
+
+        Each of the two may be closed on its own; closing this one closes the models for both.
+        """
+        duet = cls.__new__(cls)
+        duet._begin(client)  # noqa: SLF001  # its own class
+        return duet
+
     def _begin(self, client: AsyncDuetClient) -> None:
         self._client = client
         self._loop = BackgroundLoop()
@@ -285,7 +297,7 @@ class DuetClient:
         return self._client.models
 
     def conversation(self, *, system: str | None = None) -> Conversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return Conversation(self._loop, self._client.conversation(system=system))
 
     def __enter__(self) -> Self:
@@ -306,7 +318,7 @@ class DuetClient:
 
 
 class Conversation:
-    """Keeps the messages of a conversation: questions and answers, never signals."""
+    """Keeps the messages of a conversation; as `AsyncConversation`."""
 
     def __init__(self, loop: BackgroundLoop, inner: AsyncConversation) -> None:
         self._loop = loop
@@ -317,18 +329,18 @@ class Conversation:
         """What has been said; yours to change between turns."""
         return self._inner.messages
 
-    def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
+    def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
+        """Ask the next question, or give tools' results; a request that fails leaves the conversation as it was.
 
         Raises:
             DuetError: as `DuetClient.chat`.
         """
-        return self._loop.wait(self._inner.chat(text, **options))
+        return self._loop.wait(self._inner.chat(said, **options))
 
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> SyncRun:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
+    def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> SyncRun:
+        """As `chat`, event by event; the turn is kept once its answer is complete.
 
         Raises:
             InvalidRequest: as `DuetClient.stream`.
         """
-        return SyncRun(self._loop, self._inner.stream(text, **options))
+        return SyncRun(self._loop, self._inner.stream(said, **options))

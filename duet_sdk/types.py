@@ -381,6 +381,17 @@ class Reply:
         plain["usage"]["total_tokens"] = self.usage.total_tokens
         return plain
 
+    def summary(self) -> dict[str, Any]:
+        """What a framework's response metadata holds: who answered, at what price; no text that a model wrote.
+
+        JSON-ready, keys as in `to_dict`: ``mode``, ``served_by``, ``handoff``, ``gate``, ``signal`` (tokens, limit,
+        truncated, …), ``usage``, ``cost``, ``models``, ``finish_reason``.
+        """
+        plain = self.to_dict()
+        del plain["signal"]["text"]
+        named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason")
+        return {name: plain[name] for name in named}
+
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):

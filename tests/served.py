@@ -27,7 +27,11 @@ BY_HAND = {
 @asynccontextmanager
 async def served(answer: Any = DEFAULT, **options: Any) -> AsyncIterator[tuple[FaultServer, VllmBackend]]:
     """A server and a backend for it; options of the backend are those that the server does not know."""
-    own = {name: options.pop(name) for name in list(options) if name in ("vllm", "models", "key", "without", "files")}
+    own = {
+        name: options.pop(name)
+        for name in list(options)
+        if name in ("vllm", "models", "key", "without", "files", "thinking")
+    }
     async with FaultServer(answer, **own) as server:
         backend = VllmBackend(options.pop("model", "m"), base_url=options.pop("base_url", server.url), **options)
         try:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from duet_sdk import Message, Sampling, Signal
 from duet_sdk.cache import CacheError, CacheKey, SqliteSignalCache, signal_key
-from duet_sdk.cache.file import SCHEMA
+from duet_sdk.cache.file import FORMAT, SCHEMA
 from duet_sdk.errors import ConfigError
 from duet_sdk.types import ImagePart, Labels, TextPart, ToolCall
 
@@ -303,7 +303,7 @@ async def test_damage_while_it_is_open_is_the_caches_own_trouble(tmp_path):
 
 
 async def test_a_file_that_another_process_keeps_busy_is_the_caches_own_trouble(tmp_path, monkeypatch):
-    monkeypatch.setattr("duet_sdk.cache.file._BUSY_S", 0.05)
+    monkeypatch.setattr("duet_sdk.cache.sqlite.FORMAT", dataclasses.replace(FORMAT, busy_s=0.05))
     path = tmp_path / "signals.db"
     async with SqliteSignalCache(path) as cache:
         await cache.put(KEY, SIGNAL)

@@ -56,6 +56,7 @@ LEAVES = {
     "duet_sdk.backends.generation": HEAVY,
     "duet_sdk.cli": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.settings": {"pydantic_settings"},
+    "duet_sdk.telemetry.export": {"opentelemetry.sdk"},
 }
 # The libraries' own variables are read where the library is used.
 FOREIGN_PREFIXES = ("OTEL_", "HF_", "LITELLM_")

@@ -9,6 +9,7 @@ import pytest
 from duet_sdk import AsyncDuetClient, Budget, Prompts, Sampling
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import GpuHour, TokenPrice
+from duet_sdk.scope import RunScope
 from duet_sdk.sections import ProgressiveSettings
 from duet_sdk.settings import Endpoint, Settings, default_cache_dir, load_settings
 from duet_sdk.types import GateConfig, Progressive
@@ -60,6 +61,24 @@ def test_the_environment_goes_over_the_file_and_arguments_over_both(monkeypatch)
     assert load_settings().budget.cost_usd == Decimal("0.05")
     assert load_settings().on_cut == "error"
     assert load_settings(on_cut="wrap_up").on_cut == "wrap_up"
+
+
+@pytest.mark.parametrize(
+    ("text", "scope"),
+    [
+        ('signal_scope = "turn"', "turn"),
+        ("[signal_scope]\nmost_calls = 2\nask_again_on = ['tool_error']", RunScope(["tool_error"], most_calls=2)),
+    ],
+)
+def test_the_signal_scope_is_a_name_or_a_table(text, scope):
+    Path("duet.toml").write_text(text)
+    assert load_settings().client_options() == {"signal_scope": scope}
+
+
+def test_an_impossible_signal_scope_names_its_place():
+    Path("duet.toml").write_text("[signal_scope]\nmost_calls = 0")
+    with pytest.raises(ConfigError, match=r"signal_scope\..*most_calls: .*greater than or equal to 1"):
+        load_settings()
 
 
 async def test_a_client_with_nothing_named_uses_them():

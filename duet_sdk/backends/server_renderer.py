@@ -43,13 +43,24 @@ class ServerRenderer:
     """Renders the think handoff through a server; make one with `load`.
 
     Attributes:
-        think_tags: what opens and closes the block.
+        block: where the server's template puts thinking.
+        think_tags: what opens and closes it.
     """
 
-    def __init__(self, ask: Ask, model: str, block: ThinkBlock) -> None:
-        self._ask = ask
-        self._model = model
-        self._block = block
+    def __init__(
+        self,
+        remote: _Remote,
+        block: ThinkBlock,
+        *,
+        header_ids: Sequence[int],
+        head_ids: Sequence[int],
+        closing_ids: Sequence[int],
+    ) -> None:
+        self._remote = remote
+        self.block = block
+        self._header_ids = header_ids
+        self._head_ids = head_ids
+        self._closing_ids = closing_ids
         self.think_tags = block.tags
 
     @classmethod
@@ -73,7 +84,18 @@ class ServerRenderer:
         )
         if isinstance(found, str):
             raise ConfigError(f"no think handoff with {model}: {found}; use handoff='instruct'")
-        return cls(ask, model, found)
+        prompt, header, head, closing = await asyncio.gather(
+            remote.chat_ids([{"role": "user", "content": "?"}], generation=True, kwargs=found.kwargs),
+            *(remote.encode(text) for text in (found.header, found.head, found.closing)),
+        )
+        try:
+            found.open(prompt, header, head)
+        except InvalidRequest:
+            raise ConfigError(
+                f"the tokenizer of {model} does not give back the text that it read; name a local copy of it "
+                "(option tokenizer), or use handoff='instruct'"
+            ) from None
+        return cls(remote, found, header_ids=header, head_ids=head, closing_ids=closing)
 
     async def think_ids(
         self, messages: Sequence[Message], signal: str, *, closed: bool = True, tools: Sequence[Json] = ()
@@ -85,31 +107,21 @@ class ServerRenderer:
         Raises:
             SignalError: the signal is empty, or cannot be cut so that it holds no control token.
             InvalidRequest: the template refuses these messages, or they switch its thinking off.
-            ConfigError: the tokenizer does not give back the text that it was given.
             BackendError: the server does not answer.
         """
-        block, remote = self._block, _Remote(self._ask, self._model)
+        turns = [message_on_wire(message) for message in messages]
+        prompt = await self._remote.chat_ids(turns, generation=True, tools=tools, kwargs=self.block.kwargs)
+        return await self.put_thought(prompt, signal, closed=closed)
+
+    async def put_thought(self, prompt_ids: Sequence[int], signal: str, *, closed: bool = True) -> tuple[int, ...]:
+        """As `think_ids`, for a prompt that the server has rendered, its assistant's turn opened."""
+        block = self.block
         signal = clean(signal).strip()
         if not signal:
             raise SignalError("the signal is empty; ask the generator without one")
-        turns = [message_on_wire(message) for message in messages]
-        ids, prompt = await remote.chat(turns, generation=True, tools=tools, kwargs=block.kwargs)
-        if not prompt.endswith(block.header):
-            raise InvalidRequest(
-                "these messages make the chat template end its prompt without room for a think block "
-                "(do they switch thinking off?); use handoff='instruct' for them"
-            )
-        before = prompt + block.opener
-        head, closing = await asyncio.gather(
-            remote.encode(before[: len(before) - len(block.lead)]), remote.encode(block.closing)
-        )
-        if ids[: len(head)] != head[: len(ids)]:
-            raise ConfigError(
-                f"the tokenizer of {self._model} does not give back the text that it read; name a local copy of it "
-                "(option tokenizer), or use handoff='instruct'"
-            )
-        span = await self._untrusted(remote, block.lead + signal + (block.trail if closed else ""))
-        return (*head, *span, *(closing if closed else ()))
+        opened = block.open(prompt_ids, self._header_ids, self._head_ids)
+        span = await self._untrusted(self._remote, block.lead + signal + (block.trail if closed else ""))
+        return (*opened, *span, *(self._closing_ids if closed else ()))
 
     async def _untrusted(self, remote: _Remote, text: str) -> list[int]:
         """Ids of text, none of them a control token."""
@@ -136,23 +148,30 @@ class _Remote:
         self._ask = ask
         self._model = model
 
-    async def chat(
-        self, turns: Sequence[Json], *, generation: bool, tools: Sequence[Json], kwargs: Mapping[str, object] | None
-    ) -> tuple[list[int], str]:
-        """Ids and text of a rendered conversation."""
+    async def chat_ids(
+        self,
+        turns: Sequence[Json],
+        *,
+        generation: bool,
+        tools: Sequence[Json] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> list[int]:
+        """Ids of a rendered conversation."""
         asked: dict[str, object] = {"model": self._model, "messages": list(turns), "add_generation_prompt": generation}
         if tools:
             asked["tools"] = list(tools)
         if kwargs:
             asked["chat_template_kwargs"] = dict(kwargs)
         try:
-            ids = (await self._ask("//tokenize", asked))["tokens"]
-            text = (await self._ask("//detokenize", {"model": self._model, "tokens": ids}))["prompt"]
+            return list((await self._ask("//tokenize", asked))["tokens"])
         except BackendError as error:
             if error.status is not None and 400 <= error.status < 500:
                 raise InvalidRequest(f"the server's chat template refuses these messages: {error}") from error
             raise
-        return list(ids), str(text)
+
+    async def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens written out."""
+        return str((await self._ask("//detokenize", {"model": self._model, "tokens": list(ids)}))["prompt"])
 
     async def encode(self, text: str) -> list[int]:
         """Ids of trusted text: control strings in it become control tokens."""
@@ -191,7 +210,8 @@ class _BlockingTemplate:
         kwargs: Mapping[str, object] | None = None,
     ) -> str:
         """The prompt's text. Raises InvalidRequest where the template refuses the turns."""
-        text: str = self._wait(self._remote.chat(turns, generation=generation, tools=tools, kwargs=kwargs))[1]
+        ids = self._wait(self._remote.chat_ids(turns, generation=generation, tools=tools, kwargs=kwargs))
+        text: str = self._wait(self._remote.text(ids))
         return text
 
 

@@ -20,11 +20,20 @@ from pydantic_core import from_json
 from duet_sdk.backends.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.http import TRANSPORT_ERRORS, BodyTooLong, Http, drain, read_body
+from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.protocol import Call, Capabilities, Chunk
 from duet_sdk.backends.server_renderer import ServerRenderer
 from duet_sdk.backends.sse import EventParser, LineTooLong
-from duet_sdk.backends.wire import OutputFailed, Reader, encode, message_on_wire, path_of, request_body
+from duet_sdk.backends.vllm_fields import OwnFields, thinking_budget
+from duet_sdk.backends.wire import (
+    OutputFailed,
+    Reader,
+    encode,
+    message_on_wire,
+    path_of,
+    request_body,
+)
 from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.pricing import FREE, Price
 
@@ -63,6 +72,9 @@ class VllmBackend:
         context_tokens: the model's window; None asks the server.
         tokenizer: a folder with ``tokenizer.json``, or a model in the cache; None looks for the model's own name.
         capabilities: what is known of the server by hand, by the names of `duet_sdk.backends.probing.Said`.
+        priority: vLLM's ``priority`` of every call, lower is earlier; None sends none.
+        cache_salt: vLLM's ``cache_salt`` of every call, None sends none: calls share prefix caches with those of the
+            same salt only. ``{tenant}`` in it stands for a hash of the request's tenant.
         connect_s: longest wait for a connection, in seconds.
         read_s: longest silence of the server, in seconds. A whole answer is silent until it is complete, and a loaded
             server may let a prompt wait long.
@@ -86,6 +98,8 @@ class VllmBackend:
         context_tokens: int | None = None,
         tokenizer: str | None = None,
         capabilities: Mapping[str, object] | None = None,
+        priority: int | None = None,
+        cache_salt: str | None = None,
         connect_s: float = 10.0,
         read_s: float = 300.0,
         headers: Mapping[str, str] | None = None,
@@ -99,6 +113,7 @@ class VllmBackend:
         self._said = Said.parse(capabilities or {})
         self._context_tokens = _positive_int("context_tokens", context_tokens)
         self._tokenizer = tokenizer
+        self._own = OwnFields(priority, cache_salt)
         sent = request_headers(api_key, headers or {})
         self._failures = Failures(
             backend=self.name,
@@ -144,7 +159,10 @@ class VllmBackend:
             InvalidRequest: the completion endpoint cannot do what the call asks, or JSON cannot say it.
         """
         facts = await self._facts()
-        body = request_body(call, model=self.model, dialect=facts.dialect)
+        own = dict(self._own.of(call))
+        if facts.thinking_budget:
+            own |= thinking_budget(call, dialect=facts.dialect, renderer=facts.renderer)
+        body = request_body(call, model=self.model, dialect=facts.dialect, own=own)
         if facts.thinking_budget is False and body.get("thinking_token_budget") is not None:
             raise self._failures.rejected("the server was not started for thinking_token_budget")
         reader = Reader(call, dialect=facts.dialect)
@@ -342,26 +360,19 @@ def connect(model: str, options: Mapping[str, object]) -> VllmBackend:
     Raises:
         ConfigError: another option, or one that cannot work.
     """
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"backend 'vllm' has no option {name!r}; it has {', '.join(_OPTIONS)}")
-        if name == "api_key":
-            continue  # checked where it is used, so that no error can quote it
-        if not isinstance(value, _OPTIONS[name]):
-            wanted = " or ".join(kind.__name__ for kind in _OPTIONS[name])
-            raise ConfigError(f"option {name!r} must be a {wanted}, got {type(value).__name__}")
-    given: dict[str, Any] = dict(options)
-    return VllmBackend(model, **given)
+    return VllmBackend(model, **checked("vllm", options, _OPTIONS))
 
 
-_OPTIONS: dict[str, tuple[type, ...]] = {
+_OPTIONS: Known = {
     "base_url": (str,),
-    "api_key": (object,),
+    "api_key": (),  # checked where it is used, so that no error can quote it
     "boundary": (str,),
     "price": get_args(Price),
     "context_tokens": (int,),
     "tokenizer": (str,),
     "capabilities": (Mapping,),
+    "priority": (int,),
+    "cache_salt": (str,),
     "connect_s": (int, float),
     "read_s": (int, float),
     "headers": (Mapping,),

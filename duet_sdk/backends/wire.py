@@ -62,11 +62,11 @@ def path_of(call: Call) -> str:
     return "/completions" if call.prompt_ids else "/chat/completions"
 
 
-def request_body(call: Call, *, model: str, dialect: Dialect) -> dict[str, Any]:
+def request_body(call: Call, *, model: str, dialect: Dialect, own: Json | None = None) -> dict[str, Any]:
     """A call as a request: messages for the chat endpoint, token ids for the completion endpoint.
 
-    What stands in ``sampling.extra_body`` goes over the call's own choices, except where it would lift a limit or
-    change how the answer is read.
+    What stands in ``sampling.extra_body`` goes over the call's own choices and over ``own``, the endpoint's fields,
+    except where it would lift a limit or change how the answer is read.
 
     Raises:
         ConfigError: ``extra_body`` holds one of those.
@@ -95,7 +95,7 @@ def request_body(call: Call, *, model: str, dialect: Dialect) -> dict[str, Any]:
             body["chat_template_kwargs"] = {"enable_thinking": call.thinking}
     if call.response_format is not None:
         body["response_format"] = call.response_format
-    return _merged(body | _sampling(call), call.sampling.extra_body or {})
+    return _merged(body | _sampling(call) | dict(own or {}), call.sampling.extra_body or {})
 
 
 def _sampling(call: Call) -> dict[str, Any]:

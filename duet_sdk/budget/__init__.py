@@ -4,7 +4,9 @@ from duet_sdk.budget.amount import Amount, Balance, Limit
 from duet_sdk.budget.budget import RequestBudget, Reservation, UsdOf
 from duet_sdk.budget.ledger import HOLD_TTL_S, AttemptKind, Entry, EntryFacts, EntryStatus, Hold, Ledger
 from duet_sdk.budget.memory import MemoryLedger
+from duet_sdk.budget.redis import RedisLedger
 from duet_sdk.budget.scope import scope_of
+from duet_sdk.budget.sqlite import SqliteLedger
 from duet_sdk.types import Budget
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "Ledger",
     "Limit",
     "MemoryLedger",
+    "RedisLedger",
     "RequestBudget",
     "Reservation",
+    "SqliteLedger",
     "UsdOf",
     "scope_of",
 ]

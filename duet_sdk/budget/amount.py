@@ -65,11 +65,6 @@ class Amount:
             )
         return units
 
-    @classmethod
-    def of(cls, units: Units) -> Amount:
-        """The amount that these units stand for."""
-        return cls(usd_of(units[0]), *units[1:])
-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -132,6 +127,11 @@ class Balance:
     """The part of ``spent`` that no hold covered: models that billed more than they were allowed to."""
     limit: Limit | None
     """None where the scope is only counted."""
+
+
+def amount_of(units: Units, *, priced: bool = True) -> Amount:
+    """The amount that these units stand for."""
+    return Amount(usd_of(units[0]) if priced else None, *units[1:])
 
 
 def usd_of(nano: int) -> Decimal:

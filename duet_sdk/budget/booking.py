@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from duet_sdk.budget.amount import DIMENSIONS, NOTHING, Amount, Limit, Units, usd_of
-from duet_sdk.budget.ledger import EntryStatus, Hold
-from duet_sdk.budget.window import SECOND, window_of
-from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest, LedgerError
+from duet_sdk.budget.amount import DIMENSIONS, NOTHING, Amount, Limit, Units, amount_of, usd_of
+from duet_sdk.budget.ledger import EntryFacts, EntryStatus, Hold
+from duet_sdk.budget.scope import check_key, check_scopes
+from duet_sdk.budget.window import SECOND, moment_of, window_of
+from duet_sdk.errors import BudgetExceeded, ConfigError, DuetError, InvalidRequest, LedgerError
 
 REMEMBER_S: Final = 86_400
 """How long the end of a hold is remembered, so that settling it again does nothing."""
@@ -23,12 +26,55 @@ EXPIRED_AT_ONCE: Final = 20
 _FIRST_WAIT_S: Final = 0.005
 _LONGEST_WAIT_S: Final = 0.25
 _LONGEST_TTL_S: Final = 31 * 86_400
-_ROOM: Final = {
+_LESS: Final = {
     "usd": "lower signal_tokens or answer_tokens",
     "reasoner_tokens": "lower signal_tokens",
     "generator_tokens": "lower answer_tokens",
     "requests": "send fewer requests",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A hold that is asked for, checked and in units."""
+
+    id: str
+    scopes: tuple[str, ...]
+    units: Units
+    priced: bool
+    """Whether the price is known."""
+    ttl_us: int
+    facts: EntryFacts
+
+    @classmethod
+    def of(cls, scopes: Sequence[str], amount: Amount, *, key: str | None, ttl_s: float, facts: EntryFacts) -> Asked:
+        """What a caller asks for; without a key it gets an id of its own.
+
+        Raises:
+            InvalidRequest: a malformed scope, key, amount or time.
+        """
+        if not 0 < ttl_s <= _LONGEST_TTL_S:
+            raise InvalidRequest(f"ttl_s of a hold must be above 0 and at most {_LONGEST_TTL_S}, got {ttl_s!r}")
+        name = uuid.uuid4().hex if key is None else f"key:{check_key(key)}"
+        priced = amount.usd is not None
+        return cls(name, check_scopes(scopes), amount.units, priced, math.ceil(ttl_s * SECOND), facts)
+
+    @property
+    def amount(self) -> Amount:
+        """As the caller gave it, money to the nano-USD."""
+        return amount_of(self.units, priced=self.priced)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a scope with a limit stands in its present window."""
+
+    scope: str
+    limit: Limit
+    units: tuple[int | None, ...]
+    """The limit's."""
+    spent: Units
+    held: Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,49 +104,53 @@ def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: boo
     return Booked("settled" if overrun == NOTHING else "overrun", change, overrun)
 
 
-def full(units: tuple[int | None, ...], asked: Units, spent: Units, held: Units) -> int | None:
-    """The first kind of spending that has no room for what is asked, None where all fit.
+def check_room(asked: Asked, standings: Iterable[Standing], now: int) -> None:
+    """Refuse a hold that has no room in one of its scopes; a refusal that waiting cannot help goes first.
 
-    What is not asked for is not refused: a free model goes through where a limit in money is used up.
+    Raises:
+        BudgetExceeded: a scope has no room.
+        ConfigError: a scope has a limit in money, and the price is unknown.
     """
-    for index, limit in enumerate(units):
-        if limit is not None and asked[index] and spent[index] + held[index] + asked[index] > limit:
-            return index
-    return None
+    waits: BudgetExceeded | None = None
+    for standing in standings:
+        if not asked.priced and standing.units[0] is not None:
+            raise ConfigError(
+                f"{standing.scope} has a limit in money, and the price of the model is unknown; "
+                "name it in prices, or limit tokens"
+            )
+        spent, held = standing.spent, standing.held
+        for index, most in enumerate(standing.units):
+            # What is not asked for is not refused: a free model goes through where money is used up.
+            if most is None or not asked.units[index]:
+                continue
+            if spent[index] + asked.units[index] > most:
+                raise refusal(standing, index, asked.units[index], now)
+            if waits is None and spent[index] + held[index] + asked.units[index] > most:
+                waits = refusal(standing, index, asked.units[index], now)
+    if waits is not None:
+        raise waits
 
 
-def refusal(
-    scope: str, index: int, *, limit: Limit, spent: Units, held: Units, asked: Units, now: int
-) -> BudgetExceeded:
+def refusal(standing: Standing, index: int, asked: int, now: int) -> BudgetExceeded:
     """The error of a scope that has no room: which limit, what is used of it, and what to do."""
-    name = DIMENSIONS[index]
-    most = limit.units[index] or 0
-    left = max(0, most - spent[index] - held[index])
+    name, limit = DIMENSIONS[index], standing.limit
+    spent, held, most = standing.spent[index], standing.held[index], standing.units[index] or 0
     window = "" if limit.window is None else f" by {limit.window}"
-    if asked[index] > most:
-        advice = f"{_ROOM[name]}, or raise the limit: it is more than the whole limit"
-    elif spent[index] + asked[index] <= most:
+    if asked > most:
+        advice = f"that is more than the whole limit: {_LESS[name]}, or raise it"
+    elif spent + asked <= most:
         advice = "wait until what is held is settled (wait_s), or raise the limit"
     else:
-        rest = window_of(limit.window).until(now)
-        advice = f"{rest}, or raise the limit" if rest else "raise the limit"
-    asked_, left_, most_, spent_, held_ = (
-        _words(name, value) for value in (asked[index], left, most, spent[index], held[index])
-    )
+        advice = " or ".join(filter(None, (window_of(limit.window).until(now), "raise the limit")))
+    words = [_words(name, value) for value in (asked, max(0, most - spent - held), most, spent, held)]
     return BudgetExceeded(
-        f"{scope} asks for {asked_}, {left_} is left of {most_}{window} ({spent_} spent, {held_} held); {advice}",
-        scope=scope,
+        f"{standing.scope} asks for {words[0]}, {words[1]} is left of {words[2]}{window} "
+        f"({words[3]} spent, {words[4]} held); {advice}",
+        scope=standing.scope,
         limit=_value(name, most),
-        spent=_value(name, spent[index]),
-        held=_value(name, held[index]),
-        asked=_value(name, asked[index]),
-    )
-
-
-def unpriced(scope: str) -> ConfigError:
-    """The error of a limit in money that meets an unknown price."""
-    return ConfigError(
-        f"{scope} has a limit in money, and the price of the model is unknown; name it in prices, or limit tokens"
+        spent=_value(name, spent),
+        held=_value(name, held),
+        asked=_value(name, asked),
     )
 
 
@@ -117,17 +167,6 @@ def used_otherwise(hold: str) -> LedgerError:
     return LedgerError(f"the hold {hold} was made for other scopes or another amount; give each hold a key of its own")
 
 
-def check_ttl(ttl_s: float) -> int:
-    """Seconds → microseconds.
-
-    Raises:
-        InvalidRequest: it is not positive, or longer than a month.
-    """
-    if not 0 < ttl_s <= _LONGEST_TTL_S:
-        raise InvalidRequest(f"ttl_s of a hold must be above 0 and at most {_LONGEST_TTL_S}, got {ttl_s!r}")
-    return math.ceil(ttl_s * SECOND)
-
-
 def check_moment(at: datetime | None) -> int | None:
     """A moment → microseconds since the epoch.
 
@@ -138,7 +177,7 @@ def check_moment(at: datetime | None) -> int | None:
         return None
     if at.tzinfo is None:
         raise InvalidRequest("a moment needs a time zone, such as datetime.now(UTC); local time is not guessed")
-    return round(at.timestamp() * SECOND)
+    return (at - moment_of(0)) // timedelta(microseconds=1)
 
 
 async def hold_in_time(make: Callable[[], Awaitable[Hold]], wait_s: float) -> Hold:
@@ -165,6 +204,21 @@ async def hold_in_time(make: Callable[[], Awaitable[Hold]], wait_s: float) -> Ho
         pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
 
 
+async def unless_cancelled(making: Coroutine[None, None, Hold]) -> Hold:
+    """The hold, where it is made in another thread or place; a caller cancelled meanwhile leaves none behind."""
+    task = asyncio.create_task(making)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.shield(_undo(task))
+        raise
+
+
+async def _undo(making: asyncio.Task[Hold]) -> None:
+    with suppress(DuetError):  # refused, or the store failed: then it expires
+        await (await making).release()
+
+
 def _only_held(error: BudgetExceeded) -> bool:
     return Decimal(error.spent or 0) + Decimal(error.asked or 0) <= Decimal(error.limit or 0)
 
@@ -178,5 +232,4 @@ def _words(name: str, units: int) -> str:
 
 
 def _all(units: Units) -> str:
-    amount = Amount.of(units)
-    return ", ".join(_words(name, value) for name, value in zip(DIMENSIONS, amount.units, strict=True) if value) or "0"
+    return ", ".join(_words(name, value) for name, value in zip(DIMENSIONS, units, strict=True) if value) or "nothing"

@@ -44,7 +44,6 @@ class Hold:
     facts: EntryFacts
     made_us: int
     """Microseconds since the epoch by the ledger's clock; the windows of this moment are charged."""
-    ttl_s: float
     _ledger: Ledger = field(repr=False, compare=False)
 
     async def settle(self, amount: Amount, facts: EntryFacts | None = None) -> None:
@@ -173,16 +172,16 @@ class Ledger(Protocol):
         scope: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        after: int = 0,
+        after: Entry | None = None,
         most: int = 1000,
     ) -> Sequence[Entry]:
-        """The first entries in the order in which they were booked; page on with ``after=page[-1].number``.
+        """The first entries in the order in which they were booked; page on with ``after=page[-1]``.
 
         Args:
             scope: only those in this scope.
             since: only those booked at this moment or later.
             until: only those booked before it.
-            after: only those with a higher number.
+            after: only those that were booked after this one.
             most: how many at most.
 
         Raises:
@@ -191,7 +190,9 @@ class Ledger(Protocol):
         """
 
     async def prune(self, before: datetime) -> int:
-        """Delete the entries booked before that moment; gives how many. What their windows have spent stays spent.
+        """Delete the entries booked before that moment; gives how many.
+
+        What a scope with a limit has spent stays spent; one without, unused since that moment, is forgotten.
 
         Raises:
             InvalidRequest: a moment without a time zone.

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import heapq
 import time
-import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from duet_sdk.budget.amount import NOTHING, Amount, Balance, Limit, Units, usd_of
+from duet_sdk.budget.amount import NOTHING, Amount, Balance, Limit, Units, amount_of, usd_of
 from duet_sdk.budget.booking import (
     EXPIRED_AT_ONCE,
+    Asked,
     Booked,
+    Standing,
     book,
     check_moment,
-    check_ttl,
-    full,
+    check_room,
     hold_in_time,
-    refusal,
     settled_otherwise,
-    unpriced,
     used_otherwise,
 )
 from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
-from duet_sdk.budget.scope import check_key, check_scope, check_scopes
-from duet_sdk.budget.window import SECOND, Window, window_of
-from duet_sdk.errors import BudgetExceeded
+from duet_sdk.budget.scope import check_scope
+from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +59,8 @@ class _Account:
     units: tuple[int | None, ...] = ()
     window: Window = field(default_factory=lambda: window_of(None))
     slices: dict[int, _Tally] = field(default_factory=dict)
+    used: int = 0
+    """When something was last held or booked in it."""
 
     def tally(self, now: int) -> _Tally:
         """The sum over the present window; what has left it is forgotten."""
@@ -101,7 +100,7 @@ class MemoryLedger:
     """Keeps limits over the requests of one process, for as long as it lives; its threads may share it.
 
     Args:
-        most_entries: how many entries, and how many ended holds, are kept; the oldest make room.
+        most_entries: how many entries, ended holds, and scopes without a limit are kept; the oldest make room.
         clock: seconds since the epoch. Where it goes back, the ledger's time stands still until it has caught up.
 
     >>> import asyncio
@@ -121,7 +120,8 @@ class MemoryLedger:
         self._most = most_entries
         self._time = 0
         self._number = 0
-        self._accounts: dict[str, _Account] = {}
+        self._limited: dict[str, _Account] = {}
+        self._counted: OrderedDict[str, _Account] = OrderedDict()
         self._open: dict[str, _Held] = {}
         self._due: list[tuple[int, str]] = []
         """Heap of when each hold expires; those that ended before are passed over."""
@@ -140,12 +140,11 @@ class MemoryLedger:
         facts: EntryFacts = EntryFacts(),
     ) -> Hold:
         """See `Ledger.hold`."""
-        scopes, units, ttl = check_scopes(scopes), amount.units, check_ttl(ttl_s)
-        name = uuid.uuid4().hex if key is None else f"key:{check_key(key)}"
+        asked = Asked.of(scopes, amount, key=key, ttl_s=ttl_s, facts=facts)
 
         async def make() -> Hold:
             with self._lock:
-                return self._make(name, scopes, amount, units, ttl, facts)
+                return self._make(asked, amount)
 
         return await hold_in_time(make, wait_s)
 
@@ -171,7 +170,9 @@ class MemoryLedger:
         check_scope(scope)
         with self._lock:
             now = self._now()
-            account = self._accounts.setdefault(scope, _Account())
+            account = self._account(scope)
+            (self._counted if limit is None else self._limited)[scope] = account
+            (self._limited if limit is None else self._counted).pop(scope, None)
             window = window_of(None if limit is None else limit.window)
             account.limit, account.units = limit, () if limit is None else limit.units
             if window is not account.window:
@@ -181,7 +182,7 @@ class MemoryLedger:
     async def limits(self) -> Mapping[str, Limit]:
         """See `Ledger.limits`."""
         with self._lock:
-            return {scope: a.limit for scope, a in sorted(self._accounts.items()) if a.limit is not None}
+            return {scope: a.limit for scope, a in sorted(self._limited.items()) if a.limit is not None}
 
     async def balance(self, scope: str) -> Balance:
         """See `Ledger.balance`."""
@@ -189,9 +190,9 @@ class MemoryLedger:
         with self._lock:
             now = self._now()
             self._expire(now, len(self._open))
-            account = self._accounts.get(scope) or _Account()
+            account = self._limited.get(scope) or self._counted.get(scope) or _Account()
             tally = account.tally(now)
-        return Balance(Amount.of(tally.spent), Amount.of(tally.held), Amount.of(tally.overrun), account.limit)
+        return Balance(amount_of(tally.spent), amount_of(tally.held), amount_of(tally.overrun), account.limit)
 
     async def entries(
         self,
@@ -199,13 +200,13 @@ class MemoryLedger:
         scope: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        after: int = 0,
+        after: Entry | None = None,
         most: int = 1000,
     ) -> Sequence[Entry]:
         """See `Ledger.entries`."""
         if scope is not None:
             check_scope(scope)
-        start, end = check_moment(since), check_moment(until)
+        start, end, first = check_moment(since), check_moment(until), after.number if after else 0
         found: list[Entry] = []
         with self._lock:
             self._expire(self._now(), len(self._open))
@@ -213,7 +214,7 @@ class MemoryLedger:
                 if len(found) >= most:
                     break
                 if (
-                    line.number > after
+                    line.number > first
                     and (scope is None or scope in line.hold.scopes)
                     and (start is None or line.booked >= start)
                     and (end is None or line.booked < end)
@@ -228,6 +229,8 @@ class MemoryLedger:
             kept = [line for line in self._lines if line.booked >= end]
             deleted = len(self._lines) - len(kept)
             self._lines = deque(kept, maxlen=self._most)
+            for scope in [scope for scope, account in self._counted.items() if account.used < end]:
+                del self._counted[scope]
         return deleted
 
     async def aclose(self) -> None:
@@ -245,46 +248,39 @@ class MemoryLedger:
         self._time = max(self._time, int(self._clock() * SECOND))
         return self._time
 
-    def _make(
-        self, name: str, scopes: tuple[str, ...], amount: Amount, units: Units, ttl: int, facts: EntryFacts
-    ) -> Hold:
+    def _make(self, asked: Asked, amount: Amount) -> Hold:
         now = self._now()
         self._expire(now, EXPIRED_AT_ONCE)
-        known = self._open.get(name) or self._ended.get(name)
+        known = self._open.get(asked.id) or self._ended.get(asked.id)
         if known is not None:
-            if (known.hold.scopes, known.units, known.priced) != (scopes, units, amount.usd is not None):
-                raise used_otherwise(name)
+            if (known.hold.scopes, known.units, known.priced) != (asked.scopes, asked.units, asked.priced):
+                raise used_otherwise(asked.id)
             return known.hold
-        self._check(scopes, units, amount.usd is not None, now)
-        hold = Hold(name, scopes, amount, facts, now, ttl / SECOND, self)
-        for scope in scopes:
-            self._accounts.setdefault(scope, _Account()).change(now, now, spent=NOTHING, overrun=NOTHING, held=units)
-        self._open[name] = _Held(hold, units, amount.usd is not None, now + ttl)
-        heapq.heappush(self._due, (now + ttl, name))
+        check_room(asked, self._standings(asked, now), now)
+        hold = Hold(asked.id, asked.scopes, amount, asked.facts, now, self)
+        for scope in asked.scopes:
+            self._account(scope).change(now, now, spent=NOTHING, overrun=NOTHING, held=asked.units)
+        self._open[asked.id] = _Held(hold, asked.units, asked.priced, now + asked.ttl_us)
+        heapq.heappush(self._due, (now + asked.ttl_us, asked.id))
         return hold
 
-    def _check(self, scopes: tuple[str, ...], asked: Units, priced: bool, now: int) -> None:
-        """Raise the refusal of the first scope without room; one that waiting cannot help goes first."""
-        waits: BudgetExceeded | None = None
-        for scope in scopes:
-            account = self._accounts.get(scope)
-            if account is None or account.limit is None:
-                continue
-            if not priced and account.limit.usd is not None:
-                raise unpriced(scope)
-            tally = account.tally(now)
-            index = full(account.units, asked, tally.spent, NOTHING)
-            if index is not None:
-                raise refusal(
-                    scope, index, limit=account.limit, spent=tally.spent, held=tally.held, asked=asked, now=now
-                )
-            index = full(account.units, asked, tally.spent, tally.held)
-            if index is not None and waits is None:
-                waits = refusal(
-                    scope, index, limit=account.limit, spent=tally.spent, held=tally.held, asked=asked, now=now
-                )
-        if waits is not None:
-            raise waits
+    def _standings(self, asked: Asked, now: int) -> Iterator[Standing]:
+        for scope in asked.scopes:
+            account = self._limited.get(scope)
+            if account is not None and account.limit is not None:
+                tally = account.tally(now)
+                yield Standing(scope, account.limit, account.units, tally.spent, tally.held)
+
+    def _account(self, scope: str) -> _Account:
+        """The scope's account, made where there is none; of those without a limit the one unused for longest goes."""
+        account = self._limited.get(scope)
+        if account is None:
+            account = self._counted.pop(scope, None) or _Account()
+            account.used = self._time
+            self._counted[scope] = account
+            if len(self._counted) > self._most:
+                self._counted.popitem(last=False)
+        return account
 
     def _settle(self, hold: Hold, real: Units, priced: bool, facts: EntryFacts) -> None:
         now = self._now()
@@ -328,8 +324,7 @@ class MemoryLedger:
     def _change(self, hold: Hold, now: int, outcome: Booked, *, given_back: Units) -> None:
         less = (-given_back[0], -given_back[1], -given_back[2], -given_back[3])
         for scope in hold.scopes:
-            account = self._accounts.setdefault(scope, _Account())
-            account.change(hold.made_us, now, spent=outcome.change, overrun=outcome.overrun, held=less)
+            self._account(scope).change(hold.made_us, now, spent=outcome.change, overrun=outcome.overrun, held=less)
 
     def _write(self, now: int, hold: Hold, facts: EntryFacts, outcome: Booked, priced: bool) -> None:
         self._number += 1
@@ -356,12 +351,12 @@ def _entry(line: _Line) -> Entry:
         status=line.outcome.status,
         hold=line.hold.id,
         scopes=line.hold.scopes,
-        made=datetime.fromtimestamp(line.hold.made_us / SECOND, UTC),
-        booked=datetime.fromtimestamp(line.booked / SECOND, UTC),
+        made=moment_of(line.hold.made_us),
+        booked=moment_of(line.booked),
         facts=line.facts,
         usd=usd_of(usd) if line.priced else None,
         reasoner_tokens=reasoner_tokens,
         generator_tokens=generator_tokens,
         requests=requests,
-        overrun=Amount.of(line.outcome.overrun),
+        overrun=amount_of(line.outcome.overrun),
     )

@@ -17,6 +17,7 @@ from duet_sdk.errors import ConfigError
 SECOND: Final = 1_000_000
 _LENGTHS: Final = {"minute": 60 * SECOND, "hour": 3600 * SECOND, "day": 86_400 * SECOND}
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S: Final = 31 * 86_400
 SLICES: Final = 60
 """A rolling window is counted in so many slices: what was spent leaves it a sixtieth of its length late at most."""
@@ -47,7 +48,7 @@ class Window:
             return ""
         if self.length:
             return f"wait until spending is older than {self.name.removeprefix('rolling:')}"
-        end = _moment(self.slice_of(now)) + (
+        end = moment_of(self.slice_of(now)) + (
             timedelta(days=31) if self.name == "month" else timedelta(microseconds=_LENGTHS[self.name])
         )
         if self.name == "month":
@@ -80,9 +81,10 @@ def window_of(name: str | None) -> Window:
 
 
 def _month(at: int) -> int:
-    first = _moment(at).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    first = moment_of(at).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return int(first.timestamp()) * SECOND
 
 
-def _moment(at: int) -> datetime:
-    return datetime.fromtimestamp(at // SECOND, UTC)
+def moment_of(at: int) -> datetime:
+    """Microseconds since the epoch as a moment in UTC, exactly."""
+    return _EPOCH + timedelta(microseconds=at)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-from duet_sdk.cache.file import open_file
+from duet_sdk.cache.file import FORMAT
 from duet_sdk.cache.key import CacheKey
 from duet_sdk.cache.protocol import check_limits, check_tenant, storable
-from duet_sdk.errors import CacheError
+from duet_sdk.database import Database
 from duet_sdk.types import Signal
-
-_T = TypeVar("_T")
 
 
 class SqliteSignalCache:
@@ -55,19 +51,16 @@ class SqliteSignalCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_limits(ttl_s=ttl_s, max_entries=max_entries)
-        self._path = Path(path).expanduser()
+        self._file = Database(Path(path).expanduser(), FORMAT)
         self._ttl_s = ttl_s
         self._max_entries = max_entries
         self._tenant = tenant
         self._clock = clock
-        self._db: sqlite3.Connection | None = None
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="duet-signal-cache")
-        self._closed = False
 
     async def get(self, key: CacheKey) -> Signal | None:
         """See `SignalCache.get`."""
         check_tenant(self._tenant, key)
-        return await self._run(lambda db: _read(db, key, now=self._clock()))
+        return await self._file.run(lambda db: _read(db, key, now=self._clock()))
 
     async def put(self, key: CacheKey, signal: Signal, *, ttl_s: float | None = None) -> None:
         """See `SignalCache.put`."""
@@ -75,23 +68,18 @@ class SqliteSignalCache:
         lasts_s = self._ttl_s if ttl_s is None else ttl_s
         check_limits(ttl_s=lasts_s)
         if storable(signal):
-            await self._run(
+            await self._file.run(
                 lambda db: _write(db, key, signal, now=self._clock(), ttl_s=lasts_s, max_entries=self._max_entries)
             )
 
     async def purge(self, scope: str | None = None) -> int:
         """See `SignalCache.purge`. What was deleted leaves the file once no other process reads it."""
         tenant = None if self._tenant is None else _place(self._tenant)
-        return await self._run(lambda db: _delete(db, tenant=tenant, scope=scope, now=self._clock()))
+        return await self._file.run(lambda db: _delete(db, tenant=tenant, scope=scope, now=self._clock()))
 
     async def aclose(self) -> None:
         """Close the file; what is under way is finished first."""
-        if self._closed:
-            return
-        self._closed = True
-        closing = self._worker.submit(self._close)
-        self._worker.shutdown(wait=False)
-        await asyncio.shield(asyncio.wrap_future(closing))
+        await self._file.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,26 +88,6 @@ class SqliteSignalCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    async def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        if self._closed:
-            raise CacheError(f"the signal cache {self._path} is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._guarded, work)
-
-    def _guarded(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        try:
-            if self._db is None:
-                self._db = open_file(self._path)
-            return work(self._db)
-        except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
-            raise CacheError(
-                f"the signal cache {self._path} failed: {error}; if that goes on, delete it: it holds copies only"
-            ) from error
-
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
 
 
 def _place(tenant: str | None) -> str:

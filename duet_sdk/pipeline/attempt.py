@@ -99,6 +99,7 @@ class RunningCall:
         self.discarded = False
         self.record: Attempt | None = None
         self._needed_tokens: int | None = None
+        self._finish_reasons: dict[int, str] = {}
 
     def started(self) -> AttemptStarted:
         """The event that announces this attempt."""
@@ -165,6 +166,7 @@ class RunningCall:
         self._span = slot.observer.attempt(
             call, stage=slot.stage, model=slot.model, backend=slot.backend, number=self._number, kind=self.kind
         )
+        self._hears = self._span.hears
         self._chunks: AsyncIterator[Chunk] = slot.backend.stream(call)
         return self
 
@@ -177,6 +179,8 @@ class RunningCall:
                 raise StopAsyncIteration
             chunk = await self._next()
             if chunk is not None and (taken := self._take(chunk)) is not None:
+                if self._hears is not None:
+                    self._hears(taken)
                 return taken
 
     async def _next(self) -> Chunk | None:
@@ -251,6 +255,7 @@ class RunningCall:
         if chunk.finish_reason is not None:
             self._open.discard(index)
             self._writing.discard(index)
+            self._finish_reasons[index] = chunk.finish_reason
             self.truncated |= chunk.finish_reason == "length"
         elif meter.tokens == limit:
             self._writing.discard(index)
@@ -262,6 +267,7 @@ class RunningCall:
         """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
         was_writing = chunk.index in self._writing
         self._writing.discard(chunk.index)
+        self._finish_reasons.setdefault(chunk.index, "length")
         self.overflowed = True
         self.truncated |= chunk.index in self._open
         if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
@@ -298,9 +304,11 @@ class RunningCall:
                 pass
         finally:
             record = self._settle(exc)
-            self._span.end(record)
-            if self._charge is not None:
-                await self._settle_charge(self._charge, record)
+            try:
+                self._span.end(record)
+            finally:
+                if self._charge is not None:
+                    await self._settle_charge(self._charge, record)
 
     async def _settle_charge(self, charge: Charge, record: Attempt) -> None:
         if self._dispatched:
@@ -337,6 +345,8 @@ class RunningCall:
             limit_tokens=self._call.max_tokens * self._call.n,
             honoured=self.honoured,
             discarded=self.discarded,
+            truncated=self.truncated,
+            finish_reasons=tuple(self._finish_reasons[at] for at in sorted(self._finish_reasons)),
             overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
             queued_s=self._queued_s,
         )

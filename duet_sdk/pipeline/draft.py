@@ -158,7 +158,8 @@ class Draft:
         answers = tuple(self.answer(index) for index in range(request.n))
         winner, agreement = 0, None
         if finish_reason is None and request.vote is not None and request.mode != "signal":
-            winner, agreement = choose(answers, request.vote)
+            calls = [self._calls_of(index) for index in range(request.n)]
+            winner, agreement = choose(answers, request.vote, calls=calls)
         return Reply(
             text=answers[winner],
             signal=self.signal,
@@ -169,13 +170,16 @@ class Draft:
             handoff=self.handoff,
             gate=self.gate,
             finish_reason=finish_reason or self.finish or self.finish_of(winner),
-            tool_calls=tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == winner),
+            tool_calls=self._calls_of(winner),
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
             logprobs=tuple(self._logprobs[winner]),
             models=self.models,
             receipt=self.account.receipt(self.budget.elapsed_s(), self._estimate_alone()),
         )
+
+    def _calls_of(self, index: int) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == index)
 
     def _estimate_alone(self) -> AloneEstimate | None:
         if self.alone is None or self.request.mode == "signal":

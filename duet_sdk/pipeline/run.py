@@ -35,7 +35,8 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
     reasoner = parts.reasoners[0]
     alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
     draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
-    with draft.as_turn(parts.runs, models=(reasoner.identity, parts.generators[0].identity)):
+    own = (reasoner.identity, parts.generators[0].identity)
+    with draft.observer.request(draft), draft.as_turn(parts.runs, models=own):
         flow = Flow(parts, draft)
         if draft.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
             draft.gate = decision
@@ -58,7 +59,8 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
                     yield event
             if draft.served_by in ("pair", "pair_cut"):
                 draft.served_by = "fallback_pair"
-        yield Done(draft.done())
+        reply = draft.done()
+    yield Done(reply)
 
 
 async def _decide(flow: Flow) -> GateDecision | None:

@@ -234,9 +234,9 @@ class Signalling:
         draft.handoff = asking.handoff.name
         running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
         asking.failure = None
-        yield running.started()
         try:
             async with running:
+                yield running.started()
                 asking.runs.append(running)
                 self._flow.writing = running
                 async for chunk in running:
@@ -260,7 +260,8 @@ class Signalling:
         self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
     ) -> RunningCall:
         slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=self._until)
+        call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant)
+        return RunningCall(slot, call, kind=kind, prompt=prompt, until=self._until)
 
     async def _finish(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""

@@ -10,7 +10,6 @@ from duet_sdk.backends import Call
 from duet_sdk.errors import (
     ConfigError,
     InvalidRequest,
-    Rejected,
 )
 from duet_sdk.types import ImagePart, Message, Sampling, StageUsage, TextPart, ToolCall
 
@@ -136,14 +135,3 @@ async def test_thinking_is_switched_where_the_template_listens(thinking, sent):
         assert (await backend.connect()).switch_thinking
         await chunks_of(backend, Call(max_tokens=9, messages=QUESTION, thinking=thinking))
     assert server.calls[0].get("chat_template_kwargs") == sent
-
-
-async def test_a_thinking_budget_is_refused_where_the_server_was_not_started_for_it():
-    call = Call(max_tokens=9, messages=QUESTION, sampling=Sampling(extra_body={"thinking_token_budget": 8}))
-    async with served(capabilities={"thinking_budget": False}) as (server, backend):
-        with pytest.raises(Rejected, match="thinking_token_budget"):
-            await chunks_of(backend, call)
-        assert server.calls == []
-    async with served() as (server, backend):
-        await chunks_of(backend, call)
-        assert server.calls[0]["thinking_token_budget"] == 8

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from fault_server.answers import DEFAULT, STATUS, Answer, Seen
-from fault_server.words import prompt_of, said, tokens
+from fault_server.words import is_probe, prompt_of, said, tokens
 from fault_server.writing import Writer
 
 
@@ -28,6 +28,7 @@ class FaultServer:
         context_tokens: ``max_model_len``, where it is vLLM.
         files: a real tokenizer and template for /tokenize and /detokenize in place of words.
         without: paths that it does not have.
+        thinking: whether it was started for ``thinking_token_budget``.
 
     Attributes:
         seen: every request to any path, in order.
@@ -46,6 +47,7 @@ class FaultServer:
         context_tokens: int = 4096,
         files: TokenizerFiles | None = None,
         without: Sequence[str] = (),
+        thinking: bool = False,
     ) -> None:
         self.answer = answer
         self.models = list(models)
@@ -53,6 +55,7 @@ class FaultServer:
         self.key = key
         self.context_tokens = context_tokens
         self.without = set(without)
+        self.thinking = thinking
         self.seen: list[Seen] = []
         self.stalled: set[str] = set()
         self.open = 0
@@ -70,8 +73,8 @@ class FaultServer:
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """Bodies of the requests for completions, in order."""
-        return [seen.body for seen in self.seen if seen.path.endswith("/completions")]
+        """Bodies of the requests for completions, in order; without those that ask what no server can do."""
+        return [seen.body for seen in self.seen if seen.path.endswith("/completions") and not is_probe(seen.body)]
 
     async def __aenter__(self) -> FaultServer:
         return await self.start()
@@ -175,6 +178,8 @@ class FaultServer:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if is_probe(body) and self.vllm:
+            return self._impossible(body)
         answer = self._next(body)
         if body.get("fault"):
             answer = replace(answer, fault=body["fault"])
@@ -186,6 +191,15 @@ class FaultServer:
             raise
         finally:
             await asyncio.shield(self._count(-1))
+
+    def _impossible(self, body: dict[str, Any]) -> web.Response:
+        """What vLLM says to a prompt of an id that no vocabulary has; it checks the budget first."""
+        budget, words = body.get("thinking_token_budget"), f"Token id {body['prompt'][0]} is out of vocabulary"
+        if budget is not None and budget < -1:
+            words = "`thinking_token_budget` must be a non-negative integer or -1 for unlimited."
+        elif budget is not None and not self.thinking:
+            words = "thinking_token_budget is set but reasoning_config is not configured."
+        return web.json_response({"error": {"message": words, "type": "BadRequestError", "code": 400}}, status=400)
 
     async def _count(self, change: int) -> None:
         async with self._changed:

@@ -18,6 +18,11 @@ def said(message: dict[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
+def is_probe(body: dict[str, Any]) -> bool:
+    """Whether a request asks to go on from a token that no vocabulary has."""
+    return body.get("prompt") == [2**31 - 1]
+
+
 def prompt_of(body: dict[str, Any]) -> str:
     return "\n".join(said(message) for message in body.get("messages", ())) or str(body.get("prompt"))
 

@@ -73,7 +73,7 @@ async def test_a_try_that_takes_the_reasoners_room_is_given_up():
             if amount.reasoner_tokens and (await self.balance("tenant:a")).held.generator_tokens:
                 await self.set_limit("tenant:a", Limit(reasoner_tokens=1))
             else:
-                await self.set_limit("tenant:a", Limit())
+                await self.set_limit("tenant:a", Limit(reasoner_tokens=10**6))
             return await super().hold(scopes, amount, **options)
 
     ledger = OneHold()

@@ -1,0 +1,240 @@
+"""A ledger that processes on several machines share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self
+
+from duet_sdk.budget.amount import Amount, Balance, Limit, Units, amount_of, usd_of
+from duet_sdk.budget.booking import (
+    Asked,
+    Standing,
+    check_moment,
+    check_room,
+    hold_in_time,
+    settled_otherwise,
+    unless_cancelled,
+    used_otherwise,
+)
+from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
+from duet_sdk.budget.redis_client import RedisScript
+from duet_sdk.budget.scope import check_scope
+from duet_sdk.budget.window import SECOND, moment_of
+from duet_sdk.errors import ConfigError, LedgerError
+
+_AT_ONCE: Final = 500
+"""Holds expired, or entries deleted, in one call of a longer work, so that others come between them."""
+_PAGE: Final = 1000
+
+
+class RedisLedger:
+    """Keeps limits over the processes of several machines, in a Redis (6.2 or later, or Valkey) that they share.
+
+    Each hold and each settle is one call. What is kept when the server stops is the server's business
+    (``appendonly yes``); it must not evict keys (``maxmemory-policy noeviction``).
+
+    Args:
+        url: ``redis://host:port/db``, ``rediss://…`` with TLS; no password in it, as it is shown in errors.
+        name: of the ledger, for several on one server.
+        password: of the server; never shown.
+        clock: seconds since the epoch; None for the server's clock, which is the same for all. Where it goes back,
+            the ledger's time stands still until it has caught up.
+
+    Raises:
+        ConfigError: a URL or name that cannot work.
+        MissingExtra: the package ``redis`` is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "default",
+        password: str | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is None:
+            raise ConfigError("the name of a ledger must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        self._script = RedisScript(url, prefix=f"{{duet:{name}}}", password=password)
+        self._name = f"{name!r} at {self._script.address}"
+        self._clock = clock
+
+    async def hold(
+        self,
+        scopes: Sequence[str],
+        amount: Amount,
+        *,
+        key: str | None = None,
+        ttl_s: float = HOLD_TTL_S,
+        wait_s: float = 0.0,
+        facts: EntryFacts = EntryFacts(),
+    ) -> Hold:
+        """See `Ledger.hold`."""
+        asked = Asked.of(scopes, amount, key=key, ttl_s=ttl_s, facts=facts)
+        values = (" ".join(asked.scopes), int(asked.priced), *asked.units, asked.ttl_us, _dumps(facts))
+
+        async def make() -> Hold:
+            word, *rest = await self._call("hold", asked.id, *values)
+            if word == "used":
+                raise used_otherwise(asked.id)
+            if word == "refused":
+                self._refuse(asked, rest)
+            return Hold(asked.id, asked.scopes, amount, facts, int(rest[0]), self)
+
+        return await hold_in_time(lambda: unless_cancelled(make()), wait_s)
+
+    async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
+        """See `Ledger.settle`."""
+        real, priced = amount.units, amount.usd is not None
+        if not priced:
+            real, priced = (hold.amount.units[0], *real[1:]), hold.amount.usd is not None
+        told = _dumps(facts or hold.facts)
+        word, *before = await self._call(
+            "settle", hold.id, " ".join(hold.scopes), hold.made_us, int(priced), *real, told
+        )
+        if word == "otherwise":
+            raise settled_otherwise(hold.id, _units(before), real)
+
+    async def release(self, hold: Hold) -> None:
+        """See `Ledger.release`."""
+        await self._call("release", hold.id)
+
+    async def set_limit(self, scope: str, limit: Limit | None) -> None:
+        """See `Ledger.set_limit`."""
+        check_scope(scope)
+        await self._call("set_limit", scope, "" if limit is None else _stored(limit))
+
+    async def limits(self) -> Mapping[str, Limit]:
+        """See `Ledger.limits`."""
+        stored = await self._script.read(lambda redis, prefix: redis.hgetall(f"{prefix}:limits"))
+        return {scope: _limit(text) for scope, text in sorted(stored.items())}
+
+    async def balance(self, scope: str) -> Balance:
+        """See `Ledger.balance`."""
+        check_scope(scope)
+        await self._expire()
+        stored, *sums = await self._call("balance", scope)
+        spent, overrun, held = (amount_of(_units(sums[first : first + 4])) for first in (0, 4, 8))
+        return Balance(spent, held, overrun, _limit(stored) if stored else None)
+
+    async def entries(
+        self,
+        *,
+        scope: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: Entry | None = None,
+        most: int = _PAGE,
+    ) -> Sequence[Entry]:
+        """See `Ledger.entries`."""
+        if scope is not None:
+            check_scope(scope)
+        start, end = check_moment(since), check_moment(until)
+        first, last = str(start or 0), "+" if end is None else f"({end}-0"
+        if after is not None and (start is None or check_moment(after.booked) >= start):  # type: ignore[operator]
+            first = f"({check_moment(after.booked)}-{after.number}"
+        await self._expire()
+        found: list[Entry] = []
+        while len(found) < most:
+            page = await self._script.read(
+                lambda redis, prefix, at=first: redis.xrange(f"{prefix}:entries", at, last, count=_PAGE)  # type: ignore[misc]
+            )
+            entries = [_entry(place, fields) for place, fields in page]
+            found += [entry for entry in entries if scope is None or scope in entry.scopes]
+            if len(page) < _PAGE:
+                break
+            first = f"({page[-1][0]}"
+        return found[:most]
+
+    async def prune(self, before: datetime) -> int:
+        """See `Ledger.prune`."""
+        end, deleted = check_moment(before) or 0, 0
+        while True:
+            batch = int((await self._call("prune", end, _AT_ONCE))[0])
+            deleted += batch
+            if batch < _AT_ONCE:
+                return deleted
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._script.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _expire(self) -> None:
+        """Charge all that has expired, a batch at a time."""
+        while (await self._call("expire", _AT_ONCE))[0] == _AT_ONCE:
+            pass
+
+    async def _call(self, operation: str, *values: str | int) -> list[Any]:
+        now = "" if self._clock is None else int(self._clock() * SECOND)
+        answer = await self._script.call(operation, now, *values)
+        if answer and answer[0] == "newer":
+            raise ConfigError(
+                f"the ledger {self._name} is of a newer DUET (format {answer[1]}, this one knows {answer[2]}); "
+                "update duet-sdk, or name another ledger"
+            )
+        return answer
+
+    def _refuse(self, asked: Asked, answer: list[Any]) -> NoReturn:
+        """Raise the refusal, from where the scopes stood when the server found no room."""
+        now, *standings = answer
+        check_room(
+            asked,
+            [
+                Standing(scope, limit, limit.units, _units(values[:4]), _units(values[4:]))
+                for scope, stored, *values in standings
+                for limit in [_limit(stored)]
+            ],
+            int(now),
+        )
+        raise LedgerError(f"the ledger {self._name} refused a hold without a reason; is its script of another version?")
+
+
+def _dumps(facts: EntryFacts) -> str:
+    return json.dumps({name: value for name, value in asdict(facts).items() if value})
+
+
+def _stored(limit: Limit) -> str:
+    return "|".join("" if value is None else str(value) for value in (*limit.units, limit.window))
+
+
+def _limit(stored: str) -> Limit:
+    usd, *counts, window = stored.split("|")
+    reasoner, generator, requests = (int(count) if count else None for count in counts)
+    return Limit(usd_of(int(usd)) if usd else None, reasoner, generator, requests, window or None)
+
+
+def _units(values: Sequence[str]) -> Units:
+    usd, reasoner, generator, requests = map(int, values)
+    return usd, reasoner, generator, requests
+
+
+def _entry(place: str, fields: Mapping[str, str]) -> Entry:
+    booked, number = map(int, place.split("-"))
+    usd, reasoner, generator, requests = _units([fields[f"u{index}"] for index in range(1, 5)])
+    return Entry(
+        number=number,
+        status=fields["status"],  # type: ignore[arg-type]
+        hold=fields["hold"],
+        scopes=tuple(fields["scopes"].split()),
+        made=moment_of(int(fields["made"])),
+        booked=moment_of(booked),
+        facts=EntryFacts(**json.loads(fields["facts"])),
+        usd=usd_of(usd) if fields["priced"] == "1" else None,
+        reasoner_tokens=reasoner,
+        generator_tokens=generator,
+        requests=requests,
+        overrun=amount_of(_units([fields[f"o{index}"] for index in range(1, 5)])),
+    )

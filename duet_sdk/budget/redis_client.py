@@ -1,0 +1,173 @@
+"""The ledger's script on a Redis: connections for each event loop, errors of ours, no password in sight."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
+
+from duet_sdk.errors import ConfigError, LedgerError, MissingExtra
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
+
+_LUA: Final = Path(__file__).with_name("redis_ledger.lua")
+_SILENCE_S: Final = 2.0
+"""Longest wait for a connection, and for an answer; a call takes far below a millisecond."""
+_TRIES: Final = 3
+_CONNECTIONS: Final = 50
+_QUEUE_S: Final = 10.0
+"""Longest wait for one of the connections to be free."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    """The connections of one event loop."""
+
+    redis: Redis
+    script: AsyncScript
+    keeper: AsyncGenerator[None, None]
+
+
+class RedisScript:
+    """Calls the script; every call may be repeated, so that one whose answer was lost is sent again.
+
+    Args:
+        url: of the server.
+        prefix: of the ledger's keys.
+        password: of the server.
+
+    Raises:
+        ConfigError: the URL cannot work.
+        MissingExtra: the package ``redis`` is not installed.
+    """
+
+    def __init__(self, url: str, *, prefix: str, password: str | None) -> None:
+        self._url, self._user, self.address = _checked(url)
+        self._prefix = prefix
+        self._password = password
+        self._lua = _LUA.read_text(encoding="utf-8")
+        self._open: dict[asyncio.AbstractEventLoop, _Connected] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        _library()
+
+    async def call(self, *arguments: str | int) -> list[Any]:
+        """One operation of the script, in one round trip.
+
+        Raises:
+            LedgerError: the server cannot be reached, or failed.
+        """
+        script = (await self._here()).script
+        return cast("list[Any]", await self._guarded(script([self._prefix], arguments)))
+
+    async def read(self, ask: Callable[[Redis, str], Awaitable[Any]]) -> Any:
+        """What a plain command on the ledger's keys gives.
+
+        Raises:
+            LedgerError: the server cannot be reached, or failed.
+        """
+        return await self._guarded(ask((await self._here()).redis, self._prefix))
+
+    async def aclose(self) -> None:
+        """Close this loop's connections, and those of other loops as soon as these get to it."""
+        self._closed = True
+        here = asyncio.get_running_loop()
+        with self._lock:
+            held = list(self._open.items())
+            self._open.clear()
+        for loop, connected in held:
+            if loop is here:
+                await connected.keeper.aclose()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(connected.keeper.aclose(), loop)
+
+    async def _guarded(self, answer: Awaitable[Any]) -> Any:
+        redis = _library()
+        try:
+            return await answer
+        except (redis.RedisError, OSError, TimeoutError) as error:
+            raise LedgerError(
+                f"the ledger at {self.address} failed: {type(error).__name__}: {error}; see that the server runs, can "
+                "be reached, takes this password, and has memory left; a hold that was under way expires"
+            ) from error
+
+    async def _here(self) -> _Connected:
+        if self._closed:
+            raise LedgerError(f"the ledger at {self.address} is closed")
+        loop = asyncio.get_running_loop()
+        if (held := self._open.get(loop)) is not None:
+            return held
+        made = self._connect()
+        await anext(made.keeper)
+        with self._lock:
+            for other in [other for other in self._open if other.is_closed()]:
+                del self._open[other]
+            self._open[loop] = made
+        return made
+
+    def _connect(self) -> _Connected:
+        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import ExponentialWithJitterBackoff
+
+        pool = BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=_CONNECTIONS,
+            timeout=_QUEUE_S,
+            username=self._user,
+            password=self._password,
+            decode_responses=True,
+            socket_timeout=_SILENCE_S,
+            socket_connect_timeout=_SILENCE_S,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _TRIES),
+        )
+        redis = Redis.from_pool(pool)
+        return _Connected(redis, redis.register_script(self._lua), _keep(redis))
+
+
+async def _keep(redis: Redis) -> AsyncGenerator[None, None]:
+    """Close the connections when this generator is closed, as a loop that ends does by itself."""
+    try:
+        yield
+    finally:
+        await redis.aclose()
+
+
+def _library() -> Any:
+    try:
+        import redis
+    except ImportError as error:
+        raise MissingExtra("a ledger on Redis", extra="redis") from error
+    return redis
+
+
+def _checked(url: str) -> tuple[str, str | None, str]:
+    """The URL without user, the user, and what may be shown.
+
+    Raises:
+        ConfigError: it is no URL of a Redis, or holds a password or options.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or parts.scheme not in ("redis", "rediss"):
+        raise ConfigError("a ledger on Redis needs a URL such as redis://127.0.0.1:6379/0 or rediss://host:6379/0")
+    if parts.password is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            "the URL of a ledger must not hold a password or options, as it is shown in errors; give the password as "
+            "password_env, the name of an environment variable, or in code as password="
+        )
+    database = parts.path.strip("/") or "0"
+    if not database.isdecimal():
+        raise ConfigError("the path in the URL of a ledger on Redis must be the number of a database, such as /0")
+    place = f"[{host}]" if ":" in host else host
+    shown = f"{parts.scheme}://{place}:{port or 6379}/{database}"
+    return shown, parts.username, shown

@@ -1,0 +1,337 @@
+"""The rules of booking on the tables of a `SqliteLedger`; each function works inside the caller's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from duet_sdk.budget.amount import NOTHING, Limit, Units, amount_of, usd_of
+from duet_sdk.budget.booking import (
+    EXPIRED_AT_ONCE,
+    REMEMBER_S,
+    Asked,
+    Booked,
+    Standing,
+    book,
+    check_room,
+    settled_otherwise,
+    used_otherwise,
+)
+from duet_sdk.budget.ledger import Entry, EntryFacts, Hold
+from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
+
+_FACTS: Final = "stage, model, kind, trace_id, input_tokens, output_tokens"
+_SUMS: Final = ", ".join(
+    f"ifnull(sum({kind}_{name}), 0)"
+    for kind in ("spent", "over", "held")
+    for name in ("usd", "reasoner", "generator", "requests")
+)
+_ADD: Final = (
+    "INSERT INTO slice VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, start) DO UPDATE SET "
+    + ", ".join(
+        f"{kind}_{name} = {kind}_{name} + excluded.{kind}_{name}"
+        for kind in ("spent", "over", "held")
+        for name in ("usd", "reasoner", "generator", "requests")
+    )
+)
+
+
+def tick(db: sqlite3.Connection, clock: float) -> int:
+    """The ledger's time: the clock's, unless that went back."""
+    now: int = db.execute("UPDATE clock SET now = max(now, ?) RETURNING now", (int(clock * SECOND),)).fetchone()[0]
+    return now
+
+
+def make(db: sqlite3.Connection, asked: Asked, now: int) -> int:
+    """Make the hold, or find it made; gives when it was.
+
+    Raises:
+        BudgetExceeded: a scope has no room.
+        ConfigError: a scope has a limit in money, and the price is unknown.
+        LedgerError: the id was used for another hold.
+    """
+    expire(db, now, EXPIRED_AT_ONCE)
+    _forget(db, now)
+    known = db.execute(
+        "SELECT made, scopes, usd, reasoner_tokens, generator_tokens, requests, priced FROM hold WHERE id = ?",
+        (asked.id,),
+    ).fetchone()
+    if known is not None:
+        if known[1:] != (" ".join(asked.scopes), *asked.units, asked.priced):
+            raise used_otherwise(asked.id)
+        made: int = known[0]
+        return made
+    windows: dict[int, Window] = {}
+    check_room(asked, _standings(db, asked.scopes, now, windows), now)
+    for scope, window in windows.items():
+        _add(db, scope, window, now, now, NOTHING, NOTHING, asked.units)
+    facts = asked.facts
+    db.execute(
+        "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, "
+        f"{_FACTS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (asked.id, " ".join(asked.scopes), now, now + asked.ttl_us, *asked.units, asked.priced, *_columns(facts)),
+    )
+    return now
+
+
+def settle(db: sqlite3.Connection, hold: Hold, real: Units, *, priced: bool, facts: EntryFacts, now: int) -> None:
+    """Book what the hold really spent.
+
+    Raises:
+        LedgerError: it was settled before, with another amount.
+    """
+    expire(db, now, EXPIRED_AT_ONCE)
+    known = db.execute(
+        "SELECT usd, reasoner_tokens, generator_tokens, requests, priced, charged, "
+        "real_usd, real_reasoner, real_generator, real_requests FROM hold WHERE id = ?",
+        (hold.id,),
+    ).fetchone()
+    held, charged = NOTHING, False
+    if known is not None:
+        held, charged = known[:4], bool(known[5])
+        if known[6] is not None:
+            if known[6:] != real:
+                raise settled_otherwise(hold.id, known[6:], real)
+            return
+    outcome = book(
+        held=held,
+        charged=held if charged else NOTHING,
+        real=real,
+        expired=charged,
+        priced=known is None or bool(known[4]),
+    )
+    _change(db, hold.scopes, hold.made_us, now, outcome, given_back=NOTHING if charged else held)
+    _write(db, now, hold.id, " ".join(hold.scopes), hold.made_us, priced, _columns(facts), outcome)
+    db.execute(
+        "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, model, "
+        "trace_id, ended, real_usd, real_reasoner, real_generator, real_requests) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+        "ended = excluded.ended, real_usd = excluded.real_usd, real_reasoner = excluded.real_reasoner, "
+        "real_generator = excluded.real_generator, real_requests = excluded.real_requests",
+        (hold.id, " ".join(hold.scopes), hold.made_us, now, *real, priced, now, *real),
+    )
+
+
+def release(db: sqlite3.Connection, hold: Hold, now: int) -> None:
+    """Give the hold back; after its expiry take the charge back."""
+    known = db.execute(
+        "SELECT usd, reasoner_tokens, generator_tokens, requests, priced, charged, ended, real_usd "
+        "FROM hold WHERE id = ?",
+        (hold.id,),
+    ).fetchone()
+    if known is None or known[7] is not None:
+        return
+    if known[5]:
+        settle(db, hold, NOTHING, priced=bool(known[4]), facts=hold.facts, now=now)
+        return
+    _change(db, hold.scopes, hold.made_us, now, Booked("settled", NOTHING, NOTHING), given_back=known[:4])
+    db.execute("DELETE FROM hold WHERE id = ?", (hold.id,))
+
+
+def expire(db: sqlite3.Connection, now: int, most: int) -> int:
+    """Charge in full what nobody settled in its time, the oldest first; gives how many."""
+    late = db.execute(
+        f"SELECT id, scopes, made, usd, reasoner_tokens, generator_tokens, requests, priced, {_FACTS} "
+        "FROM hold WHERE ended IS NULL AND expires <= ? ORDER BY expires LIMIT ?",
+        (now, most),
+    ).fetchall()
+    for name, scopes, made, *rest in late:
+        units: Units = (rest[0], rest[1], rest[2], rest[3])
+        outcome = Booked("expired", units, NOTHING)
+        _change(db, scopes.split(), made, now, outcome, given_back=units)
+        _write(db, now, name, scopes, made, rest[4], rest[5:], outcome)
+        db.execute("UPDATE hold SET charged = 1, ended = ? WHERE id = ?", (now, name))
+    return len(late)
+
+
+def set_limit(db: sqlite3.Connection, scope: str, limit: Limit | None, now: int) -> None:
+    """Store the limit; with another window than before, count the scope again."""
+    row, window = _account(db, scope, now)
+    span = None if limit is None else limit.window
+    units = (None,) * 4 if limit is None else limit.units
+    db.execute(
+        "UPDATE scope SET usd = ?, reasoner_tokens = ?, generator_tokens = ?, requests = ?, span = ? WHERE id = ?",
+        (*units, span, row),
+    )
+    if span == window.name:
+        return
+    window = window_of(span)
+    db.execute("DELETE FROM slice WHERE scope = ?", (row,))
+    booked = db.execute(
+        "SELECT made, usd, reasoner_tokens, generator_tokens, requests, over_usd, over_reasoner, over_generator, "
+        "over_requests FROM entry JOIN entry_scope ON entry = number WHERE scope = ? AND booked >= ?",
+        (scope, window.oldest(now)),
+    ).fetchall()
+    for made, *values in booked:
+        _add(db, row, window, made, now, _units(values[:4]), _units(values[4:]), NOTHING)
+    held = db.execute(
+        "SELECT made, usd, reasoner_tokens, generator_tokens, requests FROM hold "
+        "WHERE ended IS NULL AND instr(' ' || scopes || ' ', ' ' || ? || ' ')",
+        (scope,),
+    ).fetchall()
+    for made, *values in held:
+        _add(db, row, window, made, now, NOTHING, NOTHING, _units(values))
+
+
+def limits(db: sqlite3.Connection) -> dict[str, Limit]:
+    """Every limit by its scope."""
+    rows = db.execute(
+        "SELECT name, usd, reasoner_tokens, generator_tokens, requests, span FROM scope "
+        "WHERE coalesce(usd, reasoner_tokens, generator_tokens, requests) IS NOT NULL ORDER BY name"
+    )
+    return {name: _limit(values) for name, *values in rows}
+
+
+def standing(db: sqlite3.Connection, scope: str, now: int) -> tuple[Limit | None, Units, Units, Units]:
+    """A scope's limit; what is spent, overrun, and held in its present window."""
+    row = db.execute(
+        "SELECT id, usd, reasoner_tokens, generator_tokens, requests, span FROM scope WHERE name = ?", (scope,)
+    ).fetchone()
+    if row is None:
+        return None, NOTHING, NOTHING, NOTHING
+    limited = any(value is not None for value in row[1:5])
+    return (_limit(row[1:]) if limited else None, *_sums(db, row[0], window_of(row[5]), now))
+
+
+def entries(
+    db: sqlite3.Connection, *, scope: str | None, since: int | None, until: int | None, after: int, most: int
+) -> list[Entry]:
+    """The first entries that match, by number."""
+    join, place = (
+        ("", ()) if scope is None else ("JOIN entry_scope ON entry = number AND entry_scope.scope = ?", (scope,))
+    )
+    rows = db.execute(
+        "SELECT number, status, hold, scopes, made, booked, priced, usd, reasoner_tokens, generator_tokens, requests, "
+        f"over_usd, over_reasoner, over_generator, over_requests, {_FACTS} FROM entry {join} "
+        "WHERE number > ? AND booked >= ? AND booked < ? ORDER BY number LIMIT ?",
+        (*place, after, since or 0, until if until is not None else 2**62, most),
+    )
+    return [_entry(row) for row in rows]
+
+
+def prune(db: sqlite3.Connection, before: int, most: int) -> int:
+    """Delete so many of the entries booked before, at most; with the last of them, the scopes unused since."""
+    old = [number for (number,) in db.execute("SELECT number FROM entry WHERE booked < ? LIMIT ?", (before, most))]
+    for number in old:
+        (scopes,) = db.execute("DELETE FROM entry WHERE number = ? RETURNING scopes", (number,)).fetchone()
+        for scope in scopes.split():
+            db.execute("DELETE FROM entry_scope WHERE scope = ? AND entry = ?", (scope, number))
+    if len(old) < most:
+        unused = (
+            "SELECT id FROM scope WHERE used < ? AND coalesce(usd, reasoner_tokens, generator_tokens, requests) IS NULL"
+        )
+        db.execute(f"DELETE FROM slice WHERE scope IN ({unused})", (before,))
+        db.execute(f"DELETE FROM scope WHERE id IN ({unused})", (before,))
+    return len(old)
+
+
+def _forget(db: sqlite3.Connection, now: int) -> None:
+    """Delete ended holds that are remembered no longer, a few at a time."""
+    db.execute(
+        "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE ended IS NOT NULL AND ended < ? LIMIT 10)",
+        (now - REMEMBER_S * SECOND,),
+    )
+
+
+def _standings(
+    db: sqlite3.Connection, scopes: Iterable[str], now: int, windows: dict[int, Window]
+) -> Iterator[Standing]:
+    """Where the scopes with limits stand; fills in the windows of all scopes by their row."""
+    for scope in scopes:
+        row, window = _account(db, scope, now)
+        windows[row] = window
+        values = db.execute(
+            "SELECT usd, reasoner_tokens, generator_tokens, requests, span FROM scope WHERE id = ?", (row,)
+        ).fetchone()
+        if any(value is not None for value in values[:4]):
+            spent, _, held = _sums(db, row, window, now)
+            yield Standing(scope, _limit(values), values[:4], spent, held)
+
+
+def _account(db: sqlite3.Connection, scope: str, now: int) -> tuple[int, Window]:
+    """A scope's row, made where there is none, and its window."""
+    row = db.execute(
+        "INSERT INTO scope (name, used) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET used = excluded.used "
+        "RETURNING id, span",
+        (scope, now),
+    ).fetchone()
+    return row[0], window_of(row[1])
+
+
+def _sums(db: sqlite3.Connection, row: int, window: Window, now: int) -> tuple[Units, Units, Units]:
+    values = db.execute(
+        f"SELECT {_SUMS} FROM slice WHERE scope = ? AND start >= ?",
+        (row, window.oldest(now)),
+    ).fetchone()
+    return _units(values[:4]), _units(values[4:8]), _units(values[8:])
+
+
+def _add(
+    db: sqlite3.Connection, row: int, window: Window, made: int, now: int, spent: Units, overrun: Units, held: Units
+) -> None:
+    start, oldest = window.slice_of(made), window.oldest(now)
+    if start >= oldest:
+        db.execute(_ADD, (row, start, *spent, *overrun, *held))
+    if window.name is not None:
+        db.execute("DELETE FROM slice WHERE scope = ? AND start < ?", (row, oldest))
+
+
+def _change(
+    db: sqlite3.Connection, scopes: Iterable[str], made: int, now: int, outcome: Booked, *, given_back: Units
+) -> None:
+    less = (-given_back[0], -given_back[1], -given_back[2], -given_back[3])
+    for scope in scopes:
+        row, window = _account(db, scope, now)
+        _add(db, row, window, made, now, outcome.change, outcome.overrun, less)
+
+
+def _write(
+    db: sqlite3.Connection,
+    now: int,
+    hold: str,
+    scopes: str,
+    made: int,
+    priced: bool,
+    facts: Iterable[object],
+    outcome: Booked,
+) -> None:
+    number = db.execute(
+        f"INSERT INTO entry (status, hold, scopes, made, booked, priced, {_FACTS}, usd, reasoner_tokens, "
+        "generator_tokens, requests, over_usd, over_reasoner, over_generator, over_requests) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (outcome.status, hold, scopes, made, now, priced, *facts, *outcome.change, *outcome.overrun),
+    ).lastrowid
+    db.executemany("INSERT INTO entry_scope VALUES (?, ?)", [(scope, number) for scope in scopes.split()])
+
+
+def _columns(facts: EntryFacts) -> tuple[object, ...]:
+    return facts.stage, facts.model, facts.kind, facts.trace_id, facts.input_tokens, facts.output_tokens
+
+
+def _units(values: Any) -> Units:
+    usd, reasoner, generator, requests = values
+    return usd, reasoner, generator, requests
+
+
+def _limit(values: Any) -> Limit:
+    usd, reasoner, generator, requests, span = values
+    return Limit(None if usd is None else usd_of(usd), reasoner, generator, requests, span)
+
+
+def _entry(row: Any) -> Entry:
+    number, status, hold, scopes, made, booked, priced, usd, reasoner, generator, requests, *rest = row
+    return Entry(
+        number=number,
+        status=status,
+        hold=hold,
+        scopes=tuple(scopes.split()),
+        made=moment_of(made),
+        booked=moment_of(booked),
+        facts=EntryFacts(*rest[4:]),
+        usd=usd_of(usd) if priced else None,
+        reasoner_tokens=reasoner,
+        generator_tokens=generator,
+        requests=requests,
+        overrun=amount_of(_units(rest[:4])),
+    )
