@@ -102,7 +102,10 @@ async def _beside(flow: Flow, gate: TokenGate, ask: Ask) -> AsyncGenerator[Event
     """Both begin at once; the reasoner is stopped where the generator is sure, the generator where it is not."""
     tentative = Tentative(flow, gate)
     try:
-        async with Beside() as beside, aclosing(_Race(flow, tentative, beside, ask).events()) as racing:
+        async with (
+            Beside() as beside,
+            aclosing(_Race(flow, tentative, beside, ask).events()) as racing,
+        ):
             async for event in racing:
                 yield event
     finally:
@@ -154,7 +157,7 @@ class _Race:
 
     async def _ask_alone(self) -> list[Event]:
         """Let the reasoner begin again, without the try beside it."""
-        told = [*self._asking.ends(self._flow.draft.account), *await self._stop_trying()]
+        told = await self._stop_trying()
         self._undecided = False
         self._asking = self._beside.start(self._ask())
         return [*told, _decide(self._flow, GateDecision(True, self._flow.parts.gate.name, reason=NO_ROOM))]
@@ -188,15 +191,12 @@ class _Race:
         return [_decide(self._flow, decision), *await self._stop_trying()]
 
     async def _stop_trying(self) -> list[Event]:
-        told = await self._beside.stop(self._trying)
-        await self._tentative.drop()
-        return [*told, *self._trying.ends(self._flow.draft.account)]
+        return [*await self._beside.stop(self._trying), *await self._tentative.drop()]
 
     async def _stop_asking(self) -> list[Event]:
         if self._flow.writing is not None:
             self._flow.writing.not_needed()
-        told = await self._beside.stop(self._asking)
-        return [*told, *self._asking.ends(self._flow.draft.account)]
+        return await self._beside.stop(self._asking)
 
 
 def _permitted(flow: Flow, decision: GateDecision) -> GateDecision:
