@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
@@ -15,16 +15,15 @@ from duet_sdk.backends.resilience import Breaker
 from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
-from duet_sdk.errors import BudgetExceeded, ConfigError, DeadlineExceeded, InvalidRequest
-from duet_sdk.events import AnswerDelta, Done, Event, SignalDelta, ToolCallDelta
+from duet_sdk.conversation import AsyncConversation
+from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.gate import Gate, find_gate
-from duet_sdk.loops import without_signals
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
-from duet_sdk.pipeline.run import run
 from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
 from duet_sdk.telemetry.dialects import check_dialects
@@ -34,7 +33,6 @@ from duet_sdk.types import (
     HandoffName,
     Json,
     Labels,
-    Message,
     Mode,
     Prompts,
     Reply,
@@ -48,9 +46,9 @@ from duet_sdk.types import (
 
 if TYPE_CHECKING:
     from duet_sdk.pair import Pair
+    from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
 
-_DELTAS = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})
 EMBEDDED = "transformers/embedded"
 MOST_ANSWERS = 64
 
@@ -130,118 +128,6 @@ class CallOptions(TypedDict, total=False):
     """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
 
 
-class Run:
-    """One request while it runs: a context manager, and an iterator over its events.
-
-    Leaving the context ends both stages, settles what they spent and closes their connections.
-
-    Attributes:
-        on_done: called with the reply when it is complete.
-    """
-
-    on_done: Callable[[Reply], None] | None = None
-
-    def __init__(self, parts: Parts, draft: Draft) -> None:
-        self._draft = draft
-        self._events: AsyncGenerator[Event, None] = run(parts, draft)
-        self._reply: Reply | None = None
-        self._reader: asyncio.Task[object] | None = None
-        self._left: asyncio.Future[None] | None = None
-        self._entered = False
-        self._over = False
-        self._is_flowing = False
-
-    @property
-    def reply(self) -> Reply:
-        """The reply once it is complete, or what there was of it when the run was left early.
-
-        Raises:
-            InvalidRequest: the run is still going on.
-        """
-        if self._reply is None:
-            raise InvalidRequest("the reply is not complete: iterate the run to its end, or leave its context, first")
-        return self._reply
-
-    async def __aenter__(self) -> Self:
-        self._entered = True
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if not self._entered:
-            raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
-        self._reader = asyncio.current_task()
-        try:
-            event = await self._next()
-        except StopAsyncIteration:
-            self._over = True
-            raise
-        except asyncio.CancelledError:
-            # `aclose` in another task ended the wait: for the one that waited, the events are over.
-            if self._left is not None and self._reader is not None and self._reader.uncancel() == 0:
-                self._reply = self._reply or self._draft.reply("cancelled")
-                raise StopAsyncIteration from None
-            raise
-        except BudgetExceeded as error:
-            if error.reply is None and self._draft.account.attempts:
-                error.reply = self._draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")
-            self._reply = error.reply or self._draft.reply("error")
-            self._over = True
-            raise
-        except Exception:
-            self._reply = self._draft.reply("error")
-            self._over = True
-            raise
-        finally:
-            self._reader = None
-            if self._left is not None and not self._left.done():
-                self._left.set_result(None)
-        self._is_flowing = type(event) in _DELTAS
-        if not self._is_flowing:
-            self._draft.observer.told(event)
-        if isinstance(event, Done):
-            self._reply = event.reply
-            if self.on_done is not None:
-                self.on_done(event.reply)
-        return event
-
-    async def _next(self) -> Event:
-        if self._is_flowing:  # a model writes on: nothing to observe, and nothing spent on that for each token
-            return await anext(self._events)
-        with self._draft.observer.working():
-            return await anext(self._events)
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """End the request now, also while another task waits for its next event; harmless when it is over."""
-        if self._over:
-            return
-        self._over = True
-        closing = asyncio.ensure_future(self._close())
-        try:
-            # The stages must be closed and paid for even when the task that leaves is cancelled once more.
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing
-            raise
-        finally:
-            self._reply = self._reply or self._draft.reply("cancelled")
-
-    async def _close(self) -> None:
-        reader = self._reader
-        if reader is not None:
-            self._left = asyncio.get_running_loop().create_future()
-            reader.cancel()
-            await self._left
-        await self._events.aclose()
-
-
 class AsyncDuetClient:
     """A pair of models that answers questions; one client serves many tasks of an event loop.
 
@@ -300,7 +186,10 @@ class AsyncDuetClient:
         )
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
-        self._dialects = check_dialects(options.get("trace_dialects") or ())
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first client
+
+        dialects = check_dialects(options.get("trace_dialects") or ())
+        self._observer_of: Callable[[Request], Observer] = partial(TracedRequest, dialects=dialects)
         self._closed = False
 
     @classmethod
@@ -375,10 +264,7 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
-
-        observer = TracedRequest(request, self._dialects)
-        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=observer))
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=self._observer_of(request)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -394,59 +280,6 @@ class AsyncDuetClient:
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)
-
-
-class AsyncConversation:
-    """Keeps the messages of a conversation: questions, answers and tool turns; signals only until the next question.
-
-    Attributes:
-        messages: what has been said; yours to change between turns.
-    """
-
-    def __init__(self, client: AsyncDuetClient, *, system: str | None = None) -> None:
-        self._client = client
-        self.messages: list[Message] = [Message("system", system)] if system else []
-
-    async def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question, or give the results of the tools that the last reply called.
-
-        A request that fails leaves the conversation as it was.
-
-        Args:
-            said: the question, or messages such as ``Message("tool", result, tool_call_id=call.id)``.
-            options: see `CallOptions`.
-
-        Raises:
-            DuetError: as `AsyncDuetClient.chat`.
-        """
-        asked = self._with(said)
-        reply = await self._client.chat(asked, **options)
-        self._keep(asked, reply)
-        return reply
-
-    def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Run:
-        """As `chat`, event by event; the turn is kept once its answer is complete.
-
-        Raises:
-            InvalidRequest: as `AsyncDuetClient.stream`.
-        """
-        asked = self._with(said)
-        run = self._client.stream(asked, **options)
-        run.on_done = lambda reply: self._keep(asked, reply)
-        return run
-
-    def _with(self, said: MessagesLike) -> tuple[Message, ...]:
-        _expect((str, list, tuple), said=said)
-        new = [Message("user", said)] if isinstance(said, str) else said
-        before = len(self.messages)
-        asked = parse_messages([*self.messages, *new])
-        goes_on = all(message.role == "tool" for message in asked[before:])
-        return asked if goes_on else without_signals(asked)
-
-    def _keep(self, asked: Sequence[Message], reply: Reply) -> None:
-        if reply.mode != "signal":
-            said = [*asked, reply.message]
-            self.messages = said if reply.tool_calls else list(without_signals(said))
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:

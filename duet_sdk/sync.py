@@ -14,10 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from duet_sdk.backends.connect import ModelLike
-from duet_sdk.client import AsyncConversation, AsyncDuetClient, CallOptions, ClientOptions, Run
+from duet_sdk.client import AsyncDuetClient, CallOptions, ClientOptions
+from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import Event
 from duet_sdk.messages import MessagesLike
+from duet_sdk.run import Run
 from duet_sdk.types import Message, Reply, Stage
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics_internal
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.util._once import Once
+from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, telemetry
+from duet_sdk.cli import app
 from duet_sdk.errors import ConfigError, MissingExtra
 
 SPANS = ["chat a", "chat b", "duet.gate", "invoke_workflow duet"]
@@ -171,6 +173,32 @@ def test_a_collector_that_never_answers_does_not_keep_the_program_from_ending(co
         [sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60, capture_output=True, text=True
     )
     assert time.time() - float(done.stdout) < 12
+
+
+@pytest.mark.usefixtures("process")
+def test_the_command_line_exports_where_it_is_told(collector):
+    done = CliRunner().invoke(
+        app, ["ask", "q", "--reasoner", "scripted/a", "--generator", "scripted/b", "--otlp", collector.url]
+    )
+    assert (done.exit_code, done.stdout) == (0, "b\n")
+    assert collector.names() == SPANS
+
+
+@pytest.mark.usefixtures("process")
+def test_a_talk_is_exported_turn_by_turn(collector):
+    options = ["--reasoner", "scripted/a", "--generator", "scripted/b", "--otlp", collector.url]
+    assert CliRunner().invoke(app, ["chat", *options], input="one\ntwo\n\n").exit_code == 0
+    assert collector.names() == sorted(SPANS * 2)
+
+
+@pytest.mark.usefixtures("process")
+def test_the_command_line_says_what_did_not_reach_the_collector(collector):
+    collector.status = 400
+    done = CliRunner().invoke(
+        app, ["ask", "q", "--reasoner", "scripted/a", "--generator", "scripted/b", "--otlp", collector.url]
+    )
+    assert (done.exit_code, done.stdout) == (0, "b\n")
+    assert f"4 spans did not reach {collector.url}" in done.stderr
 
 
 def test_with_the_api_package_alone_requests_work_and_no_sdk_is_loaded():

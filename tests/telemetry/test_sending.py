@@ -22,6 +22,11 @@ from duet_sdk.backends.scripted import Scripted
 from duet_sdk.types import StageUsage
 
 
+def sent(server):
+    """The header of each call; what was asked to find out about the server is none."""
+    return [seen.headers.get("traceparent") for seen in server.seen if seen.path == "/v1/chat/completions"]
+
+
 def traceparent(span):
     at = span.context
     return f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}"
@@ -36,7 +41,7 @@ async def test_the_server_receives_the_id_of_the_attempt_s_span(spans, whole):
             async with duet.stream("q") as run:
                 async for _ in run:
                     pass
-        received = [seen.headers.get("traceparent") for seen in server.seen if seen.path.endswith("completions")]
+        received = sent(server)
         assert received == [traceparent(span) for span in spans.attempts]
         signal, _ = spans.attempts
         assert signal.kind == SpanKind.CLIENT
@@ -55,8 +60,8 @@ async def test_a_trace_that_is_not_kept_is_sent_as_such(monkeypatch):
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(sampler=ALWAYS_OFF))
     async with served(Answer("one two")) as (server, backend), AsyncDuetClient(backend, backend) as duet:
         await duet.chat("q")
-        sent = [seen.headers["traceparent"] for seen in server.seen if seen.path.endswith("completions")]
-    assert [int(header[-2:], 16) & TraceFlags.SAMPLED for header in sent] == [0, 0]
+        received = sent(server)
+    assert [int(header[-2:], 16) & TraceFlags.SAMPLED for header in received] == [0, 0]
 
 
 async def test_the_application_s_baggage_is_not_sent_to_a_model(spans):
@@ -74,7 +79,7 @@ async def test_the_application_s_baggage_is_not_sent_to_a_model(spans):
 async def test_calls_at_the_same_time_send_spans_of_their_own(spans):
     async with served(Answer("one two")) as (server, backend), AsyncDuetClient(backend, backend) as duet:
         await asyncio.gather(*(duet.chat("q", mode="generator") for _ in range(8)))
-        received = [seen.headers["traceparent"] for seen in server.seen if seen.path.endswith("completions")]
+        received = sent(server)
     assert sorted(received) == sorted(traceparent(span) for span in spans.attempts)
 
 
