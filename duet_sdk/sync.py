@@ -14,14 +14,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from duet_sdk.backends.connect import ModelLike
-from duet_sdk.client import AsyncConversation, AsyncDuetClient, CallOptions, ClientOptions, Run
+from duet_sdk.client import AsyncDuetClient, CallOptions, ClientOptions
+from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import Event
 from duet_sdk.messages import MessagesLike
+from duet_sdk.run import Run
 from duet_sdk.types import Message, Reply, Stage
 
 if TYPE_CHECKING:
-    from duet_sdk.gate import Gate
+    from duet_sdk.gate import GateLike
     from duet_sdk.pair import Pair
     from duet_sdk.settings import Settings
 
@@ -269,11 +271,21 @@ class DuetClient:
         duet._begin(AsyncDuetClient.from_pair(pair, settings=settings, **options))  # noqa: SLF001  # its own class
         return duet
 
+    @classmethod
+    def over(cls, client: AsyncDuetClient) -> Self:
+        """A synchronous face on a client that asynchronous code uses too: one pair, its models loaded once.
+
+        Each of the two may be closed on its own; closing this one closes the models for both.
+        """
+        duet = cls.__new__(cls)
+        duet._begin(client)  # noqa: SLF001  # its own class
+        return duet
+
     def _begin(self, client: AsyncDuetClient) -> None:
         self._client = client
         self._loop = BackgroundLoop(client.aclose)
 
-    def chat(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Reply:
+    def chat(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Reply:
         """Answer, and give the reply when it is complete.
 
         Raises:
@@ -282,7 +294,7 @@ class DuetClient:
         return self._loop.wait(self._client.chat(messages, gate=gate, **options))
 
     def stream(
-        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> SyncRun:
         """Answer, event by event: ``with duet.stream(…) as run: for event in run: …``.
 

@@ -87,6 +87,10 @@ class Attempt:
     """False where the model is known or likely to have been billed for more than that."""
     discarded: bool = False
     """Whether nothing of what it wrote stands in the reply."""
+    truncated: bool = False
+    """Whether its limit or its deadline ended it, and not the model."""
+    finish_reasons: tuple[str, ...] = ()
+    """Why each of its outputs ended, as far as that was said; ``length`` for one that was cut."""
     overlap_tokens: int = 0
     """Output tokens written after it was decided that no more were needed."""
     queued_s: float = 0.0

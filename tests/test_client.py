@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 
 import agents
 import pytest
@@ -131,6 +132,46 @@ async def test_cancelling_the_task_ends_the_stage():
     assert (reasoner.open_calls, reasoner.cancelled) == (0, 1)
 
 
+async def test_a_run_can_be_closed_while_another_task_waits_for_its_next_event():
+    generator = Scripted(Script("one two three", stall_after=2))
+    run = AsyncDuetClient(Scripted("sketch"), generator).stream("q")
+    seen: list[str] = []
+
+    async def read() -> str:
+        async with run:
+            async for event in run:
+                seen.extend([event.text] if isinstance(event, AnswerDelta) else [])
+        return run.reply.text
+
+    reading = asyncio.create_task(read())
+    while len(seen) < 2:
+        await asyncio.sleep(0)
+    await run.aclose()
+    assert (generator.open_calls, generator.cancelled) == (0, 1)
+    assert run.reply.finish_reason == "cancelled"
+    assert await reading == "one two"
+    assert reading.cancelling() == 0
+
+
+async def test_a_reader_that_is_cancelled_itself_stays_cancelled_when_its_run_is_closed_too():
+    generator = Scripted(Script("one two", stall_after=1))
+    run = AsyncDuetClient(Scripted("sketch"), generator).stream("q")
+
+    async def read() -> None:
+        async with run:
+            async for _ in run:
+                pass
+
+    reading = asyncio.create_task(read())
+    while not generator.open_calls:
+        await asyncio.sleep(0)
+    reading.cancel()
+    await run.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert generator.open_calls == 0
+
+
 async def test_a_run_that_is_forgotten_ends_its_stage():
     reasoner = Scripted(Script("one two", stall_after=1))
     run = AsyncDuetClient(reasoner, Scripted("a")).stream("q")
@@ -218,7 +259,7 @@ async def test_a_question_in_the_middle_of_a_run_ends_its_signal():
 
 
 async def test_a_conversation_takes_text_or_messages():
-    with pytest.raises(InvalidRequest, match="said must be a str or list or tuple, got int"):
+    with pytest.raises(InvalidRequest, match="said must be a text or a list of messages, got int"):
         await AsyncDuetClient("scripted/a", "scripted/b").conversation().chat(3)
 
 
@@ -270,3 +311,19 @@ async def test_every_event_is_delivered_and_done_is_last():
         events = [event async for event in run]
     assert isinstance(events[-1], Done)
     assert "".join(event.text for event in events if isinstance(event, AnswerDelta)) == run.reply.text
+
+
+async def test_a_summary_tells_everything_but_what_the_models_wrote():
+    async with AsyncDuetClient(Scripted("a secret sketch"), Scripted("an answer")) as duet:
+        told = (await duet.chat("q", budget=Budget(signal_tokens=2))).summary()
+    assert (told["served_by"], told["mode"], told["handoff"], told["finish_reason"]) == (
+        "pair_cut",
+        "duet",
+        "instruct",
+        "stop",
+    )
+    assert told["gate"]["policy"] == "always"
+    assert (told["signal"]["tokens"], told["signal"]["limit"], told["signal"]["truncated"]) == (2, 2, True)
+    assert told["cost"]["usd"] == "0"
+    assert told["usage"]["reasoner"]["output_tokens"] == 2
+    assert not {"secret", "answer"} & set(json.dumps(told).replace('"', " ").split())

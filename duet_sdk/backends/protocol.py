@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -13,6 +14,10 @@ from duet_sdk.types import Json, Message, Sampling, StageUsage, TokenLogprob
 if TYPE_CHECKING:
     from duet_sdk.pricing import Price
     from duet_sdk.rendering import TokenizerFiles
+
+
+trace_headers: ContextVar[Mapping[str, str] | None] = ContextVar("headers of the call's trace", default=None)
+"""What a backend that speaks HTTP sends along, so that its server's spans belong to the call; set while it is sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from duet_sdk.demands import ask_again, unmet
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
-from duet_sdk.pipeline.attempt import RunningCall
+from duet_sdk.pipeline.attempt import Begun, RunningCall
 from duet_sdk.pipeline.fit import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import LeadingThought
-from duet_sdk.types import Message, Prompts, Sampling, Stage
+from duet_sdk.types import AttemptKind, Message, Prompts, Sampling, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class Answering:
         chain = flow.chain(stage)
         for position, model in enumerate(chain):
             failure = None
-            async with aclosing(self._ask(stage, model)) as asking:
+            begun = flow.adopted if stage == "generator" and position == 0 else None
+            async with aclosing(self._ask(stage, model, begun)) as asking:
                 async for event in asking:
                     if isinstance(event, BackendError):
                         failure = event
@@ -68,20 +69,27 @@ class Answering:
         for index in range(flow.request.n):
             yield AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index)
 
-    async def _ask(self, stage: Stage, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
-        """Let one model answer, again where the policy says so; the last item is its error where it failed."""
+    async def _ask(
+        self, stage: Stage, model: StageModel, begun: Begun | None
+    ) -> AsyncGenerator[Event | BackendError, None]:
+        """Let one model answer, again where the policy says so; the last item is its error where it failed.
+
+        What it has ``begun`` already is its first attempt.
+        """
         flow, tries = self._flow, 0
         self._asked_again = ()
         while True:
             tries += 1
             failure: BackendError | None = None
-            running: RunningCall | None = None
-            try:
-                running = await flow.in_time(self._plan(stage, model))
-            except BackendError as error:
-                failure = error
+            running: Begun | None = begun
+            if begun is None:
+                try:
+                    fresh = running = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
+                except BackendError as error:
+                    failure = error
+                else:
+                    yield fresh.started()
             if running is not None:
-                yield running.started()
                 try:
                     async with running, aclosing(self._write(running)) as writing:
                         async for event in writing:
@@ -89,6 +97,7 @@ class Answering:
                 except BackendError as error:
                     failure = error
                 yield running.ended()
+            begun = None
             if failure is None:
                 break
             until = flow.budget.deadline
@@ -119,7 +128,7 @@ class Answering:
         failure: BackendError | None = None
         running: RunningCall | None = None
         try:
-            running = await flow.in_time(self._plan(stage, model))
+            running = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
             async with running, aclosing(self._write(running)) as writing:
                 yield Retried(stage, self._discard())
                 yield running.started()
@@ -139,7 +148,7 @@ class Answering:
         if failure is not None:
             yield failure
 
-    async def _write(self, running: RunningCall) -> AsyncGenerator[Event, None]:
+    async def _write(self, running: Begun) -> AsyncGenerator[Event, None]:
         draft = self._flow.draft
         thoughts = [LeadingThought() for _ in range(self._flow.request.n)]
         async for chunk in running:
@@ -159,24 +168,36 @@ class Answering:
                 draft.add_text(rest, index)
                 yield AnswerDelta(rest, index)
 
-    async def _plan(self, stage: Stage, model: StageModel) -> RunningCall:
-        """The call that answers, with limits that fit what is left."""
+    async def plan(self, stage: Stage, model: StageModel, *, signal: str, kind: AttemptKind = "answer") -> RunningCall:
+        """The call that answers, guided by ``signal`` unless it is empty, with limits that fit what is left.
+
+        A ``probe`` is streamed whatever the caller wants to see, and asks for logprobs.
+
+        Raises:
+            BackendError: the model is not there.
+            InvalidRequest: it cannot do what the request asks.
+            ContextOverflow: prompt and limit do not fit it.
+            BudgetExceeded: not even one token is left.
+        """
         parts, request, budget = self._flow.parts, self._flow.request, self._flow.budget
         budget.check_deadline()
         able = await model.connect()
         check_abilities(request, model.backend, able, stage)
-        guided, call = await self._call(stage, model, able)
+        guided, call = await self._call(stage, model, able, signal)
         if call.messages:  # a rendered prompt has no turns to add to: it is only sent again
             call = replace(call, messages=call.messages + self._asked_again)
+        sampling, whole = self._sampling(stage), request.whole
+        if kind == "probe":
+            sampling, whole = sampling.over(Sampling(logprobs=0)), False
         call = replace(
             call,
             tools=request.tools,
             tool_choice=request.tool_choice,
             response_format=request.response_format,
             n=request.n,
-            whole=request.whole,
+            whole=whole,
             tenant=request.labels.tenant,
-            sampling=self._sampling(stage),
+            sampling=sampling,
         )
         want = budget.limits.answer_tokens or 1
         if guided:
@@ -191,7 +212,7 @@ class Answering:
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
         slot = self._flow.slot(stage, model, usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), kind="answer", prompt=prompt, until=budget.deadline)
+        return RunningCall(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=budget.deadline)
 
     def _sampling(self, stage: Stage) -> Sampling:
         """The stage's own; a reasoner that stands in answers as the generator was to, but for what its server takes."""
@@ -202,20 +223,25 @@ class Answering:
             return request.reasoner_sampling
         return replace(request.generator_sampling, extra_body=request.reasoner_sampling.extra_body)
 
-    async def _call(self, stage: Stage, model: StageModel, able: Capabilities) -> tuple[bool, Call]:
-        """Whether a signal was made for this answer, and the call without its limits."""
-        flow, draft = self._flow, self._flow.draft
+    def _guide(self, stage: Stage) -> str:
+        """The signal that guides an answer of this stage, empty for none."""
+        draft = self._flow.draft
+        return draft.signal.text if stage == "generator" and draft.handoff is not None else ""
+
+    async def _call(self, stage: Stage, model: StageModel, able: Capabilities, signal: str) -> tuple[bool, Call]:
+        """Whether the signal was made for this answer, and the call without its limits."""
+        flow = self._flow
         seen = await flow.read_by(stage, model)
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
             return False, alone(seen, prompts=Prompts(), thinking=None)
         carried = next((message.signal for message in reversed(seen) if message.signal), None)
-        made = draft.signal.text if draft.handoff is not None and draft.signal.text != carried else ""
+        made = signal if signal != carried else ""
         if not made and carried is None:
             return False, alone(seen, prompts=flow.prompts)
         handoff = await flow.handoff(flow.reasoner, model)
-        draft.handoff = handoff.name
+        flow.draft.handoff = handoff.name
         return bool(made), await handoff.answer(seen, made or None, prompts=flow.prompts)
 
     def _must_not_start_over(self) -> bool:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 from duet_sdk.backends.protocol import Backend, Call, Chunk
 from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
@@ -42,6 +42,25 @@ class Slot:
     charging: Charging | None = None
     """The request's side of a ledger, None without one."""
     observer: Observer = SILENT
+
+
+class Begun(Protocol):
+    """An attempt that can be entered and iterated: one that was just planned, or one that is under way already."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the deadline ended it."""
+
+    def ended(self) -> AttemptEnded:
+        """The event that closes it; only after leaving the context."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
 
 
 class RunningCall:
@@ -80,6 +99,7 @@ class RunningCall:
         self.discarded = False
         self.record: Attempt | None = None
         self._needed_tokens: int | None = None
+        self._finish_reasons: dict[int, str] = {}
 
     def started(self) -> AttemptStarted:
         """The event that announces this attempt."""
@@ -90,10 +110,15 @@ class RunningCall:
         record = cast("Attempt", self.record)
         return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
 
-    def not_needed(self) -> None:
-        """No more is needed: what the model writes from now on, until it is stopped, is overlap."""
+    def not_needed(self, since_tokens: int | None = None) -> None:
+        """No more is needed: what it writes beyond ``since_tokens`` (by default from now on) is overlap."""
         if self._needed_tokens is None:
-            self._needed_tokens = self.tokens
+            self._needed_tokens = self.tokens if since_tokens is None else since_tokens
+
+    def extend(self, until: float | None) -> None:
+        """Move its deadline, unless it has no more to write and only waits for the server's last word."""
+        if self._writing and not self._stopped:
+            self._until = until
 
     @property
     def tokens(self) -> int:
@@ -141,6 +166,7 @@ class RunningCall:
         self._span = slot.observer.attempt(
             call, stage=slot.stage, model=slot.model, backend=slot.backend, number=self._number, kind=self.kind
         )
+        self._hears = self._span.hears
         self._chunks: AsyncIterator[Chunk] = slot.backend.stream(call)
         return self
 
@@ -153,6 +179,8 @@ class RunningCall:
                 raise StopAsyncIteration
             chunk = await self._next()
             if chunk is not None and (taken := self._take(chunk)) is not None:
+                if self._hears is not None:
+                    self._hears(taken)
                 return taken
 
     async def _next(self) -> Chunk | None:
@@ -227,6 +255,7 @@ class RunningCall:
         if chunk.finish_reason is not None:
             self._open.discard(index)
             self._writing.discard(index)
+            self._finish_reasons[index] = chunk.finish_reason
             self.truncated |= chunk.finish_reason == "length"
         elif meter.tokens == limit:
             self._writing.discard(index)
@@ -238,6 +267,7 @@ class RunningCall:
         """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
         was_writing = chunk.index in self._writing
         self._writing.discard(chunk.index)
+        self._finish_reasons.setdefault(chunk.index, "length")
         self.overflowed = True
         self.truncated |= chunk.index in self._open
         if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
@@ -274,13 +304,15 @@ class RunningCall:
                 pass
         finally:
             record = self._settle(exc)
-            self._span.end(record)
-            if self._charge is not None:
-                await self._settle_charge(self._charge, record)
+            try:
+                self._span.end(record)
+            finally:
+                if self._charge is not None:
+                    await self._settle_charge(self._charge, record)
 
     async def _settle_charge(self, charge: Charge, record: Attempt) -> None:
         if self._dispatched:
-            await charge.settle(record.usage, record.usd)
+            await charge.settle(record.kind, record.usage, record.usd)
         else:
             await charge.release()
 
@@ -313,6 +345,8 @@ class RunningCall:
             limit_tokens=self._call.max_tokens * self._call.n,
             honoured=self.honoured,
             discarded=self.discarded,
+            truncated=self.truncated,
+            finish_reasons=tuple(self._finish_reasons[at] for at in sorted(self._finish_reasons)),
             overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
             queued_s=self._queued_s,
         )

@@ -12,7 +12,7 @@ from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct
 from duet_sdk.loops import guarded
-from duet_sdk.pipeline.attempt import Slot
+from duet_sdk.pipeline.attempt import Begun, RunningCall, Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import Parts, StageModel
 from duet_sdk.pipeline.runs import has_tools
@@ -29,6 +29,9 @@ class Flow:
     Attributes:
         reasoner_failed: the reasoner cannot take over, as it has failed itself.
         reasoner: the model that wrote the signal, or is about to.
+        writing: the call that writes the signal at this moment.
+        judged: whether the beginning of an answer is being judged; there is never more than one.
+        adopted: an answer of the generator that is under way already and that the answering stage goes on with.
     """
 
     def __init__(self, parts: Parts, draft: Draft, *, allowed: frozenset[str] | None = None) -> None:
@@ -38,6 +41,9 @@ class Flow:
         self.budget = draft.budget
         self.reasoner_failed = False
         self.reasoner = parts.reasoners[0]
+        self.writing: RunningCall | None = None
+        self.judged = False
+        self.adopted: Begun | None = None
         first = (parts.reasoners[0], parts.generators[0])
         own = frozenset(model.backend.boundary for model in first)
         asked = allowed if allowed is not None else self.request.allowed

@@ -1,4 +1,4 @@
-"""Who watches the attempts of a request: the seam that telemetry fits into, which the pipeline does not know."""
+"""Who watches a request: the seam that telemetry fits into, which the pipeline does not know."""
 
 from __future__ import annotations
 
@@ -6,26 +6,46 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from duet_sdk.backends.protocol import Backend, Call
+    from collections.abc import Callable
+
+    from duet_sdk.backends.protocol import Backend, Call, Chunk
+    from duet_sdk.events import Event
+    from duet_sdk.pipeline.draft import Draft
     from duet_sdk.types import Attempt, AttemptKind, Stage
 
 
 class AttemptSpan(Protocol):
     """One attempt as its observer sees it. Events do not do: an attempt ends also when nobody reads them."""
 
+    @property
+    def hears(self) -> Callable[[Chunk], None] | None:
+        """Called with each chunk that counts, None where what the model writes is of no interest."""
+
     def sending(self) -> AbstractContextManager[object]:
         """Entered around the sending of the call, so that what it carries belongs to the attempt."""
 
     def end(self, record: Attempt) -> None:
-        """The attempt is over and settled; called exactly once."""
+        """The attempt is over; called exactly once."""
 
 
 class Observer(Protocol):
-    """Watches the attempts of one request."""
+    """Watches one request."""
 
     @property
     def trace_id(self) -> str:
         """The request's trace in hexadecimal, empty where there is none."""
+
+    def request(self, draft: Draft) -> AbstractContextManager[object]:
+        """Entered when the request begins, left with whatever ends it; between them the consumer has its turns."""
+
+    def working(self) -> AbstractContextManager[object]:
+        """Entered while the pipeline works, left before the consumer has its turn."""
+
+    def deciding(self, policy: str) -> AbstractContextManager[object]:
+        """Entered around a gate's own work; what it decided comes with `GateDecided`."""
+
+    def told(self, event: Event) -> None:
+        """Something happened other than that a model wrote a piece."""
 
     def attempt(
         self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind
@@ -33,9 +53,14 @@ class Observer(Protocol):
         """An attempt is about to be sent."""
 
 
+_NOTHING = nullcontext()
+
+
 class _SilentSpan:
+    hears = None
+
     def sending(self) -> AbstractContextManager[object]:
-        return nullcontext()
+        return _NOTHING
 
     def end(self, record: Attempt) -> None:
         """Nothing to do."""
@@ -43,6 +68,18 @@ class _SilentSpan:
 
 class _Silent:
     trace_id = ""
+
+    def request(self, draft: Draft) -> AbstractContextManager[object]:
+        return _NOTHING
+
+    def working(self) -> AbstractContextManager[object]:
+        return _NOTHING
+
+    def deciding(self, policy: str) -> AbstractContextManager[object]:
+        return _NOTHING
+
+    def told(self, event: Event) -> None:
+        """Nothing to do."""
 
     def attempt(
         self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind

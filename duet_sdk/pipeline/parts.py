@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from duet_sdk.backends.protocol import Backend, Capabilities
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
-from duet_sdk.gate import Gate
+from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer
 from duet_sdk.pipeline.runs import RunMemory
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
-from duet_sdk.types import HandoffName, Prompts, Retry, Stage
+from duet_sdk.types import HandoffName, Progressive, Prompts, Retry, Stage
+
+if TYPE_CHECKING:
+    from duet_sdk.gate.calibration import Calibration
 
 _log = logging.getLogger(__name__)
+
+DEFAULT_GATE_DEADLINE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ class Parts:
     reasoners: tuple[StageModel, ...]
     """In the order in which they are tried; likewise the next."""
     generators: tuple[StageModel, ...]
-    gate: Gate
+    gate: Gate | TokenGate
     cut: CutPolicy
     ladder: Ladder
     context: ContextPolicy
@@ -129,8 +134,12 @@ class Parts:
     retry: Retry = Retry()
     on_break: OnBreak = OnBreak()
     signal_cache: SignalCache | None = None
-    alone_output_tokens: float | None = None
-    """Mean output tokens of the reasoner alone, as measured by a calibration."""
+    gate_deadline_s: float = DEFAULT_GATE_DEADLINE_S
+    """Seconds that a gate's own code may take to decide."""
+    progressive: Progressive | None = None
+    """How the generator probes the growing signal; None where it does not."""
+    calibration: Calibration | None = None
+    """What was measured of this pair, None where nothing was."""
     runs: RunMemory = field(default_factory=RunMemory)
     """What is remembered of agents' runs."""
     fallback: Parts | None = None
