@@ -71,6 +71,7 @@ def client(server: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "DUET_GENERATOR": f"vllm/light@{server.url}",
         "DUET_PRICES": '{"vllm/strong": {"input_usd": "10", "output_usd": "100"}, "vllm/light": {"input_usd": "1", "output_usd": "2"}}',
         "DUET_RETRY__ATTEMPTS": "1",
+        "DUET_ON_FAILURE": "raise",
     }
     command = [
         Path(sys.executable).parent / "litellm",
