@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
@@ -16,15 +18,16 @@ from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
-from duet_sdk.gate import Gate, find_gate
+from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
-from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
+from duet_sdk.pipeline.parts import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
+from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import (
     DEFAULT_BUDGET,
     Budget,
@@ -32,17 +35,21 @@ from duet_sdk.types import (
     Json,
     Labels,
     Mode,
+    Progressive,
     Prompts,
     Reply,
     Request,
     Retry,
     Sampling,
     Stage,
+    TraceDialect,
     Vote,
 )
 
 if TYPE_CHECKING:
+    from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
+    from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
 
 EMBEDDED = "transformers/embedded"
@@ -54,8 +61,17 @@ class ClientOptions(TypedDict, total=False):
 
     budget: Budget | None
     """Limits of every request; a request's own go over them."""
-    gate: str | Gate | None
-    """Whether the reasoner is asked: ``always`` (default), ``never``, or an object of your own."""
+    gate: GateLike | None
+    """Whether the reasoner is asked: ``always``, ``never``, ``heuristic``, ``confidence``, ``race``, one of these with
+    numbers of your own (`GateConfig`), or an object of your own; by default the calibration's, else ``always``."""
+    calibration: str | Path | Calibration | None
+    """Thresholds measured on your own questions, and what the reasoner alone would have written; an object or a
+    file's path."""
+    gate_deadline_s: float | None
+    """Seconds that a gate's own code may take to decide, 2 by default, and at most a quarter of ``deadline_s``; past
+    them the reasoner is asked."""
+    progressive: Progressive | None
+    """Stops the reasoner as soon as what it has written suffices the generator; off by default."""
     handoff: HandoffName | None
     """``instruct`` (default), or ``think`` for pairs trained together."""
     on_cut: str | CutPolicy | None
@@ -78,6 +94,9 @@ class ClientOptions(TypedDict, total=False):
     """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
+    trace_dialects: Sequence[TraceDialect] | None
+    """Names beside the standard's that spans bear for tools that read only those: ``openinference``, ``langfuse``,
+    ``mlflow``."""
     prices: Mapping[str, Price] | None
     """Prices by model name; they go before every other source."""
     prompts: Prompts | None
@@ -179,6 +198,10 @@ class AsyncDuetClient:
         )
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first client
+
+        dialects = check_dialects(options.get("trace_dialects") or ())
+        self._observer_of: Callable[[Request], Observer] = partial(TracedRequest, dialects=dialects)
         self._closed = False
 
     @classmethod
@@ -200,7 +223,7 @@ class AsyncDuetClient:
         return cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
 
     async def chat(
-        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> Reply:
         """Answer, and give the reply when it is complete.
 
@@ -220,7 +243,7 @@ class AsyncDuetClient:
                 pass
             return run.reply
 
-    def stream(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Run:
+    def stream(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Run:
         """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.
 
         Raises:
@@ -238,11 +261,13 @@ class AsyncDuetClient:
         return AsyncConversation(self, system=system)
 
     def _run(
-        self, messages: MessagesLike, gate: str | Gate | None, *, whole: bool, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, gate: GateLike | None, *, whole: bool, **options: Unpack[CallOptions]
     ) -> Run:
         if self._closed:
             raise ConfigError("this client is closed; make a new one")
-        parts = self._parts if gate is None else replace(self._parts, gate=find_gate(gate))
+        parts = self._parts
+        if gate is not None:
+            parts = replace(parts, gate=find_gate(gate, parts.calibration))
         request = _build_request(
             messages,
             whole=whole,
@@ -253,9 +278,7 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
-
-        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=TracedRequest(request)))
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=self._observer_of(request)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -290,7 +313,7 @@ def _build_parts(
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     signal_scope: SignalScope | None = None,
-    gate: str | Gate | None = None,
+    gate: GateLike | None = None,
     handoff: HandoffName | None = None,
     on_cut: str | CutPolicy | None = None,
     on_failure: OnFailure | None = None,
@@ -301,8 +324,12 @@ def _build_parts(
     on_break: OnBreak | None = None,
     signal_cache: SignalCache | None = None,
     fallback_pair: tuple[ModelLike, ModelLike] | None = None,
+    calibration: str | Path | Calibration | None = None,
+    gate_deadline_s: float | None = None,
+    progressive: Progressive | None = None,
     ledger: Ledger | None = None,
     ledger_wait_s: float | None = None,
+    trace_dialects: Sequence[TraceDialect] | None = None,
 ) -> Parts:
     _expect(Budget, budget=budget)
     _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
@@ -310,15 +337,19 @@ def _build_parts(
     _expect(Mapping, prices=prices)
     _expect(Retry, retry=retry)
     _expect(OnBreak, on_break=on_break)
+    _expect(Progressive, progressive=progressive)
+    if gate_deadline_s is not None and not 0 < gate_deadline_s < math.inf:
+        raise ConfigError(f"gate_deadline_s must be above 0 and finite, got {gate_deadline_s}")
     _expect(Ledger, ledger=ledger)
     _expect((int, float), ledger_wait_s=ledger_wait_s)
+    measured = _calibration(calibration)
     handoff = handoff or "instruct"
     if handoff not in get_args(HandoffName):
         raise ConfigError(f"handoff {handoff!r} is unknown; known are {', '.join(get_args(HandoffName))}")
     parts = Parts(
         reasoners=_stage_models("reasoner", reasoner),
         generators=_stage_models("generator", generator),
-        gate=find_gate(gate or "always"),
+        gate=find_gate(gate or (measured.policy if measured else "always"), measured),
         cut=cut_policy(on_cut or "sentence"),
         ladder=ladder(on_failure or "answer"),
         context=context_policy(context or "all"),
@@ -328,14 +359,21 @@ def _build_parts(
         retry=retry or Retry(),
         on_break=on_break or OnBreak(),
         signal_cache=signal_cache,
+        calibration=measured,
+        gate_deadline_s=gate_deadline_s or DEFAULT_GATE_DEADLINE_S,
+        progressive=progressive,
     )
+    if measured is not None:
+        measured.warn_of_other_models(reasoner=parts.reasoners[0].name, generator=parts.generators[0].name)
     if fallback_pair is not None:
-        # What was trained for the first pair does not suit another one.
+        # What was trained and calibrated for the first pair does not suit another one.
         parts.fallback = replace(
             parts,
             reasoners=_stage_models("reasoner", fallback_pair[0]),
             generators=_stage_models("generator", fallback_pair[1]),
             wanted_handoff="instruct",
+            gate=Always(),
+            progressive=None,
             _handoffs={},
         )
     return parts
@@ -352,6 +390,15 @@ def _expect(kind: type | tuple[type, ...], **given: object) -> None:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             wanted = " or ".join(one.__name__ for one in kinds)
             raise InvalidRequest(f"{name} must be a {wanted}, got {type(value).__name__}")
+
+
+def _calibration(given: str | Path | Calibration | None) -> Calibration | None:
+    if given is None:
+        return None
+    from duet_sdk.gate.calibration import Calibration
+
+    _expect((str, Path, Calibration), calibration=given)
+    return given if isinstance(given, Calibration) else Calibration.load(given)
 
 
 def _stage_models(stage: Stage, given: ModelLike) -> tuple[StageModel, ...]:

@@ -174,3 +174,27 @@ def test_the_installed_command_runs():
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "There are 17.\n")
+
+
+def test_trace_prints_the_spans_with_tokens_cost_and_time():
+    done = duet("ask", "How many?", *PAIR, "--trace", "--signal-tokens", "2")
+    assert done.stdout == "There are 17.\n"
+    root, gate, signal, answer = done.stderr.strip().splitlines()[-4:]
+    assert "invoke_workflow duet  mode duet · served by pair_cut · " in root
+    assert "duet.gate always  ask · 0.0" in gate
+    assert "chat scripted/17 of them  reasoner 1 · signal · " in signal
+    assert " in · 2 of 2 out · 0 USD · 0.0" in signal
+    assert signal.endswith("s · cut")
+    assert "generator 1 · answer" in answer
+
+
+def test_trace_shows_what_a_request_that_failed_had_cost(tmp_path):
+    done = duet("ask", "How many?", *PAIR, "--trace", "--mode", "generator", "--deadline", "0.000001")
+    assert done.exit_code == 1
+    assert "invoke_workflow duet" in done.stderr
+
+
+def test_trace_goes_to_stderr_beside_json():
+    done = duet("ask", "How many?", *PAIR, "--trace", "--json")
+    assert json.loads(done.stdout)["text"] == "There are 17."
+    assert "chat scripted/There are 17." in done.stderr

@@ -17,7 +17,7 @@ from duet_sdk.budget.amount import DIMENSIONS, NOTHING, Amount, Limit, Units, am
 from duet_sdk.budget.ledger import EntryFacts, EntryStatus, Hold
 from duet_sdk.budget.scope import check_key, check_scopes
 from duet_sdk.budget.window import SECOND, moment_of, window_of
-from duet_sdk.errors import BudgetExceeded, ConfigError, DuetError, InvalidRequest, LedgerError
+from duet_sdk.errors import BudgetExceeded, ConfigError, DuetError, HoldMisused, InvalidRequest
 
 REMEMBER_S: Final = 86_400
 """How long the end of a hold is remembered, so that settling it again does nothing."""
@@ -154,17 +154,17 @@ def refusal(standing: Standing, index: int, asked: int, now: int) -> BudgetExcee
     )
 
 
-def settled_otherwise(hold: str, before: Units, now: Units) -> LedgerError:
+def settled_otherwise(hold: str, before: Units, now: Units) -> HoldMisused:
     """The error of a hold that is settled twice, with two amounts."""
-    return LedgerError(
+    return HoldMisused(
         f"the hold {hold} was settled with {_all(before)} and cannot be settled again with {_all(now)}; "
         "settle each hold once, with the real amount"
     )
 
 
-def used_otherwise(hold: str) -> LedgerError:
+def used_otherwise(hold: str) -> HoldMisused:
     """The error of a key that comes again for another hold."""
-    return LedgerError(f"the hold {hold} was made for other scopes or another amount; give each hold a key of its own")
+    return HoldMisused(f"the hold {hold} was made for other scopes or another amount; give each hold a key of its own")
 
 
 def check_moment(at: datetime | None) -> int | None:

@@ -50,7 +50,8 @@ class SqliteLedger:
     """
 
     def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._file = Database(Path(path).expanduser(), FORMAT)
+        self.path = Path(path).expanduser()
+        self._file = Database(self.path, FORMAT)
         self._clock = clock
 
     async def hold(

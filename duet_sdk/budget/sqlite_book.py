@@ -49,7 +49,7 @@ def make(db: sqlite3.Connection, asked: Asked, now: int) -> int:
     Raises:
         BudgetExceeded: a scope has no room.
         ConfigError: a scope has a limit in money, and the price is unknown.
-        LedgerError: the id was used for another hold.
+        HoldMisused: the id was used for another hold.
     """
     expire(db, now, EXPIRED_AT_ONCE)
     _forget(db, now)
@@ -79,7 +79,7 @@ def settle(db: sqlite3.Connection, hold: Hold, real: Units, *, priced: bool, fac
     """Book what the hold really spent.
 
     Raises:
-        LedgerError: it was settled before, with another amount.
+        HoldMisused: it was settled before, with another amount.
     """
     expire(db, now, EXPIRED_AT_ONCE)
     known = db.execute(

@@ -111,7 +111,7 @@ class Writer:
         else:
             choice["text"] = reasoning + text
         if self.server.vllm and self.body.get("return_token_ids"):
-            choice["token_ids"] = [self.server._words.setdefault(t, len(self.server._words)) for _, t in said]
+            choice["token_ids"] = [self.server.word_id(token) for _, token in said]
         if "logprobs" in self.body and said:
             choice["logprobs"] = self.logprobs([token for _, token in said])
         return choice

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -83,10 +84,22 @@ class Server:
         """Tokens that the server has written since it started, as its metrics say."""
         return self._metric("vllm:generation_tokens_total{")
 
+    def prefix_cache(self) -> tuple[int, int]:
+        """Prompt tokens that were found in the prefix cache, and all that were looked for, as its metrics say."""
+        return self._metric("vllm:prefix_cache_hits_total{"), self._metric("vllm:prefix_cache_queries_total{")
+
+    def block_tokens(self) -> int:
+        """Tokens of one block of the prefix cache, which is found whole or not at all."""
+        found = re.search(r'^vllm:cache_config_info\{.*\bblock_size="(\d+)"', "\n".join(self._metrics()), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
     def _metric(self, *names: str) -> int:
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in self._metrics() if line.startswith(names))
+
+    def _metrics(self) -> list[str]:
         with urllib.request.urlopen(f"{self.root}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(names))
+            return answer.read().decode().splitlines()
 
 
 def think_copy(folder: Path) -> Path:

@@ -1,0 +1,120 @@
+"""Work that goes on beside a request's own: several sources of events, read as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+from duet_sdk.events import AttemptEnded, AttemptStarted, Event
+from duet_sdk.receipt import Account
+from duet_sdk.types import Stage, StageUsage
+
+
+class Work:
+    """One source of events in a task of its own.
+
+    Attributes:
+        task: what runs it.
+        error: what ended it early, None while it runs and where it came to its end.
+    """
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self._open: dict[tuple[Stage, int], AttemptStarted] = {}
+
+    def note(self, event: Event) -> None:
+        """Remember which attempts have been told of and are not over."""
+        match event:
+            case AttemptStarted():
+                self._open[event.stage, event.attempt] = event
+            case AttemptEnded():
+                self._open.pop((event.stage, event.attempt), None)
+
+    def ends(self, account: Account) -> list[Event]:
+        """The ends of attempts that it has told of, for work that was stopped before it could tell those itself."""
+        records = {(record.stage, record.attempt): record for record in account.attempts}
+        ended: list[Event] = []
+        for key, started in self._open.items():
+            record = records.get(key)
+            usage, error_type = (record.usage, record.error_type) if record else (StageUsage(), "cancelled")
+            ended.append(AttemptEnded(started.stage, started.model, started.attempt, usage, error_type))
+        self._open.clear()
+        return ended
+
+
+class Beside:
+    """Runs sources of events beside each other; none outlives its context, whichever task leaves that."""
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[Work, Event | None]] = deque()
+        self._come = asyncio.Event()
+        self._works: list[Work] = []
+
+    def start(self, events: AsyncGenerator[Event, None]) -> Work:
+        """Run a source of events in a task of its own; it is closed at its end."""
+        work = Work()
+        work.task = asyncio.create_task(self._hand_over(work, events))
+        self._works.append(work)
+        return work
+
+    async def _hand_over(self, work: Work, events: AsyncGenerator[Event, None]) -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    self._put(work, event)
+        except BaseException as error:  # noqa: BLE001  # handed over to the request's own task, which raises it
+            work.error = error
+        self._put(work, None)
+
+    def _put(self, work: Work, event: Event | None) -> None:
+        self._items.append((work, event))
+        self._come.set()
+
+    async def next(self) -> tuple[Work, Event | None]:
+        """The next event with its source; None where the source is at its end, or was ended by its ``error``."""
+        while not self._items:
+            self._come.clear()
+            await self._come.wait()
+        work, event = self._items.popleft()
+        if event is not None:
+            work.note(event)
+        return work, event
+
+    async def stop(self, work: Work) -> list[Event]:
+        """End a source and wait until it has cleaned up; gives what it had told of attempts and nobody has read."""
+        work.task.cancel()
+        await _over([work.task])
+        left = [event for source, event in self._items if source is work and event is not None]
+        self._items = deque(item for item in self._items if item[0] is not work)
+        for event in left:
+            work.note(event)
+        return [event for event in left if isinstance(event, AttemptStarted | AttemptEnded)]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        tasks = [work.task for work in self._works]
+        for task in tasks:
+            task.cancel()
+        await _over(tasks)
+
+
+async def _over(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until tasks have cleaned up, also when the one that waits is cancelled meanwhile."""
+    again: asyncio.CancelledError | None = None
+    while left := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(left)
+        except asyncio.CancelledError as error:
+            again = error
+    if again is not None:
+        raise again
