@@ -24,7 +24,7 @@ test: ## run the tests (ARGS="-k signal" passes options on)
 
 test-vllm: ## run the tests against a real vLLM (first some 4 minutes for its environment, 3.5 GB)
 	$(SETUP) test
-	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/vllm) && \
+	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/environment vllm) && \
 	$(IN) -m pytest tests/vllm $(ARGS) && "$$DUET_VLLM_PYTHON" -m pytest tests/vllm_engine $(ARGS)
 
 test-stores: ## kill processes while they use a ledger's store (needs redis-server; 1 to 3 minutes)
@@ -34,8 +34,8 @@ test-stores: ## kill processes while they use a ledger's store (needs redis-serv
 
 lint: ## style and format, by ruff
 	$(SETUP) lint
-	$(IN) -m ruff check . .ci/setup .ci/slow .ci/vllm
-	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/vllm
+	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment
+	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment
 
 types: ## types, by mypy
 	$(SETUP) test lint
@@ -53,7 +53,7 @@ bench: ## measure import and pipeline, then the calls against other libraries (f
 	$(SETUP) demo
 	$(IN) benchmarks/import_time.py
 	$(IN) benchmarks/pipeline.py
-	@others=$$($(PYTHON) benchmarks/environment.py) && export PYTHONPATH=. && set -x && \
+	@others=$$($(PYTHON) .ci/environment bench) && export PYTHONPATH=. && set -x && \
 	$$others benchmarks/wire.py && $$others benchmarks/many.py
 
 pre-commit: ## run the hooks of .pre-commit-config.yaml over every file

@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
 
 from duet_sdk.backends.connect import ModelLike, connect
 from duet_sdk.backends.resilience import Breaker
-from duet_sdk.budget import RequestBudget
+from duet_sdk.budget import Ledger, RequestBudget
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
-from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
-from duet_sdk.events import Done, Event
-from duet_sdk.gate import Gate, find_gate
+from duet_sdk.conversation import AsyncConversation
+from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
+from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
-from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
-from duet_sdk.pipeline.run import run
+from duet_sdk.pipeline.parts import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.run import Run
+from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
+from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import (
     DEFAULT_BUDGET,
     Budget,
     HandoffName,
     Json,
     Labels,
-    Message,
     Mode,
+    Progressive,
     Prompts,
     Reply,
     Request,
     Retry,
     Sampling,
     Stage,
+    TraceDialect,
     Vote,
 )
 
 if TYPE_CHECKING:
+    from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
+    from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
 
 EMBEDDED = "transformers/embedded"
@@ -54,8 +61,17 @@ class ClientOptions(TypedDict, total=False):
 
     budget: Budget | None
     """Limits of every request; a request's own go over them."""
-    gate: str | Gate | None
-    """Whether the reasoner is asked: ``always`` (default), ``never``, or an object of your own."""
+    gate: GateLike | None
+    """Whether the reasoner is asked: ``always``, ``never``, ``heuristic``, ``confidence``, ``race``, one of these with
+    numbers of your own (`GateConfig`), or an object of your own; by default the calibration's, else ``always``."""
+    calibration: str | Path | Calibration | None
+    """Thresholds measured on your own questions, and what the reasoner alone would have written; an object or a
+    file's path."""
+    gate_deadline_s: float | None
+    """Seconds that a gate's own code may take to decide, 2 by default, and at most a quarter of ``deadline_s``; past
+    them the reasoner is asked."""
+    progressive: Progressive | None
+    """Stops the reasoner as soon as what it has written suffices the generator; off by default."""
     handoff: HandoffName | None
     """``instruct`` (default), or ``think`` for pairs trained together."""
     on_cut: str | CutPolicy | None
@@ -68,10 +84,19 @@ class ClientOptions(TypedDict, total=False):
     """What follows when a model breaks off part way."""
     signal_cache: SignalCache | None
     """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
+    ledger: Ledger | None
+    """Holds limits over many requests, by scopes of their labels; none by default. It stays the caller's to close."""
+    ledger_wait_s: float | None
+    """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
     """Reasoner and generator that take over when this pair cannot answer, by the ``instruct`` handoff."""
+    signal_scope: SignalScope | None
+    """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
+    trace_dialects: Sequence[TraceDialect] | None
+    """Names beside the standard's that spans bear for tools that read only those: ``openinference``, ``langfuse``,
+    ``mlflow``."""
     prices: Mapping[str, Price] | None
     """Prices by model name; they go before every other source."""
     prompts: Prompts | None
@@ -99,96 +124,20 @@ class CallOptions(TypedDict, total=False):
     """How many answers to write from one signal."""
     vote: Vote | None
     """Chooses among the ``n`` answers."""
+    signal_scope: SignalScope | None
+    """In place of the client's."""
     reasoner_params: Sampling | None
     """Sampling of one stage; goes over the values above."""
     generator_params: Sampling | None
     session: str | None
-    """This and the next three are labels for traces and ledgers."""
+    """This and the next four are labels: for traces, and as scopes ``session:…``, ``tenant:…`` of a ledger."""
     user: str | None
     tenant: str | None
     scopes: Sequence[str]
+    """Further scopes of the ledger, ``kind:name`` each."""
     metadata: Json | None
     boundary: str | Sequence[str] | None
     """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
-
-
-class Run:
-    """One request while it runs: a context manager, and an iterator over its events.
-
-    Leaving the context ends both stages, settles what they spent and closes their connections.
-
-    Attributes:
-        on_done: called with the reply when it is complete.
-    """
-
-    on_done: Callable[[Reply], None] | None = None
-
-    def __init__(self, parts: Parts, draft: Draft) -> None:
-        self._draft = draft
-        self._events: AsyncGenerator[Event, None] = run(parts, draft)
-        self._reply: Reply | None = None
-        self._entered = False
-        self._over = False
-
-    @property
-    def reply(self) -> Reply:
-        """The reply once it is complete, or what there was of it when the run was left early.
-
-        Raises:
-            InvalidRequest: the run is still going on.
-        """
-        if self._reply is None:
-            raise InvalidRequest("the reply is not complete: iterate the run to its end, or leave its context, first")
-        return self._reply
-
-    async def __aenter__(self) -> Self:
-        self._entered = True
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if not self._entered:
-            raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
-        try:
-            event = await anext(self._events)
-        except StopAsyncIteration:
-            self._over = True
-            raise
-        except BudgetExceeded as error:
-            self._reply = error.reply or self._draft.reply("error")
-            self._over = True
-            raise
-        except Exception:
-            self._reply = self._draft.reply("error")
-            self._over = True
-            raise
-        if isinstance(event, Done):
-            self._reply = event.reply
-            if self.on_done is not None:
-                self.on_done(event.reply)
-        return event
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """End the request now; harmless when it is over."""
-        if self._over:
-            return
-        self._over = True
-        closing = asyncio.ensure_future(self._events.aclose())
-        try:
-            # The stages must be closed and paid for even when the task that leaves is cancelled once more.
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing
-            raise
-        finally:
-            self._reply = self._reply or self._draft.reply("cancelled")
 
 
 class AsyncDuetClient:
@@ -240,9 +189,19 @@ class AsyncDuetClient:
             missing = "reasoner" if reasoner is None else "generator"
             raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
         self._parts = _build_parts(reasoner, generator, **options)
-        self._budget = (options.get("budget") or Budget()).over(DEFAULT_BUDGET)
-        self._reasoner_params = options.get("reasoner_params") or Sampling()
-        self._generator_params = options.get("generator_params") or Sampling()
+        self._base = Request(
+            messages=(),
+            budget=(options.get("budget") or Budget()).over(DEFAULT_BUDGET),
+            reasoner_sampling=options.get("reasoner_params") or Sampling(),
+            generator_sampling=options.get("generator_params") or Sampling(),
+            signal_scope=run_scope(options.get("signal_scope") or "run"),
+        )
+        self._ledger = options.get("ledger")
+        self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first client
+
+        dialects = check_dialects(options.get("trace_dialects") or ())
+        self._observer_of: Callable[[Request], Observer] = partial(TracedRequest, dialects=dialects)
         self._closed = False
 
     @classmethod
@@ -264,7 +223,7 @@ class AsyncDuetClient:
         return cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
 
     async def chat(
-        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> Reply:
         """Answer, and give the reply when it is complete.
 
@@ -284,7 +243,7 @@ class AsyncDuetClient:
                 pass
             return run.reply
 
-    def stream(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Run:
+    def stream(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Run:
         """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.
 
         Raises:
@@ -298,25 +257,28 @@ class AsyncDuetClient:
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return AsyncConversation(self, system=system)
 
     def _run(
-        self, messages: MessagesLike, gate: str | Gate | None, *, whole: bool, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, gate: GateLike | None, *, whole: bool, **options: Unpack[CallOptions]
     ) -> Run:
         if self._closed:
             raise ConfigError("this client is closed; make a new one")
-        parts = self._parts if gate is None else replace(self._parts, gate=find_gate(gate))
+        parts = self._parts
+        if gate is not None:
+            parts = replace(parts, gate=find_gate(gate, parts.calibration))
         request = _build_request(
             messages,
             whole=whole,
-            base_budget=self._budget,
-            base_reasoner_params=self._reasoner_params,
-            base_generator_params=self._generator_params,
+            base=self._base,
             **options,
         )
-        draft = Draft(request, RequestBudget(request.budget), self.models)
-        return Run(parts, draft)
+        charging = None
+        if self._ledger is not None:
+            charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
+        budget = RequestBudget(request.budget, charged=charging is not None)
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=self._observer_of(request)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -334,44 +296,6 @@ class AsyncDuetClient:
                 closing.push_async_callback(backend.aclose)
 
 
-class AsyncConversation:
-    """Keeps the messages of a conversation: questions and answers, never signals.
-
-    Attributes:
-        messages: what has been said; yours to change between turns.
-    """
-
-    def __init__(self, client: AsyncDuetClient, *, system: str | None = None) -> None:
-        self._client = client
-        self.messages: list[Message] = [Message("system", system)] if system else []
-
-    async def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
-
-        Raises:
-            DuetError: as `AsyncDuetClient.chat`.
-        """
-        asked = [*self.messages, Message("user", text)]
-        reply = await self._client.chat(asked, **options)
-        self._keep(asked, reply)
-        return reply
-
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> Run:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
-
-        Raises:
-            InvalidRequest: as `AsyncDuetClient.stream`.
-        """
-        asked = [*self.messages, Message("user", text)]
-        run = self._client.stream(asked, **options)
-        run.on_done = lambda reply: self._keep(asked, reply)
-        return run
-
-    def _keep(self, asked: list[Message], reply: Reply) -> None:
-        if reply.mode != "signal":
-            self.messages = [*asked, Message("assistant", reply.text, reply.tool_calls)]
-
-
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
     """The options, with ``base`` where they leave a choice open."""
     given = {key: value for key, value in options.items() if value is not None}
@@ -385,10 +309,11 @@ def _build_parts(
     reasoner: ModelLike,
     generator: ModelLike,
     *,
-    budget: Budget | None = None,  # this and the params are the client's own: requests merge with them
+    budget: Budget | None = None,  # this, the params, the scope and the ledger are the client's own
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
-    gate: str | Gate | None = None,
+    signal_scope: SignalScope | None = None,
+    gate: GateLike | None = None,
     handoff: HandoffName | None = None,
     on_cut: str | CutPolicy | None = None,
     on_failure: OnFailure | None = None,
@@ -399,6 +324,12 @@ def _build_parts(
     on_break: OnBreak | None = None,
     signal_cache: SignalCache | None = None,
     fallback_pair: tuple[ModelLike, ModelLike] | None = None,
+    calibration: str | Path | Calibration | None = None,
+    gate_deadline_s: float | None = None,
+    progressive: Progressive | None = None,
+    ledger: Ledger | None = None,
+    ledger_wait_s: float | None = None,
+    trace_dialects: Sequence[TraceDialect] | None = None,
 ) -> Parts:
     _expect(Budget, budget=budget)
     _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
@@ -406,13 +337,19 @@ def _build_parts(
     _expect(Mapping, prices=prices)
     _expect(Retry, retry=retry)
     _expect(OnBreak, on_break=on_break)
+    _expect(Progressive, progressive=progressive)
+    if gate_deadline_s is not None and not 0 < gate_deadline_s < math.inf:
+        raise ConfigError(f"gate_deadline_s must be above 0 and finite, got {gate_deadline_s}")
+    _expect(Ledger, ledger=ledger)
+    _expect((int, float), ledger_wait_s=ledger_wait_s)
+    measured = _calibration(calibration)
     handoff = handoff or "instruct"
     if handoff not in get_args(HandoffName):
         raise ConfigError(f"handoff {handoff!r} is unknown; known are {', '.join(get_args(HandoffName))}")
     parts = Parts(
         reasoners=_stage_models("reasoner", reasoner),
         generators=_stage_models("generator", generator),
-        gate=find_gate(gate or "always"),
+        gate=find_gate(gate or (measured.policy if measured else "always"), measured),
         cut=cut_policy(on_cut or "sentence"),
         ladder=ladder(on_failure or "answer"),
         context=context_policy(context or "all"),
@@ -422,14 +359,21 @@ def _build_parts(
         retry=retry or Retry(),
         on_break=on_break or OnBreak(),
         signal_cache=signal_cache,
+        calibration=measured,
+        gate_deadline_s=gate_deadline_s or DEFAULT_GATE_DEADLINE_S,
+        progressive=progressive,
     )
+    if measured is not None:
+        measured.warn_of_other_models(reasoner=parts.reasoners[0].name, generator=parts.generators[0].name)
     if fallback_pair is not None:
-        # What was trained for the first pair does not suit another one.
+        # What was trained and calibrated for the first pair does not suit another one.
         parts.fallback = replace(
             parts,
             reasoners=_stage_models("reasoner", fallback_pair[0]),
             generators=_stage_models("generator", fallback_pair[1]),
             wanted_handoff="instruct",
+            gate=Always(),
+            progressive=None,
             _handoffs={},
         )
     return parts
@@ -448,6 +392,15 @@ def _expect(kind: type | tuple[type, ...], **given: object) -> None:
             raise InvalidRequest(f"{name} must be a {wanted}, got {type(value).__name__}")
 
 
+def _calibration(given: str | Path | Calibration | None) -> Calibration | None:
+    if given is None:
+        return None
+    from duet_sdk.gate.calibration import Calibration
+
+    _expect((str, Path, Calibration), calibration=given)
+    return given if isinstance(given, Calibration) else Calibration.load(given)
+
+
 def _stage_models(stage: Stage, given: ModelLike) -> tuple[StageModel, ...]:
     """A stage's chain; each endpoint has a breaker of its own."""
     chain = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
@@ -460,9 +413,7 @@ def _build_request(
     messages: MessagesLike,
     *,
     whole: bool,
-    base_budget: Budget,
-    base_reasoner_params: Sampling,
-    base_generator_params: Sampling,
+    base: Request,
     mode: Mode = "duet",
     budget: Budget | None = None,
     tools: Sequence[Json] | None = None,
@@ -475,6 +426,7 @@ def _build_request(
     stop: str | Sequence[str] | None = None,
     n: int = 1,
     vote: Vote | None = None,
+    signal_scope: SignalScope | None = None,
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     session: str | None = None,
@@ -484,6 +436,7 @@ def _build_request(
     metadata: Json | None = None,
     boundary: str | Sequence[str] | None = None,
 ) -> Request:
+    """The request with every choice made; ``base`` has the client's own, which the request's go over."""
     if mode not in get_args(Mode):
         raise InvalidRequest(f"mode {mode!r} is unknown; known are {', '.join(get_args(Mode))}")
     if type(n) is not int or not 1 <= n <= MOST_ANSWERS:
@@ -500,16 +453,17 @@ def _build_request(
     return Request(
         messages=parse_messages(messages),
         mode=mode,
-        budget=(budget or Budget()).over(base_budget),
+        budget=(budget or Budget()).over(base.budget),
         tools=check_tools(tools or ()),
         tool_choice=tool_choice,
         response_format=response_format,
         n=n,
         vote=vote,
+        signal_scope=base.signal_scope if signal_scope is None else run_scope(signal_scope),
         reasoner_sampling=(own_reasoner.over(common) if mode == "reasoner" else own_reasoner).over(
-            base_reasoner_params
+            base.reasoner_sampling
         ),
-        generator_sampling=own_generator.over(common).over(base_generator_params),
+        generator_sampling=own_generator.over(common).over(base.generator_sampling),
         labels=Labels(session, user, tenant, tuple(scopes), metadata or {}),
         allowed=None if boundary is None else frozenset([boundary] if isinstance(boundary, str) else boundary),
         whole=whole,

@@ -48,6 +48,8 @@ def _parse(item: object, at: int) -> Message:
             "tool_calls": item.tool_calls,
             "tool_call_id": item.tool_call_id,
             "name": item.name,
+            "signal": item.signal,
+            "is_error": item.failed,
         }
     if not isinstance(item, Mapping):
         raise InvalidRequest(f"message {at} must be a Message or a mapping, got {type(item).__name__}")
@@ -64,7 +66,29 @@ def _parse(item: object, at: int) -> Message:
         raise InvalidRequest(f"message {at}: tool_call_id must be a text, got {type(tool_call_id).__name__}")
     if role == "tool" and not tool_call_id:
         raise InvalidRequest(f"message {at} is a tool's result without tool_call_id: say which call it answers")
-    return Message(cast("Role", role), content, calls, tool_call_id, item.get("name"))
+    failed = role == "tool" and (item.get("is_error") is True or item.get("status") == "error")
+    return Message(
+        cast("Role", role),
+        content,
+        calls,
+        tool_call_id,
+        item.get("name"),
+        _signal(item, cast("Role", role), at),
+        failed,
+    )
+
+
+def _signal(item: Json, role: str, at: int) -> str | None:
+    """The signal that an assistant's message carries: ``signal``, or where servers and frameworks put reasoning."""
+    own = item.get("signal")
+    if own is not None and not isinstance(own, str):
+        raise InvalidRequest(f"message {at}: signal must be a text, got {type(own).__name__}")
+    if own and role != "assistant":
+        raise InvalidRequest(f"message {at} is from {role!r} and carries a signal; only the assistant's messages can")
+    if role != "assistant":
+        return None
+    found = (own, item.get("reasoning"), item.get("reasoning_content"))
+    return next((text for text in found if isinstance(text, str) and text.strip()), None)
 
 
 def _content(content: object, at: int, *, may_be_empty: bool) -> str | tuple[Part, ...]:

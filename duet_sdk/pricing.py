@@ -114,6 +114,12 @@ class PriceBook:
             return _published(model, usage.input_tokens, usage.output_tokens, cached_tokens)
         return _apply(price, usage.input_tokens, usage.output_tokens, cached_tokens, seconds)
 
+    def cost_by_token(self, model: str, usage: StageUsage, *, backend_price: Price | None) -> Decimal | None:
+        """What a call that was never made would cost, None where its price is unknown or one by the hour."""
+        if isinstance(self._find(model) or backend_price, GpuHour):
+            return None
+        return self.cost(model, usage, seconds=0.0, backend_price=backend_price)
+
     def bound(
         self, model: str, *, input_tokens: int, output_tokens: int, seconds: float | None, backend_price: Price | None
     ) -> Decimal | None:

@@ -1,22 +1,46 @@
-"""What a request has spent so far, attempt by attempt."""
+"""What a request has spent so far, attempt by attempt, and what the reasoner alone would have cost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from duet_sdk.types import Attempt, Cost, Receipt, Stage, StageUsage, Usage
+from duet_sdk.pricing import Price, PriceBook
+from duet_sdk.types import (
+    AloneEstimate,
+    Attempt,
+    AttemptKind,
+    Cost,
+    Discarded,
+    Receipt,
+    RunTotals,
+    Stage,
+    StageTotals,
+    StageUsage,
+    Usage,
+)
 
 
 class Account:
-    """Collects the attempts of one request."""
+    """Collects the attempts of one request.
+
+    Attributes:
+        attempts: those that have ended, in that order.
+        first_answer_s: seconds from the start of the request to the first token of the answer.
+        gate_s: seconds that the gate took.
+        run: totals of the agent's run, where there is one.
+    """
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.first_answer_s: float | None = None
+        self.gate_s = 0.0
+        self.run: RunTotals | None = None
 
     def usage(self) -> Usage:
         """Tokens by stage, over all attempts."""
-        return Usage(self.stage_usage("reasoner"), self.stage_usage("generator"))
+        return _usage(self.attempts)
 
     @property
     def spent(self) -> bool:
@@ -25,25 +49,98 @@ class Account:
 
     def stage_usage(self, stage: Stage) -> StageUsage:
         """Tokens of one stage, over its attempts."""
-        return sum((attempt.usage for attempt in self.attempts if attempt.stage == stage), StageUsage())
+        return _stage_usage(self.attempts, stage)
 
     def cost(self) -> Cost:
         """Money by stage; None as soon as one attempt's price is unknown."""
-        reasoner, generator = self._stage_usd("reasoner"), self._stage_usd("generator")
+        reasoner = _usd(attempt for attempt in self.attempts if attempt.stage == "reasoner")
+        generator = _usd(attempt for attempt in self.attempts if attempt.stage == "generator")
         total = None if reasoner is None or generator is None else reasoner + generator
         # Nothing is uncertain about a sum of zeros.
         estimated = total != 0 and any(attempt.usage.estimated for attempt in self.attempts)
         return Cost(total, reasoner, generator, estimated)
 
-    def _stage_usd(self, stage: Stage) -> Decimal | None:
-        total = Decimal(0)
-        for attempt in self.attempts:
-            if attempt.stage == stage:
-                if attempt.usd is None:
-                    return None
-                total += attempt.usd
-        return total
+    def discard(self, *kinds: AttemptKind) -> None:
+        """Mark what was written in attempts of these kinds as thrown away."""
+        self.attempts = [
+            replace(attempt, discarded=True) if attempt.kind in kinds else attempt for attempt in self.attempts
+        ]
 
-    def receipt(self, duration_s: float) -> Receipt:
+    def receipt(self, duration_s: float, alone: AloneEstimate | None) -> Receipt:
         """The receipt, for a request that has taken ``duration_s`` so far."""
-        return Receipt(tuple(self.attempts), duration_s, self.first_answer_s)
+        attempts = tuple(self.attempts)
+        discarded = [attempt for attempt in attempts if attempt.discarded]
+        return Receipt(
+            attempts=attempts,
+            duration_s=duration_s,
+            first_answer_s=self.first_answer_s,
+            gate_s=self.gate_s,
+            queue_s=max(0.0, duration_s - self.gate_s - _busy_s(attempts)),
+            reasoner=_totals(attempts, "reasoner"),
+            generator=_totals(attempts, "generator"),
+            honoured=all(attempt.honoured for attempt in attempts),
+            overlap_tokens=sum(attempt.overlap_tokens for attempt in attempts),
+            discarded=Discarded(_usage(discarded), _usd(discarded)),
+            run=self.run,
+            alone=alone,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What the reasoner alone would have cost, as far as that can be told."""
+
+    model: str
+    """Full name of the reasoner."""
+    backend_price: Price | None
+    prices: PriceBook
+    output_tokens: float | None = None
+    """Mean output of the reasoner alone on the calibration's questions, None without a calibration."""
+
+    def estimate(self, attempts: Iterable[Attempt], *, answers: int) -> AloneEstimate | None:
+        """The estimate for a request with these attempts and so many answers, None where nothing supports one."""
+        tried = list(attempts)
+        own = [a for a in tried if a.stage == "reasoner" and a.kind == "answer" and not a.discarded]
+        if own:
+            return AloneEstimate(sum(a.usage.output_tokens for a in own), _usd(own), "measured")
+        # The signal's prompt is the question as the reasoner reads it; the generator's is the next best.
+        prompts = [a for a in tried if a.usage.input_tokens]
+        asked = next((a for a in prompts if a.stage == "reasoner"), prompts[0] if prompts else None)
+        if self.output_tokens is None or asked is None:
+            return None
+        tokens = round(self.output_tokens * answers)
+        usage = StageUsage(asked.usage.input_tokens, tokens, asked.usage.cached_tokens, estimated=True)
+        usd = self.prices.cost_by_token(self.model, usage, backend_price=self.backend_price)
+        return AloneEstimate(tokens, usd, "calibration")
+
+
+def _usage(attempts: Iterable[Attempt]) -> Usage:
+    tried = list(attempts)
+    return Usage(_stage_usage(tried, "reasoner"), _stage_usage(tried, "generator"))
+
+
+def _stage_usage(attempts: Iterable[Attempt], stage: Stage) -> StageUsage:
+    return sum((attempt.usage for attempt in attempts if attempt.stage == stage), StageUsage())
+
+
+def _usd(attempts: Iterable[Attempt]) -> Decimal | None:
+    total = Decimal(0)
+    for attempt in attempts:
+        if attempt.usd is None:
+            return None
+        total += attempt.usd
+    return total
+
+
+def _totals(attempts: Iterable[Attempt], stage: Stage) -> StageTotals:
+    own = [attempt for attempt in attempts if attempt.stage == stage]
+    return StageTotals(len(own), _stage_usage(own, stage), _usd(own), _busy_s(own))
+
+
+def _busy_s(attempts: Iterable[Attempt]) -> float:
+    """Seconds in which at least one of them was running."""
+    busy_s = until = 0.0
+    for start, end in sorted((attempt.start_s, attempt.start_s + attempt.duration_s) for attempt in attempts):
+        busy_s += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return busy_s

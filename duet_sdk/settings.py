@@ -36,8 +36,18 @@ from pydantic_settings import (
 )
 
 from duet_sdk.errors import ConfigError
-from duet_sdk.sections import BudgetSettings, PriceSettings, PromptSettings, RetrySettings, SamplingSettings, Section
-from duet_sdk.types import HandoffName, Retry
+from duet_sdk.sections import (
+    BudgetSettings,
+    GateSettings,
+    PriceSettings,
+    ProgressiveSettings,
+    PromptSettings,
+    RetrySettings,
+    SamplingSettings,
+    ScopeSettings,
+    Section,
+)
+from duet_sdk.types import GateName, HandoffName, Retry, TraceDialect
 
 if TYPE_CHECKING:
     from duet_sdk.client import ClientOptions
@@ -45,8 +55,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PREFIX = "DUET_"
-_OTHER_VARIABLES = {"DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
-_TAGS = ("name", "endpoint", "chain", "url", "store")
+_OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
+_TAGS = ("name", "endpoint", "chain", "table", "url", "store")
 _SECRET_OPTION = re.compile(
     r"(.*[_-])?(api[_-]?key|(access|api|auth|bearer|hf)[_-]?token|authorization|passw(or)?d|secret)|key|token",
     re.IGNORECASE,
@@ -207,6 +217,17 @@ ModelSetting: TypeAlias = Annotated[
 """A model's full name, an `Endpoint`, or a list of these in the order in which they are tried."""
 
 
+def _form_of_gate(value: object) -> str:
+    """Which of a gate's two forms this is, so that an error speaks of that one alone."""
+    return "table" if isinstance(value, Mapping | GateSettings) else "name"
+
+
+GateSetting: TypeAlias = Annotated[
+    Annotated[GateName, Tag("name")] | Annotated[GateSettings, Tag("table")], Discriminator(_form_of_gate)
+]
+"""A gate's name, or its name with numbers."""
+
+
 class Settings(BaseSettings):
     """Everything that can be configured; `load_settings` makes one with errors of DUET's own.
 
@@ -231,8 +252,17 @@ class Settings(BaseSettings):
     """Folder or hub id of a pair, in place of the two above."""
     budget: BudgetSettings = BudgetSettings()
     """Limits of every request."""
-    gate: Literal["always", "never"] = "always"
-    """Whether the reasoner is asked; ``always``, as skipping it needs thresholds from your own questions."""
+    gate: GateSetting = "always"
+    """Whether the reasoner is asked: a gate's name, or a table with its ``policy``, ``threshold`` and ``first_tokens``;
+    the calibration's gate where there is a calibration, else ``always``, as skipping the reasoner needs thresholds
+    from your own questions."""
+    calibration: str | None = None
+    """Path of a calibration file: thresholds measured on your own questions."""
+    gate_deadline_s: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds that a gate's own code may take to decide; two, as it must not be what a user waits for."""
+    progressive: ProgressiveSettings | None = None
+    """Stops the reasoner as soon as what it has written suffices the generator; off when not set, as its threshold
+    needs your own questions."""
     handoff: HandoffName | None = None
     """When not set what the pair was trained with, else ``instruct``, which works with any two models."""
     on_cut: Literal["sentence", "keep", "wrap_up", "error"] = "sentence"
@@ -241,10 +271,15 @@ class Settings(BaseSettings):
     """Whether a request goes on with the stage that works; ``answer``, and the reply says so."""
     context: Literal["all", "last_turn"] = "all"
     """What each stage sees of a long conversation; ``all``, as anything less can miss what the question means."""
+    signal_scope: Literal["turn", "run"] | ScopeSettings = "run"
+    """How long a signal holds while tools are called; ``run``, as a plan for the whole task is paid for once."""
     retry: RetrySettings = RetrySettings()
     """When a model that failed is called again."""
     fallback_pair: tuple[ModelSetting, ModelSetting] | None = None
     """Reasoner and generator that take over when the pair cannot answer; none, as they may cost more."""
+    trace_dialects: tuple[TraceDialect, ...] = ()
+    """Names beside the standard's that spans bear, for tools that read only those; none, as each costs time and room.
+    Where traces go is set by the standard's own variables, ``OTEL_…``."""
     prices: dict[str, PriceSettings] = {}
     """Prices by model name; they go before every other source."""
     ledger: LedgerSetting | None = None
@@ -279,13 +314,18 @@ class Settings(BaseSettings):
         """What a client is made with, models left out: only what some source sets, so that a pair's own stands."""
         every: ClientOptions = {
             "budget": self.budget.to_budget(),
-            "gate": self.gate,
+            "gate": self.gate.to_gate() if isinstance(self.gate, GateSettings) else self.gate,
+            "calibration": self.calibration,
+            "gate_deadline_s": self.gate_deadline_s,
+            "progressive": self.progressive.to_progressive() if self.progressive else None,
             "handoff": self.handoff,
             "on_cut": self.on_cut,
             "on_failure": self.on_failure,
             "context": self.context,
+            "signal_scope": self.signal_scope if isinstance(self.signal_scope, str) else self.signal_scope.to_scope(),
             "retry": Retry(**self.retry.model_dump()),
             "fallback_pair": self.fallback_pair,
+            "trace_dialects": self.trace_dialects,
             "prices": {name: price.to_price() for name, price in self.prices.items()},
             "prompts": self.prompts.to_prompts(),
             "reasoner_params": self.reasoner_params.to_sampling(),

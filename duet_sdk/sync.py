@@ -7,21 +7,23 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from duet_sdk.backends.connect import ModelLike
-from duet_sdk.client import AsyncConversation, AsyncDuetClient, CallOptions, ClientOptions, Run
+from duet_sdk.client import AsyncDuetClient, CallOptions, ClientOptions
+from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import Event
 from duet_sdk.messages import MessagesLike
+from duet_sdk.run import Run
 from duet_sdk.types import Message, Reply, Stage
 
 if TYPE_CHECKING:
-    from duet_sdk.gate import Gate
+    from duet_sdk.gate import GateLike
     from duet_sdk.pair import Pair
     from duet_sdk.settings import Settings
 
@@ -29,16 +31,20 @@ Result = TypeVar("Result")
 
 
 class BackgroundLoop:
-    """An event loop in a thread of its own; any thread may wait for work on it, also one that runs a loop itself."""
+    """An event loop in a thread of its own; any thread may wait for work on it, also one that runs a loop itself.
 
-    def __init__(self) -> None:
+    Args:
+        at_end: what is run on the loop before it stops; it must not refer to this object, which would keep it alive.
+    """
+
+    def __init__(self, at_end: Callable[[], Coroutine[object, object, None]]) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="duet", daemon=True)
         self._thread.start()
         self._lock = threading.Lock()
         # A client that is forgotten without close() must not keep its thread.
-        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
+        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid, at_end)
 
     def start(self, work: Coroutine[object, object, Result]) -> Future[Result]:
         """Run the work on the loop.
@@ -101,7 +107,7 @@ class BackgroundLoop:
         with self._lock:
             detached = self._finalizer.detach()
         if detached is not None:
-            _stop(self._loop, self._thread, self._pid)
+            _stop(*detached[2])
 
 
 async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
@@ -112,7 +118,12 @@ async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
             await asyncio.wait([task], timeout=10)
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+def _stop(
+    loop: asyncio.AbstractEventLoop,
+    thread: threading.Thread,
+    pid: int,
+    at_end: Callable[[], Coroutine[object, object, None]],
+) -> None:
     if os.getpid() != pid or loop.is_closed():
         return
 
@@ -122,6 +133,9 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # Asked by name: the loop knows its generators, and so the open connections, by weak references, and these
+            # are gone when the client was in a cycle of garbage.
+            await asyncio.gather(at_end(), return_exceptions=True)
             await loop.shutdown_asyncgens()
             await loop.shutdown_default_executor()
             await asyncio.sleep(0)  # those who wait for the cancelled tasks are told in the loop's next turn
@@ -257,11 +271,21 @@ class DuetClient:
         duet._begin(AsyncDuetClient.from_pair(pair, settings=settings, **options))  # noqa: SLF001  # its own class
         return duet
 
+    @classmethod
+    def over(cls, client: AsyncDuetClient) -> Self:
+        """A synchronous face on a client that asynchronous code uses too: one pair, its models loaded once.
+
+        Each of the two may be closed on its own; closing this one closes the models for both.
+        """
+        duet = cls.__new__(cls)
+        duet._begin(client)  # noqa: SLF001  # its own class
+        return duet
+
     def _begin(self, client: AsyncDuetClient) -> None:
         self._client = client
-        self._loop = BackgroundLoop()
+        self._loop = BackgroundLoop(client.aclose)
 
-    def chat(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Reply:
+    def chat(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Reply:
         """Answer, and give the reply when it is complete.
 
         Raises:
@@ -270,7 +294,7 @@ class DuetClient:
         return self._loop.wait(self._client.chat(messages, gate=gate, **options))
 
     def stream(
-        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> SyncRun:
         """Answer, event by event: ``with duet.stream(…) as run: for event in run: …``.
 
@@ -285,7 +309,7 @@ class DuetClient:
         return self._client.models
 
     def conversation(self, *, system: str | None = None) -> Conversation:
-        """A conversation that keeps its messages, without signals."""
+        """A conversation that keeps its messages, and signals only until the next question."""
         return Conversation(self._loop, self._client.conversation(system=system))
 
     def __enter__(self) -> Self:
@@ -306,7 +330,7 @@ class DuetClient:
 
 
 class Conversation:
-    """Keeps the messages of a conversation: questions and answers, never signals."""
+    """Keeps the messages of a conversation; as `AsyncConversation`."""
 
     def __init__(self, loop: BackgroundLoop, inner: AsyncConversation) -> None:
         self._loop = loop
@@ -317,18 +341,18 @@ class Conversation:
         """What has been said; yours to change between turns."""
         return self._inner.messages
 
-    def chat(self, text: str, **options: Unpack[CallOptions]) -> Reply:
-        """Ask the next question; a request that fails leaves the conversation as it was.
+    def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
+        """Ask the next question, or give tools' results; a request that fails leaves the conversation as it was.
 
         Raises:
             DuetError: as `DuetClient.chat`.
         """
-        return self._loop.wait(self._inner.chat(text, **options))
+        return self._loop.wait(self._inner.chat(said, **options))
 
-    def stream(self, text: str, **options: Unpack[CallOptions]) -> SyncRun:
-        """Ask the next question, event by event; the turn is kept once its answer is complete.
+    def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> SyncRun:
+        """As `chat`, event by event; the turn is kept once its answer is complete.
 
         Raises:
             InvalidRequest: as `DuetClient.stream`.
         """
-        return SyncRun(self._loop, self._inner.stream(text, **options))
+        return SyncRun(self._loop, self._inner.stream(said, **options))

@@ -7,14 +7,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.scope import RunScope
+from duet_sdk.usage import AloneEstimate as AloneEstimate
+from duet_sdk.usage import Attempt as Attempt
+from duet_sdk.usage import AttemptKind as AttemptKind
+from duet_sdk.usage import Cost as Cost
+from duet_sdk.usage import Discarded as Discarded
+from duet_sdk.usage import Receipt as Receipt
+from duet_sdk.usage import RunTotals as RunTotals
+from duet_sdk.usage import Stage as Stage
+from duet_sdk.usage import StageTotals as StageTotals
+from duet_sdk.usage import StageUsage as StageUsage
+from duet_sdk.usage import Usage as Usage
 
-Stage: TypeAlias = Literal["reasoner", "generator"]
 Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 HandoffName: TypeAlias = Literal["instruct", "think"]
+GateName: TypeAlias = Literal["always", "never", "heuristic", "confidence", "race"]
+TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
 CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
 ServedBy: TypeAlias = Literal[
     "pair",
@@ -72,6 +85,11 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    signal: str | None = None
+    """On an assistant's message, the reasoner's signal that guided it; `Reply.message` sets it. Within a run of tool
+    turns it is what the run's later turns go by."""
+    failed: bool = False
+    """On a tool's result, whether the call failed; a result that reads like an error counts without it."""
 
     @property
     def text(self) -> str:
@@ -225,58 +243,70 @@ class Retry:
             raise ConfigError("the waits between attempts cannot be negative")
 
 
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """A shipped gate by name, with numbers of your own; None takes the calibration's, else the gate's default.
+
+    >>> GateConfig("race", threshold=0.3).policy
+    'race'
+    """
+
+    policy: GateName
+    threshold: float | None = None
+    """The reasoner is asked at this score and above, in [0, 1]; not for ``always`` and ``never``."""
+    first_tokens: int | None = None
+    """``confidence``, ``race``: how many tokens of the generator's answer are judged, at least 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that the gate does not take.
+
+        Raises:
+            ConfigError: an unknown policy, a number that it has no use for, or one out of its range.
+        """
+        if self.policy not in get_args(GateName):
+            raise ConfigError(f"gate {self.policy!r} is unknown; known are {', '.join(get_args(GateName))}")
+        if self.threshold is not None and self.policy in ("always", "never"):
+            raise ConfigError(f"gate {self.policy!r} takes no threshold")
+        if self.threshold is not None and not 0 <= self.threshold <= math.nextafter(1, 2):
+            raise ConfigError(f"the threshold of gate {self.policy!r} must be between 0 and 1, got {self.threshold}")
+        if self.first_tokens is not None and self.policy not in ("confidence", "race"):
+            raise ConfigError(f"gate {self.policy!r} judges no tokens and takes no first_tokens")
+        if self.first_tokens is not None and self.first_tokens < 1:
+            raise ConfigError(f"first_tokens must be at least 1, got {self.first_tokens}")
+
+
+@dataclass(frozen=True, slots=True)
+class Progressive:
+    """The generator probes the growing signal, and the reasoner is stopped as soon as the generator is sure."""
+
+    slice_tokens: int = 64
+    """Tokens that the reasoner writes from one probe to the next; less stops it sooner and probes more."""
+    threshold: float = 0.2
+    """The generator is sure below this doubt (see `duet_sdk.gate.doubt`), in [0, 1]; not calibrated, set your own."""
+    probe_tokens: int = 16
+    """Tokens of the guided answer that a probe judges; enough to come past the opening words."""
+    share: float = 0.5
+    """Most output tokens that probes may cost together, as a share of what the reasoner has written, in (0, 1]."""
+    most_probes: int = 8
+    """Probes of one signal; each also reads the prompt, most of it from the server's prefix cache."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is out of its range.
+        """
+        for name in ("slice_tokens", "probe_tokens", "most_probes"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} of progressive must be a whole number of at least 1, got {value!r}")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold of progressive must be between 0 and 1, got {self.threshold}")
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"share of progressive must be above 0 and at most 1, got {self.share}")
+
+
 DEFAULT_BUDGET = Budget(signal_tokens=512, answer_tokens=1024)
-
-
-@dataclass(frozen=True, slots=True)
-class StageUsage:
-    """Tokens of one stage, summed over its attempts."""
-
-    input_tokens: int = 0
-    """Prompt tokens, cached ones included."""
-    output_tokens: int = 0
-    """Output tokens as billed, hidden reasoning included."""
-    cached_tokens: int = 0
-    """The part of ``input_tokens`` that the server had cached."""
-    estimated: bool = False
-    """Whether a number is our own count because the server reported none."""
-
-    @property
-    def total_tokens(self) -> int:
-        """Input and output together."""
-        return self.input_tokens + self.output_tokens
-
-    def __add__(self, other: StageUsage) -> StageUsage:
-        return StageUsage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.estimated or other.estimated,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one request by stage."""
-
-    reasoner: StageUsage = StageUsage()
-    generator: StageUsage = StageUsage()
-
-    @property
-    def total_tokens(self) -> int:
-        """Input and output of both stages."""
-        return self.reasoner.total_tokens + self.generator.total_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a request cost in USD; None where a price is unknown."""
-
-    usd: Decimal | None = Decimal(0)
-    reasoner_usd: Decimal | None = Decimal(0)
-    generator_usd: Decimal | None = Decimal(0)
-    estimated: bool = False
-    """Whether it rests on our own count of tokens instead of the server's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,37 +340,11 @@ class GateDecision:
     ask: bool
     policy: str
     score: float | None = None
+    """How much the reasoner is needed, on the gate's own scale; None where it was not scored."""
     threshold: float | None = None
+    """The reasoner is asked at this score and above."""
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One call of one model: what was sent, what it cost, how it ended."""
-
-    stage: Stage
-    model: str
-    attempt: int
-    """1 for a stage's first call."""
-    usage: StageUsage
-    usd: Decimal | None
-    start_s: float
-    """Seconds after the start of the request."""
-    duration_s: float
-    first_token_s: float | None
-    """Seconds from the attempt's start to its first token, None if none came."""
-    error_type: str | None = None
-    """Name of the error's class, ``"cancelled"``, or None when it ended well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Where the tokens, the money and the time of one request went."""
-
-    attempts: tuple[Attempt, ...] = ()
-    duration_s: float = 0.0
-    first_answer_s: float | None = None
-    """Seconds from the start of the request to the first token of the answer."""
+    """For people; never a text of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,11 +371,32 @@ class Reply:
     models: Mapping[Stage, str] = field(default_factory=dict)
     receipt: Receipt = Receipt()
 
+    @property
+    def message(self) -> Message:
+        """The assistant's message for the next request's history: text, tool calls, and the signal behind them."""
+        return Message("assistant", self.text, self.tool_calls, signal=self.signal.text or None)
+
+    @property
+    def new_signal(self) -> str:
+        """The signal's text where this request brought it; empty where it is one that the run already had."""
+        return self.signal.text if self.gate is None or self.gate.ask else ""
+
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""
         plain: dict[str, Any] = _plain(self)
         plain["usage"]["total_tokens"] = self.usage.total_tokens
         return plain
+
+    def summary(self) -> dict[str, Any]:
+        """What a framework's response metadata holds: who answered, at what price; no text that a model wrote.
+
+        JSON-ready, keys as in `to_dict`: ``mode``, ``served_by``, ``handoff``, ``gate``, ``signal`` (tokens, limit,
+        truncated, …), ``usage``, ``cost``, ``models``, ``finish_reason``.
+        """
+        plain = self.to_dict()
+        del plain["signal"]["text"]
+        named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason")
+        return {name: plain[name] for name in named}
 
 
 def _plain(value: Any) -> Any:
@@ -409,6 +434,8 @@ class Request:
     response_format: Json | None = None
     n: int = 1
     vote: Vote | None = None
+    signal_scope: RunScope | None = RunScope()
+    """When the reasoner is asked again within a run of tool turns; None gives every turn a signal of its own."""
     reasoner_sampling: Sampling = Sampling()
     generator_sampling: Sampling = Sampling()
     labels: Labels = Labels()

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import json
 
+import agents
 import pytest
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
@@ -130,6 +132,46 @@ async def test_cancelling_the_task_ends_the_stage():
     assert (reasoner.open_calls, reasoner.cancelled) == (0, 1)
 
 
+async def test_a_run_can_be_closed_while_another_task_waits_for_its_next_event():
+    generator = Scripted(Script("one two three", stall_after=2))
+    run = AsyncDuetClient(Scripted("sketch"), generator).stream("q")
+    seen: list[str] = []
+
+    async def read() -> str:
+        async with run:
+            async for event in run:
+                seen.extend([event.text] if isinstance(event, AnswerDelta) else [])
+        return run.reply.text
+
+    reading = asyncio.create_task(read())
+    while len(seen) < 2:
+        await asyncio.sleep(0)
+    await run.aclose()
+    assert (generator.open_calls, generator.cancelled) == (0, 1)
+    assert run.reply.finish_reason == "cancelled"
+    assert await reading == "one two"
+    assert reading.cancelling() == 0
+
+
+async def test_a_reader_that_is_cancelled_itself_stays_cancelled_when_its_run_is_closed_too():
+    generator = Scripted(Script("one two", stall_after=1))
+    run = AsyncDuetClient(Scripted("sketch"), generator).stream("q")
+
+    async def read() -> None:
+        async with run:
+            async for _ in run:
+                pass
+
+    reading = asyncio.create_task(read())
+    while not generator.open_calls:
+        await asyncio.sleep(0)
+    reading.cancel()
+    await run.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert generator.open_calls == 0
+
+
 async def test_a_run_that_is_forgotten_ends_its_stage():
     reasoner = Scripted(Script("one two", stall_after=1))
     run = AsyncDuetClient(reasoner, Scripted("a")).stream("q")
@@ -194,6 +236,33 @@ async def test_a_conversation_keeps_questions_and_answers_but_no_signals():
     assert "sketch" not in "".join(message.text for message in generator.calls[1].messages[:-1])
 
 
+async def test_a_conversation_carries_the_signal_through_its_tool_turns_and_no_further():
+    generator = agents.reading(2)
+    reasoner = Scripted("read them all")
+    talk = AsyncDuetClient(reasoner, generator).conversation()
+    reply = await talk.chat(agents.TASK.text, tools=[agents.READ])
+    while reply.tool_calls:
+        assert [message.signal for message in talk.messages if message.signal]
+        results = [Message("tool", "nothing", tool_call_id=made.id) for made in reply.tool_calls]
+        reply = await talk.chat(results, tools=[agents.READ])
+    assert [message.role for message in talk.messages] == ["user", *["assistant", "tool"] * 2, "assistant"]
+    assert not any(message.signal for message in talk.messages)
+    assert len(reasoner.calls) == 1
+
+
+async def test_a_question_in_the_middle_of_a_run_ends_its_signal():
+    talk = AsyncDuetClient(Scripted("plan", "plan B"), agents.reading(2)).conversation()
+    reply = await talk.chat(agents.TASK.text, tools=[agents.READ])
+    result = {"role": "tool", "content": "nothing", "tool_call_id": reply.tool_calls[0].id}
+    reply = await talk.chat([result, {"role": "user", "content": "Only the first!"}], tools=[agents.READ])
+    assert [message.signal for message in talk.messages] == [None, None, None, None, "plan B"]
+
+
+async def test_a_conversation_takes_text_or_messages():
+    with pytest.raises(InvalidRequest, match="said must be a text or a list of messages, got int"):
+        await AsyncDuetClient("scripted/a", "scripted/b").conversation().chat(3)
+
+
 async def test_a_turn_that_fails_leaves_the_conversation_as_it_was():
     broken = Scripted(Script(error=ConnectFailed("x", backend="b", model="m")))
     talk = AsyncDuetClient(broken, broken).conversation()
@@ -242,3 +311,19 @@ async def test_every_event_is_delivered_and_done_is_last():
         events = [event async for event in run]
     assert isinstance(events[-1], Done)
     assert "".join(event.text for event in events if isinstance(event, AnswerDelta)) == run.reply.text
+
+
+async def test_a_summary_tells_everything_but_what_the_models_wrote():
+    async with AsyncDuetClient(Scripted("a secret sketch"), Scripted("an answer")) as duet:
+        told = (await duet.chat("q", budget=Budget(signal_tokens=2))).summary()
+    assert (told["served_by"], told["mode"], told["handoff"], told["finish_reason"]) == (
+        "pair_cut",
+        "duet",
+        "instruct",
+        "stop",
+    )
+    assert told["gate"]["policy"] == "always"
+    assert (told["signal"]["tokens"], told["signal"]["limit"], told["signal"]["truncated"]) == (2, 2, True)
+    assert told["cost"]["usd"] == "0"
+    assert told["usage"]["reasoner"]["output_tokens"] == 2
+    assert not {"secret", "answer"} & set(json.dumps(told).replace('"', " ").split())

@@ -100,3 +100,39 @@ def test_what_cannot_be_answered_is_refused_with_what_is_wrong(given, words):
 def test_tools_without_names_or_with_the_same_are_refused(tools, words):
     with pytest.raises(InvalidRequest, match=words):
         check_tools(tools)
+
+
+def test_an_assistant_message_carries_its_signal_however_it_is_given():
+    ours = [Message("user", "q"), Message("assistant", "a", signal="plan"), Message("user", "q")]
+    assert list(parse_messages(ours)) == ours
+    for field in ("signal", "reasoning", "reasoning_content"):
+        wire = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", field: "plan"}, ours[2]]
+        assert list(parse_messages(wire)) == ours
+
+
+@pytest.mark.parametrize("value", ["", "  ", None, [{"type": "reasoning.text"}], {"text": "plan"}])
+def test_reasoning_of_other_forms_is_dropped(value):
+    wire = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": value}, "q"][:2]
+    assert parse_messages([*wire, {"role": "user", "content": "q"}])[1] == Message("assistant", "a")
+
+
+def test_reasoning_on_a_message_of_another_role_is_dropped():
+    assert parse_messages([{"role": "user", "content": "q", "reasoning": "plan"}])[0].signal is None
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (Message("user", "q", signal="plan"), "message 0 is from 'user' and carries a signal"),
+        ({"role": "assistant", "content": "a", "signal": 3}, "message 0: signal must be a text, got int"),
+    ],
+)
+def test_a_signal_where_none_can_be_is_refused(message, words):
+    with pytest.raises(InvalidRequest, match=words):
+        parse_messages([message, Message("user", "q")])
+
+
+@pytest.mark.parametrize("mark", [{"is_error": True}, {"status": "error"}])
+def test_a_tool_result_can_be_marked_as_failed(mark):
+    wire = {"role": "tool", "content": "no", "tool_call_id": "c", **mark}
+    assert parse_messages([Message("user", "q"), wire])[1] == Message("tool", "no", tool_call_id="c", failed=True)

@@ -58,6 +58,8 @@ LEAVES = {
     "duet_sdk.cli_ledger": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.terminal": {"rich", "typer"},
     "duet_sdk.settings": {"pydantic_settings"},
+    "duet_sdk.telemetry.export": {"opentelemetry.sdk"},
+    "duet_sdk.telemetry.tree": {"rich"},
 }
 # The libraries' own variables are read where the library is used.
 FOREIGN_PREFIXES = ("OTEL_", "HF_", "LITELLM_")

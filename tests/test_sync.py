@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from duet_sdk import DuetClient
+from duet_sdk import AsyncDuetClient, DuetClient
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, InvalidRequest
 from duet_sdk.events import AnswerDelta, Done
@@ -24,6 +24,16 @@ def duet_threads():
 def test_chat_answers():
     with DuetClient(Scripted("sketch"), Scripted("answer")) as duet:
         assert duet.chat("q").text == "answer"
+
+
+def test_a_synchronous_face_shares_the_pair_with_asynchronous_code():
+    generator = Scripted("one", "two")
+    client = AsyncDuetClient(Scripted("sketch"), generator)
+    with DuetClient.over(client) as duet:
+        assert duet.chat("q").text == "one"
+        assert asyncio.run(client.chat("q")).text == "two"
+        assert duet.models == client.models
+    assert generator.closed
 
 
 def test_errors_arrive_in_the_thread_that_asked():
@@ -115,6 +125,18 @@ def test_a_client_that_is_forgotten_leaves_no_thread():
     duet.chat("q")
     del duet
     gc.collect()
+    assert duet_threads() == []
+
+
+def test_a_client_that_is_forgotten_in_a_cycle_closes_its_models():
+    reasoner = Scripted("s")
+    duet = DuetClient(reasoner, Scripted("a"))
+    duet.chat("q")
+    knot = [duet]
+    knot.append(knot)
+    del duet, knot
+    gc.collect()
+    assert reasoner.closed
     assert duet_threads() == []
 
 

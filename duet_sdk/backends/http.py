@@ -9,6 +9,8 @@ from typing import Final
 
 import aiohttp
 
+from duet_sdk.backends.protocol import trace_headers
+
 _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn closes an idle connection: a request must not meet a closing one."""
 _MAX_BODY_BYTES: Final = 64 << 20
@@ -46,7 +48,7 @@ class Http:
         Redirects are not followed: they would carry key and prompt to another place.
         """
         session = await self._session()
-        return await session.request(method, url, data=body, allow_redirects=False)
+        return await session.request(method, url, data=body, headers=trace_headers.get(), allow_redirects=False)
 
     async def aclose(self) -> None:
         """Close this loop's connections, and those of other loops as soon as these get to it."""

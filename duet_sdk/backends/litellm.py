@@ -19,6 +19,7 @@ from duet_sdk.backends.litellm_client import Clients, load
 from duet_sdk.backends.litellm_errors import Faults
 from duet_sdk.backends.litellm_model import ModelFacts, facts_of
 from duet_sdk.backends.litellm_wire import answer_chunks, delta_chunk, request_of, usage_of
+from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.protocol import Call, Capabilities, Chunk
 from duet_sdk.errors import ConfigError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from duet_sdk.rendering import TokenizerFiles
     from duet_sdk.types import Json, Message, StageUsage
 
-_OPTIONS: dict[str, tuple[type, ...]] = {
+_OPTIONS: Known = {
     "api_key": (),  # a text, or a SecretStr
     "base_url": (str,),
     "boundary": (str,),
@@ -189,18 +190,15 @@ def connect(model: str, options: Mapping[str, object]) -> LiteLLMBackend:
     """``litellm/PROVIDER/MODEL`` with the options of `LiteLLMBackend`; imports and sends nothing yet.
 
     Raises:
-        ConfigError: another option, or one of the wrong type.
+        ConfigError: another option, or one of the wrong type; or a model that is a pair itself.
         MissingExtra: LiteLLM is not installed.
     """
+    if model.startswith("duet/"):
+        # The provider of integrations/litellm: a pair that names itself would call itself without end.
+        raise ConfigError(f"litellm/{model} is a pair itself; name the models that it is made of")
     if find_spec("litellm") is None:
         raise MissingExtra("backend 'litellm'", extra="litellm")
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"backend 'litellm' has no option {name!r}; it has {', '.join(_OPTIONS)}")
-        if _OPTIONS[name] and (not isinstance(value, _OPTIONS[name]) or isinstance(value, bool)):
-            wanted = " or ".join(kind.__name__ for kind in _OPTIONS[name])
-            raise ConfigError(f"option {name!r} must be a {wanted}, got {type(value).__name__}")
-    given: dict[str, Any] = dict(options)
+    given = checked("litellm", options, _OPTIONS)
     if "api_key" in given:
         given["api_key"] = _secret(given["api_key"])
     return LiteLLMBackend(model, **given)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_BUDGET = "thinking_token_budget"
+_NO_BUDGET = -7
+_NO_TOKEN = 2**31 - 1
 _QUESTION = {"role": "user", "content": "?"}
 _PROBE = (
     Message("user", "Zwei plus  zwei?\n\n 2+2=… 🙂"),
@@ -51,7 +54,7 @@ class Said:
     switch_thinking: bool | None = None
     """The chat template takes ``enable_thinking``; probed by ``/tokenize``."""
     thinking_budget: bool | None = None
-    """The server was started for ``thinking_token_budget``; only a call would tell, so it is never probed."""
+    """The server was started for ``thinking_token_budget``; probed by requests that vLLM refuses either way."""
     token_ids: bool | None = None
     """Sends the output's token ids; probed: vLLM does."""
     continuous_usage: bool | None = None
@@ -85,6 +88,7 @@ class Facts:
     dialect: Dialect
     tokenize: bool
     thinking_budget: bool | None
+    """Whether the server was started for ``thinking_token_budget``, None where nothing tells."""
     files: TokenizerFiles | None = None
     renderer: Renderer | None = None
 
@@ -113,10 +117,12 @@ async def probe(
         served_window = card.get("max_model_len")
         window = context_tokens or (served_window if type(served_window) is int and served_window > 0 else None)
         vllm = card.get("owned_by") == "vllm" or (None in known and await _has_version(ask))
-    tokenize, switches = said.tokenize, said.switch_thinking
+    tokenize, switches, budget = said.tokenize, said.switch_thinking, said.thinking_budget
     if vllm and (tokenize is None or (tokenize and switches is None)):
         tokenize, found = await _tokenize_probe(ask, model)
         switches = found if switches is None else switches
+    if vllm and budget is None:
+        budget = await _thinking_budget_probe(ask, model)
     files, renderer = await _own_tokenizer(ask if tokenize else None, model, said, tokenizer)
     can = Capabilities(
         context_tokens=window,
@@ -128,7 +134,7 @@ async def probe(
         switch_thinking=bool(switches),
     )
     dialect = Dialect(_first(said.token_ids, vllm), _first(said.continuous_usage, vllm), bool(switches))
-    return Facts(can, dialect, bool(tokenize), said.thinking_budget, files, renderer)
+    return Facts(can, dialect, bool(tokenize), budget, files, renderer)
 
 
 def _first(said: bool | None, found: bool) -> bool:
@@ -192,6 +198,27 @@ async def _tokenize_probe(ask: Ask, model: str) -> tuple[bool, bool]:
         )
     )
     return on is not None, on is not None and off is not None and on != off
+
+
+async def _thinking_budget_probe(ask: Ask, model: str) -> bool | None:
+    """Whether the server was started for ``thinking_token_budget``; None where it does not tell.
+
+    Both requests ask to go on from a token that no vocabulary has, so that no server works on them. vLLM checks the
+    budget first: it names it where it was not started for it, and where its value is none that it knows.
+    """
+    unknown, off = await asyncio.gather(*(_refusal(ask, model, budget) for budget in (_NO_BUDGET, 1)))
+    if unknown is None or off is None:
+        return None
+    return _BUDGET in unknown and _BUDGET not in off
+
+
+async def _refusal(ask: Ask, model: str, budget: int) -> str | None:
+    """What the server says against a request that it cannot fulfil; None where it says nothing to it."""
+    try:
+        await ask("/completions", {"model": model, "prompt": [_NO_TOKEN], "max_tokens": 1, _BUDGET: budget})
+    except BackendError as error:
+        return str(error) if error.status in (400, 422) else None
+    return None
 
 
 async def _own_tokenizer(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -13,6 +14,10 @@ from duet_sdk.types import Json, Message, Sampling, StageUsage, TokenLogprob
 if TYPE_CHECKING:
     from duet_sdk.pricing import Price
     from duet_sdk.rendering import TokenizerFiles
+
+
+trace_headers: ContextVar[Mapping[str, str] | None] = ContextVar("headers of the call's trace", default=None)
+"""What a backend that speaks HTTP sends along, so that its server's spans belong to the call; set while it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,20 @@ class Capabilities:
     logprobs: bool = False
     switch_thinking: bool = False
     """Long thinking can be turned on and off by request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A signal that stands as closed thinking in the open turn of a chat; made by the backend that is to send it."""
+
+    prompt_ids: tuple[int, ...]
+    """The whole prompt, as the model will read it."""
+    template: Json
+    """Arguments for the server's chat template."""
+    turn: str | None = None
+    """The open turn as text, where the server goes on with that."""
+    by_text: bool = False
+    """Whether the server makes these ids from the text; else they are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,10 @@ class Call:
     n: int = 1
     thinking: bool | None = None
     """Turn long thinking on or off where the model can; None leaves the model's default."""
+    tenant: str | None = None
+    """Whose request it is: a backend may keep apart by it what servers share between requests."""
+    thought: Thought | None = None
+    """What the open turn after ``messages`` holds already."""
     whole: bool = False
     """The caller needs no deltas: a backend may ask for the answer in one piece."""
 

@@ -16,11 +16,10 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, get_args
 
 from duet_sdk import models
+from duet_sdk.backends.options import Known, check_window, checked_local
 from duet_sdk.backends.protocol import Call, Capabilities, Chunk
 from duet_sdk.errors import (
     BackendError,
-    ConfigError,
-    ContextOverflow,
     DuetError,
     MissingExtra,
     Rejected,
@@ -42,13 +41,12 @@ _WORKERS = 4
 """Calls that run at the same time; more share the same cores and only wait for one another."""
 _LEAVE_S = 30.0
 """Longest wait for a stopped call to leave the model, which it does before its next layer."""
-_OPTIONS: dict[str, tuple[type, ...]] = {
+_OPTIONS: Known = {
     "revision": (str,),
     "dtype": (str,),
     "device": (str,),
     "price": get_args(Price),
     "context_tokens": (int,),
-    "boundary": (str,),
 }
 
 
@@ -200,14 +198,7 @@ class TransformersBackend:
             extra: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
             prompt = loaded.renderer.chat_ids(call.messages, **extra)
         window = self._context_tokens or loaded.context_tokens
-        if window is not None and len(prompt) + call.max_tokens > window:
-            raise ContextOverflow(
-                f"{len(prompt)} prompt tokens and {call.max_tokens} output tokens do not fit the window of "
-                f"{window} tokens of {self.model!r}; shorten the conversation or lower the limits",
-                model=self.model,
-                needed_tokens=len(prompt) + call.max_tokens,
-                context_tokens=window,
-            )
+        check_window(self.model, prompt_tokens=len(prompt), max_tokens=call.max_tokens, window=window)
         generate(loaded, prompt, call, emit, stopped)
 
     def _error(self, message: str, written: Sequence[str] = (), usage: StageUsage | None = None) -> BackendError:
@@ -238,16 +229,7 @@ def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
     for library in ("torch", "transformers"):
         if find_spec(library) is None:
             raise MissingExtra(f"backend 'transformers' ({library} is missing)", extra="local")
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"backend 'transformers' has no option {name!r}; it has {', '.join(_OPTIONS)}")
-        if not isinstance(value, _OPTIONS[name]):
-            wanted = " or ".join(kind.__name__ for kind in _OPTIONS[name])
-            raise ConfigError(f"option {name!r} must be a {wanted}, got {type(value).__name__}")
-    given: dict[str, Any] = dict(options)
-    if (boundary := given.pop("boundary", "local")) != "local":
-        raise ConfigError(f"a model in this process is at 'local', not at {boundary!r}")
-    return TransformersBackend(model, **given)
+    return TransformersBackend(model, **checked_local(TransformersBackend.name, options, _OPTIONS))
 
 
 def _switches_thinking(loaded: LoadedModel) -> bool:

@@ -19,21 +19,21 @@ from importlib.util import find_spec
 from typing import Any, get_args
 
 from duet_sdk import models
+from duet_sdk.backends.options import Known, check_window, checked_local
 from duet_sdk.backends.protocol import Call, Capabilities, Chunk
 from duet_sdk.backends.vllm_params import chunk_of, refusals, sampling_params
-from duet_sdk.errors import BackendError, ConfigError, ContextOverflow, MissingExtra, Rejected, StreamBroken
+from duet_sdk.errors import BackendError, ConfigError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import FREE, Price
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.types import Json, Message, StageUsage
 
 EngineArgs = Mapping[str, object]
 
-_OPTIONS: dict[str, tuple[type, ...]] = {
+_OPTIONS: Known = {
     "revision": (str,),
     "dtype": (str,),
     "context_tokens": (int,),
     "price": get_args(Price),
-    "boundary": (str,),
     "engine_args": (Mapping,),
 }
 _OURS = {"model", "tokenizer", "trust_remote_code", "revision", "dtype", "max_model_len"}
@@ -236,15 +236,7 @@ class VllmEngine:
             switch = call.thinking is not None and started.switches_thinking
             extra: dict[str, Any] = {"enable_thinking": call.thinking} if switch else {}
             prompt = started.renderer.chat_ids(call.messages, **extra)
-        window, needed = started.context_tokens, len(prompt) + call.max_tokens
-        if needed > window:
-            raise ContextOverflow(
-                f"{len(prompt)} prompt tokens and {call.max_tokens} output tokens do not fit the window of {window} "
-                f"tokens of {self.model!r}; shorten the conversation or lower the limits",
-                model=self.model,
-                needed_tokens=needed,
-                context_tokens=window,
-            )
+        check_window(self.model, prompt_tokens=len(prompt), max_tokens=call.max_tokens, window=started.context_tokens)
         return list(prompt)
 
     def _facts(self) -> dict[str, Any]:
@@ -266,16 +258,7 @@ def connect(model: str, options: Mapping[str, object]) -> VllmEngine:
     spec = find_spec("vllm")
     if spec is None or spec.origin is None:
         raise MissingExtra("backend 'vllm-engine' (vllm is missing)", extra="vllm-engine")
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"backend 'vllm-engine' has no option {name!r}; it has {', '.join(_OPTIONS)}")
-        if not isinstance(value, _OPTIONS[name]):
-            wanted = " or ".join(kind.__name__ for kind in _OPTIONS[name])
-            raise ConfigError(f"option {name!r} must be a {wanted}, got {type(value).__name__}")
-    given: dict[str, Any] = dict(options)
-    if (boundary := given.pop("boundary", "local")) != "local":
-        raise ConfigError(f"a model in this process is at 'local', not at {boundary!r}")
-    return VllmEngine(model, **given)
+    return VllmEngine(model, **checked_local(VllmEngine.name, options, _OPTIONS))
 
 
 def _end(starting: asyncio.Future[_Engine]) -> None:

@@ -32,13 +32,18 @@ class RequestBudget:
     ``spent + held`` never exceeds a limit unless a server bills more than it was allowed to; that excess is booked.
     Times are seconds of a monotonic clock.
 
+    Attributes:
+        limits: of this request.
+        charged: whether a ledger charges the request, too.
+
     >>> budget = RequestBudget(Budget(total_tokens=100))
     >>> budget.largest_output(40, want=500, usd_of=lambda i, o: None)
     60
     """
 
-    def __init__(self, limits: Budget, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Budget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
+        self.charged = charged
         self._clock = clock
         self.started = clock()
         self.spent_tokens = 0
@@ -49,8 +54,8 @@ class RequestBudget:
 
     @property
     def counts(self) -> bool:
-        """Whether there is a limit on tokens or money, so that prompts must be counted exactly."""
-        return self.limits.total_tokens is not None or self.limits.cost_usd is not None
+        """Whether tokens or money are limited or charged, so that prompts must be counted exactly."""
+        return self.charged or self.limits.total_tokens is not None or self.limits.cost_usd is not None
 
     @property
     def signal_deadline(self) -> float | None:
@@ -158,15 +163,18 @@ class RequestBudget:
         answer = max(1, _bisect(lambda count: fits(0, count, half, half_usd), want_answer))
         return max(1, _bisect(lambda count: fits(count, answer, tokens, left_usd), want))
 
+    def has_room(self, tokens: int, usd: Decimal | None) -> bool:
+        """Whether that much is neither spent nor held."""
+        left, left_usd = self.left_tokens, self.left_usd
+        return (left is None or tokens <= left) and (left_usd is None or _at_most(usd, left_usd))
+
     def hold(self, tokens: int, usd: Decimal | None) -> Reservation:
         """Keep back what an attempt can spend at most.
 
         Raises:
             BudgetExceeded: that much is not left.
         """
-        if ((left := self.left_tokens) is not None and tokens > left) or (
-            (left_usd := self.left_usd) is not None and not _at_most(usd, left_usd)
-        ):
+        if not self.has_room(tokens, usd):
             raise self._refusal(tokens, usd)
         held = Reservation(tokens, usd or Decimal(0))
         self._held.append(held)

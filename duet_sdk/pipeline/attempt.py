@@ -8,17 +8,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 from duet_sdk.backends.protocol import Backend, Call, Chunk
-from duet_sdk.budget import RequestBudget, UsdOf
+from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
 from duet_sdk.budget.meter import TokenMeter
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted
+from duet_sdk.pipeline.charging import Charge, Charging
 from duet_sdk.pipeline.fit import PromptSize
+from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pricing import PriceBook
 from duet_sdk.receipt import Account
-from duet_sdk.types import Attempt, CountedBy, Stage, StageUsage
+from duet_sdk.types import Attempt, AttemptKind, CountedBy, Stage, StageUsage
 
 GRACE_S = 2.0
 """How long a stream that has reached its limit or its end may take to say its usage before it is closed."""
@@ -37,6 +39,28 @@ class Slot:
     usd_of: UsdOf
     count_text: Callable[[str], int] | None = None
     """Tokens of a text by the model's own tokenizer, None where it is not at hand."""
+    charging: Charging | None = None
+    """The request's side of a ledger, None without one."""
+    observer: Observer = SILENT
+
+
+class Begun(Protocol):
+    """An attempt that can be entered and iterated: one that was just planned, or one that is under way already."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the deadline ended it."""
+
+    def ended(self) -> AttemptEnded:
+        """The event that closes it; only after leaving the context."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
 
 
 class RunningCall:
@@ -46,9 +70,12 @@ class RunningCall:
         timed_out: the deadline ended it.
         overflowed: the model wrote more than it was allowed to.
         truncated: the limit or the deadline ended it, the model did not.
+        kind: what the model was called for; a tentative answer becomes an ``answer`` when it is adopted.
+        discarded: nothing of it will stand in the reply.
     """
 
-    def __init__(self, slot: Slot, call: Call, *, prompt: PromptSize, until: float | None) -> None:
+    def __init__(self, slot: Slot, call: Call, *, kind: AttemptKind, prompt: PromptSize, until: float | None) -> None:
+        self.kind = kind
         self._slot = slot
         self._call = call
         self._prompt = prompt
@@ -65,10 +92,14 @@ class RunningCall:
         self._first_token_s: float | None = None
         self._dispatched = False
         self._failed_unspent = False
+        self._charge: Charge | None = None
         self.timed_out = False
         self.overflowed = False
         self.truncated = False
+        self.discarded = False
         self.record: Attempt | None = None
+        self._needed_tokens: int | None = None
+        self._finish_reasons: dict[int, str] = {}
 
     def started(self) -> AttemptStarted:
         """The event that announces this attempt."""
@@ -78,6 +109,16 @@ class RunningCall:
         """The event that closes this attempt; only after leaving the context."""
         record = cast("Attempt", self.record)
         return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
+
+    def not_needed(self, since_tokens: int | None = None) -> None:
+        """No more is needed: what it writes beyond ``since_tokens`` (by default from now on) is overlap."""
+        if self._needed_tokens is None:
+            self._needed_tokens = self.tokens if since_tokens is None else since_tokens
+
+    def extend(self, until: float | None) -> None:
+        """Move its deadline, unless it has no more to write and only waits for the server's last word."""
+        if self._writing and not self._stopped:
+            self._until = until
 
     @property
     def tokens(self) -> int:
@@ -106,8 +147,26 @@ class RunningCall:
         slot, call = self._slot, self._call
         outputs = call.max_tokens * call.n
         bound = self._prompt.tokens
-        self._held = slot.budget.hold(bound + outputs, slot.usd_of(bound, outputs))
+        planned_s = slot.budget.elapsed_s()
+        usd = slot.usd_of(bound, outputs)
+        self._held = slot.budget.hold(bound + outputs, usd)
+        if slot.charging is not None:
+            try:
+                self._charge = await slot.charging.hold(
+                    EntryFacts(slot.stage, slot.model, self.kind, slot.observer.trace_id),
+                    tokens=bound + outputs,
+                    usd=usd,
+                    left_s=slot.budget.left_s(self._until),
+                )
+            except BaseException:
+                slot.budget.release(self._held)
+                raise
         self._start_s = slot.budget.elapsed_s()
+        self._queued_s = self._start_s - planned_s
+        self._span = slot.observer.attempt(
+            call, stage=slot.stage, model=slot.model, backend=slot.backend, number=self._number, kind=self.kind
+        )
+        self._hears = self._span.hears
         self._chunks: AsyncIterator[Chunk] = slot.backend.stream(call)
         return self
 
@@ -120,13 +179,14 @@ class RunningCall:
                 raise StopAsyncIteration
             chunk = await self._next()
             if chunk is not None and (taken := self._take(chunk)) is not None:
+                if self._hears is not None:
+                    self._hears(taken)
                 return taken
 
     async def _next(self) -> Chunk | None:
         try:
             if self._until is None:
-                self._dispatched = True
-                return await anext(self._chunks)
+                return await self._advance()
             return await self._next_in_time(self._until)
         except StopAsyncIteration:
             self._complete = True
@@ -140,16 +200,22 @@ class RunningCall:
     async def _next_in_time(self, until: float) -> Chunk | None:
         left_s = self._slot.budget.left_s(until)
         if left_s:
-            self._dispatched = True
             timeout = asyncio.timeout(left_s)
             try:
                 async with timeout:
-                    return await anext(self._chunks)
+                    return await self._advance()
             except TimeoutError:
                 if not timeout.expired():
                     raise
         self._stop_waiting()
         return None
+
+    async def _advance(self) -> Chunk:
+        if self._dispatched:
+            return await anext(self._chunks)
+        self._dispatched = True
+        with self._span.sending():
+            return await anext(self._chunks)
 
     def _stop_waiting(self) -> None:
         self._stopped = True
@@ -189,6 +255,7 @@ class RunningCall:
         if chunk.finish_reason is not None:
             self._open.discard(index)
             self._writing.discard(index)
+            self._finish_reasons[index] = chunk.finish_reason
             self.truncated |= chunk.finish_reason == "length"
         elif meter.tokens == limit:
             self._writing.discard(index)
@@ -200,6 +267,7 @@ class RunningCall:
         """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
         was_writing = chunk.index in self._writing
         self._writing.discard(chunk.index)
+        self._finish_reasons.setdefault(chunk.index, "length")
         self.overflowed = True
         self.truncated |= chunk.index in self._open
         if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
@@ -235,9 +303,20 @@ class RunningCall:
             async with aclosing(self._chunks):  # type: ignore[type-var]  # backends are async generators
                 pass
         finally:
-            self._settle(exc)
+            record = self._settle(exc)
+            try:
+                self._span.end(record)
+            finally:
+                if self._charge is not None:
+                    await self._settle_charge(self._charge, record)
 
-    def _settle(self, exc: BaseException | None) -> None:
+    async def _settle_charge(self, charge: Charge, record: Attempt) -> None:
+        if self._dispatched:
+            await charge.settle(record.kind, record.usage, record.usd)
+        else:
+            await charge.release()
+
+    def _settle(self, exc: BaseException | None) -> Attempt:
         slot = self._slot
         duration_s = slot.budget.elapsed_s() - self._start_s
         usage = self._usage()
@@ -262,8 +341,17 @@ class RunningCall:
             duration_s,
             self._first_token_s,
             error_type,
+            kind=self.kind,
+            limit_tokens=self._call.max_tokens * self._call.n,
+            honoured=self.honoured,
+            discarded=self.discarded,
+            truncated=self.truncated,
+            finish_reasons=tuple(self._finish_reasons[at] for at in sorted(self._finish_reasons)),
+            overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
+            queued_s=self._queued_s,
         )
         slot.account.attempts.append(self.record)
+        return self.record
 
     def _usage(self) -> StageUsage:
         counted = sum(meter.tokens for meter in self._meters)

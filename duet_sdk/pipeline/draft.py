@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
+from duet_sdk.loops import without_signals
+from duet_sdk.pipeline.charging import Charging
+from duet_sdk.pipeline.observer import SILENT, Observer
+from duet_sdk.pipeline.runs import AgentRun, RunMemory, has_tools
 from duet_sdk.pipeline.votes import choose
-from duet_sdk.receipt import Account
+from duet_sdk.receipt import Account, Alone
 from duet_sdk.types import (
+    AloneEstimate,
     GateDecision,
     HandoffName,
     Reply,
@@ -31,11 +38,23 @@ _SERVED_BY: dict[str, ServedBy] = {
 class Draft:
     """The reply of one request, as far as it has come."""
 
-    def __init__(self, request: Request, budget: RequestBudget, models: Mapping[Stage, str]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        budget: RequestBudget,
+        models: Mapping[Stage, str],
+        *,
+        charging: Charging | None = None,
+        observer: Observer = SILENT,
+    ) -> None:
         self.request = request
         self.budget = budget
         self.models = models
+        self.charging = charging
+        self.observer = observer
         self.account = Account()
+        self.alone: Alone | None = None
+        self.agent: AgentRun | None = None
         self.gate: GateDecision | None = None
         self.handoff: HandoffName | None = None
         self.signal = Signal()
@@ -43,8 +62,41 @@ class Draft:
         self.finish: str | None = None
         self.discard_answers()
 
+    @contextmanager
+    def as_turn(self, memory: RunMemory, models: Sequence[str]) -> Iterator[None]:
+        """Take the request as a turn of an agent's run, where it is one, and book it there however it ends."""
+        if self.request.mode == "duet" and has_tools(self.request):
+            self.agent = AgentRun(self.request, memory, models)
+            self.request = self.agent.request
+        elif any(message.signal for message in self.request.messages):
+            self.request = replace(self.request, messages=without_signals(self.request.messages))
+        try:
+            yield
+        finally:
+            if self.agent is not None and not self.agent.left:
+                self.agent.leave(self.reply("cancelled").message, self.account)
+
+    def done(self) -> Reply:
+        """The complete reply.
+
+        Raises:
+            InvalidRequest: as `reply`.
+        """
+        reply = self.reply()
+        if self.agent is not None:
+            self.agent.leave(reply.message, self.account)
+        return reply
+
+    def reuse_signal(self) -> None:
+        """Let the run's signal guide the answer, where there is one."""
+        if self.agent is not None and self.agent.signal:
+            self.signal, self.handoff = self.agent.guiding(), "instruct"
+        else:
+            self.served_by = "generator"
+
     def discard_answers(self) -> None:
         """Forget what has been answered so far: another model starts over."""
+        self.account.discard("answer")
         self._texts: list[list[str]] = [[] for _ in range(self.request.n)]
         self._finishes: list[str | None] = [None] * self.request.n
         self._calls: dict[tuple[int, int], list[str]] = {}
@@ -54,6 +106,7 @@ class Draft:
         """Forget signal and answers, but not what they cost: another pair takes over. Whether there was an answer."""
         answered = self.answered
         self.signal, self.handoff, self.served_by = Signal(), None, _SERVED_BY[self.request.mode]
+        self.account.discard("signal", "wrap_up")
         self.discard_answers()
         return answered
 
@@ -100,10 +153,13 @@ class Draft:
             InvalidRequest: the user's vote named no answer.
         """
         request = self.request
+        if self.agent is not None:
+            self.account.run = self.agent.totals(self.account)
         answers = tuple(self.answer(index) for index in range(request.n))
         winner, agreement = 0, None
         if finish_reason is None and request.vote is not None and request.mode != "signal":
-            winner, agreement = choose(answers, request.vote)
+            calls = [self.calls_of(index) for index in range(request.n)]
+            winner, agreement = choose(answers, request.vote, calls=calls)
         return Reply(
             text=answers[winner],
             signal=self.signal,
@@ -114,10 +170,19 @@ class Draft:
             handoff=self.handoff,
             gate=self.gate,
             finish_reason=finish_reason or self.finish or self.finish_of(winner),
-            tool_calls=tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == winner),
+            tool_calls=self.calls_of(winner),
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
             logprobs=tuple(self._logprobs[winner]),
             models=self.models,
-            receipt=self.account.receipt(self.budget.elapsed_s()),
+            receipt=self.account.receipt(self.budget.elapsed_s(), self._estimate_alone()),
         )
+
+    def calls_of(self, index: int) -> tuple[ToolCall, ...]:
+        """The tool calls of answer number ``index``."""
+        return tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == index)
+
+    def _estimate_alone(self) -> AloneEstimate | None:
+        if self.alone is None or self.request.mode == "signal":
+            return None
+        return self.alone.estimate(self.account.attempts, answers=self.request.n)

@@ -50,6 +50,8 @@ async def prompt_size(backend: Backend, call: Call, *, exact: bool) -> PromptSiz
     """Tokens of a call's prompt; the real number is asked for only with ``exact``, as it may cost a round trip."""
     if call.prompt_ids:
         return PromptSize(len(call.prompt_ids), exact=True)
+    if call.thought is not None:
+        return PromptSize(len(call.thought.prompt_ids), exact=True)
     if exact and (counted := await backend.count_tokens(call.messages, tools=call.tools)) is not None:
         return PromptSize(counted, exact=True)
     return PromptSize(most_prompt_tokens(call.messages, call.tools), exact=False)
@@ -102,21 +104,22 @@ def check_abilities(request: Request, backend: Backend, can: Capabilities, stage
 
 
 def price_bound(prices: PriceBook, model: str, backend: Backend, budget: RequestBudget) -> UsdOf:
-    """The most that a call of this model can cost, by tokens; None where no money limit asks for it.
+    """The most that a call of this model can cost, by tokens; None where nothing asks for it or nobody knows.
 
     Raises:
         ConfigError: there is a limit on money and the model's price is unknown, or is one per hour without a deadline.
     """
-    if budget.limits.cost_usd is None:
+    limited = budget.limits.cost_usd is not None
+    if not limited and not budget.charged:
         return lambda input_tokens, output_tokens: None
     seconds = budget.left_s(budget.deadline)
-    if not prices.known(model, backend.price):
+    if limited and not prices.known(model, backend.price):
         raise ConfigError(
             f"cost_usd is limited and the price of {model!r} is unknown: "
             f"give it as prices={{{model!r}: TokenPrice(…)}}, or install the extra 'prices'"
         )
     bound = prices.bound(model, input_tokens=0, output_tokens=0, seconds=seconds, backend_price=backend.price)
-    if bound is None:
+    if limited and bound is None:
         raise ConfigError(
             f"cost_usd is limited and {model!r} has a price per hour: set deadline_s too, so that the cost has a bound"
         )

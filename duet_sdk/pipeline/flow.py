@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TypeVar
 
+from duet_sdk.backends.protocol import Call
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
-from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError
-from duet_sdk.handoff import Handoff, Instruct
-from duet_sdk.pipeline.attempt import Slot
+from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
+from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
+from duet_sdk.loops import guarded
+from duet_sdk.pipeline.attempt import Begun, RunningCall, Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import Parts, StageModel
-from duet_sdk.types import Message, Stage
+from duet_sdk.rendering import neutralise_unknown
+from duet_sdk.types import HandoffName, Message, Prompts, Stage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -26,6 +29,9 @@ class Flow:
     Attributes:
         reasoner_failed: the reasoner cannot take over, as it has failed itself.
         reasoner: the model that wrote the signal, or is about to.
+        writing: the call that writes the signal at this moment.
+        judged: whether the beginning of an answer is being judged; there is never more than one.
+        adopted: an answer of the generator that is under way already and that the answering stage goes on with.
     """
 
     def __init__(self, parts: Parts, draft: Draft, *, allowed: frozenset[str] | None = None) -> None:
@@ -35,10 +41,14 @@ class Flow:
         self.budget = draft.budget
         self.reasoner_failed = False
         self.reasoner = parts.reasoners[0]
+        self.writing: RunningCall | None = None
+        self.judged = False
+        self.adopted: Begun | None = None
         first = (parts.reasoners[0], parts.generators[0])
         own = frozenset(model.backend.boundary for model in first)
         asked = allowed if allowed is not None else self.request.allowed
         self.allowed = own if asked is None else asked
+        self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
 
     def chain(self, stage: Stage) -> list[StageModel]:
         """The models of a stage that this request may reach, in the order in which they are tried.
@@ -66,11 +76,58 @@ class Flow:
             ConfigError: the pair's handoff cannot be rendered for the generator.
         """
         handoff = await self.parts.handoff(reasoner, generator)
-        if handoff.name == "think" and self.request.tools:
-            # A prompt rendered by us goes to the completions endpoint, which parses no tool calls.
-            _log.info("with tools, %s gets its signal by the instruct handoff", generator.name)
-            return Instruct(await generator.find_renderer())
-        return handoff
+        if handoff.name == "instruct" or self._why_notes(handoff) is None:
+            return handoff
+        return Instruct(await generator.find_renderer())
+
+    def _why_notes(self, handoff: Handoff) -> str | None:
+        """What keeps this request's signal from being the generator's own thought, None where nothing does."""
+        request = self.request
+        if any(message.role == "tool" for message in request.messages):
+            # What tools wrote may have got into a signal, which is then to be read as data.
+            return "a signal after tools' results is data"
+        if any(message.images for message in request.messages):
+            return "a prompt of token ids carries no images"
+        if request.tools and isinstance(handoff, Think) and handoff.placer is None:
+            return "tools cannot be called from a prompt of token ids"
+        return None
+
+    def prompts_of(self, handoff: Handoff) -> Prompts:
+        """System prompts by stage, as that handoff wants them: a pair trained together gets none but the caller's."""
+        return self.parts.prompts if handoff.name == "think" else self.prompts
+
+    @property
+    def prompts(self) -> Prompts:
+        """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
+        own, agent = self.parts.prompts, self.draft.agent
+        if agent is None:
+            return own
+        plans = PLAN_PROMPT if self.request.signal_scope is not None else None
+        return Prompts(own.reasoner or plans, own.generator or AGENT_PROMPT)
+
+    async def guided(self, model: StageModel, seen: Sequence[Message], signal: str | None) -> tuple[HandoffName, Call]:
+        """The call that makes a generator answer from a signal, without its limits, and how the signal is in it.
+
+        Args:
+            model: the generator.
+            seen: what it sees.
+            signal: a new one; None where those that the messages carry are all there is.
+        """
+        tools = self.request.tools
+        handoff = await self.parts.handoff(self.reasoner, model)
+        reason = None if handoff.name == "instruct" else self._why_notes(handoff)
+        if reason is None:
+            try:
+                call = await handoff.answer(seen, signal, prompts=self.prompts_of(handoff), tools=tools)
+            except InvalidRequest as refused:
+                call, reason = None, str(refused)
+            if call is not None:
+                return handoff.name, call
+        _log.warning(
+            "%s gets notes (instruct): %s", model.name, reason or "its server would not read this signal as one thought"
+        )
+        notes = Instruct(await model.find_renderer())
+        return notes.name, await notes.answer(seen, signal, prompts=self.prompts, tools=tools)
 
     def seen_by(self, stage: Stage) -> tuple[Message, ...]:
         """The messages that a stage sees.
@@ -83,11 +140,35 @@ class Flow:
             raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
         return seen
 
+    async def read_by(self, stage: Stage, model: StageModel) -> tuple[Message, ...]:
+        """The messages that a stage sees, as that model gets them: an agent's with its tools' results as mere data.
+
+        Raises:
+            ConfigError: as `seen_by`.
+        """
+        seen = self.seen_by(stage)
+        if self.draft.agent is None:
+            return seen
+        if (stage, model.name) not in self._read:
+            renderer = await model.find_renderer()
+            self._read[stage, model.name] = guarded(seen, renderer.neutralise if renderer else neutralise_unknown)
+        return self._read[stage, model.name]
+
     def slot(self, stage: Stage, model: StageModel, usd_of: UsdOf) -> Slot:
         """Who is called for a stage, on this request's account."""
         count_text = model.renderer.count_text if model.renderer is not None else None
+        draft = self.draft
         return Slot(
-            stage, model.name, model.backend, self.parts.prices, self.draft.account, self.budget, usd_of, count_text
+            stage,
+            model.name,
+            model.backend,
+            self.parts.prices,
+            draft.account,
+            self.budget,
+            usd_of,
+            count_text,
+            draft.charging,
+            draft.observer,
         )
 
     async def wait_before_retry(self, attempt: int, error: BackendError, *, until: float | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -14,13 +14,13 @@ from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
-from duet_sdk.handoff import Handoff, alone
+from duet_sdk.handoff import Handoff, alone, review
 from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.fit import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import Extractor
-from duet_sdk.types import Signal
+from duet_sdk.types import AttemptKind, Signal
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +66,17 @@ class Asking:
 
 
 class Signalling:
-    """Writes the draft's signal, or leaves the generator to answer alone."""
+    """Writes the draft's signal, or leaves the generator to answer alone.
+
+    Attributes:
+        asking: the signal in the making, None before it begins and when it has to start over.
+    """
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self.asking: Asking | None = None
+        # `chat` shows no deltas, and each would pass through all the generators above.
+        self._shows = not flow.request.whole or flow.parts.progressive is not None
         self._generator: StageModel | None = None
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
@@ -102,6 +109,7 @@ class Signalling:
                 return
             if model is not chain[-1]:
                 successor, error_type = chain[position + 1].name, type(failure).__name__
+                flow.draft.account.discard("signal")
                 _log.warning("%s failed with %s: %s is asked", model.name, error_type, successor)
                 yield FellBack("reasoner", flow.draft.served_by, error_type, discard=True, model=successor)
         if failure is not None:
@@ -153,6 +161,7 @@ class Signalling:
             discard = False
             if asking is not None and not self._resume(asking):
                 discard, asking = bool(asking.extractor.text), None
+                self._flow.draft.account.discard("signal")
             yield Retried("reasoner", discard)
         if asking is not None:
             async with aclosing(self._finish(asking)) as finishing:
@@ -220,18 +229,19 @@ class Signalling:
 
     async def _write(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """One attempt: what the reasoner writes goes into ``asking``, its error too."""
-        draft, extractor, whole = self._flow.draft, asking.extractor, self._flow.request.whole
+        draft, extractor = self._flow.draft, asking.extractor
+        self.asking = asking
         draft.handoff = asking.handoff.name
         running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
         asking.failure = None
-        yield running.started()
         try:
             async with running:
+                yield running.started()
                 asking.runs.append(running)
+                self._flow.writing = running
                 async for chunk in running:
                     asking.ids += chunk.token_ids
-                    # `chat` shows no deltas, and each would pass through all the generators above.
-                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and not whole:
+                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and self._shows:
                         yield SignalDelta(shown)
                     if extractor.ended:
                         break
@@ -246,9 +256,12 @@ class Signalling:
         share = self._flow.parts.cut.reserve
         return min(asking.limit - 1, math.ceil(asking.limit * share)) if share and not asking.runs else 0
 
-    def _run(self, asking: Asking, call: Call, prompt: PromptSize, limit: int) -> RunningCall:
+    def _run(
+        self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
+    ) -> RunningCall:
         slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), prompt=prompt, until=self._until)
+        call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant)
+        return RunningCall(slot, call, kind=kind, prompt=prompt, until=self._until)
 
     async def _finish(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
@@ -287,15 +300,18 @@ class Signalling:
         running: RunningCall | None = None
         try:
             counting = prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
-            running = self._run(asking, call, await self._flow.in_time(counting, until=self._until), limit)
+            size = await self._flow.in_time(counting, until=self._until)
+            running = self._run(asking, call, size, limit, kind="wrap_up")
             async with running:
                 asking.runs.append(running)
+                self._flow.writing = running
                 yield running.started()
                 async for chunk in running:
                     extractor.feed(chunk.text, chunk.reasoning)
                     if extractor.ended:
                         break
         except (BackendError, BudgetExceeded, ContextOverflow) as error:
+            self._flow.draft.account.discard("wrap_up")
             _log.info("the wrap-up of a signal failed with %s; the signal is trimmed", type(error).__name__)
         if running is not None and running.record is not None:
             yield running.ended()
@@ -305,18 +321,11 @@ class Signalling:
 
     async def _plan(self, model: StageModel) -> Asking:
         """Check that the whole request fits, before the reasoner spends a token."""
-        flow, parts, request, budget = self._flow, self._flow.parts, self._flow.request, self._flow.budget
+        flow, parts, budget = self._flow, self._flow.parts, self._flow.budget
         want = budget.limits.signal_tokens or 1
         able = await model.connect()
         handoff = await flow.handoff(model, self._generator or parts.generators[0])
-        seen = flatten_tools(flow.seen_by("reasoner"))
-        seen = seen if able.images else without_images(seen)
-        sampling = request.reasoner_sampling
-
-        def ask(limit: int) -> Call:
-            call = handoff.ask(seen, limit=limit, prompts=parts.prompts, tools=request.tools)
-            return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
-
+        ask = await way_of_asking(flow, model, handoff)
         call = ask(want)
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what="reasoner's")
@@ -334,11 +343,7 @@ class Signalling:
         want_answer = budget.limits.answer_tokens or 1
         able = await model.connect()
         check_abilities(request, model.backend, able, "generator")
-        seen = flow.seen_by("generator")
-        guided = alone(seen, prompts=parts.prompts)
-        if handoff.name == "instruct":
-            guided = await handoff.answer(seen, "", prompts=parts.prompts)
-        call = replace(guided, tools=request.tools)
+        call = await unfilled_answer(flow, model, handoff)
         room = want + want_answer
         answer_prompt = await fitting_prompt(model.backend, call, able, budget, room=room, what="generator's")
         # A wrap-up pays for the prompt and the signal once more.
@@ -365,9 +370,39 @@ class Signalling:
         if rung == "raise" or flow.request.mode == "signal" or other_pair or not outage:
             raise error
         flow.reasoner_failed = isinstance(error, BackendError)
+        draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "generator_fallback", None
         failed = isinstance(error, BackendError)
         draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
         name = flow.parts.generators[0].name
         _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
         return FellBack("reasoner", "generator_fallback", type(error).__name__, model=name)
+
+
+async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff) -> Callable[[int], Call]:
+    """How this request's signal is asked for: limit → call.
+
+    Raises:
+        BackendError: the model is not there.
+    """
+    able = await model.connect()
+    seen = flatten_tools(await flow.read_by("reasoner", model))
+    if any(message.signal for message in seen) and flow.draft.agent is not None:
+        seen = review(seen, flow.draft.agent.why)
+    seen = seen if able.images else without_images(seen)
+    sampling = flow.request.reasoner_sampling
+
+    def ask(limit: int) -> Call:
+        call = handoff.ask(seen, limit=limit, prompts=flow.prompts_of(handoff), tools=flow.request.tools)
+        return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
+
+    return ask
+
+
+async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Call:
+    """The call that answers, as far as its prompt is known before there is a signal."""
+    seen = await flow.read_by("generator", model)
+    guided = alone(seen, prompts=flow.prompts)
+    if handoff.name == "instruct":
+        guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools) or guided
+    return replace(guided, tools=flow.request.tools)

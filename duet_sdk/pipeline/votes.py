@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 from duet_sdk.errors import InvalidRequest
-from duet_sdk.types import Vote
+from duet_sdk.types import ToolCall, Vote
 
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
+_STATED = re.compile(r"\banswer\b(?:\s+is\b|\s*:)\s*:?\s*(.+?)(?:\.\s|\n|$)", re.IGNORECASE)
+_NUMBER = re.compile(r"([-+]?) ?[$€£]? ?((?:\d{1,3}(?:,\d{3})+|\d{1,100})?(?:\.\d{1,100})?)( ?%)?")
+_CHOICE = re.compile(r"\(?([a-z])\)(?: .*)?|([a-z])[.:]?", re.DOTALL)
+_AROUND = " \t\n*_`\"'"
 
 
-def choose(answers: Sequence[str], vote: Vote) -> tuple[int, float]:
+def choose(answers: Sequence[str], vote: Vote, *, calls: Sequence[Sequence[ToolCall]] = ()) -> tuple[int, float]:
     r"""The winner's index and the share of answers that agree with it, in (0, 1].
+
+    Args:
+        answers: their texts.
+        vote: ``"majority"``, where the form that came first wins a tie, or the user's function of the texts.
+        calls: the tools that each answer calls; answers that call tools agree where their calls do.
 
     >>> choose(["17", "It is \\boxed{17}.", "19"], "majority")
     (0, 0.6666666666666666)
@@ -21,7 +31,8 @@ def choose(answers: Sequence[str], vote: Vote) -> tuple[int, float]:
     Raises:
         InvalidRequest: the user's function failed or named no answer.
     """
-    forms = [normalise(answer) for answer in answers]
+    made = [calls[at] if at < len(calls) else () for at in range(len(answers))]
+    forms = [_called(own) if own else normalise(answer) for answer, own in zip(answers, made, strict=True)]
     if callable(vote):
         try:
             winner = vote(answers)
@@ -30,13 +41,46 @@ def choose(answers: Sequence[str], vote: Vote) -> tuple[int, float]:
         if type(winner) is not int or not 0 <= winner < len(answers):
             raise InvalidRequest(f"vote must give an index from 0 to {len(answers) - 1}, got {winner!r}")
     else:
-        # On a tie the form that came first wins.
         winner = forms.index(Counter(forms).most_common(1)[0][0])
     return winner, forms.count(forms[winner]) / len(forms)
 
 
 def normalise(answer: str) -> str:
-    """The form in which answers are compared: the last boxed part if there is one, case and blanks folded."""
+    r"""The form in which answers are compared.
+
+    That is the last boxed part, else what follows the last "answer is" or "answer:", else the whole text. Of that, a
+    number counts by its value whatever its commas, currency and zeros, a choice by its letter, and any other text by
+    its words, case and blanks folded, without the punctuation around it.
+
+    >>> [normalise(text) for text in ("$1,000.00", "The answer is (B).", "B) Paris", "  Paris! ")]
+    ['1000', 'b', 'b', 'paris']
+    """
     boxed = _BOXED.findall(answer)
-    text = boxed[-1] if boxed else answer
-    return " ".join(text.casefold().split()).strip(" .!?,;:*")
+    stated = boxed or _STATED.findall(answer)
+    text = (stated[-1] if stated else answer).casefold()
+    text = " ".join(text.replace("\\$", "$").replace("\\%", "%").split())
+    text = text.removeprefix("\\(").removesuffix("\\)").strip(_AROUND).rstrip(".!?,;:" + _AROUND).removesuffix("$")
+    if (number := _NUMBER.fullmatch(text)) and number[2]:
+        return _value(number[1], number[2]) + (number[3] or "").strip()
+    if choice := _CHOICE.fullmatch(text):
+        return choice[1] or choice[2]
+    return text.lstrip("$")
+
+
+def _value(sign: str, digits: str) -> str:
+    whole, _, fraction = digits.replace(",", "").partition(".")
+    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    number = f"{whole}.{fraction}" if fraction else whole
+    return f"-{number}" if sign == "-" and number != "0" else number
+
+
+def _called(calls: Sequence[ToolCall]) -> str:
+    """The form of an answer that calls tools: names and arguments, however these are written."""
+    return "\n".join(f"{call.name} {_arguments(call.arguments)}" for call in calls)
+
+
+def _arguments(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return text

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THINKING_ON: tuple[Mapping[str, bool], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
+NO_ROOM = (
+    "these messages make the chat template end its prompt without room for a think block "
+    "(do they switch thinking off?); use handoff='instruct' for them"
+)
 _BRACKETED = re.compile(r"[\[<{]\S*[\]>}]")
 # Letters between rare marks: templates keep them as they are, and have none of their own.
 _SYSTEM, _USER, _SIGNAL, _ANSWER, _NEXT = (
@@ -43,6 +47,29 @@ class ThinkBlock:
     tags: tuple[str, str]
     kwargs: Mapping[str, bool]
     """What the template wants to be told for thinking."""
+
+    @property
+    def head(self) -> str:
+        """Header and opener up to their last control token."""
+        text = self.header + self.opener
+        return text[: len(text) - len(self.lead)]
+
+    def open(self, prompt_ids: Sequence[int], header_ids: Sequence[int], head_ids: Sequence[int]) -> tuple[int, ...]:
+        """The prompt with an open block, up to the last control token before the thinking.
+
+        Args:
+            prompt_ids: a generation prompt.
+            header_ids: the ids of ``header``.
+            head_ids: the ids of ``head``.
+
+        Raises:
+            InvalidRequest: the prompt does not end with the header.
+        """
+        start = len(prompt_ids) - len(header_ids)
+        # The header begins with a control token, so what precedes it cannot change its ids.
+        if start < 0 or tuple(prompt_ids[start:]) != tuple(header_ids):
+            raise InvalidRequest(NO_ROOM)
+        return (*prompt_ids[:start], *head_ids)
 
 
 def find_block(template: ChatTemplate, control_spans: Callable[[str], Sequence[Span]]) -> ThinkBlock | str:
@@ -91,9 +118,9 @@ def _measure(
     lead = before[earlier[-1][1] :] if earlier else before
     if not later or glue[:cut].strip() or any(map(_BRACKETED.fullmatch, lead.split())):
         return "what opens or closes its think block is not one control token, so a signal could do it too"
-    if not earlier:
-        return "no control token stands before its think block"
-    header = max([span[0] for span in earlier if span[1] <= len(prompt)] + [prompt.index(_USER) + len(_USER)])
+    header = max((span[0] for span in earlier if span[1] <= len(prompt)), default=0)
+    if header < prompt.index(_USER):
+        return "no control token stands between the question and its think block"
     opening_tag = opener.strip() or before[slice(*earlier[-1])].strip()
     closing_tag = glue[cut : later[0][1] - end].strip()
     return ThinkBlock(

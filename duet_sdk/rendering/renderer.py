@@ -8,62 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk.errors import ConfigError, InvalidRequest, MissingExtra, SignalError
 from duet_sdk.rendering import control
-from duet_sdk.rendering.control import neutralise_unknown
-from duet_sdk.rendering.probe import ThinkBlock, find_block, find_role_markers
+from duet_sdk.rendering.files import TokenizerFiles, parse
+from duet_sdk.rendering.probe import NO_ROOM, ThinkBlock, find_block, find_role_markers
 from duet_sdk.rendering.template import ChatTemplate, as_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from tokenizers import Encoding, Tokenizer
 
     from duet_sdk.types import Json, Message
 
-__all__ = ["Renderer", "TokenizerFiles", "neutralise_unknown"]
-
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OPEN_TAGS = ("<think>", "<thinking>", "[THINK]", "◁think▷", "<seed:think>")
 _BLANK = re.compile(r"[\s▁]+")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerFiles:
-    """What a model's folder says about its tokenizer; costs nothing to hold, needs no extra."""
-
-    tokenizer_json: str
-    """The text of ``tokenizer.json``."""
-    chat_template: str | None = None
-    special_tokens: Mapping[str, str] = field(default_factory=dict)
-    """``bos_token``, ``eos_token`` and so on, as templates name them."""
-
-    @classmethod
-    def from_folder(cls, path: str | Path) -> TokenizerFiles:
-        """Read ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja`` (which wins).
-
-        Raises:
-            ConfigError: ``tokenizer.json`` is missing, or a file is not valid JSON.
-        """
-        folder = Path(path)
-        text = _read(folder / "tokenizer.json")
-        if text is None:
-            raise ConfigError(
-                f"there is no tokenizer.json in {folder}; convert a tokenizer of another format "
-                "(transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…))"
-            )
-        _parse(text, folder / "tokenizer.json")
-        config = _parse(_read(folder / "tokenizer_config.json") or "{}", folder / "tokenizer_config.json")
-        template = _read(folder / "chat_template.jinja")
-        if template is None:
-            template = _default_template(config.get("chat_template"))
-        named = {name: _content(config.get(name)) for name in _SPECIAL_TOKENS}
-        return cls(text, template, {name: token for name, token in named.items() if token is not None})
 
 
 class Renderer:
@@ -81,7 +43,7 @@ class Renderer:
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
-        raw = _parse(files.tokenizer_json, "tokenizer.json")
+        raw = parse(files.tokenizer_json, "tokenizer.json")
         self._raw = raw
         self._full = _tokenizer(files.tokenizer_json)
         # Asked of the tokenizer, as it numbers added tokens anew where the file's own numbers leave gaps.
@@ -183,9 +145,17 @@ class Renderer:
         return isinstance(self._found_block, ThinkBlock)
 
     @property
+    def think_block(self) -> ThinkBlock:
+        """Where the template puts thinking. Raises ConfigError as `think_ids`."""
+        found = self._found_block
+        if isinstance(found, str):
+            raise ConfigError(f"no think handoff with this model: {found}; use handoff='instruct'")
+        return found
+
+    @property
     def think_tags(self) -> tuple[str, str]:
         """What opens and closes the block: ``("<think>", "</think>")``. Raises as `think_ids`."""
-        return self._block.tags
+        return self.think_block.tags
 
     @cached_property
     def opens_thinking(self) -> bool:
@@ -214,15 +184,23 @@ class Renderer:
             ConfigError: this template or tokenizer cannot hold a signal safely.
             InvalidRequest: the template refuses these messages, or they switch its thinking off.
         """
-        block = self._block
+        return self.put_thought(self.encode(self._prompt(messages, tools)), signal, closed=closed)
+
+    def put_thought(self, prompt_ids: Sequence[int], signal: str, *, closed: bool = True) -> tuple[int, ...]:
+        """As `think_ids`, for a prompt that was rendered elsewhere, its assistant's turn opened.
+
+        Raises:
+            SignalError: the signal is empty.
+            ConfigError: as `think_ids`.
+            InvalidRequest: the prompt does not end as this template ends one that leaves room for a think block.
+        """
+        block = self.think_block
         signal = signal.strip()
         if not signal:
             raise SignalError("the signal is empty; ask the generator without one")
-        before = self._prompt(messages, tools) + block.opener
         # One piece with the newlines around it: encoded apart, they give other ids than in training.
         span = self.encode_untrusted(block.lead + signal + (block.trail if closed else ""))
-        head = self.encode(before[: len(before) - len(block.lead)])
-        return head + span + (self._closing_ids if closed else ())
+        return block.open(prompt_ids, self._header_ids, self._head_ids) + span + (self._closing_ids if closed else ())
 
     def partial_think_ids(
         self, messages: Sequence[Message], sampled_ids: Sequence[int], *, tools: Sequence[Json] = ()
@@ -237,7 +215,7 @@ class Renderer:
             InvalidRequest: as `think_ids`.
         """
         prompt = self._prompt(messages, tools)
-        opener = self.encode(self._block.opener)
+        opener = self.encode(self.think_block.opener)
         sampled = tuple(sampled_ids)
         if any(self._controls(at) and at in sampled for at in opener):
             opener = ()
@@ -245,9 +223,21 @@ class Renderer:
         kept = sampled[: sampled.index(closing)] if closing in sampled else sampled
         return self.encode(prompt) + opener + kept
 
+    def open_thought_tokens(self, prompt_ids: Sequence[int] = ()) -> int:
+        """Tokens of the think block that these ids leave open, its opening tag left out; 0 where none is open.
+
+        Without ids, what every generation prompt has. Raises ConfigError as `think_ids`.
+        """
+        ids = tuple(prompt_ids) or self._header_ids
+        opening, closing = self._head_ids[-1], self._closing_ids[0]
+        for after, at in enumerate(reversed(ids)):
+            if at in (opening, closing):
+                return after if at == opening else 0
+        return 0
+
     def close_think_ids(self) -> tuple[int, ...]:
         """What closes a block left open by `partial_think_ids`. Raises ConfigError as `think_ids`."""
-        return self.encode(self._block.trail) + self._closing_ids
+        return self.encode(self.think_block.trail) + self._closing_ids
 
     # Inside.
 
@@ -274,8 +264,16 @@ class Renderer:
         return control.marker_pattern(self.role_markers)
 
     @cached_property
+    def _header_ids(self) -> tuple[int, ...]:
+        return self.encode(self.think_block.header)
+
+    @cached_property
+    def _head_ids(self) -> tuple[int, ...]:
+        return self.encode(self.think_block.head)
+
+    @cached_property
     def _closing_ids(self) -> tuple[int, ...]:
-        return self.encode(self._block.closing)
+        return self.encode(self.think_block.closing)
 
     def _offences(self, text: str) -> list[control.Span]:
         """Where the text would be read as a control token or role marker."""
@@ -294,13 +292,6 @@ class Renderer:
                 spans = control.find(pattern, text, without=control.BREAKERS[:2]) or [(0, len(text))]
         return spans
 
-    @property
-    def _block(self) -> ThinkBlock:
-        found = self._found_block
-        if isinstance(found, str):
-            raise ConfigError(f"no think handoff with this model: {found}; use handoff='instruct'")
-        return found
-
     @cached_property
     def _found_block(self) -> ThinkBlock | str:
         """The think block of the template, or why it has none that is safe."""
@@ -315,13 +306,10 @@ class Renderer:
 
     def _prompt(self, messages: Sequence[Message], tools: Sequence[Json]) -> str:
         """The generation prompt, with thinking on."""
-        block = self._block
+        block = self.think_block
         prompt = self.render(messages, generation=True, tools=tools, **block.kwargs)
         if not prompt.endswith(block.header):
-            raise InvalidRequest(
-                "these messages make the chat template end its prompt without room for a think block "
-                "(do they switch thinking off?); use handoff='instruct' for them"
-            )
+            raise InvalidRequest(NO_ROOM)
         return prompt
 
 
@@ -347,34 +335,3 @@ def _unknown_id(raw: dict[str, Any]) -> int | None:
     else:
         unknown = model["vocab"].get(model.get("unk_token"))
     return unknown
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-
-
-def _parse(text: str, name: str | Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{name} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{name} must hold a JSON object, it holds a {type(value).__name__}")
-    return value
-
-
-def _default_template(given: object) -> str | None:
-    """The template of a configuration: a text, or the one called "default" among named ones."""
-    if isinstance(given, list):
-        named = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}
-        given = named.get("default")
-    return given if isinstance(given, str) else None
-
-
-def _content(token: object) -> str | None:
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None

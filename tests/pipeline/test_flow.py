@@ -402,7 +402,7 @@ async def test_tool_results_reach_both_stages_the_reasoner_as_quoted_text():
     assert [message.role for message in reasoner.calls[0].messages] == ["system", "user", "assistant", "user"]
     assert "<result>\nrain\n</result>" in reasoner.calls[0].messages[-1].text
     assert [message.role for message in generator.calls[0].messages] == ["system", "user", "assistant", "tool"]
-    assert "<notes>" in generator.calls[0].messages[1].text
+    assert generator.calls[0].messages[-1].text == "rain\n\n<notes>\nsketch\n</notes>"
 
 
 @pytest.mark.parametrize(

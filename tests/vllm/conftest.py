@@ -13,7 +13,7 @@ from contracts.test_backend import WORDS
 from duet_sdk.rendering import Renderer, TokenizerFiles
 
 PYTHON = os.environ.get("DUET_VLLM_PYTHON", "")
-"""The Python of the environment that .ci/vllm makes."""
+"""The Python of the environment `vllm` that .ci/environment makes."""
 
 _running = pytest.StashKey[list[servers.Server]]()
 

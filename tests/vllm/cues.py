@@ -32,9 +32,9 @@ def calls_weather() -> Sampling:
     return _shaped(rf"<tool_call>\n{arguments}\n</tool_call>", bias=(5, 6))
 
 
-def never_ends() -> Sampling:
-    """Write on until the limit."""
-    return Sampling(temperature=0, extra_body={"ignore_eos": True})
+def never_ends(more: dict[str, object] | None = None) -> Sampling:
+    """Write on until the limit; ``more`` is sent along."""
+    return Sampling(temperature=0, extra_body={"ignore_eos": True, **(more or {})})
 
 
 def _shaped(regex: str, *, bias: tuple[int, ...]) -> Sampling:

@@ -11,6 +11,7 @@ import aiohttp
 import servers
 from aiohttp import web
 
+_GENERATING = ("/v1/chat/completions", "/v1/completions", "/inference/v1/generate")
 _PROMPT = re.compile(rb'"prompt_token_ids":\s*\[([\d,\s]*)\]')
 
 
@@ -51,7 +52,8 @@ class Tap:
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         asked = json.loads(body) if body else {}
-        generates = "max_tokens" in asked or "max_completion_tokens" in asked
+        # The backend's probes ask what no server can do.
+        generates = request.path in _GENERATING and asked.get("prompt") != [2**31 - 1]
         if generates:
             self.paths.append(request.path)
             self.bodies.append(asked)

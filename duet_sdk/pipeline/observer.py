@@ -1,0 +1,91 @@
+"""Who watches a request: the seam that telemetry fits into, which the pipeline does not know."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duet_sdk.backends.protocol import Backend, Call, Chunk
+    from duet_sdk.events import Event
+    from duet_sdk.pipeline.draft import Draft
+    from duet_sdk.types import Attempt, AttemptKind, Stage
+
+
+class AttemptSpan(Protocol):
+    """One attempt as its observer sees it. Events do not do: an attempt ends also when nobody reads them."""
+
+    @property
+    def hears(self) -> Callable[[Chunk], None] | None:
+        """Called with each chunk that counts, None where what the model writes is of no interest."""
+
+    def sending(self) -> AbstractContextManager[object]:
+        """Entered around the sending of the call, so that what it carries belongs to the attempt."""
+
+    def end(self, record: Attempt) -> None:
+        """The attempt is over; called exactly once."""
+
+
+class Observer(Protocol):
+    """Watches one request."""
+
+    @property
+    def trace_id(self) -> str:
+        """The request's trace in hexadecimal, empty where there is none."""
+
+    def request(self, draft: Draft) -> AbstractContextManager[object]:
+        """Entered when the request begins, left with whatever ends it; between them the consumer has its turns."""
+
+    def working(self) -> AbstractContextManager[object]:
+        """Entered while the pipeline works, left before the consumer has its turn."""
+
+    def deciding(self, policy: str) -> AbstractContextManager[object]:
+        """Entered around a gate's own work; what it decided comes with `GateDecided`."""
+
+    def told(self, event: Event) -> None:
+        """Something happened other than that a model wrote a piece."""
+
+    def attempt(
+        self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind
+    ) -> AttemptSpan:
+        """An attempt is about to be sent."""
+
+
+_NOTHING = nullcontext()
+
+
+class _SilentSpan:
+    hears = None
+
+    def sending(self) -> AbstractContextManager[object]:
+        return _NOTHING
+
+    def end(self, record: Attempt) -> None:
+        """Nothing to do."""
+
+
+class _Silent:
+    trace_id = ""
+
+    def request(self, draft: Draft) -> AbstractContextManager[object]:
+        return _NOTHING
+
+    def working(self) -> AbstractContextManager[object]:
+        return _NOTHING
+
+    def deciding(self, policy: str) -> AbstractContextManager[object]:
+        return _NOTHING
+
+    def told(self, event: Event) -> None:
+        """Nothing to do."""
+
+    def attempt(
+        self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind
+    ) -> AttemptSpan:
+        return _SILENT_SPAN
+
+
+_SILENT_SPAN = _SilentSpan()
+SILENT: Observer = _Silent()
