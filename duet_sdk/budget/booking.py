@@ -96,6 +96,8 @@ def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: boo
         expired: whether it was charged by expiry.
         priced: whether its price was known; without, no limit in money was held, and none can be overrun.
     """
+    if not expired and real[0] <= held[0] and real[1] <= held[1] and real[2] <= held[2] and real[3] <= held[3]:
+        return Booked("settled", real, NOTHING)
     change = (real[0] - charged[0], real[1] - charged[1], real[2] - charged[2], real[3] - charged[3])
     over_usd = max(0, real[0] - held[0]) if priced else 0
     overrun = (over_usd, max(0, real[1] - held[1]), max(0, real[2] - held[2]), max(0, real[3] - held[3]))

@@ -88,9 +88,10 @@ class _Account:
         """Add to one kind of sum, in the slice of the hold; nothing where that has left the window."""
         if now >= self._turns:
             self.sums(now)
-        start = self.window.slice_of(made)
-        if start < self._oldest:
+        if made < self._oldest:
             return
+        # All but a rolling window have one slice that counts.
+        start = self.window.slice_of(made) if self.window.length else self._oldest
         sums = self._slices.get(start)
         if sums is None:
             sums = self._slices[start] = [0] * 12
