@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +20,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from duet_sdk import models
+from duet_sdk.cli_ledger import ledger_app
 from duet_sdk.client import EMBEDDED, ClientOptions
 from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.pair import Pair
 from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
+from duet_sdk.telemetry import configure
+from duet_sdk.telemetry.tree import span_tree
+from duet_sdk.terminal import AsJson, reporting
 from duet_sdk.types import Budget, HandoffName, Mode, Reply
 
 app = typer.Typer(
@@ -39,6 +43,7 @@ pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs 
 models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help="Local models in the cache.")
 app.add_typer(pair_app, name="pair")
 app.add_typer(models_app, name="models")
+app.add_typer(ledger_app, name="ledger")
 
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
@@ -47,22 +52,14 @@ ModeName = Annotated[Mode, typer.Option(help="Who is asked: the pair, one of the
 SignalTokens = Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")]
 AnswerTokens = Annotated[int | None, typer.Option(help="Limit of the answer in tokens.")]
 DeadlineS = Annotated[float | None, typer.Option("--deadline", help="Seconds for the whole request.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Otlp = Annotated[
+    str | None, typer.Option("--otlp", help="Collector that gets traces and metrics, such as http://127.0.0.1:4318.")
+]
 
 
 def main() -> None:
     """Run the command line."""
     app()
-
-
-@contextmanager
-def reporting() -> Iterator[None]:
-    """Turn an error of ours into a line on standard error and an exit code."""
-    try:
-        yield
-    except DuetError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2 if isinstance(error, ConfigError | InvalidRequest) else 1) from error
 
 
 @app.command(epilog='Example: duet ask "How many primes are below 60?" --signal-tokens 128')
@@ -75,18 +72,23 @@ def ask(
     signal_tokens: SignalTokens = None,
     answer_tokens: AnswerTokens = None,
     deadline_s: DeadlineS = None,
+    otlp: Otlp = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Print the request's spans: tokens, cost, time.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask one question, and show signal and answer as they are written."""
-    with reporting():
+    last_lines = print_tree if trace else print_figures
+    with reporting(), exporting(otlp):
         text = _standard_input() if question == "-" else question
         budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens, deadline_s=deadline_s)
         with _client(reasoner, generator, pair, budget) as duet:
             if as_json:
                 reply = duet.chat(text, mode=mode)
                 print(json.dumps(reply.to_dict(), ensure_ascii=False, indent=2))
+                if trace:
+                    print_tree(Console(stderr=True, highlight=False), reply)
             else:
-                show(duet.stream(text, mode=mode))
+                show(duet.stream(text, mode=mode), last_lines)
 
 
 @app.command(epilog="Example: duet chat --system 'Answer in French.'")
@@ -98,15 +100,16 @@ def chat(
     signal_tokens: SignalTokens = None,
     answer_tokens: AnswerTokens = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    otlp: Otlp = None,
 ) -> None:
     """Talk to a pair, turn by turn; an empty line or end of input ends it."""
     screen = Console(stderr=True, highlight=False)
-    with reporting():
+    with reporting(), exporting(otlp):
         budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens)
         with _client(reasoner, generator, pair, budget) as duet:
             talk = duet.conversation(system=system)
             while text := _next_line(screen):
-                show(talk.stream(text, mode=mode))
+                show(talk.stream(text, mode=mode), print_figures)
 
 
 def _standard_input() -> str:
@@ -121,16 +124,35 @@ def _next_line(screen: Console) -> str:
     return sys.stdin.readline().strip()
 
 
-def show(run: SyncRun) -> Reply:
+@contextmanager
+def exporting(url: str | None) -> Iterator[None]:
+    """Export traces and metrics to that collector, where there is one, and say what did not reach it."""
+    if url is None:
+        yield
+        return
+    export = configure(url)
+    try:
+        yield
+    finally:
+        export.shutdown()
+        if lost := export.spans.undelivered:
+            Console(stderr=True, highlight=False).print(f"[yellow]{lost} spans did not reach {escape(url)}[/yellow]")
+
+
+def show(run: SyncRun, last_lines: Callable[[Console, Reply], None]) -> Reply:
     """Stream one request to the terminal: the answer to standard output, signal and figures to standard error."""
     screen = Console(stderr=True, highlight=False)
     heading = ""
-    with run:
-        for event in run:
-            heading = _show_event(screen, event, heading)
+    try:
+        with run:
+            for event in run:
+                heading = _show_event(screen, event, heading)
+    except DuetError:
+        last_lines(screen, run.reply)  # what it had cost until then
+        raise
     sys.stdout.write(run.reply.signal.text + "\n" if run.reply.mode == "signal" else "\n")
     sys.stdout.flush()
-    screen.print(figures(run.reply))
+    last_lines(screen, run.reply)
     return run.reply
 
 
@@ -162,8 +184,13 @@ def _show_event(screen: Console, event: Event, heading: str) -> str:
     return heading
 
 
-def figures(reply: Reply) -> Table:
-    """Tokens, limit, cost and time by stage."""
+def print_tree(screen: Console, reply: Reply) -> None:
+    """Print the request's spans; their lines are longer than the screen is wide rather than broken."""
+    screen.print(span_tree(reply), soft_wrap=True)
+
+
+def print_figures(screen: Console, reply: Reply) -> None:
+    """Print tokens, limit, cost and time by stage."""
     table = Table("stage", "model", "input", "output", "limit", "USD", "seconds", title_justify="left")
     for attempt in reply.receipt.attempts:
         limit = str(reply.signal.limit) if attempt.stage == "reasoner" and reply.signal.limit else ""
@@ -174,7 +201,7 @@ def figures(reply: Reply) -> Table:
     usd = "unknown" if reply.cost.usd is None else f"{reply.cost.usd:f}"
     total = f"{reply.usage.total_tokens} tokens, {usd} USD, {reply.receipt.duration_s:.2f} s"
     table.caption = f"served by {reply.served_by} · {total}"
-    return table
+    screen.print(table)
 
 
 @pair_app.command("show", epilog="Example: duet pair show ./my-pair --json")
@@ -253,6 +280,18 @@ def models_remove(name: Annotated[str, typer.Argument(help="As `duet models` lis
     """Remove a model from the cache."""
     with reporting():
         models.remove(models.EMBEDDED if name == "embedded" else name)
+
+
+@models_app.command("template", epilog="Example: duet models template Qwen/Qwen3-0.6B > duet.jinja")
+def models_template(
+    name: Annotated[str, typer.Argument(help="Hub id, folder, or 'embedded'.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Print a model's chat template made to take a signal, for `vllm serve --chat-template`."""
+    from duet_sdk.rendering import TokenizerFiles, signal_template
+
+    with reporting():
+        print(signal_template(TokenizerFiles.from_folder(models.locate(name, revision=revision))))
 
 
 @contextmanager

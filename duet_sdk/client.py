@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
@@ -26,6 +27,7 @@ from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
+from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import (
     DEFAULT_BUDGET,
     Budget,
@@ -40,12 +42,14 @@ from duet_sdk.types import (
     Retry,
     Sampling,
     Stage,
+    TraceDialect,
     Vote,
 )
 
 if TYPE_CHECKING:
     from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
+    from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
 
 EMBEDDED = "transformers/embedded"
@@ -90,6 +94,9 @@ class ClientOptions(TypedDict, total=False):
     """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
+    trace_dialects: Sequence[TraceDialect] | None
+    """Names beside the standard's that spans bear for tools that read only those: ``openinference``, ``langfuse``,
+    ``mlflow``."""
     prices: Mapping[str, Price] | None
     """Prices by model name; they go before every other source."""
     prompts: Prompts | None
@@ -191,6 +198,10 @@ class AsyncDuetClient:
         )
         self._ledger = options.get("ledger")
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
+        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first client
+
+        dialects = check_dialects(options.get("trace_dialects") or ())
+        self._observer_of: Callable[[Request], Observer] = partial(TracedRequest, dialects=dialects)
         self._closed = False
 
     @classmethod
@@ -267,9 +278,7 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first request
-
-        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=TracedRequest(request)))
+        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=self._observer_of(request)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -320,6 +329,7 @@ def _build_parts(
     progressive: Progressive | None = None,
     ledger: Ledger | None = None,
     ledger_wait_s: float | None = None,
+    trace_dialects: Sequence[TraceDialect] | None = None,
 ) -> Parts:
     _expect(Budget, budget=budget)
     _expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)

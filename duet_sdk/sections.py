@@ -97,6 +97,25 @@ class RetrySettings(Section):
     """Longest wait in seconds of our own choosing; a server may ask for more."""
 
 
+class ScopeSettings(Section):
+    """When the reasoner is asked again within an agent's run. Fields and defaults are those of `RunScope`.
+
+    >>> ScopeSettings(most_calls=2).to_scope().most_calls
+    2
+    """
+
+    ask_again_on: tuple[Trigger, ...] = TRIGGERS
+    """``tool_error``, ``repeated_call``, ``invalid_call``, ``low_confidence``; all of them when not set."""
+    after_tool_turns: Annotated[int, Field(ge=1)] | None = 8
+    """Tool turns after which a signal counts as old; 8, so that a long run is planned anew now and then."""
+    most_calls: Annotated[int, Field(ge=1)] = 4
+    """How often the reasoner is asked in one run; 4, as a plan that fails so often needs somebody else."""
+
+    def to_scope(self) -> RunScope:
+        """The rules as the client takes them."""
+        return RunScope(**self.model_dump())
+
+
 class GateSettings(Section):
     """A gate with numbers of its own; see `duet_sdk.types.GateConfig`."""
 
@@ -145,25 +164,6 @@ class ProgressiveSettings(Section):
             return Progressive(**self.model_dump())
         except ConfigError as error:
             raise ValueError(str(error)) from None
-
-
-class ScopeSettings(Section):
-    """When the reasoner is asked again within an agent's run. Fields and defaults are those of `RunScope`.
-
-    >>> ScopeSettings(most_calls=2).to_scope().most_calls
-    2
-    """
-
-    ask_again_on: tuple[Trigger, ...] = TRIGGERS
-    """``tool_error``, ``repeated_call``, ``invalid_call``, ``low_confidence``; all of them when not set."""
-    after_tool_turns: Annotated[int, Field(ge=1)] | None = 8
-    """Tool turns after which a signal counts as old; 8, so that a long run is planned anew now and then."""
-    most_calls: Annotated[int, Field(ge=1)] = 4
-    """How often the reasoner is asked in one run; 4, as a plan that fails so often needs somebody else."""
-
-    def to_scope(self) -> RunScope:
-        """The rules as the client takes them."""
-        return RunScope(**self.model_dump())
 
 
 class PromptSettings(Section):

@@ -47,7 +47,7 @@ from duet_sdk.sections import (
     ScopeSettings,
     Section,
 )
-from duet_sdk.types import GateName, HandoffName, Retry
+from duet_sdk.types import GateName, HandoffName, Retry, TraceDialect
 
 if TYPE_CHECKING:
     from duet_sdk.client import ClientOptions
@@ -55,13 +55,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PREFIX = "DUET_"
-_OTHER_VARIABLES = {"DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
-_TAGS = ("name", "endpoint", "chain", "table")
+_OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
+_TAGS = ("name", "endpoint", "chain", "table", "url", "store")
 _SECRET_OPTION = re.compile(
     r"(.*[_-])?(api[_-]?key|(access|api|auth|bearer|hf)[_-]?token|authorization|passw(or)?d|secret)|key|token",
     re.IGNORECASE,
 )
 _SECRET_IN_URL = re.compile(r"https?://([^/\s]*@|\S*\?)")
+_SECRET_IN_LEDGER = re.compile(r"\w+://([^/\s]*:[^/\s]*@|\S*\?)")
 _named_file: ContextVar[Path | None] = ContextVar("settings file of this load", default=None)
 
 
@@ -88,6 +89,45 @@ def _name_of_variable(text: str) -> str:
     if re.fullmatch(r"[A-Z_][A-Z0-9_]*", text) is None:
         raise ValueError("must be the name of an environment variable, in capitals, such as MY_API_KEY")
     return text
+
+
+def _ledger_without_secrets(url: str) -> str:
+    """Refuse a password in a ledger's URL, which is shown in errors.
+
+    Raises:
+        ValueError: there is a password or a query in it.
+    """
+    if _SECRET_IN_LEDGER.match(url):
+        raise ValueError(
+            "a ledger's URL must not hold a password or a query, as it is shown in errors; name an environment "
+            "variable with the password as password_env"
+        )
+    return url
+
+
+class LedgerStore(Section):
+    """Where a ledger is kept, with what its URL may not say.
+
+    >>> LedgerStore(url="redis://127.0.0.1:6379/0", password_env="REDIS_PASSWORD").url
+    'redis://127.0.0.1:6379/0'
+    """
+
+    url: Annotated[str, AfterValidator(_ledger_without_secrets)]
+    """As `duet_sdk.budget.connect_ledger` reads it."""
+    password_env: Annotated[str, AfterValidator(_name_of_variable)] | None = None
+    """Name of the environment variable that holds the store's password, in capitals; read when it is connected."""
+
+    def resolve_password(self) -> str | None:
+        """The password, None where there is none.
+
+        Raises:
+            ConfigError: the named environment variable is not set.
+        """
+        if self.password_env is None:
+            return None
+        if not (value := os.environ.get(self.password_env)):
+            raise ConfigError(f"the ledger's password is read from {self.password_env}, which is not set")
+        return value
 
 
 class Endpoint(Section):
@@ -166,6 +206,11 @@ _by_kind = Discriminator(
 )
 _Name: TypeAlias = Annotated[str, AfterValidator(_without_secrets), Tag("name")]
 _One: TypeAlias = Annotated[_Name | Annotated[Endpoint, Tag("endpoint")], _by_kind]
+LedgerSetting: TypeAlias = Annotated[
+    Annotated[str, AfterValidator(_ledger_without_secrets), Tag("url")] | Annotated[LedgerStore, Tag("store")],
+    Discriminator(lambda value: "url" if isinstance(value, str) else "store"),
+]
+"""A ledger's URL, or a `LedgerStore`."""
 ModelSetting: TypeAlias = Annotated[
     _Name | Annotated[Endpoint, Tag("endpoint")] | Annotated[list[_One], Tag("chain")], _by_kind
 ]
@@ -232,8 +277,14 @@ class Settings(BaseSettings):
     """When a model that failed is called again."""
     fallback_pair: tuple[ModelSetting, ModelSetting] | None = None
     """Reasoner and generator that take over when the pair cannot answer; none, as they may cost more."""
+    trace_dialects: tuple[TraceDialect, ...] = ()
+    """Names beside the standard's that spans bear, for tools that read only those; none, as each costs time and room.
+    Where traces go is set by the standard's own variables, ``OTEL_…``."""
     prices: dict[str, PriceSettings] = {}
     """Prices by model name; they go before every other source."""
+    ledger: LedgerSetting | None = None
+    """Where spending over many requests is kept: a URL, or a table with ``url`` and ``password_env``; nowhere when not
+    set."""
     prompts: PromptSettings = PromptSettings()
     """System prompts by stage."""
     reasoner_params: SamplingSettings = SamplingSettings()
@@ -274,6 +325,7 @@ class Settings(BaseSettings):
             "signal_scope": self.signal_scope if isinstance(self.signal_scope, str) else self.signal_scope.to_scope(),
             "retry": Retry(**self.retry.model_dump()),
             "fallback_pair": self.fallback_pair,
+            "trace_dialects": self.trace_dialects,
             "prices": {name: price.to_price() for name, price in self.prices.items()},
             "prompts": self.prompts.to_prompts(),
             "reasoner_params": self.reasoner_params.to_sampling(),

@@ -27,6 +27,7 @@ Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 HandoffName: TypeAlias = Literal["instruct", "think"]
 GateName: TypeAlias = Literal["always", "never", "heuristic", "confidence", "race"]
+TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
 CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
 ServedBy: TypeAlias = Literal[
     "pair",
@@ -374,6 +375,11 @@ class Reply:
     def message(self) -> Message:
         """The assistant's message for the next request's history: text, tool calls, and the signal behind them."""
         return Message("assistant", self.text, self.tool_calls, signal=self.signal.text or None)
+
+    @property
+    def new_signal(self) -> str:
+        """The signal's text where this request brought it; empty where it is one that the run already had."""
+        return self.signal.text if self.gate is None or self.gate.ask else ""
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""

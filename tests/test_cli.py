@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import templates
 from typer.testing import CliRunner
 
 from duet_sdk.cli import app
+from duet_sdk.rendering import signal_template
 
 PAIR = ["--reasoner", "scripted/17 of them", "--generator", "scripted/There are 17."]
 
@@ -85,6 +87,7 @@ def test_ask_says_when_the_signal_was_cut():
         (["nonsense"], 2, "No such command"),
         (["pair", "show", "./no-such-pair"], 1, "error:"),
         (["models", "remove", "no-such-model"], 1, "there is no model"),
+        (["models", "template", "./no-such-folder"], 2, "there is no tokenizer.json"),
     ],
 )
 def test_mistakes_end_with_what_to_do_and_the_right_code(arguments, code, words):
@@ -118,6 +121,13 @@ def test_a_pair_is_saved_shown_and_asked():
     assert (reply["text"], reply["signal"]["limit"]) == ("There are 17.", 2)
 
 
+def test_models_template_prints_the_template_that_takes_a_signal(tmp_path):
+    files = templates.files("qwen3")
+    (tmp_path / "tokenizer.json").write_text(files.tokenizer_json, "utf-8")
+    (tmp_path / "chat_template.jinja").write_text(files.chat_template, "utf-8")
+    assert duet("models", "template", str(tmp_path)).stdout == f"{signal_template(files)}\n"
+
+
 def test_models_lists_what_is_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("DUET_CACHE_DIR", str(tmp_path))
     assert json.loads(duet("models", "--json").stdout) == []
@@ -136,6 +146,7 @@ def test_models_lists_what_is_cached(monkeypatch, tmp_path):
         ["models"],
         ["models", "pull"],
         ["models", "remove"],
+        ["models", "template"],
     ],
 )
 def test_every_command_has_help(command):
@@ -174,3 +185,27 @@ def test_the_installed_command_runs():
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "There are 17.\n")
+
+
+def test_trace_prints_the_spans_with_tokens_cost_and_time():
+    done = duet("ask", "How many?", *PAIR, "--trace", "--signal-tokens", "2")
+    assert done.stdout == "There are 17.\n"
+    root, gate, signal, answer = done.stderr.strip().splitlines()[-4:]
+    assert "invoke_workflow duet  mode duet · served by pair_cut · " in root
+    assert "duet.gate always  ask · 0.0" in gate
+    assert "chat scripted/17 of them  reasoner 1 · signal · " in signal
+    assert " in · 2 of 2 out · 0 USD · 0.0" in signal
+    assert signal.endswith("s · cut")
+    assert "generator 1 · answer" in answer
+
+
+def test_trace_shows_what_a_request_that_failed_had_cost(tmp_path):
+    done = duet("ask", "How many?", *PAIR, "--trace", "--mode", "generator", "--deadline", "0.000001")
+    assert done.exit_code == 1
+    assert "invoke_workflow duet" in done.stderr
+
+
+def test_trace_goes_to_stderr_beside_json():
+    done = duet("ask", "How many?", *PAIR, "--trace", "--json")
+    assert json.loads(done.stdout)["text"] == "There are 17."
+    assert "chat scripted/There are 17." in done.stderr

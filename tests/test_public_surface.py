@@ -55,8 +55,11 @@ HEAVY = {
 LEAVES = {
     "duet_sdk.backends.generation": HEAVY,
     "duet_sdk.cli": {"rich", "typer", "pydantic_settings"},
+    "duet_sdk.cli_ledger": {"rich", "typer", "pydantic_settings"},
+    "duet_sdk.terminal": {"rich", "typer"},
     "duet_sdk.settings": {"pydantic_settings"},
     "duet_sdk.telemetry.export": {"opentelemetry.sdk"},
+    "duet_sdk.telemetry.tree": {"rich"},
 }
 # The libraries' own variables are read where the library is used.
 FOREIGN_PREFIXES = ("OTEL_", "HF_", "LITELLM_")

@@ -256,6 +256,31 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     assert default_cache_dir() == Path("/home/me/models")
 
 
+@pytest.mark.parametrize(
+    "given", ["redis://user:sesame@h/0", {"url": "rediss://:sesame@h/0"}, "redis://h/0?password=sesame"]
+)
+def test_a_password_in_the_url_of_a_ledger_is_refused_and_not_quoted(given):
+    with pytest.raises(ConfigError, match=r"ledger.*: a ledger's URL must not hold a password") as caught:
+        load_settings(ledger=given)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_ledgers_password_is_read_from_the_variable_that_is_named(monkeypatch):
+    settings = load_settings(ledger={"url": "redis://127.0.0.1:6379/0", "password_env": "REDIS_PASSWORD"})
+    with pytest.raises(ConfigError, match="read from REDIS_PASSWORD, which is not set"):
+        settings.ledger.resolve_password()
+    monkeypatch.setenv("REDIS_PASSWORD", "sesame")
+    assert settings.ledger.resolve_password() == "sesame"
+    assert "sesame" not in repr(settings)
+
+
+def test_a_ledger_can_be_named_in_the_environment(monkeypatch):
+    monkeypatch.setenv("DUET_LEDGER", "sqlite:///ledger.db")
+    assert load_settings().ledger == "sqlite:///ledger.db"
+    monkeypatch.setenv("DUET_LEDGER", '{"url": "redis://h:1/0"}')
+    assert load_settings().ledger.url == "redis://h:1/0"
+
+
 def test_a_gate_with_its_numbers_probes_and_a_calibration_reach_the_client():
     Path("duet.toml").write_text(
         "calibration = 'pair.json'\ngate_deadline_s = 0.5\ngate = {policy = 'race', threshold = 0.3}\n"

@@ -128,6 +128,18 @@ def test_a_client_that_is_forgotten_leaves_no_thread():
     assert duet_threads() == []
 
 
+def test_a_client_that_is_forgotten_in_a_cycle_closes_its_models():
+    reasoner = Scripted("s")
+    duet = DuetClient(reasoner, Scripted("a"))
+    duet.chat("q")
+    knot = [duet]
+    knot.append(knot)
+    del duet, knot
+    gc.collect()
+    assert reasoner.closed
+    assert duet_threads() == []
+
+
 def test_a_conversation_keeps_its_messages():
     with DuetClient(Scripted("s"), Scripted("first", "second")) as duet:
         talk = duet.conversation()

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from duet_sdk.backends.protocol import Call, Capabilities
 from duet_sdk.context import flatten_tools
-from duet_sdk.errors import BackendError, ContextOverflow, InvalidRequest, StreamBroken
+from duet_sdk.demands import ask_again, unmet
+from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
 from duet_sdk.pipeline.attempt import Begun, RunningCall
@@ -17,7 +18,7 @@ from duet_sdk.pipeline.fit import check_abilities, fitting_prompt, price_bound, 
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import LeadingThought
-from duet_sdk.types import AttemptKind, Prompts, Sampling, Stage
+from duet_sdk.types import AttemptKind, Message, Prompts, Sampling, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Answering:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self._asked_again: tuple[Message, ...] = ()
 
     async def events(self, stage: Stage) -> AsyncGenerator[Event, None]:
         """Let the models of that stage answer in turn; where all generators fail, the reasoner may.
@@ -75,6 +77,7 @@ class Answering:
         What it has ``begun`` already is its first attempt.
         """
         flow, tries = self._flow, 0
+        self._asked_again = ()
         while True:
             tries += 1
             failure: BackendError | None = None
@@ -105,6 +108,46 @@ class Answering:
             yield Retried(stage, self._discard())
         if running is not None and running.timed_out:
             raise flow.budget.deadline_error()
+        async with aclosing(self._hold_to_form(stage, model)) as correcting:
+            async for item in correcting:
+                yield item
+
+    async def _hold_to_form(self, stage: Stage, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
+        """Have an answer without the form that was asked for written once more, where the budget has room for that.
+
+        Where it has none the answer stays as it is, and so does a second one that is no better; the last item is the
+        model's error where it failed.
+        """
+        flow, draft = self._flow, self._flow.draft
+        whole = flow.request.n == 1 and draft.finish_of(0) in ("stop", "tool_calls")
+        calls = draft.calls_of(0)
+        problem = unmet(flow.request, draft.answer(0), calls) if whole and not self._must_not_start_over() else None
+        if problem is None:
+            return
+        _log.warning("the answer of %s has not the form that was asked for; it is asked for once more", model.name)
+        self._asked_again = ask_again(draft.answer(0), calls, problem)
+        failure: BackendError | None = None
+        running: RunningCall | None = None
+        try:
+            running = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
+            async with running, aclosing(self._write(running)) as writing:
+                yield Retried(stage, self._discard())
+                yield running.started()
+                async for event in writing:
+                    yield event
+        except (BudgetExceeded, ContextOverflow):
+            if running is None or running.record is None:
+                _log.warning("there is no room for asking %s once more; its answer stays", model.name)
+                return
+            raise
+        except BackendError as error:
+            failure = error
+        if running is not None and running.record is not None:
+            yield running.ended()
+            if running.timed_out:
+                raise flow.budget.deadline_error()
+        if failure is not None:
+            yield failure
 
     async def _write(self, running: Begun) -> AsyncGenerator[Event, None]:
         draft = self._flow.draft
@@ -142,6 +185,8 @@ class Answering:
         able = await model.connect()
         check_abilities(request, model.backend, able, stage)
         guided, call = await self._call(stage, model, able, signal)
+        if call.messages:  # a rendered prompt has no turns to add to: it is only sent again
+            call = replace(call, messages=call.messages + self._asked_again)
         sampling, whole = self._sampling(stage), request.whole
         if kind == "probe":
             sampling, whole = sampling.over(Sampling(logprobs=0)), False
@@ -196,9 +241,8 @@ class Answering:
         made = signal if signal != carried else ""
         if not made and carried is None:
             return False, alone(seen, prompts=flow.prompts)
-        handoff = await flow.handoff(flow.reasoner, model)
-        flow.draft.handoff = handoff.name
-        return bool(made), await handoff.answer(seen, made or None, prompts=flow.prompts)
+        flow.draft.handoff, call = await flow.guided(model, seen, made or None)
+        return bool(made), call
 
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""

@@ -43,8 +43,10 @@ async def gated_by_tokens(flow: Flow, gate: TokenGate, ask: Ask) -> AsyncGenerat
         way, untried = await way_to_try(flow, gate), NO_ROOM
     except BackendError as error:
         way, untried = "not", f"the generator failed with {type(error).__name__}"
-    if way == "before":
-        stages = _before(flow, gate, ask, note="" if gate.when == "before" else _ONE_BY_ONE)
+    agent = flow.draft.agent
+    waits = agent is not None and agent.waits_for_doubt
+    if way == "before" or (way == "beside" and waits):
+        stages = _before(flow, gate, ask, note="" if gate.when == "before" or waits else _ONE_BY_ONE)
     else:
         # In a race the reasoner is asked whatever the verdict will be: an agent's limit must allow that first.
         permitted = _permitted(flow, GateDecision(True, gate.name, reason=untried))

@@ -66,7 +66,7 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
 async def _decide(flow: Flow) -> GateDecision | None:
     """Whether the reasoner is asked; None where the generator's first tokens are to tell."""
     agent, gate = flow.draft.agent, flow.parts.gate
-    settled = agent.decide() if agent is not None else None
+    settled = agent.decide(gate) if agent is not None else None
     if settled is not None or not isinstance(gate, Gate):
         return settled
     decision = await decided(flow, gate, _watched(flow, gate))

@@ -12,6 +12,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from duet_sdk.backends.protocol import trace_headers
 from duet_sdk.telemetry import names
 from duet_sdk.telemetry.attributes import IN_PROCESS, attempt_end, attempt_start, called
+from duet_sdk.telemetry.content import Heard, input_of, tools_of
+from duet_sdk.telemetry.style import NONE, Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from duet_sdk.backends.protocol import Backend, Call, Chunk
     from duet_sdk.telemetry.attributes import Attributes
     from duet_sdk.telemetry.metrics import Instruments
+    from duet_sdk.telemetry.style import Style
     from duet_sdk.types import Attempt
 
 _OPENLLMETRY_KEY: Final = "suppress_language_model_instrumentation"
@@ -69,20 +72,28 @@ class TracedAttempt(MeasuredAttempt):
         tracer: Tracer,
         call: Call,
         about: Attributes,
+        style: Style,
     ) -> None:
         super().__init__(meters, backend, context)
-        self._span: Span = tracer.start_span(
-            f"{names.CHAT} {self._model}",
-            context,
-            SpanKind.INTERNAL if backend.name in IN_PROCESS else SpanKind.CLIENT,
-            {**self._called, **attempt_start(call), **about},
-        )
+        self._call = call
+        self._style = style
+        self._start: Attributes = {**self._called, **attempt_start(call), **about}
+        kind = SpanKind.INTERNAL if backend.name in IN_PROCESS else SpanKind.CLIENT
+        self._span: Span = tracer.start_span(f"{names.CHAT} {self._model}", context, kind, self._start)
         self._context = set_span_in_context(self._span, context)
+        if style.captures:
+            self._heard = Heard(style.limit)
+            self.hears = self._heard.hear
 
     def end(self, record: Attempt) -> None:
         """The attempt is over."""
         super().end(record)
-        self._span.set_attributes(attempt_end(record))
+        content = NONE
+        if self._style.captures:
+            content = Content(input_of(self._call), self._heard.messages(), tools_of(self._call))
+        found = self._style.end(self._start, attempt_end(record), content)
+        self._span.set_attributes(found)
+        self._style.emit({**self._start, **attempt_end(record)}, content, self._context)
         if record.error_type not in (None, "cancelled"):
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 IN_PROCESS: Final = frozenset({"scripted", "transformers", "vllm-engine"})
 """Backends whose models run in this process: their spans are no client's."""
 
-# As the conventions call the providers that LiteLLM calls otherwise.
-_PROVIDERS: Final = {
+_LABEL_CHARS: Final = 256
+"""Metadata are labels, not documents."""
+
+PROVIDERS: Final = {
     "azure": "azure.ai.openai",
     "azure_ai": "azure.ai.inference",
     "bedrock": "aws.bedrock",
@@ -34,6 +36,7 @@ _PROVIDERS: Final = {
     "watsonx": "ibm.watsonx.ai",
     "xai": "x_ai",
 }
+"""LiteLLM's names of providers that the conventions call otherwise."""
 
 
 def readable(text: str) -> str:
@@ -69,6 +72,10 @@ def root_start(request: Request) -> Attributes:
         found[names.BUDGET_TOKENS_LIMIT] = limits.total_tokens
     if limits.cost_usd is not None:
         found[names.BUDGET_COST_LIMIT] = float(limits.cost_usd)
+    for key, value in request.labels.metadata.items():
+        if isinstance(value, str | bool | int | float):
+            text = readable(value[:_LABEL_CHARS]) if isinstance(value, str) else value
+            found[names.METADATA + readable(key)] = text
     return found
 
 
@@ -127,7 +134,7 @@ def called(backend: Backend) -> tuple[str, Attributes]:
     provider, model = backend.name, backend.model
     if provider == "litellm" and "/" in model:
         prefix, model = model.split("/", 1)
-        provider = _PROVIDERS.get(prefix, prefix)
+        provider = PROVIDERS.get(prefix, prefix)
     model = readable(model)
     found: Attributes = {
         names.OPERATION_NAME: names.CHAT,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,14 +60,24 @@ class Exporting:
         return self._counting.so_far
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Send what is waiting; whether all of it was sent in time."""
-        sent = self._tracers.force_flush(int(timeout_s * 1000))
-        return self._meters.force_flush(int(timeout_s * 1000)) and sent
+        """Send what is waiting, for at most ``timeout_s`` seconds; whether all spans so far are with the collector."""
+        _within(timeout_s, self._tracers.force_flush, self._meters.force_flush)
+        return self.spans.undelivered == 0
 
-    def shutdown(self) -> None:
-        """Flush and end the export; it cannot be started again in this process."""
-        self._tracers.shutdown()
-        self._meters.shutdown()
+    def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Flush and end the export, in at most ``timeout_s`` seconds; done by itself when the program ends."""
+        atexit.unregister(self.shutdown)
+        _within(timeout_s, self._tracers.shutdown, self._meters.shutdown)
+
+
+def _within(timeout_s: float, *works: Callable[[], object]) -> None:
+    """Do these side by side, and leave those alone that take longer: the SDK waits as long as its exporters do."""
+    until = time.monotonic() + timeout_s
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 class _Counting(SpanExporter):
@@ -96,7 +108,7 @@ class _Counting(SpanExporter):
 
 
 class _Batches(BatchSpanProcessor):
-    """The standard's batches, with a count of what goes in: a full queue drops without a word to the program."""
+    """The standard's batches, with a count of what goes in: what a full queue drops is told only to its own log."""
 
     def __init__(self, counting: _Counting) -> None:
         super().__init__(counting)
@@ -132,15 +144,16 @@ def start(
     spans, numbers = exporters(endpoint, dict(headers) or None)
     about = _resource(resource)
     counting = _Counting(spans)
-    tracers = TracerProvider(
-        resource=about, sampler=None if sampled_share is None else ParentBasedTraceIdRatio(sampled_share)
-    )
+    sampler = None if sampled_share is None else ParentBasedTraceIdRatio(sampled_share)
+    tracers = TracerProvider(resource=about, sampler=sampler, shutdown_on_exit=False)
     tracers.add_span_processor(_Batches(counting))
-    meters = MeterProvider([PeriodicExportingMetricReader(numbers)], resource=about)
+    meters = MeterProvider([PeriodicExportingMetricReader(numbers)], resource=about, shutdown_on_exit=False)
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
     add_trace_ids()
-    return Exporting(tracers, meters, counting)
+    exporting = Exporting(tracers, meters, counting)
+    atexit.register(exporting.shutdown)
+    return exporting
 
 
 def _resource(given: Mapping[str, str]) -> Resource:

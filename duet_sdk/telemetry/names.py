@@ -29,7 +29,6 @@ REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
 REQUEST_TOP_P: Final = "gen_ai.request.top_p"
 REQUEST_TOP_K: Final = "gen_ai.request.top_k"
 REQUEST_SEED: Final = "gen_ai.request.seed"
-REQUEST_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
 REQUEST_CHOICE_COUNT: Final = "gen_ai.request.choice.count"
 REQUEST_STREAM: Final = "gen_ai.request.stream"
 RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
@@ -40,7 +39,6 @@ USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 TOKEN_TYPE: Final = "gen_ai.token.type"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
-SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
 TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
 
 # Attributes of the general conventions.
@@ -71,6 +69,9 @@ SIGNAL_TOKENS: Final = "duet.signal.tokens"
 SIGNAL_LIMIT: Final = "duet.signal.limit"
 SIGNAL_TRUNCATED: Final = "duet.signal.truncated"
 LIMIT_HONOURED: Final = "duet.limit.honoured"
+
+METADATA: Final = "duet.metadata."
+"""Before each key of a request's metadata."""
 
 # DUET's own: tokens, money, time.
 INPUT_TOKENS: Final = "duet.usage.input_tokens"
@@ -108,6 +109,9 @@ COST_METRIC: Final = "duet.cost"
 FIRST_ANSWER_METRIC: Final = "duet.time_to_first_answer"
 DISCARDED_METRIC: Final = "duet.tokens.discarded"
 OVERLAP_METRIC: Final = "duet.tokens.overlap"
+
+# The log event of an attempt.
+DETAILS_EVENT: Final = "gen_ai.client.inference.operation.details"
 
 # Events on the root span.
 RETRY_EVENT: Final = "duet.retry"

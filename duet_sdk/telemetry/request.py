@@ -17,8 +17,10 @@ from duet_sdk.errors import BudgetExceeded
 from duet_sdk.events import FellBack, GateDecided, Retried, SignalDone
 from duet_sdk.telemetry import names
 from duet_sdk.telemetry.attempt import MeasuredAttempt, TracedAttempt
-from duet_sdk.telemetry.attributes import decision_of, labels_of, root_end, root_start
+from duet_sdk.telemetry.attributes import decision_of, labels_of, readable, root_end, root_start
+from duet_sdk.telemetry.content import Capture, answers_of, message_of
 from duet_sdk.telemetry.scope import instruments, tracer
+from duet_sdk.telemetry.style import NONE, Content, Style
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -38,10 +40,17 @@ _NOTHING = nullcontext()
 
 
 class TracedRequest:
-    """Observes one request with the providers that are set when it begins."""
+    """Observes one request with the providers that are set when it begins.
 
-    def __init__(self, request: Request) -> None:
+    Args:
+        request: the request.
+        dialects: further names for what spans say, as `check_dialects` gives them.
+    """
+
+    def __init__(self, request: Request, dialects: tuple[str, ...] = ()) -> None:
         self._request = request
+        self._dialects = dialects
+        self._style = Style((), Capture.NO_CONTENT, 0)
         self._tracer = tracer()
         self._meters = instruments()
         self._labels = labels_of(request.labels)
@@ -85,7 +94,9 @@ class TracedRequest:
         if not self._is_recording:
             return _NOTHING
         self._gate = self._tracer.start_span(
-            names.GATE_SPAN, self._context, attributes={names.GATE_POLICY: policy, **self._labels}
+            names.GATE_SPAN,
+            self._context,
+            attributes={names.GATE_POLICY: policy, **self._labels},
         )
         return Deciding(self._gate, self._context)
 
@@ -118,19 +129,24 @@ class TracedRequest:
             names.ATTEMPT_KIND: kind,
             **self._labels,
         }
-        return TracedAttempt(self._meters, backend, self._context, tracer=self._tracer, call=call, about=about)
+        return TracedAttempt(
+            self._meters, backend, self._context, tracer=self._tracer, call=call, about=about, style=self._style
+        )
 
     def _begin(self) -> None:
         if self._root is not None:
             return
         self._started_ns = time.time_ns()
+        self._start: Attributes = {**root_start(self._request), **self._labels}
         self._root = self._tracer.start_span(
             f"{names.INVOKE_WORKFLOW} {names.WORKFLOW}",
             kind=SpanKind.INTERNAL,
-            attributes={**root_start(self._request), **self._labels},
+            attributes=self._start,
             start_time=self._started_ns,
         )
         self._is_recording = self._root.is_recording()
+        if self._is_recording:
+            self._style = Style.now(self._dialects)
         self._is_in_trace = self._root.get_span_context().is_valid
         self._context = set_span_in_context(self._root)
 
@@ -149,10 +165,19 @@ class TracedRequest:
             self._gate.end(self._gate_over_ns)
             self._gate = None
         if self._is_recording:
-            root.set_attributes({**facts, **root_end(draft)})
+            root.set_attributes(self._style.end(self._start, {**facts, **root_end(draft)}, self._content(draft)))
             if isinstance(exc, Exception):
-                root.set_status(Status(StatusCode.ERROR))
+                root.set_status(Status(StatusCode.ERROR, self._words(exc)))
         root.end()
+
+    def _content(self, draft: Draft) -> Content:
+        if not self._style.capture.on_spans:
+            return NONE
+        return Content([message_of(message) for message in self._request.messages], answers_of(draft))
+
+    def _words(self, error: Exception) -> str | None:
+        """What an error says, which may hold content; None while that is off."""
+        return readable(str(error)[: self._style.limit]) if self._style.capture.on_spans else None
 
     def _decided(self, event: GateDecided) -> None:
         facts = decision_of(event.decision)
@@ -163,7 +188,7 @@ class TracedRequest:
             self._gate = self._tracer.start_span(
                 names.GATE_SPAN, self._context, attributes=self._labels, start_time=self._started_ns
             )
-        self._gate.set_attributes(facts)
+        self._gate.set_attributes(self._style.end({}, facts, NONE))
         self._gate.end()
         self._gate = None
 

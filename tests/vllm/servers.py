@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 import templates
 
 from duet_sdk import models
+from duet_sdk.rendering import TokenizerFiles, signal_template
 from duet_sdk.settings import Endpoint
 
 START_S = 240
@@ -30,6 +32,8 @@ RENAMED = {
     "<filename>": "</tool_call>",
 }
 """Tokens that SmolLM2 never learned to use → what Qwen3 calls its own; not special there either."""
+TAKES_SIGNALS = "takes_signals.jinja"
+"""The file in a model's folder that holds its template made to take a signal."""
 FLAGS = {
     "plain": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
     "thinker": [
@@ -83,14 +87,26 @@ class Server:
         """Tokens that the server has written since it started, as its metrics say."""
         return self._metric("vllm:generation_tokens_total{")
 
+    def prefix_cache(self) -> tuple[int, int]:
+        """Prompt tokens that were found in the prefix cache, and all that were looked for, as its metrics say."""
+        return self._metric("vllm:prefix_cache_hits_total{"), self._metric("vllm:prefix_cache_queries_total{")
+
+    def block_tokens(self) -> int:
+        """Tokens of one block of the prefix cache, which is found whole or not at all."""
+        found = re.search(r'^vllm:cache_config_info\{.*\bblock_size="(\d+)"', "\n".join(self._metrics()), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
     def _metric(self, *names: str) -> int:
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in self._metrics() if line.startswith(names))
+
+    def _metrics(self) -> list[str]:
         with urllib.request.urlopen(f"{self.root}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(names))
+            return answer.read().decode().splitlines()
 
 
 def think_copy(folder: Path) -> Path:
-    """A copy of the embedded model whose tokenizer knows Qwen3's tags, with Qwen3's template."""
+    """A copy of the embedded model whose tokenizer knows Qwen3's tags, with Qwen3's template and ours."""
     source = models.embedded()
     folder.mkdir()
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
@@ -104,6 +120,7 @@ def think_copy(folder: Path) -> Path:
             token.update(content=RENAMED[token["content"]], special=False)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
     (folder / "chat_template.jinja").write_text(templates.template("qwen3"), "utf-8")
+    (folder / TAKES_SIGNALS).write_text(signal_template(TokenizerFiles.from_folder(folder)), "utf-8")
     return folder
 
 
@@ -120,6 +137,8 @@ def launch(python: str, name: str, folder: Path, log: Path) -> Server:
         "--disable-uvicorn-access-log",
         *("--enable-prompt-tokens-details", *FLAGS[name]),
     ]
+    if (folder / TAKES_SIGNALS).is_file():
+        command += ["--chat-template", str(folder / TAKES_SIGNALS)]
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "PYTHON"))},
         "VLLM_CPU_KVCACHE_SPACE": "1",
