@@ -29,9 +29,8 @@ async def decided(flow: Flow, gate: Gate | TokenGate, asking: Awaitable[object])
         limit_s = min(limit_s, deadline_s * SHARE_OF_DEADLINE)
     timeout = asyncio.timeout(limit_s)
     try:
-        with flow.draft.observer.deciding(gate.name):
-            async with timeout:
-                answer = await asking
+        async with timeout:
+            answer = await asking
     except DuetError:
         raise
     except Exception as error:  # noqa: BLE001  # a user's gate may raise anything; no answer gets worse by it

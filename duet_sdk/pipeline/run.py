@@ -69,8 +69,13 @@ async def _decide(flow: Flow) -> GateDecision | None:
     settled = agent.decide(gate) if agent is not None else None
     if settled is not None or not isinstance(gate, Gate):
         return settled
-    decision = await decided(flow, gate, gate.decide(flow.request))
+    decision = await decided(flow, gate, _watched(flow, gate))
     return decision if agent is None else agent.allow(decision)
+
+
+async def _watched(flow: Flow, gate: Gate) -> object:
+    with flow.draft.observer.deciding(gate.name):
+        return await gate.decide(flow.request)
 
 
 def _before_answer(flow: Flow) -> AsyncGenerator[Event, None] | None:
