@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ class FaultServer:
         without: paths that it does not have.
         thinking: whether it was started for ``thinking_token_budget``.
         scale_out: whether it renders, generates from token ids, and derenders.
+        tls: serve by https with this.
 
     Attributes:
         seen: every request to any path, in order.
@@ -52,6 +54,7 @@ class FaultServer:
         without: Sequence[str] = (),
         thinking: bool = False,
         scale_out: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answer = answer
         self.models = list(models)
@@ -61,6 +64,7 @@ class FaultServer:
         self.without = set(without)
         self.thinking = thinking
         self.scale_out = scale_out
+        self.tls = tls
         self.seen: list[Seen] = []
         self.stalled: set[str] = set()
         self.open = 0
@@ -99,10 +103,10 @@ class FaultServer:
             ScaleOut(self).add_to(app)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self.tls)
         await site.start()
         self.port: int = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
         return self
 
     async def stop(self) -> None:
