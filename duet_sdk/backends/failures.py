@@ -92,6 +92,10 @@ class Failures:
         """An answer that cannot be read, or ended too early."""
         return StreamBroken(f"{self._who}: {reason}", status=status, **self._facts)
 
+    def unreadable(self, error: Exception) -> StreamBroken:
+        """A piece of a stream that is not of the form it should have."""
+        return self.broken(f"a piece of its answer cannot be read ({type(error).__name__})")
+
     def wrong_url(self, reason: str, *, status: int | None = None) -> ConnectFailed:
         """Something answers there, but no server of this kind."""
         return ConnectFailed(f"{self._who}: {reason}; wrong URL?", status=status, retryable=False, **self._facts)

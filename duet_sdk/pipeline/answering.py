@@ -82,16 +82,17 @@ class Answering:
             tries += 1
             failure: BackendError | None = None
             running: Begun | None = begun
+            fresh: RunningCall | None = None
             if begun is None:
                 try:
-                    fresh = running = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
+                    running = fresh = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
                 except BackendError as error:
                     failure = error
-                else:
-                    yield fresh.started()
             if running is not None:
                 try:
                     async with running, aclosing(self._write(running)) as writing:
+                        if fresh is not None:
+                            yield fresh.started()
                         async for event in writing:
                             yield event
                 except BackendError as error:
@@ -240,9 +241,8 @@ class Answering:
         made = signal if signal != carried else ""
         if not made and carried is None:
             return False, alone(seen, prompts=flow.prompts)
-        handoff = await flow.handoff(flow.reasoner, model)
-        flow.draft.handoff = handoff.name
-        return bool(made), await handoff.answer(seen, made or None, prompts=flow.prompts)
+        flow.draft.handoff, call = await flow.guided(model, seen, made or None)
+        return bool(made), call
 
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""

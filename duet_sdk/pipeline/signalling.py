@@ -234,9 +234,9 @@ class Signalling:
         draft.handoff = asking.handoff.name
         running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
         asking.failure = None
-        yield running.started()
         try:
             async with running:
+                yield running.started()
                 asking.runs.append(running)
                 self._flow.writing = running
                 async for chunk in running:
@@ -393,7 +393,7 @@ async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff) -> Call
     sampling = flow.request.reasoner_sampling
 
     def ask(limit: int) -> Call:
-        call = handoff.ask(seen, limit=limit, prompts=flow.prompts, tools=flow.request.tools)
+        call = handoff.ask(seen, limit=limit, prompts=flow.prompts_of(handoff), tools=flow.request.tools)
         return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
 
     return ask
@@ -404,5 +404,5 @@ async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Ca
     seen = await flow.read_by("generator", model)
     guided = alone(seen, prompts=flow.prompts)
     if handoff.name == "instruct":
-        guided = await handoff.answer(seen, "", prompts=flow.prompts)
+        guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools) or guided
     return replace(guided, tools=flow.request.tools)
