@@ -6,10 +6,10 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-stores test-vllm lint types imports docs bench pre-commit ci ci-all clean
+.PHONY: help setup demo test test-observability test-stores test-vllm lint types imports docs bench pre-commit ci ci-all clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
 
 setup: ## install what all the targets below need
 	$(SETUP) demo test lint docs
@@ -31,6 +31,13 @@ test-stores: ## kill processes while they use a ledger's store (needs redis-serv
 	$(SETUP) test
 	@command -v redis-server >/dev/null || echo "redis-server was not found: half of this is skipped (apt-get install redis-server)"
 	$(IN) -m pytest tests/stores $(ARGS)
+
+test-observability: ## read traces back from a real Phoenix and MLflow, metrics from a real Prometheus (first some minutes, 1.7 GB)
+	$(SETUP) test
+	export DUET_PHOENIX_PYTHON DUET_MLFLOW_PYTHON && \
+	DUET_PHOENIX_PYTHON=$$($(PYTHON) .ci/environment phoenix) && \
+	DUET_MLFLOW_PYTHON=$$($(PYTHON) .ci/environment mlflow) && \
+	$(IN) -m pytest tests/observability $(ARGS)
 
 lint: ## style and format, by ruff
 	$(SETUP) lint
