@@ -282,6 +282,18 @@ def models_remove(name: Annotated[str, typer.Argument(help="As `duet models` lis
         models.remove(models.EMBEDDED if name == "embedded" else name)
 
 
+@models_app.command("template", epilog="Example: duet models template Qwen/Qwen3-0.6B > duet.jinja")
+def models_template(
+    name: Annotated[str, typer.Argument(help="Hub id, folder, or 'embedded'.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Print a model's chat template made to take a signal, for `vllm serve --chat-template`."""
+    from duet_sdk.rendering import TokenizerFiles, signal_template
+
+    with reporting():
+        print(signal_template(TokenizerFiles.from_folder(models.locate(name, revision=revision))))
+
+
 @contextmanager
 def progress_bar() -> Iterator[models.Progress]:
     """A bar on standard error that appears with the first report."""

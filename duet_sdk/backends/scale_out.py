@@ -100,6 +100,7 @@ class Derender:
         """Chunks of one output, read as one."""
         choice = _joined([value["choices"][0] for value in values])
         index, ids = choice["index"], choice["token_ids"]
+        scored = await self._scored(choice) if choice["logprobs"] else None
         asked = {
             **self._common(),
             "stream": True,
@@ -110,12 +111,18 @@ class Derender:
         self._states[index] = answer["stream_state"]
         chunk = answer["chunk"]
         for parsed in chunk["choices"]:
-            parsed["token_ids"] = ids
+            parsed |= {"token_ids": ids, "logprobs": scored}
             if self._stop:
                 stops = self._stops.setdefault(index, _StopTexts(self._stop))
                 shown = stops.feed(parsed["delta"].get("content") or "")
                 parsed["delta"]["content"] = shown + stops.rest() if choice.get("finish_reason") else shown
         return json.dumps({"choices": chunk["choices"], "usage": values[-1].get("usage")}).encode()
+
+    async def _scored(self, choice: Json) -> Json | None:
+        """Logprobs with their tokens as text, which vLLM 0.32 writes out for whole answers alone."""
+        answer = await self._ask(_DERENDER, {**self._common(), "generate_response": {"choices": [choice]}})
+        logprobs: Json | None = answer["choices"][0].get("logprobs")
+        return logprobs
 
     def _common(self) -> dict[str, object]:
         return {

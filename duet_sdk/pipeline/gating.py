@@ -29,8 +29,8 @@ async def decided(flow: Flow, gate: Gate | TokenGate, asking: Awaitable[object])
         limit_s = min(limit_s, deadline_s * SHARE_OF_DEADLINE)
     timeout = asyncio.timeout(limit_s)
     try:
-        async with timeout:
-            with flow.draft.observer.deciding(gate.name):
+        with flow.draft.observer.deciding(gate.name):
+            async with timeout:
                 answer = await asking
     except DuetError:
         raise

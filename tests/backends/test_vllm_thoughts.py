@@ -195,6 +195,15 @@ async def test_several_outputs_from_ids_are_told_apart_and_counted(whole):
     assert len(ids) == 6  # two words and an end for each
 
 
+@pytest.mark.parametrize("whole", [False, True])
+async def test_logprobs_of_an_answer_from_ids_have_their_tokens(whole):
+    async with served(Answer("one two"), **WAYS["render"]) as (_, backend):
+        thought = await (await backend.thought_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
+        chunks = await chunks_of(backend, thought_call(thought, whole=whole, sampling=Sampling(logprobs=0)))
+    found = [(item.token, item.logprob) for chunk in chunks for item in chunk.logprobs]
+    assert found == [("one", -0.5), (" two", -0.5), ("<|im_end|>", -0.5)]
+
+
 async def test_an_output_that_ends_at_once_is_empty():
     async with served(Answer(""), **WAYS["render"]) as (_, backend):
         thought = await (await backend.thought_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))

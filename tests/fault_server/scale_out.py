@@ -38,6 +38,7 @@ class ScaleOut:
         if not self.server.scale_out:
             return web.json_response({"error": {"message": "disabled", "code": 403}}, status=403)
         params = {name: body[name] for name in ("max_tokens", "stop", "n", "temperature") if name in body}
+        params |= {"logprobs": body.get("top_logprobs", 0)} if body.get("logprobs") else {}
         more = {name: body.get(name) for name in ("model", "stream", "stream_options", "cache_salt", "priority")}
         return web.json_response(
             {"request_id": "r", "token_ids": self.server.ids(body), "features": None, "sampling_params": params, **more}
@@ -53,7 +54,13 @@ class ScaleOut:
         used["prompt_tokens_details"] = {"cached_tokens": answer.cached}
         if not body.get("stream"):
             choices = [
-                {"index": at, "token_ids": ids, "finish_reason": finish, "stop_reason": why, "logprobs": None}
+                {
+                    "index": at,
+                    "token_ids": ids,
+                    "finish_reason": finish,
+                    "stop_reason": why,
+                    "logprobs": _logprobs(ids, params),
+                }
                 for at, (ids, finish, why) in enumerate(outputs)
             ]
             return web.json_response({"request_id": "g", "model": body["model"], "choices": choices, "usage": used})
@@ -63,7 +70,7 @@ class ScaleOut:
             for at, token in enumerate(ids, 1):
                 last = at == len(ids)
                 choice = {"index": index, "token_ids": [token], "finish_reason": finish if last else None}
-                choice |= {"stop_reason": why if last else None, "logprobs": None}
+                choice |= {"stop_reason": why if last else None, "logprobs": _logprobs([token], params)}
                 usage = {"prompt_tokens": prompt, "completion_tokens": at}
                 await self._send(response, {"request_id": "g", "choices": [choice], "usage": usage})
         await self._send(response, {"request_id": "g", "choices": [], "usage": used})
@@ -83,7 +90,12 @@ class ScaleOut:
             message = self._said(_CALL.sub("", text), asked) | {
                 "tool_calls": [_call(at, c) for at, c in enumerate(calls)]
             }
-            choices.append({"index": choice["index"], "message": message, "finish_reason": choice["finish_reason"]})
+            scored = [
+                {"token": self.server.text([item["token_id"]]), "logprob": item["logprob"], "top_logprobs": []}
+                for item in (choice.get("logprobs") or {}).get("content") or ()
+            ]
+            parsed = {"message": message, "finish_reason": choice["finish_reason"], "logprobs": {"content": scored}}
+            choices.append({"index": choice["index"], **parsed})
         return web.json_response({"choices": choices, "usage": {"prompt_tokens": body["prompt_tokens"]}})
 
     def _derender_chunk(self, body: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +138,10 @@ class ScaleOut:
 
     async def _send(self, response: web.StreamResponse, value: dict[str, Any]) -> None:
         await response.write(f"data: {json.dumps(value)}\n\n".encode())
+
+
+def _logprobs(ids: list[int], params: dict[str, Any]) -> dict[str, Any] | None:
+    return {"content": [{"token_id": at, "logprob": -0.5} for at in ids]} if "logprobs" in params else None
 
 
 def _call(at: int, text: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import templates
 
 from duet_sdk import models
+from duet_sdk.rendering import TokenizerFiles, signal_template
 from duet_sdk.settings import Endpoint
 
 START_S = 240
@@ -31,6 +32,8 @@ RENAMED = {
     "<filename>": "</tool_call>",
 }
 """Tokens that SmolLM2 never learned to use → what Qwen3 calls its own; not special there either."""
+TAKES_SIGNALS = "takes_signals.jinja"
+"""The file in a model's folder that holds its template made to take a signal."""
 FLAGS = {
     "plain": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
     "thinker": [
@@ -103,7 +106,7 @@ class Server:
 
 
 def think_copy(folder: Path) -> Path:
-    """A copy of the embedded model whose tokenizer knows Qwen3's tags, with Qwen3's template."""
+    """A copy of the embedded model whose tokenizer knows Qwen3's tags, with Qwen3's template and ours."""
     source = models.embedded()
     folder.mkdir()
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
@@ -117,6 +120,7 @@ def think_copy(folder: Path) -> Path:
             token.update(content=RENAMED[token["content"]], special=False)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
     (folder / "chat_template.jinja").write_text(templates.template("qwen3"), "utf-8")
+    (folder / TAKES_SIGNALS).write_text(signal_template(TokenizerFiles.from_folder(folder)), "utf-8")
     return folder
 
 
@@ -133,6 +137,8 @@ def launch(python: str, name: str, folder: Path, log: Path) -> Server:
         "--disable-uvicorn-access-log",
         *("--enable-prompt-tokens-details", *FLAGS[name]),
     ]
+    if (folder / TAKES_SIGNALS).is_file():
+        command += ["--chat-template", str(folder / TAKES_SIGNALS)]
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "PYTHON"))},
         "VLLM_CPU_KVCACHE_SPACE": "1",
