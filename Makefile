@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-observability test-stores test-vllm lint types imports docs bench pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-vllm lint types imports docs bench pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -38,6 +38,12 @@ test-observability: ## read traces back from a real Phoenix and MLflow, metrics 
 	DUET_PHOENIX_PYTHON=$$($(PYTHON) .ci/environment phoenix) && \
 	DUET_MLFLOW_PYTHON=$$($(PYTHON) .ci/environment mlflow) && \
 	$(IN) -m pytest tests/observability $(ARGS)
+
+test-integrations: ## run each integration's tests in its framework's own environment (first some minutes for these)
+	@for folder in integrations/$(or $(ONLY),*)/; do \
+		name=$$(basename $$folder) && python=$$($(PYTHON) .ci/environment $$name) && echo "== $$name" && \
+		(cd $$folder && PYTHONPATH=$(CURDIR):$(CURDIR)/$$folder "$$python" -m pytest $(ARGS)) || exit 1; \
+	done
 
 lint: ## style and format, by ruff
 	$(SETUP) lint
