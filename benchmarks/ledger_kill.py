@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 SCOPE = "tenant:kill-test"
 NANO = Decimal("1e-9")
 TTL_S = 3.0
+AT_WORK = 200
+"""Lines in its log from which on a worker may be killed."""
 FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -147,8 +149,9 @@ async def run_workers(
                 if process.exitcode != 0:
                     raise SystemExit(f"a worker failed ({process.exitcode})")
                 del running[number]
-        # One that still starts has nothing to lose: to kill it would only test how fast Python starts.
-        at_work = [number for number in sorted(running) if written(folder, f"worker-{number}-{lives[number]}.log")]
+        # One that has just started has little to lose, and on a slow machine none would ever come to an end.
+        logs = {number: f"worker-{number}-{lives[number]}.log" for number in sorted(running)}
+        at_work = [number for number, log in logs.items() if len(written(folder, log)) >= AT_WORK]
         if at_work and time.monotonic() >= next_kill:
             number = dice.choice(at_work)
             running[number].kill()

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def run(store):
     """What the script says of the kill test, and of 64 concurrent requests without and with waiting."""
-    sizes = ["--holds", "8000", "--processes", "4", "--kill-every", "0.5"]
+    sizes = ["--holds", "6000", "--processes", "4", "--concurrent", "16", "--kill-every", "0.4"]
     script = [sys.executable, ROOT / "benchmarks" / "ledger_kill.py", "--store", store, "--json", *sizes]
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=270, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -27,7 +27,7 @@ def test_nothing_is_overspent_or_lost_while_processes_are_killed(store):
     killed, refusing, waiting = run(store)
 
     assert killed["processes_killed"] >= 2
-    assert killed["settles_acknowledged"] >= 3000
+    assert killed["settles_acknowledged"] >= 2000
     assert killed["entries_expired"] > 0  # what the killed ones held
     assert killed["overspent_nano_usd"] == 0
     assert killed["moments_above_limit"] == 0
