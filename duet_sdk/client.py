@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
 
 from duet_sdk.backends.connect import ModelLike, connect
 from duet_sdk.backends.resilience import Breaker
-from duet_sdk.budget import Ledger, RequestBudget
+from duet_sdk.budget import LedgerLike, RequestBudget, connect_ledger
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.conversation import AsyncConversation
@@ -84,8 +84,9 @@ class ClientOptions(TypedDict, total=False):
     """What follows when a model breaks off part way."""
     signal_cache: SignalCache | None
     """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
-    ledger: Ledger | None
-    """Holds limits over many requests, by scopes of their labels; none by default. It stays the caller's to close."""
+    ledger: LedgerLike | None
+    """Holds limits over many requests, by scopes of their labels; none by default. One named by its URL is opened and
+    closed by the client; an object stays the caller's to close."""
     ledger_wait_s: float | None
     """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
@@ -196,7 +197,9 @@ class AsyncDuetClient:
             generator_sampling=options.get("generator_params") or Sampling(),
             signal_scope=run_scope(options.get("signal_scope") or "run"),
         )
-        self._ledger = options.get("ledger")
+        named = options.get("ledger")
+        self._ledger = None if named is None else connect_ledger(named)
+        self._owns_ledger = self._ledger is not named
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
         from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first client
 
@@ -289,12 +292,14 @@ class AsyncDuetClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close both models, and wait for streams that still close; harmless when done twice."""
+        """Close both models, the ledger where the client opened it, and wait for streams; harmless when done twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             closing.push_async_callback(self._parts.closings.finish)
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)
+            if self._ledger is not None and self._owns_ledger:
+                closing.push_async_callback(self._ledger.aclose)
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
@@ -328,7 +333,7 @@ def _build_parts(
     calibration: str | Path | Calibration | None = None,
     gate_deadline_s: float | None = None,
     progressive: Progressive | None = None,
-    ledger: Ledger | None = None,
+    ledger: LedgerLike | None = None,
     ledger_wait_s: float | None = None,
     trace_dialects: Sequence[TraceDialect] | None = None,
 ) -> Parts:
@@ -341,7 +346,6 @@ def _build_parts(
     _expect(Progressive, progressive=progressive)
     if gate_deadline_s is not None and not 0 < gate_deadline_s < math.inf:
         raise ConfigError(f"gate_deadline_s must be above 0 and finite, got {gate_deadline_s}")
-    _expect(Ledger, ledger=ledger)
     _expect((int, float), ledger_wait_s=ledger_wait_s)
     measured = _calibration(calibration)
     handoff = handoff or "instruct"

@@ -325,6 +325,7 @@ class Settings(BaseSettings):
             "signal_scope": self.signal_scope if isinstance(self.signal_scope, str) else self.signal_scope.to_scope(),
             "retry": Retry(**self.retry.model_dump()),
             "fallback_pair": self.fallback_pair,
+            "ledger": self.ledger,
             "trace_dialects": self.trace_dialects,
             "prices": {name: price.to_price() for name, price in self.prices.items()},
             "prompts": self.prompts.to_prompts(),

@@ -110,6 +110,10 @@ class BackgroundLoop:
             _stop(*detached[2])
 
 
+async def _nothing() -> None:
+    """What is left to do where somebody else does it."""
+
+
 async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
     """Cancel the tasks and wait until they have cleaned up, though not for ever."""
     for task in tasks:
@@ -278,12 +282,15 @@ class DuetClient:
         Each of the two may be closed on its own; closing this one closes the models for both.
         """
         duet = cls.__new__(cls)
-        duet._begin(client)  # noqa: SLF001  # its own class
+        # A face that is only forgotten leaves the models to whoever still uses them.
+        duet._begin(client, at_end=_nothing)  # noqa: SLF001  # its own class
         return duet
 
-    def _begin(self, client: AsyncDuetClient) -> None:
+    def _begin(
+        self, client: AsyncDuetClient, at_end: Callable[[], Coroutine[object, object, None]] | None = None
+    ) -> None:
         self._client = client
-        self._loop = BackgroundLoop(client.aclose)
+        self._loop = BackgroundLoop(at_end or client.aclose)
 
     def chat(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Reply:
         """Answer, and give the reply when it is complete.

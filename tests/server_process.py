@@ -91,6 +91,8 @@ def stop(servers: Sequence[ServerProcess]) -> None:
     left = [server.name for server in servers if _alive(server)]
     if left:
         raise RuntimeError(f"processes of {', '.join(left)} could not be ended")
+    for server in servers:
+        server.process.wait()
 
 
 def _healthy(url: str) -> bool:

@@ -10,7 +10,9 @@ from duet_sdk import AsyncDuetClient, Budget, Prompts, Sampling
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import GpuHour, TokenPrice
 from duet_sdk.scope import RunScope
+from duet_sdk.sections import ProgressiveSettings
 from duet_sdk.settings import Endpoint, Settings, default_cache_dir, load_settings
+from duet_sdk.types import GateConfig, Progressive
 
 TOML = """
 reasoner = "scripted/big"
@@ -110,6 +112,10 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
         ("[budget]\nsignal_token = 3", r"budget.signal_token is no setting; did you mean 'signal_tokens'\?"),
         ("[budget]\nsignal_tokens = 'many'", "budget.signal_tokens: Input should be a valid integer"),
         ("gate = 'sometimes'", "gate: Input should be 'always', 'never', 'heuristic', 'confidence' or 'race'"),
+        ("[gate]\npolicy = 'race'\ntreshold = 1", r"gate.treshold is no setting; did you mean 'threshold'\?"),
+        ("gate = {policy = 'never', threshold = 1}", "gate: gate 'never' takes no threshold"),
+        ("gate_deadline_s = 0", "gate_deadline_s: Input should be greater than 0"),
+        ("[progressive]\nslice_tokens = 0", "progressive: slice_tokens of progressive must be a whole number"),
         ("[prices.'a/b']\ninput_us = 1", r"prices.a/b.input_us is no setting; did you mean 'input_usd'\?"),
         ("[prices.'a/b']\ninput_usd = -1\noutput_usd = 1", "prices.a/b.input_usd: .* greater than or equal to 0"),
         (
@@ -273,3 +279,21 @@ def test_a_ledger_can_be_named_in_the_environment(monkeypatch):
     assert load_settings().ledger == "sqlite:///ledger.db"
     monkeypatch.setenv("DUET_LEDGER", '{"url": "redis://h:1/0"}')
     assert load_settings().ledger.url == "redis://h:1/0"
+
+
+def test_a_gate_with_its_numbers_probes_and_a_calibration_reach_the_client():
+    Path("duet.toml").write_text(
+        "calibration = 'pair.json'\ngate_deadline_s = 0.5\ngate = {policy = 'race', threshold = 0.3}\n"
+        "[progressive]\nslice_tokens = 32\n"
+    )
+    options = load_settings().client_options()
+    assert options == {
+        "calibration": "pair.json",
+        "gate_deadline_s": 0.5,
+        "gate": GateConfig("race", 0.3),
+        "progressive": Progressive(slice_tokens=32),
+    }
+
+
+def test_the_numbers_of_probes_have_one_set_of_defaults():
+    assert ProgressiveSettings().to_progressive() == Progressive()

@@ -21,7 +21,7 @@ AT_ONCE = Retry(attempts=2, first_wait_s=0)
 
 
 async def ask_in_every_way() -> None:
-    """A request that goes well, one with a cut signal, one refused, one retried, one without its reasoner."""
+    """Six requests: one goes well, one has a cut signal, the others are refused, retried, without reasoner, and fail."""
     async with _client(SIGNAL, ANSWER) as duet:
         await duet.chat(QUESTION, session="s-1", user="u-1", tenant="t-1")
         await duet.chat(QUESTION, budget=Budget(signal_tokens=3))
@@ -31,6 +31,9 @@ async def ask_in_every_way() -> None:
         await duet.chat(QUESTION)
     async with _client(Script(error=DOWN), ANSWER) as duet:
         await duet.chat(QUESTION)
+    async with _client(SIGNAL, Script(error=DOWN)) as duet:
+        with contextlib.suppress(ConnectFailed):
+            await duet.chat(QUESTION, mode="generator")
 
 
 def _client(signal: str | Script, *answers: str | Script) -> AsyncDuetClient:

@@ -34,6 +34,8 @@ def connect_ledger(given: LedgerLike) -> Ledger:
     """
     if isinstance(given, Ledger):
         return given
+    if not isinstance(given, str) and not hasattr(given, "resolve_password"):
+        raise ConfigError(f"a ledger must be a URL or an object with a ledger's methods, got {type(given).__name__}")
     url, password = (given, None) if isinstance(given, str) else (given.url, given.resolve_password())
     if url in ("memory:", "memory://"):
         return MemoryLedger()

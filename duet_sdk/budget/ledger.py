@@ -194,7 +194,7 @@ class Ledger(Protocol):
     async def prune(self, before: datetime) -> int:
         """Delete the entries booked before that moment; gives how many.
 
-        What a scope with a limit has spent stays spent; one without, unused since that moment, is forgotten.
+        What a scope with a limit has spent stays spent; one without, unused since then (to the hour), is forgotten.
 
         Raises:
             InvalidRequest: a moment without a time zone.

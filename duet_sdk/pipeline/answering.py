@@ -82,16 +82,17 @@ class Answering:
             tries += 1
             failure: BackendError | None = None
             running: Begun | None = begun
+            fresh: RunningCall | None = None
             if begun is None:
                 try:
-                    fresh = running = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
+                    running = fresh = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
                 except BackendError as error:
                     failure = error
-                else:
-                    yield fresh.started()
             if running is not None:
                 try:
                     async with running, aclosing(self._write(running)) as writing:
+                        if fresh is not None:
+                            yield fresh.started()
                         async for event in writing:
                             yield event
                 except BackendError as error:

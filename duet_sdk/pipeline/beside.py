@@ -10,8 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from duet_sdk.events import AttemptEnded, AttemptStarted, Event
-from duet_sdk.receipt import Account
-from duet_sdk.types import Stage, StageUsage
 
 
 class Work:
@@ -23,29 +21,7 @@ class Work:
     """
 
     task: asyncio.Task[None]
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self._open: dict[tuple[Stage, int], AttemptStarted] = {}
-
-    def note(self, event: Event) -> None:
-        """Remember which attempts have been told of and are not over."""
-        match event:
-            case AttemptStarted():
-                self._open[event.stage, event.attempt] = event
-            case AttemptEnded():
-                self._open.pop((event.stage, event.attempt), None)
-
-    def ends(self, account: Account) -> list[Event]:
-        """The ends of attempts that it has told of, for work that was stopped before it could tell those itself."""
-        records = {(record.stage, record.attempt): record for record in account.attempts}
-        ended: list[Event] = []
-        for key, started in self._open.items():
-            record = records.get(key)
-            usage, error_type = (record.usage, record.error_type) if record else (StageUsage(), "cancelled")
-            ended.append(AttemptEnded(started.stage, started.model, started.attempt, usage, error_type))
-        self._open.clear()
-        return ended
+    error: BaseException | None = None
 
 
 class Beside:
@@ -81,19 +57,14 @@ class Beside:
         while not self._items:
             self._come.clear()
             await self._come.wait()
-        work, event = self._items.popleft()
-        if event is not None:
-            work.note(event)
-        return work, event
+        return self._items.popleft()
 
     async def stop(self, work: Work) -> list[Event]:
         """End a source and wait until it has cleaned up; gives what it had told of attempts and nobody has read."""
         work.task.cancel()
         await _over([work.task])
-        left = [event for source, event in self._items if source is work and event is not None]
+        left = [event for source, event in self._items if source is work]
         self._items = deque(item for item in self._items if item[0] is not work)
-        for event in left:
-            work.note(event)
         return [event for event in left if isinstance(event, AttemptStarted | AttemptEnded)]
 
     async def __aenter__(self) -> Self:

@@ -30,8 +30,7 @@ async def decided(flow: Flow, gate: Gate | TokenGate, asking: Awaitable[object])
     timeout = asyncio.timeout(limit_s)
     try:
         async with timeout:
-            with flow.draft.observer.deciding(gate.name):
-                answer = await asking
+            answer = await asking
     except DuetError:
         raise
     except Exception as error:  # noqa: BLE001  # a user's gate may raise anything; no answer gets worse by it

@@ -163,9 +163,7 @@ class _Probing:
         """Stop the probe that runs, if one does."""
         if self._trying is None or self._probe is None:
             return []
-        told = await self._beside.stop(self._trying)
-        await self._probe.drop()
-        told += self._trying.ends(self._flow.draft.account)
+        told = [*await self._beside.stop(self._trying), *await self._probe.drop()]
         self._trying = self._probe = None
         return told
 
@@ -174,8 +172,7 @@ class _Probing:
         asking = self._signalling.asking
         if asking is not None and asking.runs:
             asking.runs[-1].not_needed(max(0, needed - sum(run.tokens for run in asking.runs[:-1])))
-        told = await self._beside.stop(self._asking)
-        return [*told, *self._asking.ends(self._flow.draft.account)]
+        return await self._beside.stop(self._asking)
 
     async def aclose(self) -> None:
         """Settle a probe that is neither adopted nor dropped, once nothing runs any more."""

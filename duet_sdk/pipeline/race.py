@@ -43,8 +43,10 @@ async def gated_by_tokens(flow: Flow, gate: TokenGate, ask: Ask) -> AsyncGenerat
         way, untried = await way_to_try(flow, gate), NO_ROOM
     except BackendError as error:
         way, untried = "not", f"the generator failed with {type(error).__name__}"
-    if way == "before":
-        stages = _before(flow, gate, ask, note="" if gate.when == "before" else _ONE_BY_ONE)
+    agent = flow.draft.agent
+    waits = agent is not None and agent.waits_for_doubt
+    if way == "before" or (way == "beside" and waits):
+        stages = _before(flow, gate, ask, note="" if gate.when == "before" or waits else _ONE_BY_ONE)
     else:
         # In a race the reasoner is asked whatever the verdict will be: an agent's limit must allow that first.
         permitted = _permitted(flow, GateDecision(True, gate.name, reason=untried))
@@ -100,7 +102,10 @@ async def _beside(flow: Flow, gate: TokenGate, ask: Ask) -> AsyncGenerator[Event
     """Both begin at once; the reasoner is stopped where the generator is sure, the generator where it is not."""
     tentative = Tentative(flow, gate)
     try:
-        async with Beside() as beside, aclosing(_Race(flow, tentative, beside, ask).events()) as racing:
+        async with (
+            Beside() as beside,
+            aclosing(_Race(flow, tentative, beside, ask).events()) as racing,
+        ):
             async for event in racing:
                 yield event
     finally:
@@ -152,7 +157,7 @@ class _Race:
 
     async def _ask_alone(self) -> list[Event]:
         """Let the reasoner begin again, without the try beside it."""
-        told = [*self._asking.ends(self._flow.draft.account), *await self._stop_trying()]
+        told = await self._stop_trying()
         self._undecided = False
         self._asking = self._beside.start(self._ask())
         return [*told, _decide(self._flow, GateDecision(True, self._flow.parts.gate.name, reason=NO_ROOM))]
@@ -186,15 +191,12 @@ class _Race:
         return [_decide(self._flow, decision), *await self._stop_trying()]
 
     async def _stop_trying(self) -> list[Event]:
-        told = await self._beside.stop(self._trying)
-        await self._tentative.drop()
-        return [*told, *self._trying.ends(self._flow.draft.account)]
+        return [*await self._beside.stop(self._trying), *await self._tentative.drop()]
 
     async def _stop_asking(self) -> list[Event]:
         if self._flow.writing is not None:
             self._flow.writing.not_needed()
-        told = await self._beside.stop(self._asking)
-        return [*told, *self._asking.ends(self._flow.draft.account)]
+        return await self._beside.stop(self._asking)
 
 
 def _permitted(flow: Flow, decision: GateDecision) -> GateDecision:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from duet_sdk.errors import BackendError
+from duet_sdk.errors import BackendError, DuetError
 from duet_sdk.events import Done, Event, FellBack, GateDecided
 from duet_sdk.gate import Gate
 from duet_sdk.pipeline.answering import Answering
@@ -17,6 +17,7 @@ from duet_sdk.pipeline.parts import Parts
 from duet_sdk.pipeline.progressive import progressive_signal
 from duet_sdk.pipeline.race import gated_by_tokens
 from duet_sdk.pipeline.signalling import Signalling
+from duet_sdk.pipeline.told import Told
 from duet_sdk.receipt import Alone
 from duet_sdk.types import GateDecision
 
@@ -32,9 +33,9 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
         DuetError: what ended the request instead.
     """
     reasoner = parts.reasoners[0]
-    own = (reasoner.identity, parts.generators[0].identity)
     alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
     draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
+    own = (reasoner.identity, parts.generators[0].identity)
     with draft.observer.request(draft), draft.as_turn(parts.runs, models=own):
         flow = Flow(parts, draft)
         if draft.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
@@ -65,11 +66,16 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
 async def _decide(flow: Flow) -> GateDecision | None:
     """Whether the reasoner is asked; None where the generator's first tokens are to tell."""
     agent, gate = flow.draft.agent, flow.parts.gate
-    settled = agent.decide() if agent is not None else None
+    settled = agent.decide(gate) if agent is not None else None
     if settled is not None or not isinstance(gate, Gate):
         return settled
-    decision = await decided(flow, gate, gate.decide(flow.request))
+    decision = await decided(flow, gate, _watched(flow, gate))
     return decision if agent is None else agent.allow(decision)
+
+
+async def _watched(flow: Flow, gate: Gate) -> object:
+    with flow.draft.observer.deciding(gate.name):
+        return await gate.decide(flow.request)
 
 
 def _before_answer(flow: Flow) -> AsyncGenerator[Event, None] | None:
@@ -78,8 +84,8 @@ def _before_answer(flow: Flow) -> AsyncGenerator[Event, None] | None:
     if mode not in ("duet", "signal") or (decision is not None and not decision.ask):
         return None
     if mode == "duet" and decision is None and not isinstance(parts.gate, Gate):
-        return gated_by_tokens(flow, parts.gate, lambda: _asked(flow))
-    return _asked(flow)
+        return _told(flow, gated_by_tokens(flow, parts.gate, lambda: _asked(flow)))
+    return _told(flow, _asked(flow)) if parts.progressive is not None else _asked(flow)
 
 
 def _asked(flow: Flow) -> AsyncGenerator[Event, None]:
@@ -88,6 +94,22 @@ def _asked(flow: Flow) -> AsyncGenerator[Event, None]:
     if options is None or flow.request.mode != "duet":
         return Signalling(flow).events()
     return progressive_signal(flow, options)
+
+
+async def _told(flow: Flow, before: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events, with the ends of attempts that were stopped before they could tell of them."""
+    told, ended = Told(flow.draft.account), None
+    async with aclosing(before):
+        try:
+            async for event in before:
+                told.note(event)
+                yield event
+        except DuetError as error:
+            ended = error
+    for event in told.missing():
+        yield event
+    if ended is not None:
+        raise ended
 
 
 async def _stages(flow: Flow) -> AsyncGenerator[Event, None]:

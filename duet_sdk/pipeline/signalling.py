@@ -234,9 +234,9 @@ class Signalling:
         draft.handoff = asking.handoff.name
         running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
         asking.failure = None
-        yield running.started()
         try:
             async with running:
+                yield running.started()
                 asking.runs.append(running)
                 self._flow.writing = running
                 async for chunk in running:

@@ -59,9 +59,9 @@ class Tentative:
         """
         self._flow.judged = True
         try:
-            running = self._running = await self._flow.in_time(self._plan())
+            running = await self._flow.in_time(self._plan())
             async with AsyncExitStack() as stack:
-                await stack.enter_async_context(running)
+                self._running = await stack.enter_async_context(running)
                 yield running.started()
                 self.decision = await self._verdict(running)
                 self._entered = stack.pop_all()

@@ -736,7 +736,7 @@ async def test_closing_twice_is_harmless(make):
 
 async def test_a_scope_without_limit_is_forgotten_by_prune_once_it_is_unused(ledger, clock):
     await (await ledger.hold(["session:7"], tokens(6))).settle(tokens(6))
-    clock.now += 100
+    clock.now += 10_000
     await (await ledger.hold(["session:8"], tokens(6))).settle(tokens(6))
-    await ledger.prune(datetime.fromtimestamp(NOON, UTC) + timedelta(seconds=50))
+    await ledger.prune(datetime.fromtimestamp(NOON, UTC) + timedelta(seconds=5000))
     assert (await spent(ledger, "session:7"), await spent(ledger, "session:8")) == (NOTHING, tokens(6))

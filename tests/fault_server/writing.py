@@ -187,7 +187,9 @@ class Writer:
         await self.send({"choices": [{"index": index, "delta": {}, "finish_reason": "tool_calls"}]}, output=sent)
 
     async def send(self, event: dict[str, Any], *, output: int | None = None) -> None:
-        event = {"id": "x", "object": "chunk", "model": self.body["model"], **event}
+        # Clients of OpenAI's own pass over events of any other name.
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        event = {"id": "x", "object": kind, "created": 1, "model": self.body["model"], **event}
         if self.continuous and output is not None and (used := self.usage(output, final=False)) is not None:
             event["usage"] = used
         text = json.dumps(event, ensure_ascii=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import server_process
@@ -43,9 +44,9 @@ def phoenix(running: list[ServerProcess]) -> tools.Phoenix:
     tool = tools.Phoenix(running[0])
     for model, price in {**PRICES, "embedded": tools.EMBEDDED_PRICE}.items():
         tool.set_price(model, price)
-    while True:  # its prices are read anew every 5 s
-        asked = _ask_once(tool)
-        if tools.read_back(tool, asked, lambda found: bool(found.stages["generator"].output_tokens)).usd is not None:
+    while True:  # prices are read anew every 5 s, and hold for spans that come afterwards
+        probe = partial(tool.has_price_for, _ask_once(tool))
+        if tools.wait_for(probe, "Phoenix worked out the cost of a probe") is True:
             return tool
 
 
@@ -64,19 +65,32 @@ def tool(request: pytest.FixtureRequest) -> tools.Tool:
 
 
 @pytest.fixture
-def exported(tool: tools.Tool, monkeypatch: pytest.MonkeyPatch) -> Iterator[TracerProvider]:
+def export_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TracerProvider]]:
+    """Sets an application's provider, which sends all spans to these tools."""
+    providers: list[TracerProvider] = []
+
+    def export(*to: tools.Tool) -> TracerProvider:
+        providers.append(_provider(*to))
+        # A process can set its provider once; each test is to have one of its own.
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", providers[-1])
+        return providers[-1]
+
+    yield export
+    for provider in providers:
+        provider.shutdown()
+
+
+@pytest.fixture
+def exported(tool: tools.Tool, export_to: Callable[..., TracerProvider]) -> TracerProvider:
     """An application's provider, which sends all spans to the tool."""
-    provider = _provider(tool)
-    # A process can set its provider once; each test is to have one of its own.
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    yield provider
-    provider.shutdown()
+    return export_to(tool)
 
 
-def _provider(tool: tools.Tool) -> TracerProvider:
+def _provider(*to: tools.Tool) -> TracerProvider:
     provider = TracerProvider()
-    exporter = OTLPSpanExporter(tool.traces_url, headers=dict(tool.headers), timeout=60)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    for tool in to:
+        exporter = OTLPSpanExporter(tool.traces_url, headers=dict(tool.headers), timeout=60)
+        provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import server_process
 from server_process import ServerProcess
 
 from duet_sdk.pricing import TokenPrice
+
+Found = TypeVar("Found")
 
 START_S = 240
 STORED_S = 60
@@ -107,16 +109,24 @@ class Phoenix:
         asked = {"name": model, "namePattern": f"^{model}$", "costs": costs}
         self._ask("mutation($of: CreateModelMutationInput!) { createModel(input: $of) { model { id } } }", of=asked)
 
+    def has_price_for(self, trace_id: str) -> bool | None:
+        """Whether a price was found for a trace's attempts, None while their cost is not worked out."""
+        trace = self._ask(_PHOENIX_TRACE, of=trace_id)["getTraceByOtelId"]
+        costs = [edge["node"]["costSummary"] for edge in trace["spans"]["edges"]] if trace is not None else []
+        return next((cost["total"]["cost"] is not None for cost in costs if cost is not None), None)
+
     def stored(self, trace_id: str) -> StoredTrace | None:
         trace = self._ask(_PHOENIX_TRACE, of=trace_id)["getTraceByOtelId"]
-        if trace is None:
+        nodes = sorted((edge["node"] for edge in trace["spans"]["edges"]), key=_began) if trace is not None else []
+        root = next((node for node in nodes if node["parentId"] is None), None)
+        if root is None:
             return None
-        spans = sorted((edge["node"] for edge in trace["spans"]["edges"]), key=lambda span: span["startTime"])
-        root = next(span for span in spans if span["parentId"] is None)
+        spans = tuple(map(_phoenix_span, nodes))
+        priced = any(span.usd is not None for span in spans)
         return StoredTrace(
-            spans=tuple(_phoenix_span(span) for span in spans),
+            spans=spans,
             total_tokens=int(root["cumulativeTokenCountTotal"]),
-            usd=_usd(trace["costSummary"]["total"]["cost"]),
+            usd=_usd(trace["costSummary"]["total"]["cost"]) if priced else None,  # it says 0 of no price, too
             session=(trace["session"] or {}).get("sessionId"),
             text=json.dumps(trace),
         )
@@ -137,6 +147,10 @@ _PHOENIX_TRACE = """query($of: String!) { getTraceByOtelId(traceId: $of) {
     events { name }
   } } }
 } }"""
+
+
+def _began(node: dict) -> str:
+    return node["startTime"]
 
 
 def _phoenix_span(span: dict) -> StoredSpan:
@@ -225,19 +239,27 @@ def start_mlflow(python: str, folder: Path) -> ServerProcess:
 
 
 def read_back(tool: Tool, trace_id: str, when: Callable[[StoredTrace], bool]) -> StoredTrace:
-    """The trace as the tool has it, once that holds of it.
+    """The trace as the tool has it, once that holds of it."""
+
+    def found() -> StoredTrace | None:
+        trace = tool.stored(trace_id)
+        return trace if trace is not None and when(trace) else None
+
+    return wait_for(found, f"{tool.name} stored trace {trace_id}")
+
+
+def wait_for(found: Callable[[], Found | None], what: str) -> Found:
+    """What is found, once there is something.
 
     Raises:
-        RuntimeError: it never did; the text has what was there.
+        RuntimeError: there never was.
     """
     end = time.monotonic() + STORED_S
-    while True:
-        trace = tool.stored(trace_id)
-        if trace is not None and when(trace):
-            return trace
+    while (value := found()) is None:
         if time.monotonic() > end:
-            raise RuntimeError(f"{tool.name} has of trace {trace_id} after {STORED_S} s: {trace}")
+            raise RuntimeError(f"not so after {STORED_S} s: {what}")
         time.sleep(0.25)
+    return value
 
 
 def _clean_environment() -> dict[str, str]:

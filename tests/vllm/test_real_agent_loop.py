@@ -1,5 +1,7 @@
 """An eight-turn tool loop on a real server: what stays in its prefix cache when a signal keeps its place."""
 
+import itertools
+import sys
 from dataclasses import dataclass
 
 import cues
@@ -56,17 +58,17 @@ def share(turns: list[Turn]) -> float:
     return sum(turn.hits for turn in turns) / sum(turn.queries for turn in turns)
 
 
-async def test_a_signal_that_keeps_its_place_lets_every_turn_hit_the_prompt_before_it(thinker, capsys):
+async def test_a_signal_that_keeps_its_place_lets_every_turn_hit_the_prompt_before_it(thinker):
     rules = RunScope(ask_again_on=[], after_tool_turns=None)
     planner, replanner = plans(), plans()
     kept = await loop(thinker, planner, salt="kept", signal_scope=rules)
     remade = await loop(thinker, replanner, salt="remade", signal_scope="turn")
     block = thinker.block_tokens()
-    with capsys.disabled():
-        for name, turns in (("run ", kept), ("turn", remade)):
-            print(f"\n{name} hit share {share(turns):.3f}, hits/prompt", *(f"{t.hits}/{t.queries}" for t in turns))
+    for scope, turns in (("run", kept), ("turn", remade)):
+        found = " ".join(f"{turn.hits}/{turn.queries}" for turn in turns)
+        sys.stdout.write(f"\n{scope}: {share(turns):.1%} of the prompts' tokens found; by turn {found}")  # shown by -s
     assert (len(planner.calls), len(replanner.calls)) == (1, TURNS)
-    for before, after in zip(kept, kept[1:], strict=False):
+    for before, after in itertools.pairwise(kept):
         whole_blocks = (before.usage.input_tokens - OPENED) // block * block
         assert after.hits >= whole_blocks
     assert share(kept) > share(remade)
@@ -77,5 +79,5 @@ async def test_a_second_signal_leaves_what_is_cached_in_place(thinker):
     turns = await loop(thinker, planner, salt="again", signal_scope=RunScope(ask_again_on=[], after_tool_turns=4))
     block = thinker.block_tokens()
     assert len(planner.calls) == 2
-    for before, after in zip(turns, turns[1:], strict=False):
+    for before, after in itertools.pairwise(turns):
         assert after.hits >= (before.usage.input_tokens - OPENED) // block * block

@@ -39,7 +39,7 @@ class DuetModel(Model[AsyncDuetClient]):
         profile: what pydantic-ai is to know of the generator.
     """
 
-    system, provider = "duet", None
+    system, provider, model_name = "duet", None, ""
     _unsupported_file_inputs = frozenset({"document", "audio", "video"})
     _relocates_tool_files = True
     unsupported_settings = frozenset({"extra_body", "extra_headers", "frequency_penalty", "logit_bias", "max_retries"})
@@ -53,12 +53,7 @@ class DuetModel(Model[AsyncDuetClient]):
         profile: ModelProfileSpec | None = None,
     ) -> None:
         super().__init__(settings=settings, profile=profile)
-        self.client = client
-
-    @property
-    def model_name(self) -> str:
-        """Both models, the reasoner first."""
-        return "+".join(self.client.models[stage] for stage in ("reasoner", "generator"))
+        self.client, self.model_name = client, "+".join(client.models[stage] for stage in ("reasoner", "generator"))
 
     def _provider_model_profile(self) -> ModelProfile:
         return ModelProfile(supports_json_schema_output=True)

@@ -51,15 +51,12 @@ def usage_of(reply: Reply) -> RequestUsage:
 
 def response_of(reply: Reply, model: str) -> pai.ModelResponse:
     """The whole reply: signal, text, tool calls."""
-    parts: list[pai.ModelResponsePart] = []
-    if reply.new_signal:
-        parts.append(pai.ThinkingPart(reply.new_signal, provider_name="duet"))
-    if reply.text:
-        parts.append(pai.TextPart(reply.text))
-    parts += [pai.ToolCallPart(call.name, call.arguments, call.id) for call in reply.tool_calls]
+    thought = [pai.ThinkingPart(reply.new_signal, provider_name="duet")] if reply.new_signal else []
+    text = [pai.TextPart(reply.text)] if reply.text else []
+    calls = [pai.ToolCallPart(call.name, call.arguments, call.id) for call in reply.tool_calls]
     facts, finish = reply.summary(), _FINISH.get(reply.finish_reason)
     told = {"model_name": model, "provider_name": "duet", "provider_details": facts, "finish_reason": finish}
-    return pai.ModelResponse(parts, usage=usage_of(reply), **told)
+    return pai.ModelResponse([*thought, *text, *calls], usage=usage_of(reply), **told)
 
 
 class DuetStreamedResponse(StreamedResponse):
