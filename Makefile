@@ -6,10 +6,10 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vllm lint types imports docs bench pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-vllm lint types imports docs bench pre-commit ci ci-all clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
 
 setup: ## install what all the targets below need
 	$(SETUP) demo test lint docs
@@ -26,6 +26,24 @@ test-vllm: ## run the tests against a real vLLM (first some 4 minutes for its en
 	$(SETUP) test
 	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/environment vllm) && \
 	$(IN) -m pytest tests/vllm $(ARGS) && "$$DUET_VLLM_PYTHON" -m pytest tests/vllm_engine $(ARGS)
+
+test-stores: ## kill processes while they use a ledger's store (needs redis-server; 1 to 3 minutes)
+	$(SETUP) test
+	@command -v redis-server >/dev/null || echo "redis-server was not found: half of this is skipped (apt-get install redis-server)"
+	$(IN) -m pytest tests/stores $(ARGS)
+
+test-observability: ## read traces back from a real Phoenix and MLflow, metrics from a real Prometheus (first some minutes, 1.7 GB)
+	$(SETUP) test
+	export DUET_PHOENIX_PYTHON DUET_MLFLOW_PYTHON && \
+	DUET_PHOENIX_PYTHON=$$($(PYTHON) .ci/environment phoenix) && \
+	DUET_MLFLOW_PYTHON=$$($(PYTHON) .ci/environment mlflow) && \
+	$(IN) -m pytest tests/observability $(ARGS)
+
+test-integrations: ## run each integration's tests in its framework's own environment (first some minutes for these)
+	@for folder in integrations/$(or $(ONLY),*)/; do \
+		name=$$(basename $$folder) && python=$$($(PYTHON) .ci/environment $$name) && echo "== $$name" && \
+		(cd $$folder && PYTHONPATH=$(CURDIR):$(CURDIR)/$$folder "$$python" -m pytest $(ARGS)) || exit 1; \
+	done
 
 lint: ## style and format, by ruff
 	$(SETUP) lint

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from duet_sdk import models
+from duet_sdk.cli_ledger import ledger_app
 from duet_sdk.client import EMBEDDED, ClientOptions
 from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
@@ -28,6 +29,7 @@ from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
 from duet_sdk.telemetry import configure
 from duet_sdk.telemetry.tree import span_tree
+from duet_sdk.terminal import AsJson, reporting
 from duet_sdk.types import Budget, HandoffName, Mode, Reply
 
 app = typer.Typer(
@@ -41,6 +43,7 @@ pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs 
 models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help="Local models in the cache.")
 app.add_typer(pair_app, name="pair")
 app.add_typer(models_app, name="models")
+app.add_typer(ledger_app, name="ledger")
 
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
@@ -52,22 +55,11 @@ DeadlineS = Annotated[float | None, typer.Option("--deadline", help="Seconds for
 Otlp = Annotated[
     str | None, typer.Option("--otlp", help="Collector that gets traces and metrics, such as http://127.0.0.1:4318.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 def main() -> None:
     """Run the command line."""
     app()
-
-
-@contextmanager
-def reporting() -> Iterator[None]:
-    """Turn an error of ours into a line on standard error and an exit code."""
-    try:
-        yield
-    except DuetError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2 if isinstance(error, ConfigError | InvalidRequest) else 1) from error
 
 
 @app.command(epilog='Example: duet ask "How many primes are below 60?" --signal-tokens 128')
@@ -288,6 +280,18 @@ def models_remove(name: Annotated[str, typer.Argument(help="As `duet models` lis
     """Remove a model from the cache."""
     with reporting():
         models.remove(models.EMBEDDED if name == "embedded" else name)
+
+
+@models_app.command("template", epilog="Example: duet models template Qwen/Qwen3-0.6B > duet.jinja")
+def models_template(
+    name: Annotated[str, typer.Argument(help="Hub id, folder, or 'embedded'.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Print a model's chat template made to take a signal, for `vllm serve --chat-template`."""
+    from duet_sdk.rendering import TokenizerFiles, signal_template
+
+    with reporting():
+        print(signal_template(TokenizerFiles.from_folder(models.locate(name, revision=revision))))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -12,16 +13,16 @@ from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
 
 from duet_sdk.backends.connect import ModelLike, connect
 from duet_sdk.backends.resilience import Breaker
-from duet_sdk.budget import Ledger, RequestBudget
+from duet_sdk.budget import LedgerLike, RequestBudget, connect_ledger
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy, context_policy
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
-from duet_sdk.gate import Gate, find_gate
+from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
-from duet_sdk.pipeline.parts import OnBreak, OnFailure, Parts, StageModel, ladder
+from duet_sdk.pipeline.parts import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope
@@ -34,6 +35,7 @@ from duet_sdk.types import (
     Json,
     Labels,
     Mode,
+    Progressive,
     Prompts,
     Reply,
     Request,
@@ -45,6 +47,7 @@ from duet_sdk.types import (
 )
 
 if TYPE_CHECKING:
+    from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
     from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
@@ -58,8 +61,17 @@ class ClientOptions(TypedDict, total=False):
 
     budget: Budget | None
     """Limits of every request; a request's own go over them."""
-    gate: str | Gate | None
-    """Whether the reasoner is asked: ``always`` (default), ``never``, or an object of your own."""
+    gate: GateLike | None
+    """Whether the reasoner is asked: ``always``, ``never``, ``heuristic``, ``confidence``, ``race``, one of these with
+    numbers of your own (`GateConfig`), or an object of your own; by default the calibration's, else ``always``."""
+    calibration: str | Path | Calibration | None
+    """Thresholds measured on your own questions, and what the reasoner alone would have written; an object or a
+    file's path."""
+    gate_deadline_s: float | None
+    """Seconds that a gate's own code may take to decide, 2 by default, and at most a quarter of ``deadline_s``; past
+    them the reasoner is asked."""
+    progressive: Progressive | None
+    """Stops the reasoner as soon as what it has written suffices the generator; off by default."""
     handoff: HandoffName | None
     """``instruct`` (default), or ``think`` for pairs trained together."""
     on_cut: str | CutPolicy | None
@@ -72,8 +84,9 @@ class ClientOptions(TypedDict, total=False):
     """What follows when a model breaks off part way."""
     signal_cache: SignalCache | None
     """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
-    ledger: Ledger | None
-    """Holds limits over many requests, by scopes of their labels; none by default. It stays the caller's to close."""
+    ledger: LedgerLike | None
+    """Holds limits over many requests, by scopes of their labels; none by default. One named by its URL is opened and
+    closed by the client; an object stays the caller's to close."""
     ledger_wait_s: float | None
     """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
     fallback_pair: tuple[ModelLike, ModelLike] | None
@@ -184,7 +197,9 @@ class AsyncDuetClient:
             generator_sampling=options.get("generator_params") or Sampling(),
             signal_scope=run_scope(options.get("signal_scope") or "run"),
         )
-        self._ledger = options.get("ledger")
+        named = options.get("ledger")
+        self._ledger = None if named is None else connect_ledger(named)
+        self._owns_ledger = self._ledger is not named
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
         from duet_sdk.telemetry.request import observer_of  # OpenTelemetry is imported with the first client
 
@@ -211,7 +226,7 @@ class AsyncDuetClient:
         return cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
 
     async def chat(
-        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> Reply:
         """Answer, and give the reply when it is complete.
 
@@ -231,7 +246,7 @@ class AsyncDuetClient:
                 pass
             return run.reply
 
-    def stream(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Run:
+    def stream(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Run:
         """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.
 
         Raises:
@@ -249,11 +264,13 @@ class AsyncDuetClient:
         return AsyncConversation(self, system=system)
 
     def _run(
-        self, messages: MessagesLike, gate: str | Gate | None, *, whole: bool, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, gate: GateLike | None, *, whole: bool, **options: Unpack[CallOptions]
     ) -> Run:
         if self._closed:
             raise ConfigError("this client is closed; make a new one")
-        parts = self._parts if gate is None else replace(self._parts, gate=find_gate(gate))
+        parts = self._parts
+        if gate is not None:
+            parts = replace(parts, gate=find_gate(gate, parts.calibration))
         request = _build_request(
             messages,
             whole=whole,
@@ -275,11 +292,13 @@ class AsyncDuetClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close both models; harmless when done twice."""
+        """Close both models, and the ledger where the client opened it; harmless when done twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)
+            if self._ledger is not None and self._owns_ledger:
+                closing.push_async_callback(self._ledger.aclose)
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
@@ -299,7 +318,7 @@ def _build_parts(
     reasoner_params: Sampling | None = None,
     generator_params: Sampling | None = None,
     signal_scope: SignalScope | None = None,
-    gate: str | Gate | None = None,
+    gate: GateLike | None = None,
     handoff: HandoffName | None = None,
     on_cut: str | CutPolicy | None = None,
     on_failure: OnFailure | None = None,
@@ -310,7 +329,10 @@ def _build_parts(
     on_break: OnBreak | None = None,
     signal_cache: SignalCache | None = None,
     fallback_pair: tuple[ModelLike, ModelLike] | None = None,
-    ledger: Ledger | None = None,
+    calibration: str | Path | Calibration | None = None,
+    gate_deadline_s: float | None = None,
+    progressive: Progressive | None = None,
+    ledger: LedgerLike | None = None,
     ledger_wait_s: float | None = None,
     trace_dialects: Sequence[TraceDialect] | None = None,
 ) -> Parts:
@@ -320,15 +342,18 @@ def _build_parts(
     _expect(Mapping, prices=prices)
     _expect(Retry, retry=retry)
     _expect(OnBreak, on_break=on_break)
-    _expect(Ledger, ledger=ledger)
+    _expect(Progressive, progressive=progressive)
+    if gate_deadline_s is not None and not 0 < gate_deadline_s < math.inf:
+        raise ConfigError(f"gate_deadline_s must be above 0 and finite, got {gate_deadline_s}")
     _expect((int, float), ledger_wait_s=ledger_wait_s)
+    measured = _calibration(calibration)
     handoff = handoff or "instruct"
     if handoff not in get_args(HandoffName):
         raise ConfigError(f"handoff {handoff!r} is unknown; known are {', '.join(get_args(HandoffName))}")
     parts = Parts(
         reasoners=_stage_models("reasoner", reasoner),
         generators=_stage_models("generator", generator),
-        gate=find_gate(gate or "always"),
+        gate=find_gate(gate or (measured.policy if measured else "always"), measured),
         cut=cut_policy(on_cut or "sentence"),
         ladder=ladder(on_failure or "answer"),
         context=context_policy(context or "all"),
@@ -338,14 +363,21 @@ def _build_parts(
         retry=retry or Retry(),
         on_break=on_break or OnBreak(),
         signal_cache=signal_cache,
+        calibration=measured,
+        gate_deadline_s=gate_deadline_s or DEFAULT_GATE_DEADLINE_S,
+        progressive=progressive,
     )
+    if measured is not None:
+        measured.warn_of_other_models(reasoner=parts.reasoners[0].name, generator=parts.generators[0].name)
     if fallback_pair is not None:
-        # What was trained for the first pair does not suit another one.
+        # What was trained and calibrated for the first pair does not suit another one.
         parts.fallback = replace(
             parts,
             reasoners=_stage_models("reasoner", fallback_pair[0]),
             generators=_stage_models("generator", fallback_pair[1]),
             wanted_handoff="instruct",
+            gate=Always(),
+            progressive=None,
             _handoffs={},
         )
     return parts
@@ -362,6 +394,15 @@ def _expect(kind: type | tuple[type, ...], **given: object) -> None:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             wanted = " or ".join(one.__name__ for one in kinds)
             raise InvalidRequest(f"{name} must be a {wanted}, got {type(value).__name__}")
+
+
+def _calibration(given: str | Path | Calibration | None) -> Calibration | None:
+    if given is None:
+        return None
+    from duet_sdk.gate.calibration import Calibration
+
+    _expect((str, Path, Calibration), calibration=given)
+    return given if isinstance(given, Calibration) else Calibration.load(given)
 
 
 def _stage_models(stage: Stage, given: ModelLike) -> tuple[StageModel, ...]:

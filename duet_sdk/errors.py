@@ -10,7 +10,8 @@
     ├── BudgetExceeded         a limit in tokens or money is used up
     │   └── DeadlineExceeded   a limit in time is used up
     ├── PairError              a pair on disk is broken, or not what its manifest says
-    ├── LedgerError            the store of a ledger failed, or a hold was used against the rules
+    ├── LedgerError            the store of a ledger failed
+    │   └── HoldMisused        a hold was settled twice with two amounts, or its key used for another
     ├── CacheError             a signal cache failed for now; requests go on without it
     ├── TrainingError          a training run cannot start or go on
     └── BackendError           a model or its server failed
@@ -140,7 +141,11 @@ class PairError(DuetError):
 
 
 class LedgerError(DuetError):
-    """The store of a ledger failed, or a hold was used against the rules."""
+    """The store of a ledger failed."""
+
+
+class HoldMisused(LedgerError):
+    """A hold was settled twice with two amounts, or its key was used for another hold; nothing changed."""
 
 
 class CacheError(DuetError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from duet_sdk.backends.protocol import Call
+from duet_sdk.backends.protocol import Call, Thought
 from duet_sdk.loops import NOTES_TAG
 from duet_sdk.quoting import quoted
 from duet_sdk.rendering import Renderer, neutralise_unknown
@@ -61,6 +61,13 @@ class ThinkRenderer(Protocol):
         """Token ids of the conversation, the opened turn and the block with the signal; no control token from it."""
 
 
+class ThoughtPlacer(Protocol):
+    """Puts a signal into the open turn of a chat, so that the server's parsers read what follows."""
+
+    async def place(self, messages: Sequence[Message], signal: str, *, tools: Sequence[Json]) -> Thought | None:
+        """The signal as closed thinking; None where it cannot stand there as training would feed it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalThinkRenderer:
     """The same by a local tokenizer and template."""
@@ -91,10 +98,13 @@ class Handoff(Protocol):
     def extractor(self) -> Extractor:
         """Finds the signal in what the reasoner writes."""
 
-    async def answer(self, messages: Sequence[Message], signal: str | None, *, prompts: Prompts) -> Call:
+    async def answer(
+        self, messages: Sequence[Message], signal: str | None, *, prompts: Prompts, tools: Sequence[Json]
+    ) -> Call | None:
         """The call that makes the generator answer from question and signal; its limits are the caller's to set.
 
-        ``signal`` is a new one; None where those that the messages carry are all there is.
+        ``signal`` is a new one; None where those that the messages carry are all there is. Gives None where this signal
+        cannot be handed over in this way.
         """
 
 
@@ -103,7 +113,7 @@ class Instruct:
     r"""The handoff for any two models.
 
     >>> import asyncio
-    >>> call = asyncio.run(Instruct().answer([Message("user", "2+2?")], "4", prompts=Prompts()))
+    >>> call = asyncio.run(Instruct().answer([Message("user", "2+2?")], "4", prompts=Prompts(), tools=()))
     >>> call.messages[-1].text
     '2+2?\n\n<notes>\n4\n</notes>'
     """
@@ -133,7 +143,9 @@ class Instruct:
         """What stands after the reasoner's thinking, if it thinks."""
         return Extractor("answer")
 
-    async def answer(self, messages: Sequence[Message], signal: str | None, *, prompts: Prompts) -> Call:
+    async def answer(
+        self, messages: Sequence[Message], signal: str | None, *, prompts: Prompts, tools: Sequence[Json]
+    ) -> Call:
         """Notes stand, quoted, where they were asked for: after the question, or after a tool's result.
 
         So everything before a new signal stays the same, and with it what a server has cached.
@@ -147,10 +159,16 @@ class Instruct:
 
 @dataclass(frozen=True, slots=True)
 class Think:
-    """The handoff of a pair trained together: the prompt is rendered here and sent as token ids."""
+    """The handoff of a pair trained together: the generator's prompt is rendered here.
 
-    generator: ThinkRenderer
-    """Renders the generator's turn, here or by the server's own template and tokenizer."""
+    It is sent as token ids, which is always exact. With tools, or to a server that takes no ids, the signal is placed
+    in a chat instead, where that makes the same ids.
+    """
+
+    generator: ThinkRenderer | None
+    """Renders the generator's turn, here or by the server's own template and tokenizer; None where it takes no ids."""
+    placer: ThoughtPlacer | None = None
+    """None where its server has no way to hold a signal in a chat."""
     reasoner: Renderer | None = None
     """The reasoner's own template, where it is at hand: it tells its think tags."""
     takes_ids: bool = False
@@ -191,11 +209,18 @@ class Think:
         opened = self.reasoner.opens_thinking if self.reasoner else False
         return Extractor("thinking", tags=self._tags(), opened=opened)
 
-    async def answer(self, messages: Sequence[Message], signal: str | None, *, prompts: Prompts) -> Call:
+    async def answer(
+        self, messages: Sequence[Message], signal: str | None, *, prompts: Prompts, tools: Sequence[Json]
+    ) -> Call | None:
         """The generator's turn is open and already holds a closed think block with the signal, which must be new."""
+        if not signal:
+            return None
         if prompts.generator:
             messages = with_system(messages, prompts.generator)
-        return Call(max_tokens=0, prompt_ids=await self.generator.think_ids(messages, signal or ""))
+        if self.generator is not None and not tools:
+            return Call(max_tokens=0, prompt_ids=await self.generator.think_ids(messages, signal))
+        thought = None if self.placer is None else await self.placer.place(messages, signal, tools=tools)
+        return None if thought is None else Call(max_tokens=0, messages=tuple(messages), thought=thought)
 
     def _tags(self) -> tuple[str, str]:
         return self.reasoner.think_tags if self.reasoner and self.reasoner.can_think else THINK_TAGS

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from duet_sdk.errors import InvalidRequest
+from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.pricing import GpuHour, Price, TokenPrice
 from duet_sdk.scope import TRIGGERS, RunScope, Trigger
-from duet_sdk.types import Budget, Prompts, Sampling
+from duet_sdk.types import Budget, GateConfig, GateName, Progressive, Prompts, Sampling
 
 
 class Section(BaseModel):
@@ -114,6 +114,56 @@ class ScopeSettings(Section):
     def to_scope(self) -> RunScope:
         """The rules as the client takes them."""
         return RunScope(**self.model_dump())
+
+
+class GateSettings(Section):
+    """A gate with numbers of its own; see `duet_sdk.types.GateConfig`."""
+
+    policy: GateName
+    """Which of the shipped gates."""
+    threshold: float | None = None
+    """The reasoner is asked at this score and above; not set, the calibration's or the gate's default."""
+    first_tokens: int | None = None
+    """``confidence``, ``race``: tokens of the generator's answer that are judged; likewise."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.to_gate()
+        return self
+
+    def to_gate(self) -> GateConfig:
+        """The gate as the client takes it."""
+        try:
+            return GateConfig(self.policy, self.threshold, self.first_tokens)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+
+class ProgressiveSettings(Section):
+    """Probes of the growing signal; fields, units and defaults are `duet_sdk.types.Progressive`'s."""
+
+    slice_tokens: int = 64
+    """Tokens that the reasoner writes from one probe to the next; 64, as a probe costs a quarter of that."""
+    threshold: float = 0.2
+    """The signal suffices below this doubt of the generator; set your own, the default is not calibrated."""
+    probe_tokens: int = 16
+    """Tokens of the answer that a probe judges; 16 come past the opening words."""
+    share: float = 0.5
+    """Most output tokens of all probes, as a share of the reasoner's; half, as the generator's are the cheap ones."""
+    most_probes: int = 8
+    """Probes of one signal; 8, as each also reads the prompt."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.to_progressive()
+        return self
+
+    def to_progressive(self) -> Progressive:
+        """The probes as the client takes them."""
+        try:
+            return Progressive(**self.model_dump())
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 class PromptSettings(Section):

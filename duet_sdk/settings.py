@@ -38,14 +38,16 @@ from pydantic_settings import (
 from duet_sdk.errors import ConfigError
 from duet_sdk.sections import (
     BudgetSettings,
+    GateSettings,
     PriceSettings,
+    ProgressiveSettings,
     PromptSettings,
     RetrySettings,
     SamplingSettings,
     ScopeSettings,
     Section,
 )
-from duet_sdk.types import HandoffName, Retry, TraceDialect
+from duet_sdk.types import GateName, HandoffName, Retry, TraceDialect
 
 if TYPE_CHECKING:
     from duet_sdk.client import ClientOptions
@@ -53,13 +55,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PREFIX = "DUET_"
-_OTHER_VARIABLES = {"DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
-_TAGS = ("name", "endpoint", "chain")
+_OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
+_TAGS = ("name", "endpoint", "chain", "table", "url", "store")
 _SECRET_OPTION = re.compile(
     r"(.*[_-])?(api[_-]?key|(access|api|auth|bearer|hf)[_-]?token|authorization|passw(or)?d|secret)|key|token",
     re.IGNORECASE,
 )
 _SECRET_IN_URL = re.compile(r"https?://([^/\s]*@|\S*\?)")
+_SECRET_IN_LEDGER = re.compile(r"\w+://([^/\s]*:[^/\s]*@|\S*\?)")
 _named_file: ContextVar[Path | None] = ContextVar("settings file of this load", default=None)
 
 
@@ -86,6 +89,45 @@ def _name_of_variable(text: str) -> str:
     if re.fullmatch(r"[A-Z_][A-Z0-9_]*", text) is None:
         raise ValueError("must be the name of an environment variable, in capitals, such as MY_API_KEY")
     return text
+
+
+def _ledger_without_secrets(url: str) -> str:
+    """Refuse a password in a ledger's URL, which is shown in errors.
+
+    Raises:
+        ValueError: there is a password or a query in it.
+    """
+    if _SECRET_IN_LEDGER.match(url):
+        raise ValueError(
+            "a ledger's URL must not hold a password or a query, as it is shown in errors; name an environment "
+            "variable with the password as password_env"
+        )
+    return url
+
+
+class LedgerStore(Section):
+    """Where a ledger is kept, with what its URL may not say.
+
+    >>> LedgerStore(url="redis://127.0.0.1:6379/0", password_env="REDIS_PASSWORD").url
+    'redis://127.0.0.1:6379/0'
+    """
+
+    url: Annotated[str, AfterValidator(_ledger_without_secrets)]
+    """As `duet_sdk.budget.connect_ledger` reads it."""
+    password_env: Annotated[str, AfterValidator(_name_of_variable)] | None = None
+    """Name of the environment variable that holds the store's password, in capitals; read when it is connected."""
+
+    def resolve_password(self) -> str | None:
+        """The password, None where there is none.
+
+        Raises:
+            ConfigError: the named environment variable is not set.
+        """
+        if self.password_env is None:
+            return None
+        if not (value := os.environ.get(self.password_env)):
+            raise ConfigError(f"the ledger's password is read from {self.password_env}, which is not set")
+        return value
 
 
 class Endpoint(Section):
@@ -164,10 +206,26 @@ _by_kind = Discriminator(
 )
 _Name: TypeAlias = Annotated[str, AfterValidator(_without_secrets), Tag("name")]
 _One: TypeAlias = Annotated[_Name | Annotated[Endpoint, Tag("endpoint")], _by_kind]
+LedgerSetting: TypeAlias = Annotated[
+    Annotated[str, AfterValidator(_ledger_without_secrets), Tag("url")] | Annotated[LedgerStore, Tag("store")],
+    Discriminator(lambda value: "url" if isinstance(value, str) else "store"),
+]
+"""A ledger's URL, or a `LedgerStore`."""
 ModelSetting: TypeAlias = Annotated[
     _Name | Annotated[Endpoint, Tag("endpoint")] | Annotated[list[_One], Tag("chain")], _by_kind
 ]
 """A model's full name, an `Endpoint`, or a list of these in the order in which they are tried."""
+
+
+def _form_of_gate(value: object) -> str:
+    """Which of a gate's two forms this is, so that an error speaks of that one alone."""
+    return "table" if isinstance(value, Mapping | GateSettings) else "name"
+
+
+GateSetting: TypeAlias = Annotated[
+    Annotated[GateName, Tag("name")] | Annotated[GateSettings, Tag("table")], Discriminator(_form_of_gate)
+]
+"""A gate's name, or its name with numbers."""
 
 
 class Settings(BaseSettings):
@@ -194,8 +252,17 @@ class Settings(BaseSettings):
     """Folder or hub id of a pair, in place of the two above."""
     budget: BudgetSettings = BudgetSettings()
     """Limits of every request."""
-    gate: Literal["always", "never"] = "always"
-    """Whether the reasoner is asked; ``always``, as skipping it needs thresholds from your own questions."""
+    gate: GateSetting = "always"
+    """Whether the reasoner is asked: a gate's name, or a table with its ``policy``, ``threshold`` and ``first_tokens``;
+    the calibration's gate where there is a calibration, else ``always``, as skipping the reasoner needs thresholds
+    from your own questions."""
+    calibration: str | None = None
+    """Path of a calibration file: thresholds measured on your own questions."""
+    gate_deadline_s: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds that a gate's own code may take to decide; two, as it must not be what a user waits for."""
+    progressive: ProgressiveSettings | None = None
+    """Stops the reasoner as soon as what it has written suffices the generator; off when not set, as its threshold
+    needs your own questions."""
     handoff: HandoffName | None = None
     """When not set what the pair was trained with, else ``instruct``, which works with any two models."""
     on_cut: Literal["sentence", "keep", "wrap_up", "error"] = "sentence"
@@ -215,6 +282,9 @@ class Settings(BaseSettings):
     Where traces go is set by the standard's own variables, ``OTEL_…``."""
     prices: dict[str, PriceSettings] = {}
     """Prices by model name; they go before every other source."""
+    ledger: LedgerSetting | None = None
+    """Where spending over many requests is kept: a URL, or a table with ``url`` and ``password_env``; nowhere when not
+    set."""
     prompts: PromptSettings = PromptSettings()
     """System prompts by stage."""
     reasoner_params: SamplingSettings = SamplingSettings()
@@ -244,7 +314,10 @@ class Settings(BaseSettings):
         """What a client is made with, models left out: only what some source sets, so that a pair's own stands."""
         every: ClientOptions = {
             "budget": self.budget.to_budget(),
-            "gate": self.gate,
+            "gate": self.gate.to_gate() if isinstance(self.gate, GateSettings) else self.gate,
+            "calibration": self.calibration,
+            "gate_deadline_s": self.gate_deadline_s,
+            "progressive": self.progressive.to_progressive() if self.progressive else None,
             "handoff": self.handoff,
             "on_cut": self.on_cut,
             "on_failure": self.on_failure,
@@ -252,6 +325,7 @@ class Settings(BaseSettings):
             "signal_scope": self.signal_scope if isinstance(self.signal_scope, str) else self.signal_scope.to_scope(),
             "retry": Retry(**self.retry.model_dump()),
             "fallback_pair": self.fallback_pair,
+            "ledger": self.ledger,
             "trace_dialects": self.trace_dialects,
             "prices": {name: price.to_price() for name, price in self.prices.items()},
             "prompts": self.prompts.to_prompts(),

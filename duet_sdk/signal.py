@@ -67,7 +67,7 @@ class Extractor:
         tag, at = self._next_tag()
         if tag is None:
             # A tag may be split over two pieces: keep back what could be the start of one.
-            keep = max(_overlap(self._pending, self._open), _overlap(self._pending, self._close))
+            keep = max(overlap(self._pending, self._open), overlap(self._pending, self._close))
             self._put(self._pending[: len(self._pending) - keep], shown)
             self._pending = self._pending[len(self._pending) - keep :]
             return False
@@ -148,7 +148,7 @@ class LeadingThought:
             self._inside, self._pending = False, self._pending[at + len(self._close) :]
             return self.end()
         if self._inside:
-            self._pending = self._pending[len(self._pending) - _overlap(self._pending, self._close) :]
+            self._pending = self._pending[len(self._pending) - overlap(self._pending, self._close) :]
         return ""
 
     def end(self) -> str:
@@ -158,7 +158,7 @@ class LeadingThought:
         return rest
 
 
-def _overlap(text: str, tag: str) -> int:
+def overlap(text: str, tag: str) -> int:
     """Length of the longest end of ``text`` that is a start of ``tag``, at most one less than the tag."""
     start = max(0, len(text) - len(tag) + 1)
     while (start := text.find(tag[0], start)) >= 0:

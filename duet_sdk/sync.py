@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from duet_sdk.run import Run
 from duet_sdk.types import Message, Reply, Stage
 
 if TYPE_CHECKING:
-    from duet_sdk.gate import Gate
+    from duet_sdk.gate import GateLike
     from duet_sdk.pair import Pair
     from duet_sdk.settings import Settings
 
@@ -31,16 +31,20 @@ Result = TypeVar("Result")
 
 
 class BackgroundLoop:
-    """An event loop in a thread of its own; any thread may wait for work on it, also one that runs a loop itself."""
+    """An event loop in a thread of its own; any thread may wait for work on it, also one that runs a loop itself.
 
-    def __init__(self) -> None:
+    Args:
+        at_end: what is run on the loop before it stops; it must not refer to this object, which would keep it alive.
+    """
+
+    def __init__(self, at_end: Callable[[], Coroutine[object, object, None]]) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="duet", daemon=True)
         self._thread.start()
         self._lock = threading.Lock()
         # A client that is forgotten without close() must not keep its thread.
-        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
+        self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._pid, at_end)
 
     def start(self, work: Coroutine[object, object, Result]) -> Future[Result]:
         """Run the work on the loop.
@@ -103,7 +107,11 @@ class BackgroundLoop:
         with self._lock:
             detached = self._finalizer.detach()
         if detached is not None:
-            _stop(self._loop, self._thread, self._pid)
+            _stop(*detached[2])
+
+
+async def _nothing() -> None:
+    """What is left to do where somebody else does it."""
 
 
 async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
@@ -114,7 +122,12 @@ async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
             await asyncio.wait([task], timeout=10)
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+def _stop(
+    loop: asyncio.AbstractEventLoop,
+    thread: threading.Thread,
+    pid: int,
+    at_end: Callable[[], Coroutine[object, object, None]],
+) -> None:
     if os.getpid() != pid or loop.is_closed():
         return
 
@@ -124,6 +137,9 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # Asked by name: the loop knows its generators, and so the open connections, by weak references, and these
+            # are gone when the client was in a cycle of garbage.
+            await asyncio.gather(at_end(), return_exceptions=True)
             await loop.shutdown_asyncgens()
             await loop.shutdown_default_executor()
             await asyncio.sleep(0)  # those who wait for the cancelled tasks are told in the loop's next turn
@@ -266,14 +282,17 @@ class DuetClient:
         Each of the two may be closed on its own; closing this one closes the models for both.
         """
         duet = cls.__new__(cls)
-        duet._begin(client)  # noqa: SLF001  # its own class
+        # A face that is only forgotten leaves the models to whoever still uses them.
+        duet._begin(client, at_end=_nothing)  # noqa: SLF001  # its own class
         return duet
 
-    def _begin(self, client: AsyncDuetClient) -> None:
+    def _begin(
+        self, client: AsyncDuetClient, at_end: Callable[[], Coroutine[object, object, None]] | None = None
+    ) -> None:
         self._client = client
-        self._loop = BackgroundLoop()
+        self._loop = BackgroundLoop(at_end or client.aclose)
 
-    def chat(self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]) -> Reply:
+    def chat(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Reply:
         """Answer, and give the reply when it is complete.
 
         Raises:
@@ -282,7 +301,7 @@ class DuetClient:
         return self._loop.wait(self._client.chat(messages, gate=gate, **options))
 
     def stream(
-        self, messages: MessagesLike, *, gate: str | Gate | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> SyncRun:
         """Answer, event by event: ``with duet.stream(…) as run: for event in run: …``.
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.scope import RunScope
@@ -26,6 +26,7 @@ from duet_sdk.usage import Usage as Usage
 Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 HandoffName: TypeAlias = Literal["instruct", "think"]
+GateName: TypeAlias = Literal["always", "never", "heuristic", "confidence", "race"]
 TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
 CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
 ServedBy: TypeAlias = Literal[
@@ -242,6 +243,69 @@ class Retry:
             raise ConfigError("the waits between attempts cannot be negative")
 
 
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """A shipped gate by name, with numbers of your own; None takes the calibration's, else the gate's default.
+
+    >>> GateConfig("race", threshold=0.3).policy
+    'race'
+    """
+
+    policy: GateName
+    threshold: float | None = None
+    """The reasoner is asked at this score and above, in [0, 1]; not for ``always`` and ``never``."""
+    first_tokens: int | None = None
+    """``confidence``, ``race``: how many tokens of the generator's answer are judged, at least 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that the gate does not take.
+
+        Raises:
+            ConfigError: an unknown policy, a number that it has no use for, or one out of its range.
+        """
+        if self.policy not in get_args(GateName):
+            raise ConfigError(f"gate {self.policy!r} is unknown; known are {', '.join(get_args(GateName))}")
+        if self.threshold is not None and self.policy in ("always", "never"):
+            raise ConfigError(f"gate {self.policy!r} takes no threshold")
+        if self.threshold is not None and not 0 <= self.threshold <= math.nextafter(1, 2):
+            raise ConfigError(f"the threshold of gate {self.policy!r} must be between 0 and 1, got {self.threshold}")
+        if self.first_tokens is not None and self.policy not in ("confidence", "race"):
+            raise ConfigError(f"gate {self.policy!r} judges no tokens and takes no first_tokens")
+        if self.first_tokens is not None and self.first_tokens < 1:
+            raise ConfigError(f"first_tokens must be at least 1, got {self.first_tokens}")
+
+
+@dataclass(frozen=True, slots=True)
+class Progressive:
+    """The generator probes the growing signal, and the reasoner is stopped as soon as the generator is sure."""
+
+    slice_tokens: int = 64
+    """Tokens that the reasoner writes from one probe to the next; less stops it sooner and probes more."""
+    threshold: float = 0.2
+    """The generator is sure below this doubt (see `duet_sdk.gate.doubt`), in [0, 1]; not calibrated, set your own."""
+    probe_tokens: int = 16
+    """Tokens of the guided answer that a probe judges; enough to come past the opening words."""
+    share: float = 0.5
+    """Most output tokens that probes may cost together, as a share of what the reasoner has written, in (0, 1]."""
+    most_probes: int = 8
+    """Probes of one signal; each also reads the prompt, most of it from the server's prefix cache."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is out of its range.
+        """
+        for name in ("slice_tokens", "probe_tokens", "most_probes"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} of progressive must be a whole number of at least 1, got {value!r}")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold of progressive must be between 0 and 1, got {self.threshold}")
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"share of progressive must be above 0 and at most 1, got {self.share}")
+
+
 DEFAULT_BUDGET = Budget(signal_tokens=512, answer_tokens=1024)
 
 
@@ -276,8 +340,11 @@ class GateDecision:
     ask: bool
     policy: str
     score: float | None = None
+    """How much the reasoner is needed, on the gate's own scale; None where it was not scored."""
     threshold: float | None = None
+    """The reasoner is asked at this score and above."""
     reason: str = ""
+    """For people; never a text of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +375,11 @@ class Reply:
     def message(self) -> Message:
         """The assistant's message for the next request's history: text, tool calls, and the signal behind them."""
         return Message("assistant", self.text, self.tool_calls, signal=self.signal.text or None)
+
+    @property
+    def new_signal(self) -> str:
+        """The signal's text where this request brought it; empty where it is one that the run already had."""
+        return self.signal.text if self.gate is None or self.gate.ask else ""
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import templates
 from typer.testing import CliRunner
 
 from duet_sdk.cli import app
+from duet_sdk.rendering import signal_template
 
 PAIR = ["--reasoner", "scripted/17 of them", "--generator", "scripted/There are 17."]
 
@@ -85,6 +87,7 @@ def test_ask_says_when_the_signal_was_cut():
         (["nonsense"], 2, "No such command"),
         (["pair", "show", "./no-such-pair"], 1, "error:"),
         (["models", "remove", "no-such-model"], 1, "there is no model"),
+        (["models", "template", "./no-such-folder"], 2, "there is no tokenizer.json"),
     ],
 )
 def test_mistakes_end_with_what_to_do_and_the_right_code(arguments, code, words):
@@ -118,6 +121,13 @@ def test_a_pair_is_saved_shown_and_asked():
     assert (reply["text"], reply["signal"]["limit"]) == ("There are 17.", 2)
 
 
+def test_models_template_prints_the_template_that_takes_a_signal(tmp_path):
+    files = templates.files("qwen3")
+    (tmp_path / "tokenizer.json").write_text(files.tokenizer_json, "utf-8")
+    (tmp_path / "chat_template.jinja").write_text(files.chat_template, "utf-8")
+    assert duet("models", "template", str(tmp_path)).stdout == f"{signal_template(files)}\n"
+
+
 def test_models_lists_what_is_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("DUET_CACHE_DIR", str(tmp_path))
     assert json.loads(duet("models", "--json").stdout) == []
@@ -136,6 +146,7 @@ def test_models_lists_what_is_cached(monkeypatch, tmp_path):
         ["models"],
         ["models", "pull"],
         ["models", "remove"],
+        ["models", "template"],
     ],
 )
 def test_every_command_has_help(command):

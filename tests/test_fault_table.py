@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from certificates import self_signed
 from fault_server import FAULTS, Answer, FaultServer
 
 from duet_sdk import AsyncDuetClient, Budget
@@ -16,7 +17,7 @@ from duet_sdk.types import Retry
 
 PAGE = Path(__file__).parents[1] / "docs" / "faults.md"
 WRITTEN = "one two. three four five six"
-CLIENT_SIDE = ("refused", "tls")
+CLIENT_SIDE = ("refused", "tls", "untrusted")
 
 
 def rows():
@@ -28,7 +29,8 @@ def rows():
 
 @asynccontextmanager
 async def backend_with(fault):
-    async with FaultServer(Answer(WRITTEN, fault=None if fault in CLIENT_SIDE else fault, fault_after=3)) as server:
+    answer = Answer(WRITTEN, fault=None if fault in CLIENT_SIDE else fault, fault_after=3)
+    async with FaultServer(answer, tls=self_signed() if fault == "untrusted" else None) as server:
         url = server.url.replace("http:", "https:") if fault == "tls" else server.url
         if fault == "refused":
             await server.stop()

@@ -55,6 +55,8 @@ HEAVY = {
 LEAVES = {
     "duet_sdk.backends.generation": HEAVY,
     "duet_sdk.cli": {"rich", "typer", "pydantic_settings"},
+    "duet_sdk.cli_ledger": {"rich", "typer", "pydantic_settings"},
+    "duet_sdk.terminal": {"rich", "typer"},
     "duet_sdk.settings": {"pydantic_settings"},
     "duet_sdk.telemetry.export": {"opentelemetry.sdk"},
     "duet_sdk.telemetry.tree": {"rich"},

@@ -10,7 +10,9 @@ from duet_sdk import AsyncDuetClient, Budget, Prompts, Sampling
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import GpuHour, TokenPrice
 from duet_sdk.scope import RunScope
+from duet_sdk.sections import ProgressiveSettings
 from duet_sdk.settings import Endpoint, Settings, default_cache_dir, load_settings
+from duet_sdk.types import GateConfig, Progressive
 
 TOML = """
 reasoner = "scripted/big"
@@ -109,7 +111,11 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
         ("reasonr = 'x'", r"reasonr is no setting; did you mean 'reasoner'\?"),
         ("[budget]\nsignal_token = 3", r"budget.signal_token is no setting; did you mean 'signal_tokens'\?"),
         ("[budget]\nsignal_tokens = 'many'", "budget.signal_tokens: Input should be a valid integer"),
-        ("gate = 'sometimes'", "gate: Input should be 'always' or 'never'"),
+        ("gate = 'sometimes'", "gate: Input should be 'always', 'never', 'heuristic', 'confidence' or 'race'"),
+        ("[gate]\npolicy = 'race'\ntreshold = 1", r"gate.treshold is no setting; did you mean 'threshold'\?"),
+        ("gate = {policy = 'never', threshold = 1}", "gate: gate 'never' takes no threshold"),
+        ("gate_deadline_s = 0", "gate_deadline_s: Input should be greater than 0"),
+        ("[progressive]\nslice_tokens = 0", "progressive: slice_tokens of progressive must be a whole number"),
         ("[prices.'a/b']\ninput_us = 1", r"prices.a/b.input_us is no setting; did you mean 'input_usd'\?"),
         ("[prices.'a/b']\ninput_usd = -1\noutput_usd = 1", "prices.a/b.input_usd: .* greater than or equal to 0"),
         (
@@ -248,3 +254,46 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     assert default_cache_dir() == Path("/home/me/.cache/duet")
     monkeypatch.setenv("DUET_CACHE_DIR", "~/models")
     assert default_cache_dir() == Path("/home/me/models")
+
+
+@pytest.mark.parametrize(
+    "given", ["redis://user:sesame@h/0", {"url": "rediss://:sesame@h/0"}, "redis://h/0?password=sesame"]
+)
+def test_a_password_in_the_url_of_a_ledger_is_refused_and_not_quoted(given):
+    with pytest.raises(ConfigError, match=r"ledger.*: a ledger's URL must not hold a password") as caught:
+        load_settings(ledger=given)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_ledgers_password_is_read_from_the_variable_that_is_named(monkeypatch):
+    settings = load_settings(ledger={"url": "redis://127.0.0.1:6379/0", "password_env": "REDIS_PASSWORD"})
+    with pytest.raises(ConfigError, match="read from REDIS_PASSWORD, which is not set"):
+        settings.ledger.resolve_password()
+    monkeypatch.setenv("REDIS_PASSWORD", "sesame")
+    assert settings.ledger.resolve_password() == "sesame"
+    assert "sesame" not in repr(settings)
+
+
+def test_a_ledger_can_be_named_in_the_environment(monkeypatch):
+    monkeypatch.setenv("DUET_LEDGER", "sqlite:///ledger.db")
+    assert load_settings().ledger == "sqlite:///ledger.db"
+    monkeypatch.setenv("DUET_LEDGER", '{"url": "redis://h:1/0"}')
+    assert load_settings().ledger.url == "redis://h:1/0"
+
+
+def test_a_gate_with_its_numbers_probes_and_a_calibration_reach_the_client():
+    Path("duet.toml").write_text(
+        "calibration = 'pair.json'\ngate_deadline_s = 0.5\ngate = {policy = 'race', threshold = 0.3}\n"
+        "[progressive]\nslice_tokens = 32\n"
+    )
+    options = load_settings().client_options()
+    assert options == {
+        "calibration": "pair.json",
+        "gate_deadline_s": 0.5,
+        "gate": GateConfig("race", 0.3),
+        "progressive": Progressive(slice_tokens=32),
+    }
+
+
+def test_the_numbers_of_probes_have_one_set_of_defaults():
+    assert ProgressiveSettings().to_progressive() == Progressive()

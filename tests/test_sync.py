@@ -36,6 +36,17 @@ def test_a_synchronous_face_shares_the_pair_with_asynchronous_code():
     assert generator.closed
 
 
+def test_a_synchronous_face_that_is_forgotten_leaves_the_models_open():
+    generator = Scripted("one")
+    client = AsyncDuetClient(Scripted("sketch"), generator)
+    face = DuetClient.over(client)
+    assert face.chat("q").text == "one"
+    del face
+    gc.collect()
+    assert not generator.closed
+    assert asyncio.run(client.chat("q")).text == "one"
+
+
 def test_errors_arrive_in_the_thread_that_asked():
     with DuetClient(Scripted("s"), Scripted("a")) as duet:
         with pytest.raises(InvalidRequest, match="question is empty"):
@@ -125,6 +136,18 @@ def test_a_client_that_is_forgotten_leaves_no_thread():
     duet.chat("q")
     del duet
     gc.collect()
+    assert duet_threads() == []
+
+
+def test_a_client_that_is_forgotten_in_a_cycle_closes_its_models():
+    reasoner = Scripted("s")
+    duet = DuetClient(reasoner, Scripted("a"))
+    duet.chat("q")
+    knot = [duet]
+    knot.append(knot)
+    del duet, knot
+    gc.collect()
+    assert reasoner.closed
     assert duet_threads() == []
 
 

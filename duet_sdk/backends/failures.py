@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -63,11 +64,18 @@ class Failures:
         self._secrets = tuple(secret for secret in secrets if secret)
 
     def no_connection(self, error: Exception) -> ConnectFailed:
-        """Nothing came back before the answer's headers."""
-        if isinstance(
-            error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch
-        ):
-            reason = "the TLS connection failed; check the certificate, and whether the server speaks https"
+        """Nothing came back before the answer's headers; a certificate that is not accepted is not tried again."""
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            cause = error.certificate_error
+            why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
+            return ConnectFailed(
+                f"{self._who}: its certificate is not accepted ({why}); name an authority of your own in the "
+                "environment variable SSL_CERT_FILE before Python starts, or correct the URL",
+                retryable=False,
+                **self._facts,
+            )
+        if isinstance(error, aiohttp.ClientSSLError):
+            reason = "the TLS connection failed; does the server speak https there?"
         elif isinstance(error, aiohttp.ClientConnectorDNSError):
             reason = "the name of its host is unknown; wrong URL?"
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -91,6 +99,10 @@ class Failures:
     def broken(self, reason: str, *, status: int | None = None) -> StreamBroken:
         """An answer that cannot be read, or ended too early."""
         return StreamBroken(f"{self._who}: {reason}", status=status, **self._facts)
+
+    def unreadable(self, error: Exception) -> StreamBroken:
+        """A piece of a stream that is not of the form it should have."""
+        return self.broken(f"a piece of its answer cannot be read ({type(error).__name__})")
 
     def wrong_url(self, reason: str, *, status: int | None = None) -> ConnectFailed:
         """Something answers there, but no server of this kind."""

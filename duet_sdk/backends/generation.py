@@ -30,6 +30,7 @@ from duet_sdk.backends.protocol import Call, Chunk
 from duet_sdk.errors import ConfigError
 from duet_sdk.models.sources import no_bars
 from duet_sdk.rendering import Renderer, TokenizerFiles
+from duet_sdk.signal import overlap
 from duet_sdk.types import Sampling, StageUsage, TokenLogprob
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ class _Text:
             self.stopped = True
             shown, self._held = self._held[: min(found)], ""
             return shown
-        kept = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        kept = max((overlap(self._held, stop) for stop in self._stop), default=0)
         at = len(self._held) - kept
         shown, self._held = self._held[:at], self._held[at:]
         return shown
@@ -337,8 +338,3 @@ def _as_special(tokenizer: Tokenizer, stop: Sequence[str]) -> set[int]:
     """Ids of stop texts that are special tokens, which never show up in the text."""
     added = tokenizer.get_added_tokens_decoder()
     return {at for at, token in added.items() if token.special and token.content in stop}
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` are a beginning of ``stop``."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)

@@ -190,9 +190,12 @@ def connect(model: str, options: Mapping[str, object]) -> LiteLLMBackend:
     """``litellm/PROVIDER/MODEL`` with the options of `LiteLLMBackend`; imports and sends nothing yet.
 
     Raises:
-        ConfigError: another option, or one of the wrong type.
+        ConfigError: another option, or one of the wrong type; or a model that is a pair itself.
         MissingExtra: LiteLLM is not installed.
     """
+    if model.startswith("duet/"):
+        # The provider of integrations/litellm: a pair that names itself would call itself without end.
+        raise ConfigError(f"litellm/{model} is a pair itself; name the models that it is made of")
     if find_spec("litellm") is None:
         raise MissingExtra("backend 'litellm'", extra="litellm")
     given = checked("litellm", options, _OPTIONS)

@@ -37,6 +37,20 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Thought:
+    """A signal that stands as closed thinking in the open turn of a chat; made by the backend that is to send it."""
+
+    prompt_ids: tuple[int, ...]
+    """The whole prompt, as the model will read it."""
+    template: Json
+    """Arguments for the server's chat template."""
+    turn: str | None = None
+    """The open turn as text, where the server goes on with that."""
+    by_text: bool = False
+    """Whether the server makes these ids from the text; else they are sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call of one model.
 
@@ -56,6 +70,8 @@ class Call:
     """Turn long thinking on or off where the model can; None leaves the model's default."""
     tenant: str | None = None
     """Whose request it is: a backend may keep apart by it what servers share between requests."""
+    thought: Thought | None = None
+    """What the open turn after ``messages`` holds already."""
     whole: bool = False
     """The caller needs no deltas: a backend may ask for the answer in one piece."""
 

@@ -134,6 +134,11 @@ class Breaker:
         load = getattr(self._backend, "server_renderer", None)
         return await load() if load is not None else None
 
+    async def thought_placer(self) -> object:
+        """The backend's, None where it has none."""
+        load = getattr(self._backend, "thought_placer", None)
+        return await load() if load is not None else None
+
     async def aclose(self) -> None:
         """Close the backend."""
         await self._backend.aclose()

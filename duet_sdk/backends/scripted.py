@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal, TypeAlias
@@ -126,10 +127,11 @@ class Scripted:
             for index in range(call.n):
                 line = source(call) if callable(source) else source
                 script = line if isinstance(line, Script) else Script(line)
-                async for chunk in self._say(script, call, index, total):
-                    if chunk.usage is not None:
-                        total = chunk.usage
-                    yield chunk if script.usage == "each" else replace(chunk, usage=None)
+                async with aclosing(self._say(script, call, index, total)) as saying:
+                    async for chunk in saying:
+                        if chunk.usage is not None:
+                            total = chunk.usage
+                        yield chunk if script.usage == "each" else replace(chunk, usage=None)
             if script.usage != "none":
                 billed = total.output_tokens if script.billed is None else script.billed
                 yield Chunk(usage=replace(total, output_tokens=billed), cost_usd=script.cost_usd)
@@ -141,7 +143,7 @@ class Scripted:
             self.open_calls -= 1
             self.cancelled += not finished
 
-    async def _say(self, script: Script, call: Call, index: int, before: StageUsage) -> AsyncIterator[Chunk]:
+    async def _say(self, script: Script, call: Call, index: int, before: StageUsage) -> AsyncGenerator[Chunk, None]:
         text, stopped = _until_stop(script.text, call.sampling.stop)
         words = [(True, word) for word in _tokens(script.reasoning)] + [(False, word) for word in _tokens(text)]
         room = min(len(words), call.max_tokens) if script.obeys else len(words)

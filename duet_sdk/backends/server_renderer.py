@@ -11,32 +11,19 @@ import asyncio
 import itertools
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
+from duet_sdk.backends.remote import Ask, Remote, control_spans
 from duet_sdk.backends.wire import message_on_wire
-from duet_sdk.errors import BackendError, ConfigError, InvalidRequest, SignalError
-from duet_sdk.rendering.control import Span, clean, find
+from duet_sdk.errors import ConfigError, InvalidRequest, SignalError
+from duet_sdk.rendering.control import clean, find
 from duet_sdk.rendering.probe import ThinkBlock, find_block
 from duet_sdk.rendering.template import ChatTemplate
 from duet_sdk.types import Json, Message
 
-_CONTROL = re.compile(r"\s*(?:[\[<{◁＜｟｛]\S.*[\]>}▷＞｠｝]|/\w+)\s*", re.DOTALL)
-"""What a control token looks like, whatever its family (GLM has ``/nothink``); plain tokens of this look are cut as
-well, at no loss."""
 _MARKED = re.compile(r"[\[<{◁＜｟｛][^\s\[\]<>{}]{1,64}[\]>}▷＞｠｝]")
 _CUTS = 8
 """Rounds of cutting; one is enough for every tokenizer known."""
-
-
-class Ask(Protocol):
-    """The server's ``/tokenize`` and ``/detokenize``."""
-
-    def __call__(self, path: str, body: Json | None, /) -> Awaitable[Any]:
-        """(path from the server's root, JSON) → JSON.
-
-        Raises:
-            BackendError: the server does not answer, or refuses.
-        """
 
 
 class ServerRenderer:
@@ -49,7 +36,7 @@ class ServerRenderer:
 
     def __init__(
         self,
-        remote: _Remote,
+        remote: Remote,
         block: ThinkBlock,
         *,
         header_ids: Sequence[int],
@@ -72,7 +59,7 @@ class ServerRenderer:
             BackendError: the server does not answer.
         """
         loop = asyncio.get_running_loop()
-        remote = _Remote(ask, model)
+        remote = Remote(ask, model)
 
         def wait(work: Awaitable[Any]) -> Any:
             return asyncio.run_coroutine_threadsafe(_as_coroutine(work), loop).result()
@@ -85,7 +72,7 @@ class ServerRenderer:
         if isinstance(found, str):
             raise ConfigError(f"no think handoff with {model}: {found}; use handoff='instruct'")
         prompt, header, head, closing = await asyncio.gather(
-            remote.chat_ids([{"role": "user", "content": "?"}], generation=True, kwargs=found.kwargs),
+            remote.chat_ids([{"role": "user", "content": "?"}], kwargs=found.kwargs),
             *(remote.encode(text) for text in (found.header, found.head, found.closing)),
         )
         try:
@@ -110,7 +97,7 @@ class ServerRenderer:
             BackendError: the server does not answer.
         """
         turns = [message_on_wire(message) for message in messages]
-        prompt = await self._remote.chat_ids(turns, generation=True, tools=tools, kwargs=self.block.kwargs)
+        prompt = await self._remote.chat_ids(turns, tools=tools, kwargs=self.block.kwargs)
         return await self.put_thought(prompt, signal, closed=closed)
 
     async def put_thought(self, prompt_ids: Sequence[int], signal: str, *, closed: bool = True) -> tuple[int, ...]:
@@ -123,7 +110,7 @@ class ServerRenderer:
         span = await self._untrusted(self._remote, block.lead + signal + (block.trail if closed else ""))
         return (*opened, *span, *(self._closing_ids if closed else ()))
 
-    async def _untrusted(self, remote: _Remote, text: str) -> list[int]:
+    async def _untrusted(self, remote: Remote, text: str) -> list[int]:
         """Ids of text, none of them a control token."""
         cuts = {start + 1 for start, _ in find(_MARKED, text)} - {len(text)}
         for _ in range(_CUTS):
@@ -133,7 +120,7 @@ class ServerRenderer:
             further = {
                 edges[at] + start + len(piece[start:end]) - len(piece[start:end].lstrip()) + 1
                 for at, (piece, (_, strings)) in enumerate(zip(pieces, encoded, strict=True))
-                for start, end in _spans(piece, strings)
+                for start, end in control_spans(piece, strings)
             } - cuts
             if not further:
                 return [at for ids, _ in encoded for at in ids]
@@ -141,63 +128,10 @@ class ServerRenderer:
         raise SignalError("the tokenizer makes a control token out of plain text; use handoff='instruct'")
 
 
-class _Remote:
-    """The server's template and tokenizer."""
-
-    def __init__(self, ask: Ask, model: str) -> None:
-        self._ask = ask
-        self._model = model
-
-    async def chat_ids(
-        self,
-        turns: Sequence[Json],
-        *,
-        generation: bool,
-        tools: Sequence[Json] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> list[int]:
-        """Ids of a rendered conversation."""
-        asked: dict[str, object] = {"model": self._model, "messages": list(turns), "add_generation_prompt": generation}
-        if tools:
-            asked["tools"] = list(tools)
-        if kwargs:
-            asked["chat_template_kwargs"] = dict(kwargs)
-        try:
-            return list((await self._ask("//tokenize", asked))["tokens"])
-        except BackendError as error:
-            if error.status is not None and 400 <= error.status < 500:
-                raise InvalidRequest(f"the server's chat template refuses these messages: {error}") from error
-            raise
-
-    async def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, control tokens written out."""
-        return str((await self._ask("//detokenize", {"model": self._model, "tokens": list(ids)}))["prompt"])
-
-    async def encode(self, text: str) -> list[int]:
-        """Ids of trusted text: control strings in it become control tokens."""
-        return (await self.tokens(text))[0] if text else []
-
-    async def tokens(self, text: str) -> tuple[list[int], list[str]]:
-        """Ids of a text, and what each stands for."""
-        asked = {"model": self._model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
-        answer = await self._ask("//tokenize", asked)
-        strings = answer.get("token_strs")
-        if not isinstance(strings, list) or len(strings) != len(answer["tokens"]):
-            raise ConfigError(
-                f"the server of {self._model} does not tell what its tokens are; name a local copy of the tokenizer "
-                "(option tokenizer), or use handoff='instruct'"
-            )
-        return list(answer["tokens"]), [str(string) for string in strings]
-
-    async def control_spans(self, text: str) -> list[Span]:
-        """Where control tokens stand in trusted text."""
-        return _spans(text, (await self.tokens(text))[1])
-
-
 class _BlockingTemplate:
     """The server's template for code that does not await."""
 
-    def __init__(self, remote: _Remote, wait: Callable[[Awaitable[Any]], Any]) -> None:
+    def __init__(self, remote: Remote, wait: Callable[[Awaitable[Any]], Any]) -> None:
         self._remote = remote
         self._wait = wait
 
@@ -210,21 +144,11 @@ class _BlockingTemplate:
         kwargs: Mapping[str, object] | None = None,
     ) -> str:
         """The prompt's text. Raises InvalidRequest where the template refuses the turns."""
-        ids = self._wait(self._remote.chat_ids(turns, generation=generation, tools=tools, kwargs=kwargs))
+        render = self._remote.chat_ids if generation else self._remote.finished_ids
+        ids = self._wait(render(turns, tools=tools, kwargs=kwargs))
         text: str = self._wait(self._remote.text(ids))
         return text
 
 
 async def _as_coroutine(work: Awaitable[Any]) -> Any:
     return await work
-
-
-def _spans(text: str, strings: Sequence[str]) -> list[Span]:
-    """Where tokens that look like control tokens stand in the text, found one after the other."""
-    spans: list[Span] = []
-    done = 0
-    for string in strings:
-        if len(string) > 1 and _CONTROL.fullmatch(string) and (at := text.find(string, done)) >= 0:
-            spans.append((at, at + len(string)))
-            done = at + len(string)
-    return spans

@@ -9,54 +9,37 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, get_args
-
-from pydantic_core import from_json
 
 from duet_sdk.backends.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.failures import Failures
-from duet_sdk.backends.http import TRANSPORT_ERRORS, BodyTooLong, Http, drain, read_body
+from duet_sdk.backends.http import Http
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.protocol import Call, Capabilities, Chunk
+from duet_sdk.backends.scale_out import Derender
+from duet_sdk.backends.server import Server
 from duet_sdk.backends.server_renderer import ServerRenderer
-from duet_sdk.backends.sse import EventParser, LineTooLong
+from duet_sdk.backends.sharing import Shared
+from duet_sdk.backends.thoughts import LocalWriter, ThoughtPlacer
 from duet_sdk.backends.vllm_fields import OwnFields, thinking_budget
 from duet_sdk.backends.wire import (
-    OutputFailed,
     Reader,
-    encode,
     message_on_wire,
     path_of,
     request_body,
 )
-from duet_sdk.errors import BackendError, ConfigError
+from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import FREE, Price
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
-
-    from aiohttp import ClientResponse
+    from collections.abc import AsyncIterator, Sequence
 
     from duet_sdk.rendering import TokenizerFiles
     from duet_sdk.types import Json, Message
-
-_ERROR_BYTES = 1 << 16
-_ASK_S = 30.0
-"""Longest wait for what costs the server no generation: its lists, its tokenizer."""
-_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-
-
-@dataclass(slots=True)
-class _Probing:
-    """A probe that runs on one event loop, and how many wait for it."""
-
-    task: asyncio.Task[Facts]
-    waiting: int = 0
 
 
 class VllmBackend:
@@ -109,7 +92,6 @@ class VllmBackend:
         self.base_url, host = checked_url(base_url)
         self.boundary = boundary or ("local" if is_private(host) else "any")
         self.price: Price | None = FREE if price is None and self.boundary == "local" else price
-        self._root = self.base_url.removesuffix("/v1")
         self._said = Said.parse(capabilities or {})
         self._context_tokens = _positive_int("context_tokens", context_tokens)
         self._tokenizer = tokenizer
@@ -121,16 +103,12 @@ class VllmBackend:
             url=self.base_url,
             secrets=secrets_in(sent),
         )
-        self._read_s = _seconds("read_s", read_s)
-        self._http = Http(
-            headers=sent,
-            connect_s=_seconds("connect_s", connect_s),
-            read_s=self._read_s,
-            trust_env=trust_env,
-        )
-        self._known: Facts | None = None
-        self._renderer: ServerRenderer | None = None
-        self._probing: dict[asyncio.AbstractEventLoop, _Probing] = {}
+        read_s = _seconds("read_s", read_s)
+        self._http = Http(headers=sent, connect_s=_seconds("connect_s", connect_s), read_s=read_s, trust_env=trust_env)
+        self._server = Server(self.base_url, self._http, self._failures, read_s=read_s)
+        self._facts = Shared(self._probe)
+        self._renderer = Shared(self._load_renderer)
+        self._placer = Shared(self._load_placer)
 
     def __repr__(self) -> str:
         return f"VllmBackend({self.model!r}, base_url={self.base_url!r})"
@@ -145,7 +123,7 @@ class VllmBackend:
             BackendError: the server failed.
             ConfigError: the tokenizer that was named is not there.
         """
-        return (await self._facts()).can
+        return (await self._facts.get()).can
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:
         """Send the call: messages to the chat endpoint, token ids to the completion endpoint.
@@ -158,38 +136,20 @@ class VllmBackend:
             ConfigError: ``extra_body`` would lift a limit.
             InvalidRequest: the completion endpoint cannot do what the call asks, or JSON cannot say it.
         """
-        facts = await self._facts()
+        facts = await self._facts.get()
         own = dict(self._own.of(call))
         if facts.thinking_budget:
             own |= thinking_budget(call, dialect=facts.dialect, renderer=facts.renderer)
         body = request_body(call, model=self.model, dialect=facts.dialect, own=own)
         if facts.thinking_budget is False and body.get("thinking_token_budget") is not None:
             raise self._failures.rejected("the server was not started for thinking_token_budget")
+        derender = None
+        if call.thought is not None and not call.thought.by_text:
+            derender = Derender(self._server.ask, body, call.thought.prompt_ids)
         reader = Reader(call, dialect=facts.dialect)
-        response = await self._send("POST", self.base_url + path_of(call), body)
-        try:
-            if call.whole:
-                for chunk in await self._whole(response, reader, body):
-                    yield chunk
-                return
-            if response.content_type != "text/event-stream":
-                raise await self._no_stream(response, body)
-            parser = EventParser()
-            async for data in response.content.iter_any():
-                for chunk in self._read(reader, parser.feed(data), body):
-                    yield chunk
-                if reader.done:
-                    break
-            for chunk in self._read(reader, parser.close(), body):
+        async with aclosing(self._server.generate(path_of(call), body, reader, derender=derender)) as chunks:
+            async for chunk in chunks:
                 yield chunk
-            self._check_end(reader)
-            await drain(response)
-        except LineTooLong as error:
-            raise self._failures.broken(f"{error} in its answer") from None
-        except TRANSPORT_ERRORS as error:
-            raise self._failures.cut(error) from _harmless(error)
-        finally:
-            response.close()
 
     async def count_tokens(
         self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
@@ -201,7 +161,7 @@ class VllmBackend:
             tools: what is offered along with it.
             thinking: as in the call; a template may write more where thinking is off.
         """
-        facts = await self._facts()
+        facts = await self._facts.get()
         kwargs = {"enable_thinking": thinking} if thinking is not None and facts.dialect.switch_thinking else {}
         if facts.renderer is not None and not any(message.images for message in messages):
             return len(await asyncio.to_thread(facts.renderer.chat_ids, messages, tools=tools, **kwargs))
@@ -212,12 +172,12 @@ class VllmBackend:
             asked["tools"] = list(tools)
         if kwargs:
             asked["chat_template_kwargs"] = kwargs
-        ids = await tokenize(self._ask, asked)
+        ids = await tokenize(self._server.ask, asked)
         return None if ids is None else len(ids)
 
     async def tokenizer(self) -> TokenizerFiles | None:
         """The local tokenizer and template, where they were found and are the server's."""
-        return (await self._facts()).files
+        return (await self._facts.get()).files
 
     async def server_renderer(self) -> ServerRenderer | None:
         """Renders the think handoff by the server's own template and tokenizer, None where it does not share them.
@@ -226,42 +186,29 @@ class VllmBackend:
             ConfigError: the template or the tokenizer cannot hold a signal safely.
             BackendError: the server does not answer.
         """
-        facts = await self._facts()
+        facts = await self._facts.get()
         if not facts.tokenize or not facts.can.prompt_ids:
             return None
-        if self._renderer is None:
-            self._renderer = await ServerRenderer.load(self._ask, self.model)
-        return self._renderer
+        return await self._renderer.get()
+
+    async def thought_placer(self) -> ThoughtPlacer | None:
+        """Puts a signal into a chat, so that tools can be called after it; None where the server has no way for it.
+
+        Raises:
+            ConfigError: the template or the tokenizer cannot hold a signal safely.
+            BackendError: the server does not answer.
+        """
+        return await self._placer.get()
 
     async def aclose(self) -> None:
         """Close the connections; a later call opens new ones."""
-        probing = self._probing.pop(asyncio.get_running_loop(), None)
-        if probing is not None:
-            probing.task.cancel()
+        for shared in (self._facts, self._renderer, self._placer):
+            shared.cancel()
         await self._http.aclose()
-
-    async def _facts(self) -> Facts:
-        if self._known is not None:
-            return self._known
-        loop = asyncio.get_running_loop()
-        probing = self._probing.get(loop)
-        if probing is None:
-            probing = self._probing[loop] = _Probing(asyncio.create_task(self._probe()))
-        probing.waiting += 1
-        try:
-            # Shielded: that one of those who wait is cancelled must not end it for the others.
-            self._known = await asyncio.shield(probing.task)
-        finally:
-            probing.waiting -= 1
-            if not probing.waiting:
-                probing.task.cancel()
-            if self._probing.get(loop) is probing and (probing.task.done() or not probing.waiting):
-                del self._probing[loop]
-        return self._known
 
     async def _probe(self) -> Facts:
         return await probe(
-            self._ask,
+            self._server.ask,
             model=self.model,
             said=self._said,
             context_tokens=self._context_tokens,
@@ -269,89 +216,15 @@ class VllmBackend:
             failures=self._failures,
         )
 
-    async def _ask(self, path: str, body: Json | None) -> Any:
-        """One JSON answer of an endpoint other than those that generate."""
-        url = self._root + path[1:] if path.startswith("//") else self.base_url + path
-        try:
-            async with asyncio.timeout(min(self._read_s, _ASK_S)):
-                response = await self._send("GET" if body is None else "POST", url, body)
-                try:
-                    return json.loads(await read_body(response))
-                finally:
-                    response.close()
-        except _UNREADABLE:
-            raise self._failures.wrong_url(f"its answer to {path.replace('//', '/')} is no JSON") from None
-        except TRANSPORT_ERRORS as error:
-            raise self._failures.no_connection(error) from _harmless(error)
+    async def _load_renderer(self) -> ServerRenderer:
+        return await ServerRenderer.load(self._server.ask, self.model)
 
-    async def _send(self, method: str, url: str, body: Json | None) -> ClientResponse:
-        """An answer that says yes; every other one is raised."""
-        payload = None if body is None else encode(body)
-        try:
-            response = await self._http.send(method, url, payload)
-        except TRANSPORT_ERRORS as error:
-            raise self._failures.no_connection(error) from _harmless(error)
-        if 200 <= response.status < 300:
-            return response
-        try:
-            said = await read_body(response, limit=_ERROR_BYTES)
-        except (*TRANSPORT_ERRORS, BodyTooLong):
-            said = b""
-        finally:
-            response.close()
-        raise self._failures.status(response.status, response.headers, said, body or {})
-
-    async def _whole(self, response: ClientResponse, reader: Reader, body: Json) -> list[Chunk]:
-        try:
-            value = from_json(await read_body(response))
-            if isinstance(value, dict) and value.get("error"):
-                raise self._failures.event(value["error"], body, begun=False)
-            chunks = reader.whole(value)
-        except OutputFailed as error:
-            raise self._failures.broken(str(error)) from None
-        except _UNREADABLE as error:
-            reason = (
-                str(error)
-                if isinstance(error, BodyTooLong)
-                else f"its answer is no completion ({response.content_type})"
-            )
-            raise self._failures.broken(reason) from None
-        self._check_end(reader)
-        return chunks
-
-    async def _no_stream(self, response: ClientResponse, body: Json) -> BackendError | Exception:
-        """Why an answer is no stream: an error that came with status 200, or something else altogether."""
-        try:
-            value = json.loads(await read_body(response, limit=_ERROR_BYTES))
-        except _UNREADABLE:
-            value = None
-        if isinstance(value, dict) and value.get("error"):
-            return self._failures.event(value["error"], body, begun=False)
-        return self._failures.broken(f"a stream was asked for, and its answer is {response.content_type or 'untyped'}")
-
-    def _read(self, reader: Reader, events: Sequence[bytes], body: Json) -> Iterator[Chunk]:
-        """The chunks of events up to the one that says that the stream is over."""
-        for event in events:
-            if reader.done or event == b"[DONE]":
-                reader.done = True
-                return
-            try:
-                value = from_json(event)
-                error = value.get("error")
-                chunks = () if error else reader.event(value)
-            except OutputFailed as failed:
-                raise self._failures.broken(str(failed)) from None
-            except _UNREADABLE as unreadable:
-                raise self._failures.broken(
-                    f"a piece of its answer cannot be read ({type(unreadable).__name__})"
-                ) from None
-            if error:
-                raise self._failures.event(error, body, begun=reader.begun)
-            yield from chunks
-
-    def _check_end(self, reader: Reader) -> None:
-        if reader.unfinished:
-            raise self._failures.broken("its answer ended without saying why")
+    async def _load_placer(self) -> ThoughtPlacer | None:
+        facts = await self._facts.get()
+        if not facts.tokenize:
+            return None
+        writer = await self._renderer.get() if facts.renderer is None else LocalWriter(facts.renderer)
+        return await ThoughtPlacer.load(self._server.ask, self.model, writer)
 
 
 def connect(model: str, options: Mapping[str, object]) -> VllmBackend:
@@ -390,8 +263,3 @@ def _seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{name} must be a number of seconds above 0, got {value!r}")
     return float(value)
-
-
-def _harmless(error: Exception) -> Exception | None:
-    """The cause to show; not one that holds the request's headers, and with them the key."""
-    return None if hasattr(error, "request_info") else error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from duet_sdk.backends.protocol import Call, Chunk
+from duet_sdk.backends.protocol import Call, Chunk, Thought
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.types import Json, Message, StageUsage, TextPart, TokenLogprob
@@ -93,9 +93,20 @@ def request_body(call: Call, *, model: str, dialect: Dialect, own: Json | None =
                 body["tool_choice"] = call.tool_choice
         if call.thinking is not None and dialect.switch_thinking:
             body["chat_template_kwargs"] = {"enable_thinking": call.thinking}
+        if call.thought is not None:
+            body |= _thought(call.thought, body["messages"])
     if call.response_format is not None:
         body["response_format"] = call.response_format
     return _merged(body | _sampling(call) | dict(own or {}), call.sampling.extra_body or {})
+
+
+def _thought(thought: Thought, turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fields that put thinking into the open turn."""
+    fields: dict[str, Any] = {"chat_template_kwargs": dict(thought.template)}
+    if thought.turn is not None:
+        fields["messages"] = [*turns, {"role": "assistant", "content": thought.turn}]
+        fields |= {"add_generation_prompt": False, "continue_final_message": True}
+    return fields
 
 
 def _sampling(call: Call) -> dict[str, Any]:
@@ -200,6 +211,8 @@ class Reader:
         self.done = False
         self.begun = False
         self._outputs = range(call.n)
+        # Parsers that know nothing of the block in the prompt take the answer for more thinking.
+        self._only_answers = call.thought is not None
         self._per_output = dialect.continuous_usage and call.n > 1
         self._used = [0] * call.n
 
@@ -243,6 +256,8 @@ class Reader:
         else:
             text = said.get("content") or ""
             reasoning = said.get("reasoning") or said.get("reasoning_content") or ""
+            if reasoning and self._only_answers:
+                text, reasoning = reasoning + text, ""
             if asked := said.get("tool_calls"):
                 calls = _tool_calls(asked, index)
         ids, scored, finish = choice.get("token_ids"), choice.get("logprobs"), choice.get("finish_reason")

@@ -2,8 +2,10 @@
 
 from duet_sdk.budget.amount import Amount, Balance, Limit
 from duet_sdk.budget.budget import RequestBudget, Reservation, UsdOf
+from duet_sdk.budget.connect import LedgerLike, connect_ledger
 from duet_sdk.budget.ledger import HOLD_TTL_S, AttemptKind, Entry, EntryFacts, EntryStatus, Hold, Ledger
 from duet_sdk.budget.memory import MemoryLedger
+from duet_sdk.budget.opening import OpenOnFailure
 from duet_sdk.budget.redis import RedisLedger
 from duet_sdk.budget.scope import scope_of
 from duet_sdk.budget.sqlite import SqliteLedger
@@ -20,12 +22,15 @@ __all__ = [
     "EntryStatus",
     "Hold",
     "Ledger",
+    "LedgerLike",
     "Limit",
     "MemoryLedger",
+    "OpenOnFailure",
     "RedisLedger",
     "RequestBudget",
     "Reservation",
     "SqliteLedger",
     "UsdOf",
+    "connect_ledger",
     "scope_of",
 ]

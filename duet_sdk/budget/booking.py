@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from duet_sdk.budget.amount import DIMENSIONS, NOTHING, Amount, Limit, Units, am
 from duet_sdk.budget.ledger import EntryFacts, EntryStatus, Hold
 from duet_sdk.budget.scope import check_key, check_scopes
 from duet_sdk.budget.window import SECOND, moment_of, window_of
-from duet_sdk.errors import BudgetExceeded, ConfigError, DuetError, InvalidRequest, LedgerError
+from duet_sdk.errors import BudgetExceeded, ConfigError, DuetError, HoldMisused, InvalidRequest
 
 REMEMBER_S: Final = 86_400
 """How long the end of a hold is remembered, so that settling it again does nothing."""
@@ -34,7 +34,7 @@ _LESS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """A hold that is asked for, checked and in units."""
 
@@ -55,7 +55,7 @@ class Asked:
         """
         if not 0 < ttl_s <= _LONGEST_TTL_S:
             raise InvalidRequest(f"ttl_s of a hold must be above 0 and at most {_LONGEST_TTL_S}, got {ttl_s!r}")
-        name = uuid.uuid4().hex if key is None else f"key:{check_key(key)}"
+        name = secrets.token_hex(16) if key is None else f"key:{check_key(key)}"
         priced = amount.usd is not None
         return cls(name, check_scopes(scopes), amount.units, priced, math.ceil(ttl_s * SECOND), facts)
 
@@ -65,7 +65,7 @@ class Asked:
         return amount_of(self.units, priced=self.priced)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
     """Where a scope with a limit stands in its present window."""
 
@@ -77,7 +77,7 @@ class Standing:
     held: Units
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Booked:
     """What a settle changes: an entry, and the counters by as much."""
 
@@ -96,6 +96,8 @@ def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: boo
         expired: whether it was charged by expiry.
         priced: whether its price was known; without, no limit in money was held, and none can be overrun.
     """
+    if not expired and real[0] <= held[0] and real[1] <= held[1] and real[2] <= held[2] and real[3] <= held[3]:
+        return Booked("settled", real, NOTHING)
     change = (real[0] - charged[0], real[1] - charged[1], real[2] - charged[2], real[3] - charged[3])
     over_usd = max(0, real[0] - held[0]) if priced else 0
     overrun = (over_usd, max(0, real[1] - held[1]), max(0, real[2] - held[2]), max(0, real[3] - held[3]))
@@ -154,17 +156,17 @@ def refusal(standing: Standing, index: int, asked: int, now: int) -> BudgetExcee
     )
 
 
-def settled_otherwise(hold: str, before: Units, now: Units) -> LedgerError:
+def settled_otherwise(hold: str, before: Units, now: Units) -> HoldMisused:
     """The error of a hold that is settled twice, with two amounts."""
-    return LedgerError(
+    return HoldMisused(
         f"the hold {hold} was settled with {_all(before)} and cannot be settled again with {_all(now)}; "
         "settle each hold once, with the real amount"
     )
 
 
-def used_otherwise(hold: str) -> LedgerError:
+def used_otherwise(hold: str) -> HoldMisused:
     """The error of a key that comes again for another hold."""
-    return LedgerError(f"the hold {hold} was made for other scopes or another amount; give each hold a key of its own")
+    return HoldMisused(f"the hold {hold} was made for other scopes or another amount; give each hold a key of its own")
 
 
 def check_moment(at: datetime | None) -> int | None:

@@ -163,15 +163,18 @@ class RequestBudget:
         answer = max(1, _bisect(lambda count: fits(0, count, half, half_usd), want_answer))
         return max(1, _bisect(lambda count: fits(count, answer, tokens, left_usd), want))
 
+    def has_room(self, tokens: int, usd: Decimal | None) -> bool:
+        """Whether that much is neither spent nor held."""
+        left, left_usd = self.left_tokens, self.left_usd
+        return (left is None or tokens <= left) and (left_usd is None or _at_most(usd, left_usd))
+
     def hold(self, tokens: int, usd: Decimal | None) -> Reservation:
         """Keep back what an attempt can spend at most.
 
         Raises:
             BudgetExceeded: that much is not left.
         """
-        if ((left := self.left_tokens) is not None and tokens > left) or (
-            (left_usd := self.left_usd) is not None and not _at_most(usd, left_usd)
-        ):
+        if not self.has_room(tokens, usd):
             raise self._refusal(tokens, usd)
         held = Reservation(tokens, usd or Decimal(0))
         self._held.append(held)

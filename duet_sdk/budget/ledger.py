@@ -113,7 +113,8 @@ class Ledger(Protocol):
             BudgetExceeded: a scope has no room; nothing is held.
             InvalidRequest: a malformed scope, key, amount or time.
             ConfigError: the price is unknown and a scope has a limit in money.
-            LedgerError: the store failed, or the key was used for another hold.
+            HoldMisused: the key was used for another hold.
+            LedgerError: the store failed.
         """
 
     async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
@@ -130,7 +131,8 @@ class Ledger(Protocol):
 
         Raises:
             InvalidRequest: an amount that no ledger counts.
-            LedgerError: the store failed, or it was settled before with another amount; nothing changed.
+            HoldMisused: it was settled before, with another amount; nothing changed.
+            LedgerError: the store failed.
         """
 
     async def release(self, hold: Hold) -> None:
@@ -192,7 +194,7 @@ class Ledger(Protocol):
     async def prune(self, before: datetime) -> int:
         """Delete the entries booked before that moment; gives how many.
 
-        What a scope with a limit has spent stays spent; one without, unused since that moment, is forgotten.
+        What a scope with a limit has spent stays spent; one without, unused since then (to the hour), is forgotten.
 
         Raises:
             InvalidRequest: a moment without a time zone.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from types import TracebackType
@@ -44,44 +44,66 @@ class _Held:
     """What it was settled with."""
 
 
-@dataclass(slots=True)
-class _Tally:
-    spent: Units = NOTHING
-    overrun: Units = NOTHING
-    held: Units = NOTHING
+_SPENT, _OVERRUN, _HELD = 0, 4, 8
+"""Where the kinds of sums begin in a slice's list of twelve."""
 
 
-@dataclass(slots=True)
 class _Account:
-    """A scope's limit and the slices of its present window."""
+    """A scope's limit, and the slices of its present window: for each, what was spent, overrun and is held."""
 
-    limit: Limit | None = None
-    units: tuple[int | None, ...] = ()
-    window: Window = field(default_factory=lambda: window_of(None))
-    slices: dict[int, _Tally] = field(default_factory=dict)
-    used: int = 0
-    """When something was last held or booked in it."""
+    __slots__ = ("_oldest", "_slices", "_turns", "limit", "limited", "used", "window")
 
-    def tally(self, now: int) -> _Tally:
-        """The sum over the present window; what has left it is forgotten."""
-        oldest = self.window.oldest(now)
-        for start in [start for start in self.slices if start < oldest]:
-            del self.slices[start]
-        total = _Tally()
-        for tally in self.slices.values():
-            total.spent = _plus(total.spent, tally.spent)
-            total.overrun = _plus(total.overrun, tally.overrun)
-            total.held = _plus(total.held, tally.held)
-        return total
+    def __init__(self, limit: Limit | None = None) -> None:
+        self.limit = limit
+        self.limited = [] if limit is None else [(i, most) for i, most in enumerate(limit.units) if most is not None]
+        self.window: Window = window_of(None if limit is None else limit.window)
+        self.used = 0
+        self._slices: dict[int, list[int]] = {}
+        self._oldest = 0
+        self._turns = 0
 
-    def change(self, made: int, now: int, *, spent: Units, overrun: Units, held: Units) -> None:
-        start = self.window.slice_of(made)
-        if start < self.window.oldest(now):
+    def keep_counts_of(self, other: _Account) -> None:
+        """Go on with the sums of an account with the same window."""
+        self._slices, self._oldest, self._turns = other._slices, other._oldest, other._turns
+
+    def sums(self, now: int) -> Sequence[int]:
+        """Over the present window; what has left it is forgotten."""
+        if now >= self._turns:
+            self._oldest, self._turns = self.window.oldest(now), self.window.turns(now)
+            for start in [start for start in self._slices if start < self._oldest]:
+                del self._slices[start]
+        if len(self._slices) == 1:
+            return next(iter(self._slices.values()))
+        return [sum(column) for column in zip(*self._slices.values(), strict=True)] or [0] * 12
+
+    def fits(self, asked: Units, now: int) -> bool:
+        """Whether there is room for what is asked."""
+        sums = self.sums(now)
+        for index, most in self.limited:
+            if asked[index] and sums[index] + sums[_HELD + index] + asked[index] > most:
+                return False
+        return True
+
+    def add(self, kind: int, units: Units, made: int, now: int) -> None:
+        """Add to one kind of sum, in the slice of the hold; nothing where that has left the window."""
+        if now >= self._turns:
+            self.sums(now)
+        if made < self._oldest:
             return
-        tally = self.slices.setdefault(start, _Tally())
-        tally.spent = _plus(tally.spent, spent)
-        tally.overrun = _plus(tally.overrun, overrun)
-        tally.held = _plus(tally.held, held)
+        # All but a rolling window have one slice that counts.
+        start = self.window.slice_of(made) if self.window.length else self._oldest
+        sums = self._slices.get(start)
+        if sums is None:
+            sums = self._slices[start] = [0] * 12
+        sums[kind] += units[0]
+        sums[kind + 1] += units[1]
+        sums[kind + 2] += units[2]
+        sums[kind + 3] += units[3]
+
+    def standing(self, scope: str, limit: Limit, now: int) -> Standing:
+        """For a refusal."""
+        sums = self.sums(now)
+        return Standing(scope, limit, limit.units, _units(sums, _SPENT), _units(sums, _HELD))
 
 
 @dataclass(slots=True)
@@ -141,10 +163,11 @@ class MemoryLedger:
     ) -> Hold:
         """See `Ledger.hold`."""
         asked = Asked.of(scopes, amount, key=key, ttl_s=ttl_s, facts=facts)
+        if wait_s == 0:
+            return self._make(asked, amount)
 
         async def make() -> Hold:
-            with self._lock:
-                return self._make(asked, amount)
+            return self._make(asked, amount)
 
         return await hold_in_time(make, wait_s)
 
@@ -161,7 +184,7 @@ class MemoryLedger:
             known = self._open.get(hold.id)
             if known is not None:
                 del self._open[hold.id]
-                self._change(hold, now, Booked("settled", NOTHING, NOTHING), given_back=known.units)
+                self._change(hold, now, given_back=known.units, outcome=Booked("settled", NOTHING, NOTHING))
             elif (ended := self._ended.get(hold.id)) is not None and ended.charged and ended.real is None:
                 self._settle(ended.hold, NOTHING, ended.priced, ended.hold.facts)
 
@@ -170,13 +193,13 @@ class MemoryLedger:
         check_scope(scope)
         with self._lock:
             now = self._now()
-            account = self._account(scope)
+            before, account = self._account(scope), _Account(limit)
+            account.used = before.used
             (self._counted if limit is None else self._limited)[scope] = account
             (self._limited if limit is None else self._counted).pop(scope, None)
-            window = window_of(None if limit is None else limit.window)
-            account.limit, account.units = limit, () if limit is None else limit.units
-            if window is not account.window:
-                account.window, account.slices = window, {}
+            if account.window.name == before.window.name:
+                account.keep_counts_of(before)
+            else:
                 self._count_again(scope, account, now)
 
     async def limits(self) -> Mapping[str, Limit]:
@@ -191,8 +214,9 @@ class MemoryLedger:
             now = self._now()
             self._expire(now, len(self._open))
             account = self._limited.get(scope) or self._counted.get(scope) or _Account()
-            tally = account.tally(now)
-        return Balance(amount_of(tally.spent), amount_of(tally.held), amount_of(tally.overrun), account.limit)
+            sums = account.sums(now)
+            spent, overrun, held = (amount_of(_units(sums, kind)) for kind in (_SPENT, _OVERRUN, _HELD))
+        return Balance(spent, held, overrun, account.limit)
 
     async def entries(
         self,
@@ -249,37 +273,44 @@ class MemoryLedger:
         return self._time
 
     def _make(self, asked: Asked, amount: Amount) -> Hold:
-        now = self._now()
-        self._expire(now, EXPIRED_AT_ONCE)
-        known = self._open.get(asked.id) or self._ended.get(asked.id)
-        if known is not None:
-            if (known.hold.scopes, known.units, known.priced) != (asked.scopes, asked.units, asked.priced):
-                raise used_otherwise(asked.id)
-            return known.hold
-        check_room(asked, self._standings(asked, now), now)
-        hold = Hold(asked.id, asked.scopes, amount, asked.facts, now, self)
-        for scope in asked.scopes:
-            self._account(scope).change(now, now, spent=NOTHING, overrun=NOTHING, held=asked.units)
-        self._open[asked.id] = _Held(hold, asked.units, asked.priced, now + asked.ttl_us)
-        heapq.heappush(self._due, (now + asked.ttl_us, asked.id))
-        return hold
+        with self._lock:
+            now = self._now()
+            self._expire(now, EXPIRED_AT_ONCE)
+            known = self._open.get(asked.id) or self._ended.get(asked.id)
+            if known is not None:
+                if (known.hold.scopes, known.units, known.priced) != (asked.scopes, asked.units, asked.priced):
+                    raise used_otherwise(asked.id)
+                return known.hold
+            accounts = [self._account(scope) for scope in asked.scopes]
+            for account in accounts:
+                if account.limited and not (asked.priced and account.fits(asked.units, now)):
+                    self._check(asked, now)
+            hold = Hold(asked.id, asked.scopes, amount, asked.facts, now, self)
+            for account in accounts:
+                account.add(_HELD, asked.units, now, now)
+            self._open[asked.id] = _Held(hold, asked.units, asked.priced, now + asked.ttl_us)
+            heapq.heappush(self._due, (now + asked.ttl_us, asked.id))
+            if len(self._due) > 2 * len(self._open) + 1000:
+                self._due = sorted((held.expires, name) for name, held in self._open.items())
+            return hold
 
-    def _standings(self, asked: Asked, now: int) -> Iterator[Standing]:
-        for scope in asked.scopes:
-            account = self._limited.get(scope)
-            if account is not None and account.limit is not None:
-                tally = account.tally(now)
-                yield Standing(scope, account.limit, account.units, tally.spent, tally.held)
+    def _check(self, asked: Asked, now: int) -> None:
+        """Raise the refusal of the scope that has no room, or an unknown price; else nothing."""
+        limited = ((scope, self._limited[scope]) for scope in asked.scopes if scope in self._limited)
+        check_room(asked, [a.standing(scope, a.limit, now) for scope, a in limited if a.limit is not None], now)
 
     def _account(self, scope: str) -> _Account:
         """The scope's account, made where there is none; of those without a limit the one unused for longest goes."""
         account = self._limited.get(scope)
         if account is None:
-            account = self._counted.pop(scope, None) or _Account()
+            account = self._counted.get(scope)
+            if account is None:
+                account = self._counted[scope] = _Account()
+                if len(self._counted) > self._most:
+                    self._counted.popitem(last=False)
+            else:
+                self._counted.move_to_end(scope)
             account.used = self._time
-            self._counted[scope] = account
-            if len(self._counted) > self._most:
-                self._counted.popitem(last=False)
         return account
 
     def _settle(self, hold: Hold, real: Units, priced: bool, facts: EntryFacts) -> None:
@@ -296,7 +327,7 @@ class MemoryLedger:
         charged = known is not None and known.charged
         outcome = book(held=held, charged=held if charged else NOTHING, real=real, expired=charged, priced=known_price)
         still_held = known is not None and not charged
-        self._change(hold, now, outcome, given_back=held if still_held else NOTHING)
+        self._change(hold, now, given_back=held if still_held else NOTHING, outcome=outcome)
         self._write(now, hold, facts, outcome, priced or hold.amount.usd is not None)
         ended = known or _Held(hold, real, priced, now)
         ended.real = real
@@ -311,7 +342,7 @@ class MemoryLedger:
                 continue
             most -= 1
             outcome = Booked("expired", held.units, NOTHING)
-            self._change(held.hold, now, outcome, given_back=held.units)
+            self._change(held.hold, now, given_back=held.units, outcome=outcome)
             self._write(now, held.hold, held.hold.facts, outcome, held.priced)
             held.charged = True
             self._end(held)
@@ -321,10 +352,16 @@ class MemoryLedger:
         if len(self._ended) > self._most:
             self._ended.popitem(last=False)
 
-    def _change(self, hold: Hold, now: int, outcome: Booked, *, given_back: Units) -> None:
-        less = (-given_back[0], -given_back[1], -given_back[2], -given_back[3])
+    def _change(self, hold: Hold, now: int, *, given_back: Units, outcome: Booked) -> None:
+        usd, reasoner, generator, requests = given_back
+        less = (-usd, -reasoner, -generator, -requests)
         for scope in hold.scopes:
-            self._account(scope).change(hold.made_us, now, spent=outcome.change, overrun=outcome.overrun, held=less)
+            account = self._account(scope)
+            if given_back is not NOTHING:
+                account.add(_HELD, less, hold.made_us, now)
+            account.add(_SPENT, outcome.change, hold.made_us, now)
+            if outcome.overrun != NOTHING:
+                account.add(_OVERRUN, outcome.overrun, hold.made_us, now)
 
     def _write(self, now: int, hold: Hold, facts: EntryFacts, outcome: Booked, priced: bool) -> None:
         self._number += 1
@@ -333,15 +370,15 @@ class MemoryLedger:
     def _count_again(self, scope: str, account: _Account, now: int) -> None:
         for line in self._lines:
             if scope in line.hold.scopes:
-                outcome = line.outcome
-                account.change(line.hold.made_us, now, spent=outcome.change, overrun=outcome.overrun, held=NOTHING)
+                account.add(_SPENT, line.outcome.change, line.hold.made_us, now)
+                account.add(_OVERRUN, line.outcome.overrun, line.hold.made_us, now)
         for held in self._open.values():
             if scope in held.hold.scopes:
-                account.change(held.hold.made_us, now, spent=NOTHING, overrun=NOTHING, held=held.units)
+                account.add(_HELD, held.units, held.hold.made_us, now)
 
 
-def _plus(one: Units, two: Units) -> Units:
-    return one[0] + two[0], one[1] + two[1], one[2] + two[2], one[3] + two[3]
+def _units(sums: Sequence[int], first: int) -> Units:
+    return sums[first], sums[first + 1], sums[first + 2], sums[first + 3]
 
 
 def _entry(line: _Line) -> Entry:

@@ -43,7 +43,13 @@ def check_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
     given: object = scopes  # callers write a single text, too
     if isinstance(given, str):
         raise InvalidRequest("scopes must be a list of texts, such as ['tenant:a']; got one text")
-    found = tuple(dict.fromkeys(map(check_scope, scopes)))
+    listed = tuple(scopes)
+    return _check_all(listed if all(isinstance(scope, str) for scope in listed) else ("",))
+
+
+@lru_cache(maxsize=4096)
+def _check_all(scopes: tuple[str, ...]) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(map(_check, scopes)))
     if len(found) > MOST_SCOPES:
         raise InvalidRequest(f"a hold can be in {MOST_SCOPES} scopes at most, got {len(found)}")
     return found

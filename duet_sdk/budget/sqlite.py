@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from duet_sdk.budget import sqlite_book as rows
 from duet_sdk.budget.amount import Amount, Balance, Limit, amount_of
@@ -21,7 +23,38 @@ from duet_sdk.errors import DuetError
 
 _T = TypeVar("_T")
 _AT_ONCE = 500
-"""Holds expired, or entries deleted, in one transaction of a longer work, so that others can write between them."""
+"""Works, expired holds, or deleted entries in one transaction, so that other processes can write in between."""
+
+
+class _Work(Generic[_T]):
+    """Something to be done in a transaction, and what came of it."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection, int], _T]) -> None:
+        self._work = work
+        self._result: list[_T] = []
+        self._error: Exception | None = None
+
+    def do(self, db: sqlite3.Connection, now: int) -> None:
+        """Do it; a refusal is its own outcome, and nothing to the others in the transaction."""
+        try:
+            self._result = [self._work(db, now)]
+        except DuetError as error:
+            self._error = error
+
+    def fail(self, error: Exception) -> None:
+        """The transaction was rolled back, and this with it."""
+        self._error = error
+
+    def outcome(self) -> _T:
+        """What it gave, or raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was the file that failed."""
+        return self._error is not None and not isinstance(self._error, DuetError)
 
 
 class SqliteLedger:
@@ -50,8 +83,10 @@ class SqliteLedger:
     """
 
     def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._file = Database(Path(path).expanduser(), FORMAT)
+        self.path = Path(path).expanduser()
+        self._file = Database(self.path, FORMAT)
         self._clock = clock
+        self._waiting: deque[_Work[Any]] = deque()
 
     async def hold(
         self,
@@ -145,17 +180,29 @@ class SqliteLedger:
             pass
 
     async def _write(self, work: Callable[[sqlite3.Connection, int], _T]) -> _T:
-        return await self._file.run(lambda db: self._in_transaction(db, work))
+        """Do the work in a transaction, with all else that waits for one by then.
 
-    def _in_transaction(self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection, int], _T]) -> _T:
-        """Do the work on the file alone; what it refuses changes nothing but the ledger's time and what expired."""
-        refused: DuetError | None = None
-        db.execute("BEGIN IMMEDIATE")
-        with db:
-            try:
-                done = work(db, rows.tick(db, self._clock()))
-            except DuetError as error:
-                refused = error
-        if refused is not None:
-            raise refused
-        return done
+        Every caller sends the thread to work off what waits; the first time it comes, it takes all.
+        """
+        mine: _Work[_T] = _Work(work)
+        self._waiting.append(mine)
+        try:
+            await self._file.run(self._work_off)
+            return await self._file.run(lambda _: mine.outcome()) if mine.failed else mine.outcome()
+        finally:
+            with suppress(ValueError):  # the file could not be opened: nobody is left to take it up
+                self._waiting.remove(mine)
+
+    def _work_off(self, db: sqlite3.Connection) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]
+        if not batch:
+            return
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            with db:
+                now = rows.tick(db, self._clock())
+                for each in batch:
+                    each.do(db, now)
+        except (sqlite3.Error, OSError) as error:
+            for each in batch:
+                each.fail(error)

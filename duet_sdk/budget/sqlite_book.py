@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from duet_sdk.budget.amount import NOTHING, Limit, Units, amount_of, usd_of
@@ -21,6 +22,8 @@ from duet_sdk.budget.booking import (
 from duet_sdk.budget.ledger import Entry, EntryFacts, Hold
 from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
 
+_USED_TO_S: Final = 3600
+"""How exactly it is known when a scope was last used; writing it down each time would cost more than it is worth."""
 _FACTS: Final = "stage, model, kind, trace_id, input_tokens, output_tokens"
 _SUMS: Final = ", ".join(
     f"ifnull(sum({kind}_{name}), 0)"
@@ -38,8 +41,13 @@ _ADD: Final = (
 
 
 def tick(db: sqlite3.Connection, clock: float) -> int:
-    """The ledger's time: the clock's, unless that went back."""
+    """The ledger's time: the clock's, unless that went back. Some of what is due by then is done."""
     now: int = db.execute("UPDATE clock SET now = max(now, ?) RETURNING now", (int(clock * SECOND),)).fetchone()[0]
+    expire(db, now, EXPIRED_AT_ONCE)
+    db.execute(
+        "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE ended IS NOT NULL AND ended < ? LIMIT 500)",
+        (now - REMEMBER_S * SECOND,),
+    )
     return now
 
 
@@ -49,10 +57,8 @@ def make(db: sqlite3.Connection, asked: Asked, now: int) -> int:
     Raises:
         BudgetExceeded: a scope has no room.
         ConfigError: a scope has a limit in money, and the price is unknown.
-        LedgerError: the id was used for another hold.
+        HoldMisused: the id was used for another hold.
     """
-    expire(db, now, EXPIRED_AT_ONCE)
-    _forget(db, now)
     known = db.execute(
         "SELECT made, scopes, usd, reasoner_tokens, generator_tokens, requests, priced FROM hold WHERE id = ?",
         (asked.id,),
@@ -62,10 +68,10 @@ def make(db: sqlite3.Connection, asked: Asked, now: int) -> int:
             raise used_otherwise(asked.id)
         made: int = known[0]
         return made
-    windows: dict[int, Window] = {}
-    check_room(asked, _standings(db, asked.scopes, now, windows), now)
-    for scope, window in windows.items():
-        _add(db, scope, window, now, now, NOTHING, NOTHING, asked.units)
+    accounts = {scope: _account(db, scope, now) for scope in asked.scopes}
+    check_room(asked, [_standing(db, scope, a, now) for scope, a in accounts.items() if a.limited], now)
+    for account in accounts.values():
+        _add(db, account, now, now, NOTHING, NOTHING, asked.units)
     facts = asked.facts
     db.execute(
         "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, "
@@ -79,9 +85,8 @@ def settle(db: sqlite3.Connection, hold: Hold, real: Units, *, priced: bool, fac
     """Book what the hold really spent.
 
     Raises:
-        LedgerError: it was settled before, with another amount.
+        HoldMisused: it was settled before, with another amount.
     """
-    expire(db, now, EXPIRED_AT_ONCE)
     known = db.execute(
         "SELECT usd, reasoner_tokens, generator_tokens, requests, priced, charged, "
         "real_usd, real_reasoner, real_generator, real_requests FROM hold WHERE id = ?",
@@ -147,31 +152,31 @@ def expire(db: sqlite3.Connection, now: int, most: int) -> int:
 
 def set_limit(db: sqlite3.Connection, scope: str, limit: Limit | None, now: int) -> None:
     """Store the limit; with another window than before, count the scope again."""
-    row, window = _account(db, scope, now)
+    account = _account(db, scope, now)
     span = None if limit is None else limit.window
     units = (None,) * 4 if limit is None else limit.units
     db.execute(
         "UPDATE scope SET usd = ?, reasoner_tokens = ?, generator_tokens = ?, requests = ?, span = ? WHERE id = ?",
-        (*units, span, row),
+        (*units, span, account.row),
     )
-    if span == window.name:
+    if span == account.window.name:
         return
-    window = window_of(span)
-    db.execute("DELETE FROM slice WHERE scope = ?", (row,))
+    account.window = window_of(span)
+    db.execute("DELETE FROM slice WHERE scope = ?", (account.row,))
     booked = db.execute(
         "SELECT made, usd, reasoner_tokens, generator_tokens, requests, over_usd, over_reasoner, over_generator, "
         "over_requests FROM entry JOIN entry_scope ON entry = number WHERE scope = ? AND booked >= ?",
-        (scope, window.oldest(now)),
+        (scope, account.window.oldest(now)),
     ).fetchall()
     for made, *values in booked:
-        _add(db, row, window, made, now, _units(values[:4]), _units(values[4:]), NOTHING)
+        _add(db, account, made, now, _units(values[:4]), _units(values[4:]), NOTHING)
     held = db.execute(
         "SELECT made, usd, reasoner_tokens, generator_tokens, requests FROM hold "
         "WHERE ended IS NULL AND instr(' ' || scopes || ' ', ' ' || ? || ' ')",
         (scope,),
     ).fetchall()
     for made, *values in held:
-        _add(db, row, window, made, now, NOTHING, NOTHING, _units(values))
+        _add(db, account, made, now, NOTHING, NOTHING, _units(values))
 
 
 def limits(db: sqlite3.Connection) -> dict[str, Limit]:
@@ -221,42 +226,43 @@ def prune(db: sqlite3.Connection, before: int, most: int) -> int:
         unused = (
             "SELECT id FROM scope WHERE used < ? AND coalesce(usd, reasoner_tokens, generator_tokens, requests) IS NULL"
         )
-        db.execute(f"DELETE FROM slice WHERE scope IN ({unused})", (before,))
-        db.execute(f"DELETE FROM scope WHERE id IN ({unused})", (before,))
+        db.execute(f"DELETE FROM slice WHERE scope IN ({unused})", (before - _USED_TO_S * SECOND,))
+        db.execute(f"DELETE FROM scope WHERE id IN ({unused})", (before - _USED_TO_S * SECOND,))
     return len(old)
 
 
-def _forget(db: sqlite3.Connection, now: int) -> None:
-    """Delete ended holds that are remembered no longer, a few at a time."""
-    db.execute(
-        "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE ended IS NOT NULL AND ended < ? LIMIT 10)",
-        (now - REMEMBER_S * SECOND,),
-    )
+@dataclass(slots=True)
+class _Account:
+    """A scope's row: where its slices are, its limit, its window."""
+
+    row: int
+    limit: Sequence[Any]
+    """In units, and the window's name."""
+    window: Window
+
+    @property
+    def limited(self) -> bool:
+        return self.limit[:4] != (None, None, None, None)
 
 
-def _standings(
-    db: sqlite3.Connection, scopes: Iterable[str], now: int, windows: dict[int, Window]
-) -> Iterator[Standing]:
-    """Where the scopes with limits stand; fills in the windows of all scopes by their row."""
-    for scope in scopes:
-        row, window = _account(db, scope, now)
-        windows[row] = window
-        values = db.execute(
-            "SELECT usd, reasoner_tokens, generator_tokens, requests, span FROM scope WHERE id = ?", (row,)
-        ).fetchone()
-        if any(value is not None for value in values[:4]):
-            spent, _, held = _sums(db, row, window, now)
-            yield Standing(scope, _limit(values), values[:4], spent, held)
-
-
-def _account(db: sqlite3.Connection, scope: str, now: int) -> tuple[int, Window]:
-    """A scope's row, made where there is none, and its window."""
-    row = db.execute(
-        "INSERT INTO scope (name, used) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET used = excluded.used "
-        "RETURNING id, span",
-        (scope, now),
+def _account(db: sqlite3.Connection, scope: str, now: int) -> _Account:
+    """The scope's account, made where there is none."""
+    found = db.execute(
+        "SELECT id, used, usd, reasoner_tokens, generator_tokens, requests, span FROM scope WHERE name = ?", (scope,)
     ).fetchone()
-    return row[0], window_of(row[1])
+    if found is None:
+        row = db.execute("INSERT INTO scope (name, used) VALUES (?, ?)", (scope, now)).lastrowid or 0
+        return _Account(row, (None,) * 5, window_of(None))
+    row, used, *limit = found
+    if used < now - _USED_TO_S * SECOND:
+        db.execute("UPDATE scope SET used = ? WHERE id = ?", (now, row))
+    return _Account(row, tuple(limit), window_of(limit[4]))
+
+
+def _standing(db: sqlite3.Connection, scope: str, account: _Account, now: int) -> Standing:
+    spent, _, held = _sums(db, account.row, account.window, now)
+    limit = account.limit
+    return Standing(scope, _limit(limit), (limit[0], limit[1], limit[2], limit[3]), spent, held)
 
 
 def _sums(db: sqlite3.Connection, row: int, window: Window, now: int) -> tuple[Units, Units, Units]:
@@ -268,13 +274,14 @@ def _sums(db: sqlite3.Connection, row: int, window: Window, now: int) -> tuple[U
 
 
 def _add(
-    db: sqlite3.Connection, row: int, window: Window, made: int, now: int, spent: Units, overrun: Units, held: Units
+    db: sqlite3.Connection, account: _Account, made: int, now: int, spent: Units, overrun: Units, held: Units
 ) -> None:
+    window = account.window
     start, oldest = window.slice_of(made), window.oldest(now)
     if start >= oldest:
-        db.execute(_ADD, (row, start, *spent, *overrun, *held))
-    if window.name is not None:
-        db.execute("DELETE FROM slice WHERE scope = ? AND start < ?", (row, oldest))
+        db.execute(_ADD, (account.row, start, *spent, *overrun, *held))
+    if window.name is not None and made == now:  # once for each hold is often enough
+        db.execute("DELETE FROM slice WHERE scope = ? AND start < ?", (account.row, oldest))
 
 
 def _change(
@@ -282,8 +289,7 @@ def _change(
 ) -> None:
     less = (-given_back[0], -given_back[1], -given_back[2], -given_back[3])
     for scope in scopes:
-        row, window = _account(db, scope, now)
-        _add(db, row, window, made, now, outcome.change, outcome.overrun, less)
+        _add(db, _account(db, scope, now), made, now, outcome.change, outcome.overrun, less)
 
 
 def _write(

@@ -19,6 +19,7 @@ _LENGTHS: Final = {"minute": 60 * SECOND, "hour": 3600 * SECOND, "day": 86_400 *
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S: Final = 31 * 86_400
+_NEVER: Final = 1 << 62
 SLICES: Final = 60
 """A rolling window is counted in so many slices: what was spent leaves it a sixtieth of its length late at most."""
 
@@ -35,6 +36,8 @@ class Window:
     name: str | None
     slice_of: Callable[[int], int]
     """A moment → the start of the slice that it belongs to."""
+    next_slice: Callable[[int], int]
+    """The start of a slice → that of the next."""
     length: int = 0
     """Of a rolling window; 0 for all others."""
 
@@ -42,18 +45,17 @@ class Window:
         """The start of the oldest slice that still counts at that moment."""
         return self.slice_of(max(0, now - self.length))
 
+    def turns(self, now: int) -> int:
+        """When the oldest slice will be another one."""
+        return self.next_slice(self.oldest(now)) + self.length
+
     def until(self, now: int) -> str:
         """When room comes back at the latest, as words for an error; empty where it never does."""
         if self.name is None:
             return ""
         if self.length:
             return f"wait until spending is older than {self.name.removeprefix('rolling:')}"
-        end = moment_of(self.slice_of(now)) + (
-            timedelta(days=31) if self.name == "month" else timedelta(microseconds=_LENGTHS[self.name])
-        )
-        if self.name == "month":
-            end = end.replace(day=1)
-        return f"wait for the next {self.name}, from {end:%Y-%m-%d %H:%M} UTC"
+        return f"wait for the next {self.name}, from {moment_of(self.turns(now)):%Y-%m-%d %H:%M} UTC"
 
 
 @lru_cache(maxsize=256)
@@ -64,11 +66,11 @@ def window_of(name: str | None) -> Window:
         ConfigError: there is no such window.
     """
     if name is None:
-        return Window(None, lambda _: 0)
+        return Window(None, lambda _: 0, lambda _: _NEVER)
     if name == "month":
-        return Window(name, _month)
+        return Window(name, _month, lambda start: _month(start + 31 * _LENGTHS["day"]))
     if name in _LENGTHS:
-        return Window(name, lambda at, length=_LENGTHS[name]: at - at % length)  # type: ignore[misc]
+        return _even(name, _LENGTHS[name], 0)
     match = re.fullmatch(r"rolling:([1-9][0-9]{0,8})([smhd])", name)
     if match is None or not 1 <= int(match[1]) * _UNITS_S[match[2]] <= _LONGEST_S:
         raise ConfigError(
@@ -76,8 +78,11 @@ def window_of(name: str | None) -> Window:
             "(rolling:24h, rolling:90m), or leave it out for a limit that never starts anew"
         )
     length = int(match[1]) * _UNITS_S[match[2]] * SECOND
-    slice_length = -(-length // SLICES)
-    return Window(name, lambda at: at - at % slice_length, length)
+    return _even(name, -(-length // SLICES), length)
+
+
+def _even(name: str, slice_length: int, length: int) -> Window:
+    return Window(name, lambda at: at - at % slice_length, lambda start: start + slice_length, length)
 
 
 def _month(at: int) -> int:

@@ -9,15 +9,16 @@ from dataclasses import replace
 
 from duet_sdk.backends.protocol import Call, Capabilities
 from duet_sdk.context import flatten_tools
-from duet_sdk.errors import BackendError, ContextOverflow, InvalidRequest, StreamBroken
+from duet_sdk.demands import ask_again, unmet
+from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
-from duet_sdk.pipeline.attempt import RunningCall
+from duet_sdk.pipeline.attempt import Begun, RunningCall
 from duet_sdk.pipeline.fit import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import LeadingThought
-from duet_sdk.types import Prompts, Sampling, Stage
+from duet_sdk.types import AttemptKind, Message, Prompts, Sampling, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Answering:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self._asked_again: tuple[Message, ...] = ()
 
     async def events(self, stage: Stage) -> AsyncGenerator[Event, None]:
         """Let the models of that stage answer in turn; where all generators fail, the reasoner may.
@@ -39,7 +41,8 @@ class Answering:
         chain = flow.chain(stage)
         for position, model in enumerate(chain):
             failure = None
-            async with aclosing(self._ask(stage, model)) as asking:
+            begun = flow.adopted if stage == "generator" and position == 0 else None
+            async with aclosing(self._ask(stage, model, begun)) as asking:
                 async for event in asking:
                     if isinstance(event, BackendError):
                         failure = event
@@ -66,26 +69,36 @@ class Answering:
         for index in range(flow.request.n):
             yield AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index)
 
-    async def _ask(self, stage: Stage, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
-        """Let one model answer, again where the policy says so; the last item is its error where it failed."""
+    async def _ask(
+        self, stage: Stage, model: StageModel, begun: Begun | None
+    ) -> AsyncGenerator[Event | BackendError, None]:
+        """Let one model answer, again where the policy says so; the last item is its error where it failed.
+
+        What it has ``begun`` already is its first attempt.
+        """
         flow, tries = self._flow, 0
+        self._asked_again = ()
         while True:
             tries += 1
             failure: BackendError | None = None
-            running: RunningCall | None = None
-            try:
-                running = await flow.in_time(self._plan(stage, model))
-            except BackendError as error:
-                failure = error
+            running: Begun | None = begun
+            fresh: RunningCall | None = None
+            if begun is None:
+                try:
+                    running = fresh = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
+                except BackendError as error:
+                    failure = error
             if running is not None:
-                yield running.started()
                 try:
                     async with running, aclosing(self._write(running)) as writing:
+                        if fresh is not None:
+                            yield fresh.started()
                         async for event in writing:
                             yield event
                 except BackendError as error:
                     failure = error
                 yield running.ended()
+            begun = None
             if failure is None:
                 break
             until = flow.budget.deadline
@@ -95,8 +108,48 @@ class Answering:
             yield Retried(stage, self._discard())
         if running is not None and running.timed_out:
             raise flow.budget.deadline_error()
+        async with aclosing(self._hold_to_form(stage, model)) as correcting:
+            async for item in correcting:
+                yield item
 
-    async def _write(self, running: RunningCall) -> AsyncGenerator[Event, None]:
+    async def _hold_to_form(self, stage: Stage, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
+        """Have an answer without the form that was asked for written once more, where the budget has room for that.
+
+        Where it has none the answer stays as it is, and so does a second one that is no better; the last item is the
+        model's error where it failed.
+        """
+        flow, draft = self._flow, self._flow.draft
+        whole = flow.request.n == 1 and draft.finish_of(0) in ("stop", "tool_calls")
+        calls = draft.calls_of(0)
+        problem = unmet(flow.request, draft.answer(0), calls) if whole and not self._must_not_start_over() else None
+        if problem is None:
+            return
+        _log.warning("the answer of %s has not the form that was asked for; it is asked for once more", model.name)
+        self._asked_again = ask_again(draft.answer(0), calls, problem)
+        failure: BackendError | None = None
+        running: RunningCall | None = None
+        try:
+            running = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
+            async with running, aclosing(self._write(running)) as writing:
+                yield Retried(stage, self._discard())
+                yield running.started()
+                async for event in writing:
+                    yield event
+        except (BudgetExceeded, ContextOverflow):
+            if running is None or running.record is None:
+                _log.warning("there is no room for asking %s once more; its answer stays", model.name)
+                return
+            raise
+        except BackendError as error:
+            failure = error
+        if running is not None and running.record is not None:
+            yield running.ended()
+            if running.timed_out:
+                raise flow.budget.deadline_error()
+        if failure is not None:
+            yield failure
+
+    async def _write(self, running: Begun) -> AsyncGenerator[Event, None]:
         draft = self._flow.draft
         thoughts = [LeadingThought() for _ in range(self._flow.request.n)]
         async for chunk in running:
@@ -116,22 +169,36 @@ class Answering:
                 draft.add_text(rest, index)
                 yield AnswerDelta(rest, index)
 
-    async def _plan(self, stage: Stage, model: StageModel) -> RunningCall:
-        """The call that answers, with limits that fit what is left."""
+    async def plan(self, stage: Stage, model: StageModel, *, signal: str, kind: AttemptKind = "answer") -> RunningCall:
+        """The call that answers, guided by ``signal`` unless it is empty, with limits that fit what is left.
+
+        A ``probe`` is streamed whatever the caller wants to see, and asks for logprobs.
+
+        Raises:
+            BackendError: the model is not there.
+            InvalidRequest: it cannot do what the request asks.
+            ContextOverflow: prompt and limit do not fit it.
+            BudgetExceeded: not even one token is left.
+        """
         parts, request, budget = self._flow.parts, self._flow.request, self._flow.budget
         budget.check_deadline()
         able = await model.connect()
         check_abilities(request, model.backend, able, stage)
-        guided, call = await self._call(stage, model, able)
+        guided, call = await self._call(stage, model, able, signal)
+        if call.messages:  # a rendered prompt has no turns to add to: it is only sent again
+            call = replace(call, messages=call.messages + self._asked_again)
+        sampling, whole = self._sampling(stage), request.whole
+        if kind == "probe":
+            sampling, whole = sampling.over(Sampling(logprobs=0)), False
         call = replace(
             call,
             tools=request.tools,
             tool_choice=request.tool_choice,
             response_format=request.response_format,
             n=request.n,
-            whole=request.whole,
+            whole=whole,
             tenant=request.labels.tenant,
-            sampling=self._sampling(stage),
+            sampling=sampling,
         )
         want = budget.limits.answer_tokens or 1
         if guided:
@@ -146,7 +213,7 @@ class Answering:
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
         slot = self._flow.slot(stage, model, usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), kind="answer", prompt=prompt, until=budget.deadline)
+        return RunningCall(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=budget.deadline)
 
     def _sampling(self, stage: Stage) -> Sampling:
         """The stage's own; a reasoner that stands in answers as the generator was to, but for what its server takes."""
@@ -157,21 +224,25 @@ class Answering:
             return request.reasoner_sampling
         return replace(request.generator_sampling, extra_body=request.reasoner_sampling.extra_body)
 
-    async def _call(self, stage: Stage, model: StageModel, able: Capabilities) -> tuple[bool, Call]:
-        """Whether a signal was made for this answer, and the call without its limits."""
-        flow, draft = self._flow, self._flow.draft
+    def _guide(self, stage: Stage) -> str:
+        """The signal that guides an answer of this stage, empty for none."""
+        draft = self._flow.draft
+        return draft.signal.text if stage == "generator" and draft.handoff is not None else ""
+
+    async def _call(self, stage: Stage, model: StageModel, able: Capabilities, signal: str) -> tuple[bool, Call]:
+        """Whether the signal was made for this answer, and the call without its limits."""
+        flow = self._flow
         seen = await flow.read_by(stage, model)
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
             return False, alone(seen, prompts=Prompts(), thinking=None)
         carried = next((message.signal for message in reversed(seen) if message.signal), None)
-        made = draft.signal.text if draft.handoff is not None and draft.signal.text != carried else ""
+        made = signal if signal != carried else ""
         if not made and carried is None:
             return False, alone(seen, prompts=flow.prompts)
-        handoff = await flow.handoff(flow.reasoner, model)
-        draft.handoff = handoff.name
-        return bool(made), await handoff.answer(seen, made or None, prompts=flow.prompts)
+        flow.draft.handoff, call = await flow.guided(model, seen, made or None)
+        return bool(made), call
 
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""

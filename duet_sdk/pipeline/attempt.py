@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 from duet_sdk.backends.protocol import Backend, Call, Chunk
 from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
@@ -42,6 +42,25 @@ class Slot:
     charging: Charging | None = None
     """The request's side of a ledger, None without one."""
     observer: Observer = SILENT
+
+
+class Begun(Protocol):
+    """An attempt that can be entered and iterated: one that was just planned, or one that is under way already."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the deadline ended it."""
+
+    def ended(self) -> AttemptEnded:
+        """The event that closes it; only after leaving the context."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
 
 
 class RunningCall:
@@ -91,10 +110,15 @@ class RunningCall:
         record = cast("Attempt", self.record)
         return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
 
-    def not_needed(self) -> None:
-        """No more is needed: what the model writes from now on, until it is stopped, is overlap."""
+    def not_needed(self, since_tokens: int | None = None) -> None:
+        """No more is needed: what it writes beyond ``since_tokens`` (by default from now on) is overlap."""
         if self._needed_tokens is None:
-            self._needed_tokens = self.tokens
+            self._needed_tokens = self.tokens if since_tokens is None else since_tokens
+
+    def extend(self, until: float | None) -> None:
+        """Move its deadline, unless it has no more to write and only waits for the server's last word."""
+        if self._writing and not self._stopped:
+            self._until = until
 
     @property
     def tokens(self) -> int:
@@ -288,7 +312,7 @@ class RunningCall:
 
     async def _settle_charge(self, charge: Charge, record: Attempt) -> None:
         if self._dispatched:
-            await charge.settle(record.usage, record.usd)
+            await charge.settle(record.kind, record.usage, record.usd)
         else:
             await charge.release()
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from duet_sdk.budget import Amount, EntryFacts, Hold, Ledger, scope_of
 from duet_sdk.errors import LedgerError
-from duet_sdk.types import Labels, Stage, StageUsage
+from duet_sdk.types import AttemptKind, Labels, Stage, StageUsage
 
 _log = logging.getLogger(__name__)
 _SPARE_S = 60.0
@@ -95,9 +95,9 @@ class Charge:
     counts: bool
     """Whether it counts the request."""
 
-    async def settle(self, usage: StageUsage, usd: Decimal | None) -> None:
-        """Book what was spent; where the store fails, the hold will expire and be charged in full."""
-        facts = replace(self.hold.facts, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    async def settle(self, kind: AttemptKind, usage: StageUsage, usd: Decimal | None) -> None:
+        """Book what was spent, and for what; where the store fails, the hold will expire and be charged in full."""
+        facts = replace(self.hold.facts, kind=kind, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
         amount = replace(_tokens(facts.stage, usage.total_tokens), usd=usd, requests=int(self.counts))
         await _to_the_end(self.hold.settle(amount, facts), what="settled")
 

@@ -158,7 +158,7 @@ class Draft:
         answers = tuple(self.answer(index) for index in range(request.n))
         winner, agreement = 0, None
         if finish_reason is None and request.vote is not None and request.mode != "signal":
-            calls = [self._calls_of(index) for index in range(request.n)]
+            calls = [self.calls_of(index) for index in range(request.n)]
             winner, agreement = choose(answers, request.vote, calls=calls)
         return Reply(
             text=answers[winner],
@@ -170,7 +170,7 @@ class Draft:
             handoff=self.handoff,
             gate=self.gate,
             finish_reason=finish_reason or self.finish or self.finish_of(winner),
-            tool_calls=self._calls_of(winner),
+            tool_calls=self.calls_of(winner),
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
             logprobs=tuple(self._logprobs[winner]),
@@ -178,7 +178,8 @@ class Draft:
             receipt=self.account.receipt(self.budget.elapsed_s(), self._estimate_alone()),
         )
 
-    def _calls_of(self, index: int) -> tuple[ToolCall, ...]:
+    def calls_of(self, index: int) -> tuple[ToolCall, ...]:
+        """The tool calls of answer number ``index``."""
         return tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == index)
 
     def _estimate_alone(self) -> AloneEstimate | None:

@@ -50,6 +50,8 @@ async def prompt_size(backend: Backend, call: Call, *, exact: bool) -> PromptSiz
     """Tokens of a call's prompt; the real number is asked for only with ``exact``, as it may cost a round trip."""
     if call.prompt_ids:
         return PromptSize(len(call.prompt_ids), exact=True)
+    if call.thought is not None:
+        return PromptSize(len(call.thought.prompt_ids), exact=True)
     if exact and (counted := await backend.count_tokens(call.messages, tools=call.tools)) is not None:
         return PromptSize(counted, exact=True)
     return PromptSize(most_prompt_tokens(call.messages, call.tools), exact=False)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from duet_sdk.backends.protocol import Backend, Capabilities
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
-from duet_sdk.gate import Gate
-from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer
+from duet_sdk.gate import Gate, TokenGate
+from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer, ThoughtPlacer
 from duet_sdk.pipeline.runs import RunMemory
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
-from duet_sdk.types import HandoffName, Prompts, Retry, Stage
+from duet_sdk.types import HandoffName, Progressive, Prompts, Retry, Stage
+
+if TYPE_CHECKING:
+    from duet_sdk.gate.calibration import Calibration
 
 _log = logging.getLogger(__name__)
+
+DEFAULT_GATE_DEADLINE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,16 @@ class StageModel:
         found: ThinkRenderer | None = await load() if load is not None else None
         return found
 
+    async def thought_placer(self) -> ThoughtPlacer | None:
+        """Puts a signal into a chat with the model, None where its server has no way for it.
+
+        Raises:
+            ConfigError: the template or the tokenizer cannot hold a signal safely.
+        """
+        load = getattr(self.backend, "thought_placer", None)
+        found: ThoughtPlacer | None = await load() if load is not None else None
+        return found
+
     async def find_renderer(self) -> Renderer | None:
         """The model's own template and tokenizer, None where they, or the libraries for them, are not at hand."""
         if not self._looked:
@@ -119,7 +134,7 @@ class Parts:
     reasoners: tuple[StageModel, ...]
     """In the order in which they are tried; likewise the next."""
     generators: tuple[StageModel, ...]
-    gate: Gate
+    gate: Gate | TokenGate
     cut: CutPolicy
     ladder: Ladder
     context: ContextPolicy
@@ -129,8 +144,12 @@ class Parts:
     retry: Retry = Retry()
     on_break: OnBreak = OnBreak()
     signal_cache: SignalCache | None = None
-    alone_output_tokens: float | None = None
-    """Mean output tokens of the reasoner alone, as measured by a calibration."""
+    gate_deadline_s: float = DEFAULT_GATE_DEADLINE_S
+    """Seconds that a gate's own code may take to decide."""
+    progressive: Progressive | None = None
+    """How the generator probes the growing signal; None where it does not."""
+    calibration: Calibration | None = None
+    """What was measured of this pair, None where nothing was."""
     runs: RunMemory = field(default_factory=RunMemory)
     """What is remembered of agents' runs."""
     fallback: Parts | None = None
@@ -174,14 +193,18 @@ async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
     renderer = await generator.find_renderer()
     own = await reasoner.find_renderer()
     takes_ids = (await reasoner.connect()).prompt_ids
+    remote: ThinkRenderer | None = None
     if renderer is not None and able.prompt_ids:
         if not renderer.can_think:
             raise ConfigError(
                 f"the chat template or tokenizer of {generator.name} cannot hold a think block; use handoff='instruct'"
             )
-        return Think(LocalThinkRenderer(renderer), own, takes_ids)
-    if able.prompt_ids and (remote := await generator.server_renderer()) is not None:
-        return Think(remote, own, takes_ids)
+        remote = LocalThinkRenderer(renderer)
+    elif able.prompt_ids:
+        remote = await generator.server_renderer()
+    placer = await generator.thought_placer()
+    if remote is not None or placer is not None:
+        return Think(remote, placer, own, takes_ids)
     _log.warning(
         "the think handoff cannot be rendered for %s (%s); the instruct handoff is used",
         generator.name,

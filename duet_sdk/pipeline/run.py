@@ -8,11 +8,16 @@ from contextlib import aclosing
 
 from duet_sdk.errors import BackendError, DuetError
 from duet_sdk.events import Done, Event, FellBack, GateDecided
+from duet_sdk.gate import Gate
 from duet_sdk.pipeline.answering import Answering
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.flow import Flow, is_outage
+from duet_sdk.pipeline.gating import decided
 from duet_sdk.pipeline.parts import Parts
+from duet_sdk.pipeline.progressive import progressive_signal
+from duet_sdk.pipeline.race import gated_by_tokens
 from duet_sdk.pipeline.signalling import Signalling
+from duet_sdk.pipeline.told import Told
 from duet_sdk.receipt import Alone
 from duet_sdk.types import GateDecision
 
@@ -28,19 +33,16 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
         DuetError: what ended the request instead.
     """
     reasoner = parts.reasoners[0]
+    alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
+    draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
     own = (reasoner.identity, parts.generators[0].identity)
     with draft.observer.request(draft), draft.as_turn(parts.runs, models=own):
         flow = Flow(parts, draft)
-        draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, parts.alone_output_tokens)
-        ask = draft.request.mode in ("duet", "signal")
-        if draft.request.mode == "duet":
-            asked_s = flow.budget.elapsed_s()
-            decision = draft.gate = await flow.in_time(_decide(flow))
-            draft.account.gate_s = flow.budget.elapsed_s() - asked_s
-            ask = decision.ask
+        if draft.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
+            draft.gate = decision
             yield GateDecided(decision)
         try:
-            async with aclosing(_stages(flow, ask=ask)) as stages:
+            async with aclosing(_stages(flow)) as stages:
                 async for event in stages:
                     yield event
         except BackendError as error:
@@ -52,7 +54,7 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
             _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
             discard = draft.start_over()
             yield FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name)
-            async with aclosing(_stages(Flow(other, draft, allowed=flow.allowed), ask=ask)) as stages:
+            async with aclosing(_stages(Flow(other, draft, allowed=flow.allowed))) as stages:
                 async for event in stages:
                     yield event
             if draft.served_by in ("pair", "pair_cut"):
@@ -61,38 +63,69 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
     yield Done(reply)
 
 
-async def _stages(flow: Flow, *, ask: bool) -> AsyncGenerator[Event, None]:
-    if ask:
-        async with aclosing(Signalling(flow).events()) as signalling:
-            async for event in signalling:
+async def _decide(flow: Flow) -> GateDecision | None:
+    """Whether the reasoner is asked; None where the generator's first tokens are to tell."""
+    agent, gate = flow.draft.agent, flow.parts.gate
+    settled = agent.decide(gate) if agent is not None else None
+    if settled is not None or not isinstance(gate, Gate):
+        return settled
+    decision = await decided(flow, gate, _watched(flow, gate))
+    return decision if agent is None else agent.allow(decision)
+
+
+async def _watched(flow: Flow, gate: Gate) -> object:
+    with flow.draft.observer.deciding(gate.name):
+        return await gate.decide(flow.request)
+
+
+def _before_answer(flow: Flow) -> AsyncGenerator[Event, None] | None:
+    """What comes before the answer, as mode and gate say; None for nothing."""
+    parts, mode, decision = flow.parts, flow.request.mode, flow.draft.gate
+    if mode not in ("duet", "signal") or (decision is not None and not decision.ask):
+        return None
+    if mode == "duet" and decision is None and not isinstance(parts.gate, Gate):
+        return _told(flow, gated_by_tokens(flow, parts.gate, lambda: _asked(flow)))
+    return _told(flow, _asked(flow)) if parts.progressive is not None else _asked(flow)
+
+
+def _asked(flow: Flow) -> AsyncGenerator[Event, None]:
+    """The reasoner's stage."""
+    options = flow.parts.progressive
+    if options is None or flow.request.mode != "duet":
+        return Signalling(flow).events()
+    return progressive_signal(flow, options)
+
+
+async def _told(flow: Flow, before: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events, with the ends of attempts that were stopped before they could tell of them."""
+    told, ended = Told(flow.draft.account), None
+    async with aclosing(before):
+        try:
+            async for event in before:
+                told.note(event)
                 yield event
-    elif flow.request.mode == "duet":
-        flow.draft.reuse_signal()
+        except DuetError as error:
+            ended = error
+    for event in told.missing():
+        yield event
+    if ended is not None:
+        raise ended
+
+
+async def _stages(flow: Flow) -> AsyncGenerator[Event, None]:
     mode = flow.request.mode
-    if mode != "signal":
-        async with aclosing(Answering(flow).events("reasoner" if mode == "reasoner" else "generator")) as answering:
-            async for event in answering:
-                yield event
-
-
-async def _decide(flow: Flow) -> GateDecision:
-    agent = flow.draft.agent
-    if agent is None:
-        return await _ask_gate(flow)
-    return agent.decide() or agent.allow(await _ask_gate(flow))
-
-
-async def _ask_gate(flow: Flow) -> GateDecision:
-    gate = flow.parts.gate
     try:
-        with flow.draft.observer.deciding(gate.name):
-            decision: object = await gate.decide(flow.request)
-        if isinstance(decision, GateDecision):
-            return decision
-        problem = f"gave a {type(decision).__name__}"
-    except DuetError:
-        raise
-    except Exception as error:  # noqa: BLE001  # a user's gate may raise anything; no answer gets worse by it
-        problem = f"failed with {type(error).__name__}"
-    _log.warning("gate %s %s; the reasoner is asked", gate.name, problem)
-    return GateDecision(ask=True, policy=gate.name, reason=f"the gate {problem}")
+        if (before := _before_answer(flow)) is not None:
+            async with aclosing(before):
+                async for event in before:
+                    yield event
+        elif mode == "duet":
+            flow.draft.reuse_signal()
+        if mode != "signal":
+            async with aclosing(Answering(flow).events("reasoner" if mode == "reasoner" else "generator")) as answering:
+                async for event in answering:
+                    yield event
+    finally:
+        if flow.adopted is not None:
+            async with flow.adopted:  # harmless where the answering stage has left it
+                pass

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from threading import Lock
 
+from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.loops import in_force, question_at, turns, why_ask_again, without_signals
 from duet_sdk.receipt import Account
 from duet_sdk.types import GateDecision, Message, Request, RunTotals, Signal, ToolCall, Usage
 
+_UNSURE = "the generator was unsure of how to go on"
 POLICY = "run"
 """What a gate's decision is called where the run made it."""
 
@@ -104,17 +106,24 @@ class AgentRun:
         self.signal = carried[-1] if carried else ""
         self.request = replace(request, messages=messages)
 
-    def decide(self) -> GateDecision | None:
+    def decide(self, gate: Gate | TokenGate) -> GateDecision | None:
         """What the run says about asking the reasoner, before anybody else; None leaves it to the gate."""
         scope = self.request.signal_scope
         if scope is None or not self._turn:
             return None
-        if self._tally.calls >= scope.most_calls:
-            return self._used_up()
-        if not self.signal:
-            return None
-        self.why = why_ask_again(scope, self.request.messages, self.request.tools) or ""
-        return None if self.why else GateDecision(ask=False, policy=POLICY, reason="the run has its signal")
+        used_up = self._tally.calls >= scope.most_calls
+        if self.signal:
+            self.why = why_ask_again(scope, self.request.messages, self.request.tools) or ""
+            if not self.why and "low_confidence" in scope.ask_again_on and isinstance(gate, TokenGate) and not used_up:
+                self.why = _UNSURE
+            if not self.why:
+                return GateDecision(ask=False, policy=POLICY, reason="the run has its signal")
+        return self._used_up() if used_up else None
+
+    @property
+    def waits_for_doubt(self) -> bool:
+        """Whether nothing but the generator's doubt can make the reasoner be asked, so that it is not asked beside."""
+        return self.why == _UNSURE
 
     def allow(self, decision: GateDecision) -> GateDecision:
         """The gate's decision as far as the run's limit allows; an asking that is allowed counts from now on."""
@@ -126,7 +135,10 @@ class AgentRun:
                 return self._used_up()
             self._tally.calls += 1
             self._asked = True
-        return replace(decision, policy=POLICY, reason=self.why) if self.why else decision
+        if not self.why:
+            return decision
+        reason = f"{self.why}; {decision.reason}" if decision.reason else self.why
+        return replace(decision, policy=POLICY, reason=reason)
 
     def guiding(self) -> Signal:
         """The newest signal as one that this request did not pay for."""
@@ -164,6 +176,8 @@ class AgentRun:
 
     def _used_up(self) -> GateDecision:
         reason = f"the run has used its {self._tally.calls} calls of the reasoner"
+        if self.why:
+            reason = f"{self.why}, but {reason}"
         return GateDecision(ask=False, policy=POLICY, reason=reason)
 
     def _restored(self, own: Sequence[int]) -> tuple[Message, ...]:

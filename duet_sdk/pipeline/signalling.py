@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -66,10 +66,17 @@ class Asking:
 
 
 class Signalling:
-    """Writes the draft's signal, or leaves the generator to answer alone."""
+    """Writes the draft's signal, or leaves the generator to answer alone.
+
+    Attributes:
+        asking: the signal in the making, None before it begins and when it has to start over.
+    """
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self.asking: Asking | None = None
+        # `chat` shows no deltas, and each would pass through all the generators above.
+        self._shows = not flow.request.whole or flow.parts.progressive is not None
         self._generator: StageModel | None = None
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
@@ -222,18 +229,19 @@ class Signalling:
 
     async def _write(self, asking: Asking) -> AsyncGenerator[Event, None]:
         """One attempt: what the reasoner writes goes into ``asking``, its error too."""
-        draft, extractor, whole = self._flow.draft, asking.extractor, self._flow.request.whole
+        draft, extractor = self._flow.draft, asking.extractor
+        self.asking = asking
         draft.handoff = asking.handoff.name
         running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
         asking.failure = None
-        yield running.started()
         try:
             async with running:
+                yield running.started()
                 asking.runs.append(running)
+                self._flow.writing = running
                 async for chunk in running:
                     asking.ids += chunk.token_ids
-                    # `chat` shows no deltas, and each would pass through all the generators above.
-                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and not whole:
+                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and self._shows:
                         yield SignalDelta(shown)
                     if extractor.ended:
                         break
@@ -296,6 +304,7 @@ class Signalling:
             running = self._run(asking, call, size, limit, kind="wrap_up")
             async with running:
                 asking.runs.append(running)
+                self._flow.writing = running
                 yield running.started()
                 async for chunk in running:
                     extractor.feed(chunk.text, chunk.reasoning)
@@ -312,20 +321,11 @@ class Signalling:
 
     async def _plan(self, model: StageModel) -> Asking:
         """Check that the whole request fits, before the reasoner spends a token."""
-        flow, parts, request, budget = self._flow, self._flow.parts, self._flow.request, self._flow.budget
+        flow, parts, budget = self._flow, self._flow.parts, self._flow.budget
         want = budget.limits.signal_tokens or 1
         able = await model.connect()
         handoff = await flow.handoff(model, self._generator or parts.generators[0])
-        seen = flatten_tools(await flow.read_by("reasoner", model))
-        if any(message.signal for message in seen) and flow.draft.agent is not None:
-            seen = review(seen, flow.draft.agent.why)
-        seen = seen if able.images else without_images(seen)
-        sampling = request.reasoner_sampling
-
-        def ask(limit: int) -> Call:
-            call = handoff.ask(seen, limit=limit, prompts=flow.prompts, tools=request.tools)
-            return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
-
+        ask = await way_of_asking(flow, model, handoff)
         call = ask(want)
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what="reasoner's")
@@ -343,11 +343,7 @@ class Signalling:
         want_answer = budget.limits.answer_tokens or 1
         able = await model.connect()
         check_abilities(request, model.backend, able, "generator")
-        seen = await flow.read_by("generator", model)
-        guided = alone(seen, prompts=flow.prompts)
-        if handoff.name == "instruct":
-            guided = await handoff.answer(seen, "", prompts=flow.prompts)
-        call = replace(guided, tools=request.tools)
+        call = await unfilled_answer(flow, model, handoff)
         room = want + want_answer
         answer_prompt = await fitting_prompt(model.backend, call, able, budget, room=room, what="generator's")
         # A wrap-up pays for the prompt and the signal once more.
@@ -381,3 +377,32 @@ class Signalling:
         name = flow.parts.generators[0].name
         _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
         return FellBack("reasoner", "generator_fallback", type(error).__name__, model=name)
+
+
+async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff) -> Callable[[int], Call]:
+    """How this request's signal is asked for: limit → call.
+
+    Raises:
+        BackendError: the model is not there.
+    """
+    able = await model.connect()
+    seen = flatten_tools(await flow.read_by("reasoner", model))
+    if any(message.signal for message in seen) and flow.draft.agent is not None:
+        seen = review(seen, flow.draft.agent.why)
+    seen = seen if able.images else without_images(seen)
+    sampling = flow.request.reasoner_sampling
+
+    def ask(limit: int) -> Call:
+        call = handoff.ask(seen, limit=limit, prompts=flow.prompts_of(handoff), tools=flow.request.tools)
+        return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
+
+    return ask
+
+
+async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Call:
+    """The call that answers, as far as its prompt is known before there is a signal."""
+    seen = await flow.read_by("generator", model)
+    guided = alone(seen, prompts=flow.prompts)
+    if handoff.name == "instruct":
+        guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools) or guided
+    return replace(guided, tools=flow.request.tools)

@@ -145,9 +145,17 @@ class Renderer:
         return isinstance(self._found_block, ThinkBlock)
 
     @property
+    def think_block(self) -> ThinkBlock:
+        """Where the template puts thinking. Raises ConfigError as `think_ids`."""
+        found = self._found_block
+        if isinstance(found, str):
+            raise ConfigError(f"no think handoff with this model: {found}; use handoff='instruct'")
+        return found
+
+    @property
     def think_tags(self) -> tuple[str, str]:
         """What opens and closes the block: ``("<think>", "</think>")``. Raises as `think_ids`."""
-        return self._block.tags
+        return self.think_block.tags
 
     @cached_property
     def opens_thinking(self) -> bool:
@@ -186,7 +194,7 @@ class Renderer:
             ConfigError: as `think_ids`.
             InvalidRequest: the prompt does not end as this template ends one that leaves room for a think block.
         """
-        block = self._block
+        block = self.think_block
         signal = signal.strip()
         if not signal:
             raise SignalError("the signal is empty; ask the generator without one")
@@ -207,7 +215,7 @@ class Renderer:
             InvalidRequest: as `think_ids`.
         """
         prompt = self._prompt(messages, tools)
-        opener = self.encode(self._block.opener)
+        opener = self.encode(self.think_block.opener)
         sampled = tuple(sampled_ids)
         if any(self._controls(at) and at in sampled for at in opener):
             opener = ()
@@ -229,7 +237,7 @@ class Renderer:
 
     def close_think_ids(self) -> tuple[int, ...]:
         """What closes a block left open by `partial_think_ids`. Raises ConfigError as `think_ids`."""
-        return self.encode(self._block.trail) + self._closing_ids
+        return self.encode(self.think_block.trail) + self._closing_ids
 
     # Inside.
 
@@ -257,15 +265,15 @@ class Renderer:
 
     @cached_property
     def _header_ids(self) -> tuple[int, ...]:
-        return self.encode(self._block.header)
+        return self.encode(self.think_block.header)
 
     @cached_property
     def _head_ids(self) -> tuple[int, ...]:
-        return self.encode(self._block.head)
+        return self.encode(self.think_block.head)
 
     @cached_property
     def _closing_ids(self) -> tuple[int, ...]:
-        return self.encode(self._block.closing)
+        return self.encode(self.think_block.closing)
 
     def _offences(self, text: str) -> list[control.Span]:
         """Where the text would be read as a control token or role marker."""
@@ -284,13 +292,6 @@ class Renderer:
                 spans = control.find(pattern, text, without=control.BREAKERS[:2]) or [(0, len(text))]
         return spans
 
-    @property
-    def _block(self) -> ThinkBlock:
-        found = self._found_block
-        if isinstance(found, str):
-            raise ConfigError(f"no think handoff with this model: {found}; use handoff='instruct'")
-        return found
-
     @cached_property
     def _found_block(self) -> ThinkBlock | str:
         """The think block of the template, or why it has none that is safe."""
@@ -305,7 +306,7 @@ class Renderer:
 
     def _prompt(self, messages: Sequence[Message], tools: Sequence[Json]) -> str:
         """The generation prompt, with thinking on."""
-        block = self._block
+        block = self.think_block
         prompt = self.render(messages, generation=True, tools=tools, **block.kwargs)
         if not prompt.endswith(block.header):
             raise InvalidRequest(NO_ROOM)

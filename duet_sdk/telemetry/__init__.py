@@ -33,7 +33,8 @@ def configure(
     Sets the global providers of this process, once. Spans are exported in batches, from a thread of their own; what is
     left is flushed when the program ends. The standard's environment variables (``OTEL_EXPORTER_OTLP_*``,
     ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_TRACES_SAMPLER``, ``OTEL_BSP_*``, ``OTEL_METRIC_EXPORT_INTERVAL``) hold where
-    an argument is left out. The trace's ids are added to log records as ``otelTraceID`` and ``otelSpanID``.
+    an argument is left out, and ``OTEL_METRICS_EXPORTER=none`` for tools that take traces alone. The trace's ids are
+    added to log records as ``otelTraceID`` and ``otelSpanID``.
 
     Args:
         endpoint: the collector, such as ``http://127.0.0.1:4318``; for HTTP the path of each signal is added.

@@ -87,7 +87,9 @@ def mlflow(span: Attributes) -> Attributes:
     """MLflow: what an attempt cost, by DUET's prices in place of its own list."""
     if span.get(names.OPERATION_NAME) != names.CHAT or names.COST_USD not in span:
         return {}
-    return {"mlflow.llm.cost": json.dumps({"total_cost": span[names.COST_USD]})}
+    # Its pages leave the cost of a span out unless all three are there; DUET's prices give the sum alone.
+    cost = {"input_cost": 0.0, "output_cost": 0.0, "total_cost": span[names.COST_USD]}
+    return {"mlflow.llm.cost": json.dumps(cost)}
 
 
 _DIALECTS: dict[str, Callable[[Attributes], Attributes]] = {

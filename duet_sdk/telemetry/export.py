@@ -147,7 +147,10 @@ def start(
     sampler = None if sampled_share is None else ParentBasedTraceIdRatio(sampled_share)
     tracers = TracerProvider(resource=about, sampler=sampler, shutdown_on_exit=False)
     tracers.add_span_processor(_Batches(counting))
-    meters = MeterProvider([PeriodicExportingMetricReader(numbers)], resource=about, shutdown_on_exit=False)
+    # Tools for traces alone refuse metrics: the standard's variable leaves them out.
+    wants_metrics = os.environ.get("OTEL_METRICS_EXPORTER", "otlp").strip() != "none"
+    readers = [PeriodicExportingMetricReader(numbers)] if wants_metrics else []
+    meters = MeterProvider(readers, resource=about, shutdown_on_exit=False)
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
     add_trace_ids()

@@ -121,7 +121,7 @@ async def test_a_probe_that_failed_is_tried_again():
 
 @pytest.mark.parametrize("path", ["/v1/models", "/version", "/tokenize"])
 async def test_a_server_that_does_not_answer_a_probe_is_not_waited_for_long(path, monkeypatch):
-    monkeypatch.setattr("duet_sdk.backends.vllm._ASK_S", 0.2)
+    monkeypatch.setattr("duet_sdk.backends.server._ASK_S", 0.2)
     async with served() as (server, backend):
         server.stalled.add(path)
         if path == "/v1/models":

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from contextlib import aclosing
 from typing import Any
 
 import pytest
-from fault_server import FAULTS, Answer, raw_server, refused_url
+from certificates import self_signed
+from fault_server import FAULTS, Answer, FaultServer, raw_server, refused_url, running
 from served import BY_HAND, CALL, QUESTION, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
@@ -150,6 +154,37 @@ async def test_tls_to_a_server_without_it_says_so():
         with pytest.raises(ConnectFailed, match="TLS"):
             await backend.connect()
         await backend.aclose()
+
+
+async def test_a_certificate_of_an_unknown_authority_is_not_accepted_and_not_tried_again():
+    async with FaultServer(tls=self_signed()) as server:
+        backend = VllmBackend("m", base_url=server.url, api_key="sk-secret-key")
+        with pytest.raises(ConnectFailed, match=r"not accepted \(unable to get local issuer.*SSL_CERT_FILE") as failed:
+            await backend.connect()
+        await backend.aclose()
+        assert server.seen == []  # no key, no prompt has left
+    assert (failed.value.retryable, failed.value.status) == (False, None)
+    assert "secret" not in f"{failed.value}{failed.value.__cause__!r}"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"name": "elsewhere.example"}, "IP address mismatch"), ({"expired": True}, "certificate has expired")],
+)
+def test_an_own_authority_is_accepted_by_its_file_but_no_other_name_and_no_old_certificate(tmp_path, options, words):
+    authority = tmp_path / "authority.pem"
+
+    def connecting(**made):
+        with running(tls=self_signed(authority=authority, **made)) as server:
+            script = (
+                "import asyncio; from duet_sdk.backends.vllm import VllmBackend; "
+                f"print(asyncio.run(VllmBackend('m', base_url={server.url!r}).connect()).context_tokens)"
+            )
+            env = {**os.environ, "SSL_CERT_FILE": str(authority)}
+            return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+
+    assert connecting().stdout == "4096\n"
+    assert words in connecting(**options).stderr
 
 
 async def test_what_is_no_http_is_no_server():

@@ -19,7 +19,7 @@ from redis_server import BINARY, WHY_NOT, RedisServer
 from duet_sdk.budget import Limit, MemoryLedger, RedisLedger, SqliteLedger
 from duet_sdk.budget.amount import amount_of
 from duet_sdk.budget.window import window_of
-from duet_sdk.errors import BudgetExceeded, LedgerError
+from duet_sdk.errors import BudgetExceeded, HoldMisused
 
 SCOPES = ("tenant:a", "user:b", "session:c")
 START = 1_800_000_017.0
@@ -130,7 +130,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle(self, model, real, client):
         try:
             self.run(self.clients[client].settle(model.hold, amount_of(real)))
-        except LedgerError:
+        except HoldMisused:
             assert model.state == "settled"
             assert model.real != real
             return

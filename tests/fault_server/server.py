@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
+from duet_sdk.errors import InvalidRequest
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from fault_server.answers import DEFAULT, STATUS, Answer, Seen
+from fault_server.scale_out import ScaleOut
 from fault_server.words import is_probe, prompt_of, said, tokens
 from fault_server.writing import Writer
 
@@ -29,6 +32,8 @@ class FaultServer:
         files: a real tokenizer and template for /tokenize and /detokenize in place of words.
         without: paths that it does not have.
         thinking: whether it was started for ``thinking_token_budget``.
+        scale_out: whether it renders, generates from token ids, and derenders.
+        tls: serve by https with this.
 
     Attributes:
         seen: every request to any path, in order.
@@ -48,6 +53,8 @@ class FaultServer:
         files: TokenizerFiles | None = None,
         without: Sequence[str] = (),
         thinking: bool = False,
+        scale_out: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answer = answer
         self.models = list(models)
@@ -56,6 +63,8 @@ class FaultServer:
         self.context_tokens = context_tokens
         self.without = set(without)
         self.thinking = thinking
+        self.scale_out = scale_out
+        self.tls = tls
         self.seen: list[Seen] = []
         self.stalled: set[str] = set()
         self.open = 0
@@ -90,12 +99,14 @@ class FaultServer:
         app.router.add_post("/detokenize", self._detokenize)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_post("/v1/completions", self._complete)
+        if self.vllm:
+            ScaleOut(self).add_to(app)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self.tls)
         await site.start()
         self.port: int = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
         return self
 
     async def stop(self) -> None:
@@ -125,7 +136,10 @@ class FaultServer:
             return web.json_response({"detail": "Not Found"}, status=404)
         if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
-        response: web.StreamResponse = await handler(request)
+        try:
+            response: web.StreamResponse = await handler(request)
+        except InvalidRequest as refused:  # the template's own words
+            return web.json_response({"error": {"message": str(refused), "code": 400}}, status=400)
         return response
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -141,11 +155,13 @@ class FaultServer:
         ids = self.ids(body)
         answer = {"count": len(ids), "max_model_len": self.context_tokens, "tokens": ids}
         if body.get("return_token_strs"):
-            answer["token_strs"] = [self.text([at]) for at in ids]
+            decode = self._renderer.decode if self._renderer else self.text
+            answer["token_strs"] = [decode([at]) for at in ids]
         return web.json_response(answer)
 
     async def _detokenize(self, request: web.Request) -> web.Response:
-        return web.json_response({"prompt": self.text((await request.json())["tokens"])})
+        ids = (await request.json())["tokens"]
+        return web.json_response({"prompt": self._renderer.decode(ids) if self._renderer else self.text(ids)})
 
     def ids(self, body: dict[str, Any]) -> list[int]:
         """The prompt's token ids."""
@@ -155,10 +171,7 @@ class FaultServer:
         if self._renderer is not None:
             if "prompt" in body:
                 return list(self._renderer.encode(body["prompt"]))
-            chat = self._renderer._chat()
-            generation = body.get("add_generation_prompt", True)
-            text = chat.render(body["messages"], generation=generation, tools=body.get("tools", ()), kwargs=kwargs)
-            return list(self._renderer.encode(text))
+            return list(self._renderer.encode(self._rendered(body, kwargs)))
         if "prompt" in body:
             words = tokens(body["prompt"])
         else:
@@ -167,10 +180,23 @@ class FaultServer:
             words += ["<think>", "</think>"] if kwargs.get("enable_thinking") is False else []
         return [self._words.setdefault(word, len(self._words)) for word in words]
 
+    def _rendered(self, body: dict[str, Any], kwargs: dict[str, Any]) -> str:
+        """The prompt's text by the template; an open last turn is cut at a mark, as transformers does."""
+        assert self._renderer is not None
+        turns, mark = body["messages"], "\u241fhere\u241f"
+        if body.get("continue_final_message"):
+            turns = [*turns[:-1], {**turns[-1], "content": turns[-1]["content"] + mark}]
+        text = self._renderer._chat().render(
+            turns, generation=body.get("add_generation_prompt", True), tools=body.get("tools", ()), kwargs=kwargs
+        )
+        return text.partition(mark)[0]
+
+    def word_id(self, word: str) -> int:
+        """The id of a word of an answer."""
+        return self._words.setdefault(word, len(self._words))
+
     def text(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
-        if self._renderer is not None:
-            return self._renderer.decode(ids)
+        """The text of ids of an answer; of a prompt where there is no tokenizer."""
         words = {at: word for word, at in self._words.items()}
         return "".join(words[at] for at in ids)
 
@@ -180,7 +206,7 @@ class FaultServer:
         body = await request.json()
         if is_probe(body) and self.vllm:
             return self._impossible(body)
-        answer = self._next(body)
+        answer = self.next_answer(body)
         if body.get("fault"):
             answer = replace(answer, fault=body["fault"])
         await self._count(+1)
@@ -206,7 +232,8 @@ class FaultServer:
             self.open += change
             self._changed.notify_all()
 
-    def _next(self, body: dict[str, Any]) -> Answer:
+    def next_answer(self, body: dict[str, Any]) -> Answer:
+        """What this request gets."""
         at, self._answered = self._answered, self._answered + 1
         if callable(self.answer):
             return self.answer(body)

@@ -111,7 +111,7 @@ class Writer:
         else:
             choice["text"] = reasoning + text
         if self.server.vllm and self.body.get("return_token_ids"):
-            choice["token_ids"] = [self.server._words.setdefault(t, len(self.server._words)) for _, t in said]
+            choice["token_ids"] = [self.server.word_id(token) for _, token in said]
         if "logprobs" in self.body and said:
             choice["logprobs"] = self.logprobs([token for _, token in said])
         return choice
@@ -187,7 +187,9 @@ class Writer:
         await self.send({"choices": [{"index": index, "delta": {}, "finish_reason": "tool_calls"}]}, output=sent)
 
     async def send(self, event: dict[str, Any], *, output: int | None = None) -> None:
-        event = {"id": "x", "object": "chunk", "model": self.body["model"], **event}
+        # Clients of OpenAI's own pass over events of any other name.
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        event = {"id": "x", "object": kind, "created": 1, "model": self.body["model"], **event}
         if self.continuous and output is not None and (used := self.usage(output, final=False)) is not None:
             event["usage"] = used
         text = json.dumps(event, ensure_ascii=False)

@@ -157,7 +157,7 @@ async def test_after_a_restart_the_history_tells_signal_and_calls():
     messages = agents.history("fine", "Error: gone", signals=["plan", "plan B"])
     reply = await turn(duet, messages)
     assert (reasoner.calls, reply.signal.text) == ([], "plan B")
-    assert reply.gate.reason == "the run has used its 2 calls of the reasoner"
+    assert reply.gate.reason == "a tool failed, but the run has used its 2 calls of the reasoner"
     assert reply.receipt.run.reasoner_calls == 2
 
 
@@ -197,7 +197,7 @@ async def test_the_limit_on_calls_holds_whatever_goes_wrong(most):
     replies = await agents.work(duet, results=lambda turn: "Error: gone", keeps=agents.forgetful)
     assert len(reasoner.calls) == most
     assert replies[-1].receipt.run.reasoner_calls == most
-    assert replies[-1].gate.reason == f"the run has used its {most} calls of the reasoner"
+    assert replies[-1].gate.reason == f"a tool failed, but the run has used its {most} calls of the reasoner"
     assert replies[-1].served_by == "pair"
 
 
@@ -465,3 +465,48 @@ async def test_a_reused_signal_that_no_longer_fits_is_found_before_anything_is_s
     with pytest.raises(Exception, match="do not fit"):
         await turn(duet, agents.history("word " * 60, signals=["plan"]), budget=Budget(answer_tokens=8))
     assert generator.calls == []
+
+
+def trying(logprob):
+    """A generator that answers with that confidence without a second plan, and surely with one."""
+
+    def line(call):
+        told = "".join(message.text for message in call.messages)
+        return Script("one two three four five six", logprob=-0.01 if "plan B" in told else logprob, token_ids=True)
+
+    return Scripted(line)
+
+
+@pytest.mark.parametrize("gate", ["confidence", "race"])
+async def test_a_generator_that_is_sure_goes_on_with_the_runs_signal(gate):
+    generator = trying(-0.01)
+    duet, reasoner = pair("plan B", generator, gate=gate)
+    reply = await turn(duet, agents.history("fine", signals=["plan"]))
+    assert (reasoner.calls, len(generator.calls)) == ([], 1)
+    assert (reply.gate.ask, reply.gate.policy, reply.served_by) == (False, gate, "pair")
+    assert prompts(generator)[0][1].text.endswith("<notes>\nplan\n</notes>")
+    assert (reply.signal.text, reply.receipt.run.reasoner_calls) == ("plan", 1)
+
+
+@pytest.mark.parametrize("gate", ["confidence", "race"])
+async def test_a_generator_in_doubt_asks_the_reasoner_again(gate):
+    generator = trying(-3.0)
+    duet, reasoner = pair("plan B", generator, gate=gate)
+    reply = await turn(duet, agents.history("fine", signals=["plan"]))
+    assert (len(reasoner.calls), len(generator.calls)) == (1, 2)
+    assert (reply.gate.ask, reply.gate.policy, reply.served_by) == (True, "run", "pair")
+    assert reply.gate.reason.startswith("the generator was unsure of how to go on")
+    assert reply.gate.score is not None
+    first, second = prompts(generator)
+    assert second[:-1] == first[:-1]
+    assert second[-1].text == f"{first[-1].text}\n\n<notes>\nplan B\n</notes>"
+    assert reply.receipt.run.reasoner_calls == 2
+
+
+@pytest.mark.parametrize("scope", [RunScope(ask_again_on=["tool_error"]), RunScope(most_calls=1)])
+async def test_without_the_rule_or_a_call_left_the_generator_is_not_judged(scope):
+    generator = trying(-3.0)
+    duet, reasoner = pair("plan B", generator, gate="confidence", signal_scope=scope)
+    reply = await turn(duet, agents.history("fine", signals=["plan"]))
+    assert (reasoner.calls, len(generator.calls)) == ([], 1)
+    assert reply.gate.reason == "the run has its signal"

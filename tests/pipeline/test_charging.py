@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.budget import Amount, Limit, MemoryLedger
+from duet_sdk.budget import Amount, Limit, MemoryLedger, SqliteLedger
 from duet_sdk.errors import ConfigError, ConnectFailed, DuetError, LedgerError, StreamBroken
 from duet_sdk.pricing import GpuHour, TokenPrice
+from duet_sdk.settings import load_settings
 from duet_sdk.types import Retry
 
 PRICES = {"scripted/big": TokenPrice(Decimal(1), Decimal(10)), "scripted/small": TokenPrice(Decimal("0.1"), Decimal(1))}
@@ -216,3 +217,33 @@ def test_no_scripts_of_concurrent_requests_overspend_a_scope(scripts, obeys, lim
     assert balance.spent.reasoner_tokens == sum(entry.reasoner_tokens for entry in entries)
     assert balance.spent.requests <= requests
     assert reasoner.open_calls == generator.open_calls == 0
+
+
+async def test_a_ledger_named_by_its_url_is_opened_and_closed_by_the_client(tmp_path):
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    async with pair(ledger=url) as duet:
+        reply = await duet.chat("q", tenant="a")
+    async with SqliteLedger(tmp_path / "ledger.db") as ledger:
+        assert (await ledger.balance("tenant:a")).spent.reasoner_tokens == reply.usage.reasoner.total_tokens
+    with pytest.raises(LedgerError):
+        await duet._ledger.balance("tenant:a")
+
+
+async def test_a_ledger_that_is_an_object_stays_open():
+    ledger = MemoryLedger()
+    async with pair(ledger=ledger) as duet:
+        await duet.chat("q", tenant="a")
+    assert (await ledger.balance("tenant:a")).spent.requests == 1
+
+
+def test_what_is_no_ledger_is_refused():
+    with pytest.raises(ConfigError, match="a ledger must be a URL or an object"):
+        pair(ledger=3)
+
+
+async def test_the_settings_name_the_ledger(tmp_path):
+    settings = load_settings(reasoner="scripted/a", generator="scripted/b", ledger=f"sqlite:///{tmp_path}/ledger.db")
+    async with AsyncDuetClient(settings=settings) as duet:
+        await duet.chat("q", tenant="a")
+    async with SqliteLedger(tmp_path / "ledger.db") as ledger:
+        assert (await ledger.balance("tenant:a")).spent.requests == 1

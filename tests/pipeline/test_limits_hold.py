@@ -1,6 +1,7 @@
 """No script of a reasoner or generator gets a request past its limits."""
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, DuetError, StreamBroken
+from duet_sdk.events import AttemptEnded, AttemptStarted
+from duet_sdk.gate import Confidence, Race
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import Retry
+from duet_sdk.types import Progressive, Retry
 
 ERRORS = (
     None,
@@ -118,3 +121,110 @@ def test_tokens_and_money_of_obedient_models_stay_within_the_request(
     assert reply.cost.usd <= budget.cost_usd
     if isinstance(error, BudgetExceeded) and not reply.receipt.attempts:
         assert reasoner.calls == generator.calls == []
+
+
+class Billing(Scripted):
+    """Remembers what it billed for: the prompt of each call that began, and every token that it let go."""
+
+    def __init__(self, *lines, **options):
+        super().__init__(*lines, **options)
+        self.billed = 0
+        self.written = 0
+
+    async def stream(self, call):
+        self.billed += len(call.prompt_ids) or await self.count_tokens(call.messages, tools=call.tools)
+        async with aclosing(super().stream(call)) as chunks:
+            async for chunk in chunks:
+                self.billed += len(chunk.token_ids)
+                self.written += len(chunk.token_ids)
+                yield chunk
+
+
+TOKEN_GATES = st.builds(
+    lambda kind, threshold, tokens: kind(threshold, tokens),
+    st.sampled_from([Race, Confidence]),
+    st.floats(0, 1),
+    st.integers(1, 8),
+)
+PROBES = st.builds(
+    Progressive,
+    slice_tokens=st.integers(1, 12),
+    threshold=st.floats(0, 1),
+    probe_tokens=st.integers(1, 6),
+    share=st.sampled_from([0.3, 1.0]),
+    most_probes=st.integers(1, 4),
+)
+# Between two tokens others get their turn, so that both sides of a race are under way at once.
+CONCURRENT = st.builds(
+    replace,
+    SCRIPTS,
+    token_s=st.sampled_from([0.0, 1e-9]),
+    logprob=st.sampled_from([-0.01, -0.3, -3.0, float("nan")]),
+    token_ids=st.just(True),
+    obeys=st.just(True),
+    usage=st.just("each"),
+)
+
+
+@given(
+    reasoner_script=CONCURRENT,
+    generator_scripts=st.lists(CONCURRENT, min_size=1, max_size=3),
+    gate=st.one_of(st.just("always"), TOKEN_GATES),
+    progressive=st.one_of(st.none(), PROBES),
+    total=st.one_of(st.none(), st.integers(100, 900)),
+    usd=st.one_of(st.none(), st.integers(1, 2_000_000)),
+    on_cut=POLICIES,
+    n=st.integers(1, 2),
+    tries=st.integers(1, 2),
+    leave_at=st.one_of(st.none(), st.integers(0, 40)),
+)
+@settings(max_examples=400, deadline=None)
+def test_no_race_and_no_probe_gets_past_a_limit_or_leaves_a_call_open(
+    reasoner_script, generator_scripts, gate, progressive, total, usd, on_cut, n, tries, leave_at
+):
+    reasoner, generator = Billing(reasoner_script, model="big"), Billing(*generator_scripts, model="small")
+    prices = {"scripted/big": TokenPrice(1000, 5000), "scripted/small": TokenPrice(100, 400)}
+    cost = None if usd is None else Decimal(usd) / 1_000_000
+    budget = Budget(total_tokens=total, cost_usd=cost, signal_tokens=30, answer_tokens=50)
+    events = []
+
+    async def ask():
+        pair = AsyncDuetClient(
+            reasoner,
+            generator,
+            gate=gate,
+            progressive=progressive,
+            prices=prices,
+            on_cut=on_cut,
+            retry=Retry(attempts=tries, first_wait_s=0),
+        )
+        left = False
+        async with pair as duet, duet.stream("why is it so?", budget=budget, n=n) as run:
+            try:
+                async for event in run:
+                    events.append(event)
+                    left = len(events) == leave_at
+                    if left:
+                        break
+            except DuetError:
+                pass
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return run.reply, left
+
+    reply, left = asyncio.run(ask())
+    attempts = reply.receipt.attempts
+    assert reasoner.open_calls == generator.open_calls == 0
+    assert total is None or reply.usage.total_tokens <= total
+    assert cost is None or reply.cost.usd <= cost
+    assert reply.signal.tokens <= 30
+    assert sum(a.usage.output_tokens for a in attempts if a.kind == "answer") <= 50 * n * tries * 2
+    # Every token that a script let go is in the receipt, whoever was stopped. What a call read is known from its first
+    # piece; until then it is a guess, and a call that was refused before costs nothing.
+    for backend, stage in ((reasoner, reply.usage.reasoner), (generator, reply.usage.generator)):
+        assert stage.output_tokens == backend.written
+        assert stage.estimated or stage.total_tokens <= backend.billed
+    if not left:
+        started = [(event.stage, event.attempt) for event in events if isinstance(event, AttemptStarted)]
+        ended = [(event.stage, event.attempt) for event in events if isinstance(event, AttemptEnded)]
+        assert sorted(started) == sorted(ended) == sorted((a.stage, a.attempt) for a in attempts)
+        assert len(set(started)) == len(started)

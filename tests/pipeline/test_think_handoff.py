@@ -12,6 +12,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.backends.vllm import VllmBackend
 from duet_sdk.errors import ConfigError
 from duet_sdk.rendering import Renderer
+from duet_sdk.types import Progressive
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +129,21 @@ async def test_without_a_local_tokenizer_the_server_renders_the_same_block(files
     control = {renderer.encode(text)[0] for text in renderer.control_strings}
     assert [one for one in sent if one in control] == [one for one in expected if one in control]
     assert signal != "17 by sieve" or tuple(sent) == expected
+
+
+async def test_a_growing_thought_is_probed_as_it_stands_and_the_probe_that_is_sure_answers(files):
+    renderer = Renderer(files)
+
+    def line(call):
+        return Script("the answer", logprob=-0.01 if "four" in renderer.decode(call.prompt_ids) else -3.0)
+
+    reasoner = Scripted(Script(reasoning="one two three four five six seven eight", token_s=0.01))
+    generator = Scripted(line, files=files)
+    options = Progressive(slice_tokens=2, probe_tokens=2, share=1.0)
+    async with AsyncDuetClient(reasoner, generator, handoff="think", progressive=options) as duet:
+        reply = await duet.chat("How many?")
+    assert (reply.handoff, reply.served_by, reply.text) == ("think", "pair", "the answer")
+    assert reply.signal.text in ("one two three four", "one two three four five")
+    assert generator.calls[-1].prompt_ids == renderer.think_ids([Message("user", "How many?")], reply.signal.text)
+    assert [attempt.kind for attempt in reply.receipt.attempts if attempt.stage == "generator"] == ["probe", "answer"]
+    assert reasoner.cancelled == 1

@@ -86,7 +86,9 @@ async def test_openinference_has_input_and_output_only_with_content(spans, monke
 
 async def test_mlflow_is_told_what_an_attempt_cost(spans):
     reply = await ask("mlflow")
-    costs = [json.loads(span.attributes["mlflow.llm.cost"])["total_cost"] for span in spans.attempts]
+    told = [json.loads(span.attributes["mlflow.llm.cost"]) for span in spans.attempts]
+    assert {tuple(cost) for cost in told} == {("input_cost", "output_cost", "total_cost")}
+    costs = [cost["total_cost"] for cost in told]
     assert [Decimal(str(cost)) for cost in costs] == [reply.cost.reasoner_usd, reply.cost.generator_usd]
     assert "mlflow.llm.cost" not in spans.root.attributes
 

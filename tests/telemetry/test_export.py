@@ -89,6 +89,17 @@ async def test_the_standard_s_variables_hold_where_nothing_is_said(collector, mo
 
 
 @pytest.mark.usefixtures("process")
+async def test_a_tool_that_takes_traces_alone_is_sent_no_metrics(collector, monkeypatch):
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    exporting = telemetry.configure(collector.url)
+    await ask()
+    assert exporting.flush()
+    exporting.shutdown()
+    assert collector.names() == SPANS
+    assert not collector.metrics
+
+
+@pytest.mark.usefixtures("process")
 async def test_only_a_share_of_traces_is_kept(collector):
     exporting = telemetry.configure(collector.url, sampled_share=0.0)
     await ask()

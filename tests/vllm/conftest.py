@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import server_process
 import servers
 import tiny_model
 from contracts.test_backend import WORDS
@@ -36,7 +37,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         request.config.stash[_running] = started
         yield started
     finally:
-        servers.stop(started)
+        server_process.stop(started)
 
 
 @pytest.fixture(scope="session")
@@ -73,5 +74,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     if report.failed:
         for server in item.config.stash.get(_running, []):
-            report.sections.append((f"log of {server.name}", servers.tail(server, 30)))
+            report.sections.append((f"log of {server.name}", server_process.tail(server, 30)))
     return report

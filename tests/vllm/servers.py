@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import re
 import shutil
-import signal
-import socket
-import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import server_process
 import templates
+from server_process import ServerProcess
 
 from duet_sdk import models
+from duet_sdk.rendering import TokenizerFiles, signal_template
 from duet_sdk.settings import Endpoint
 
 START_S = 240
@@ -30,6 +28,8 @@ RENAMED = {
     "<filename>": "</tool_call>",
 }
 """Tokens that SmolLM2 never learned to use → what Qwen3 calls its own; not special there either."""
+TAKES_SIGNALS = "takes_signals.jinja"
+"""The file in a model's folder that holds its template made to take a signal."""
 FLAGS = {
     "plain": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
     "thinker": [
@@ -43,20 +43,10 @@ FLAGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One running server."""
+class Server(ServerProcess):
+    """One running server; ``name`` is the model's name there, ``root`` is where ``/metrics`` and ``/tokenize`` are."""
 
-    name: str
-    """The model's name there."""
     folder: Path
-    port: int
-    log: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def root(self) -> str:
-        """Where ``/metrics`` and ``/tokenize`` are."""
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def model(self) -> str:
@@ -83,14 +73,26 @@ class Server:
         """Tokens that the server has written since it started, as its metrics say."""
         return self._metric("vllm:generation_tokens_total{")
 
+    def prefix_cache(self) -> tuple[int, int]:
+        """Prompt tokens that were found in the prefix cache, and all that were looked for, as its metrics say."""
+        return self._metric("vllm:prefix_cache_hits_total{"), self._metric("vllm:prefix_cache_queries_total{")
+
+    def block_tokens(self) -> int:
+        """Tokens of one block of the prefix cache, which is found whole or not at all."""
+        found = re.search(r'^vllm:cache_config_info\{.*\bblock_size="(\d+)"', "\n".join(self._metrics()), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
     def _metric(self, *names: str) -> int:
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in self._metrics() if line.startswith(names))
+
+    def _metrics(self) -> list[str]:
         with urllib.request.urlopen(f"{self.root}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(names))
+            return answer.read().decode().splitlines()
 
 
 def think_copy(folder: Path) -> Path:
-    """A copy of the embedded model whose tokenizer knows Qwen3's tags, with Qwen3's template."""
+    """A copy of the embedded model whose tokenizer knows Qwen3's tags, with Qwen3's template and ours."""
     source = models.embedded()
     folder.mkdir()
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
@@ -104,22 +106,22 @@ def think_copy(folder: Path) -> Path:
             token.update(content=RENAMED[token["content"]], special=False)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
     (folder / "chat_template.jinja").write_text(templates.template("qwen3"), "utf-8")
+    (folder / TAKES_SIGNALS).write_text(signal_template(TokenizerFiles.from_folder(folder)), "utf-8")
     return folder
 
 
 def launch(python: str, name: str, folder: Path, log: Path) -> Server:
     """Start a server; it is not ready yet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = server_process.free_port()
     command = [
-        # Whatever ends the tests ends the servers, even a kill.
-        *("setpriv", "--pdeathsig", "TERM", python, "-m", "vllm.entrypoints.openai.api_server"),
+        *(python, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(folder), "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
         *("--max-model-len", str(CONTEXT_TOKENS), "--max-num-seqs", "8", "--enforce-eager"),
         "--disable-uvicorn-access-log",
         *("--enable-prompt-tokens-details", *FLAGS[name]),
     ]
+    if (folder / TAKES_SIGNALS).is_file():
+        command += ["--chat-template", str(folder / TAKES_SIGNALS)]
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "PYTHON"))},
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -127,17 +129,8 @@ def launch(python: str, name: str, folder: Path, log: Path) -> Server:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "2",
     }
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=log.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Server(name, folder, port, log, process)
+    started = server_process.start(name, command, port=port, log=log, environment=environment)
+    return Server(name, port, log, started.process, folder)
 
 
 def wait_until_ready(servers: Sequence[Server]) -> None:
@@ -146,60 +139,8 @@ def wait_until_ready(servers: Sequence[Server]) -> None:
     Raises:
         RuntimeError: one ended or did not come up in time; the text has the end of its log.
     """
-    end = time.monotonic() + START_S
     for server in servers:
-        while not _healthy(server):
-            if server.process.poll() is not None:
-                raise RuntimeError(f"{server.name} ended with {server.process.returncode}\n{tail(server)}")
-            if time.monotonic() > end:
-                raise RuntimeError(f"{server.name} was not ready after {START_S} s\n{tail(server)}")
-            time.sleep(0.5)
+        server_process.wait_until_healthy(server, "/health", within_s=START_S)
     for server in servers:
         messages = [{"role": "user", "content": "Hello"}]
         server.post("/v1/chat/completions", {"model": server.name, "messages": messages, "max_tokens": 2})
-
-
-def tail(server: Server, lines: int = 60) -> str:
-    """The end of a server's log."""
-    text = server.log.read_text("utf-8", "replace").splitlines()
-    return "\n".join([f"--- end of the log of {server.name}", *text[-lines:]])
-
-
-def stop(servers: Sequence[Server]) -> None:
-    """End the servers with all their processes, first asked, then forced."""
-    for wanted, wait_s in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 10.0)):
-        for server in servers:
-            _signal(server, wanted)
-        end = time.monotonic() + wait_s
-        while any(_alive(server) for server in servers) and time.monotonic() < end:
-            time.sleep(0.1)
-    left = [server.name for server in servers if _alive(server)]
-    if left:
-        raise RuntimeError(f"processes of {', '.join(left)} could not be ended")
-
-
-def _healthy(server: Server) -> bool:
-    try:
-        with urllib.request.urlopen(f"{server.root}/health", timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
-def _alive(server: Server) -> bool:
-    """Whether a process of the server's group still runs; one that ended and waits to be collected does not."""
-    server.process.poll()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
-        except (OSError, ValueError):
-            continue  # it ended in between
-        if int(group) == server.process.pid and state != "Z":
-            return True
-    return False
-
-
-def _signal(server: Server, number: int) -> None:
-    """Send to the server's whole process group, where there still is one."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.process.pid, number)

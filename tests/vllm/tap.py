@@ -11,6 +11,7 @@ import aiohttp
 import servers
 from aiohttp import web
 
+_GENERATING = ("/v1/chat/completions", "/v1/completions", "/inference/v1/generate")
 _PROMPT = re.compile(rb'"prompt_token_ids":\s*\[([\d,\s]*)\]')
 
 
@@ -52,7 +53,7 @@ class Tap:
         body = await request.read()
         asked = json.loads(body) if body else {}
         # The backend's probes ask what no server can do.
-        generates = "max_tokens" in asked and asked.get("prompt") != [2**31 - 1]
+        generates = request.path in _GENERATING and asked.get("prompt") != [2**31 - 1]
         if generates:
             self.paths.append(request.path)
             self.bodies.append(asked)

@@ -1,0 +1,57 @@
+"""Work that is done once for all who ask for its result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Working(Generic[Result]):
+    """The work on one event loop, and how many wait for it."""
+
+    task: asyncio.Task[Result]
+    waiting: int = 0
+
+
+class Shared(Generic[Result]):
+    """The result of one piece of work; those who ask while it goes on share it, one that fails is tried again.
+
+    Args:
+        work: begins it.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> None:
+        self._work = work
+        self._done: list[Result] = []
+        self._working: dict[asyncio.AbstractEventLoop, _Working[Result]] = {}
+
+    async def get(self) -> Result:
+        """The result; whatever the work raises is raised to all who wait for it."""
+        if self._done:
+            return self._done[0]
+        loop = asyncio.get_running_loop()
+        working = self._working.get(loop)
+        if working is None:
+            working = self._working[loop] = _Working(asyncio.create_task(self._work()))
+        working.waiting += 1
+        try:
+            # Shielded: that one of those who wait is cancelled must not end it for the others.
+            self._done[:] = [await asyncio.shield(working.task)]
+        finally:
+            working.waiting -= 1
+            if not working.waiting:
+                working.task.cancel()
+            if self._working.get(loop) is working and (working.task.done() or not working.waiting):
+                del self._working[loop]
+        return self._done[0]
+
+    def cancel(self) -> None:
+        """End the work that goes on on this event loop."""
+        working = self._working.pop(asyncio.get_running_loop(), None)
+        if working is not None:
+            working.task.cancel()

@@ -1,0 +1,198 @@
+"""What to do while a ledger's store cannot be reached: go on under a limit of this process, and catch up later."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+
+from duet_sdk.budget.amount import Amount, Balance, Limit
+from duet_sdk.budget.booking import Asked
+from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold, Ledger
+from duet_sdk.budget.memory import MemoryLedger
+from duet_sdk.errors import HoldMisused, LedgerError
+
+_log = logging.getLogger(__name__)
+_LOCAL: Final = "local:open"
+_REST_S: Final = 5.0
+"""How long a store that failed is left alone, so that not every request waits for it."""
+_MOST_OWED: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A settle that the store has not heard of yet; without an amount, a release."""
+
+    hold: Hold
+    amount: Amount | None
+    facts: EntryFacts | None
+
+
+class OpenOnFailure:
+    """A ledger that lets requests through while its store fails, up to a limit of this process alone.
+
+    Without it a store that fails stops every request (`LedgerError`). With it, the first failure logs a warning; holds
+    are then made here, under ``local``, and scopes' own limits are not known. What is settled meanwhile is booked in
+    the store once it answers again, as overrun where no hold of its was made there. What this process still owes the
+    store when it dies is lost.
+
+    Args:
+        ledger: what is asked as long as it can be reached; closed with this one.
+        local: all that may be spent and held here while it cannot, in each window of this limit.
+        clock: seconds, never going back.
+
+    >>> from duet_sdk.budget import RedisLedger
+    >>> ledger = OpenOnFailure(RedisLedger("redis://127.0.0.1:1/0"), local=Limit(requests=100, window="hour"))
+    """
+
+    def __init__(self, ledger: Ledger, *, local: Limit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ledger = ledger
+        self._limit = local
+        self._local = MemoryLedger()
+        self._clock = clock
+        self._open_until: float | None = None
+        self._here: dict[str, Hold] = {}
+        """Holds that were made here, by the id under which the store will hear of them."""
+        self._owed: deque[_Owed] = deque()
+
+    async def hold(
+        self,
+        scopes: Sequence[str],
+        amount: Amount,
+        *,
+        key: str | None = None,
+        ttl_s: float = HOLD_TTL_S,
+        wait_s: float = 0.0,
+        facts: EntryFacts = EntryFacts(),
+    ) -> Hold:
+        """See `Ledger.hold`; under the local limit while the store fails.
+
+        Raises:
+            BudgetExceeded: a scope has no room, or the local limit has none.
+            LedgerError: the store fails, and more is owed to it than is kept.
+        """
+        asked = Asked.of(scopes, amount, key=key, ttl_s=ttl_s, facts=facts)
+        if asked.id not in self._here and await self._answers():
+            try:
+                made = await self._ledger.hold(scopes, amount, key=key, ttl_s=ttl_s, wait_s=wait_s, facts=facts)
+                return replace(made, _ledger=self)
+            except HoldMisused:
+                raise
+            except LedgerError as error:
+                self._opened(error)
+        if len(self._owed) >= _MOST_OWED:
+            raise LedgerError(
+                f"{len(self._owed)} settles wait for a ledger that cannot be reached: no more are taken on"
+            )
+        await self._local.set_limit(_LOCAL, self._limit)
+        local = await self._local.hold([_LOCAL], amount, key=key, ttl_s=ttl_s, wait_s=wait_s, facts=facts)
+        self._here[asked.id] = local
+        return Hold(asked.id, asked.scopes, amount, facts, local.made_us, self)
+
+    async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
+        """See `Ledger.settle`; kept for later while the store fails."""
+        if (local := self._here.get(hold.id)) is not None:
+            await local.settle(amount, facts)
+        await self._tell(_Owed(hold, amount, facts))
+
+    async def release(self, hold: Hold) -> None:
+        """See `Ledger.release`; kept for later while the store fails."""
+        if (local := self._here.pop(hold.id, None)) is not None:
+            await local.release()
+        else:
+            await self._tell(_Owed(hold, None, None))
+
+    async def set_limit(self, scope: str, limit: Limit | None) -> None:
+        """See `Ledger.set_limit`."""
+        await self._ledger.set_limit(scope, limit)
+
+    async def limits(self) -> Mapping[str, Limit]:
+        """See `Ledger.limits`."""
+        return await self._ledger.limits()
+
+    async def balance(self, scope: str) -> Balance:
+        """See `Ledger.balance`; what is owed to the store is not in it yet."""
+        return await self._ledger.balance(scope)
+
+    async def entries(
+        self,
+        *,
+        scope: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: Entry | None = None,
+        most: int = 1000,
+    ) -> Sequence[Entry]:
+        """See `Ledger.entries`; what is owed to the store is not among them yet."""
+        return await self._ledger.entries(scope=scope, since=since, until=until, after=after, most=most)
+
+    async def prune(self, before: datetime) -> int:
+        """See `Ledger.prune`."""
+        return await self._ledger.prune(before)
+
+    async def aclose(self) -> None:
+        """Tell the store what is owed, as far as it answers, and close it."""
+        self._open_until = None
+        await self._answers()
+        if self._owed:
+            _log.warning("%d settles were never told to the ledger, as it could not be reached", len(self._owed))
+        await self._ledger.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _tell(self, owed: _Owed) -> None:
+        if await self._answers():
+            try:
+                await self._pay(owed)
+            except HoldMisused:
+                raise
+            except LedgerError as error:
+                self._opened(error)
+            else:
+                return
+        self._owed.append(owed)
+
+    async def _answers(self) -> bool:
+        """Whether the store is to be asked; tells it first what it is owed."""
+        if self._open_until is not None and self._clock() < self._open_until:
+            return False
+        count = len(self._owed)
+        while self._owed:
+            owed = self._owed.popleft()
+            try:
+                await self._pay(owed)
+            except HoldMisused as error:
+                _log.warning("a settle that came late was not booked: %s", error)
+            except LedgerError as error:
+                self._owed.appendleft(owed)
+                self._opened(error)
+                return False
+        if count:
+            _log.warning("the ledger answers again; %d settles that it had missed are booked", count)
+            self._open_until = None
+        return True
+
+    async def _pay(self, owed: _Owed) -> None:
+        if owed.amount is None:
+            await self._ledger.release(owed.hold)
+        else:
+            await self._ledger.settle(owed.hold, owed.amount, owed.facts)
+        self._here.pop(owed.hold.id, None)
+
+    def _opened(self, error: LedgerError) -> None:
+        if self._open_until is None:
+            _log.warning(
+                "requests go on under the limit %s of this process, as a ledger failed: %s", self._limit, error
+            )
+        self._open_until = self._clock() + _REST_S

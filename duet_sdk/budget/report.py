@@ -1,0 +1,106 @@
+"""What a ledger's entries come to, by scope, model, stage, kind of attempt, or day."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, Literal, TypeAlias
+
+from duet_sdk.budget.ledger import Entry, Ledger
+
+Grouping: TypeAlias = Literal["scope", "model", "stage", "kind", "day"]
+
+_KEYS: Final[Mapping[Grouping, Callable[[Entry], Iterable[str]]]] = {
+    "scope": lambda entry: entry.scopes or ("none",),
+    "model": lambda entry: (entry.facts.model or "unknown",),
+    "stage": lambda entry: (entry.facts.stage or "unknown",),
+    "kind": lambda entry: (entry.facts.kind or "unknown",),
+    "day": lambda entry: (f"{entry.made:%Y-%m-%d}",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The sum of the entries of one group."""
+
+    group: str
+    attempts: int = 0
+    requests: int = 0
+    reasoner_tokens: int = 0
+    """Input and output."""
+    generator_tokens: int = 0
+    """Input and output."""
+    input_tokens: int = 0
+    """Of both stages, as far as the entries say."""
+    output_tokens: int = 0
+    """Likewise."""
+    usd: Decimal = Decimal(0)
+    overrun_usd: Decimal = Decimal(0)
+    """The part of ``usd`` that no hold covered."""
+    unpriced: int = 0
+    """Attempts whose price is unknown; they are not in ``usd``."""
+    expired: int = 0
+    """Attempts that nobody settled in time."""
+
+    def plus(self, entry: Entry) -> Row:
+        """The sum with one entry more."""
+        corrects = entry.status == "corrected"  # the attempt was counted when it expired
+        return replace(
+            self,
+            attempts=self.attempts + (not corrects),
+            requests=self.requests + entry.requests,
+            reasoner_tokens=self.reasoner_tokens + entry.reasoner_tokens,
+            generator_tokens=self.generator_tokens + entry.generator_tokens,
+            input_tokens=self.input_tokens + entry.facts.input_tokens,
+            output_tokens=self.output_tokens + entry.facts.output_tokens,
+            usd=self.usd + (entry.usd or 0),
+            overrun_usd=self.overrun_usd + (entry.overrun.usd or 0),
+            unpriced=self.unpriced + (entry.usd is None and not corrects),
+            expired=self.expired + (entry.status == "expired"),
+        )
+
+
+async def report(
+    ledger: Ledger,
+    by: Grouping,
+    *,
+    scope: str | None = None,
+    model: str | None = None,
+    stage: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[Row]:
+    """A row for each group, in the order of their names; by scope, an entry is in the row of each of its scopes.
+
+    Args:
+        ledger: whose entries.
+        by: what makes a group; the day is that of the hold, in UTC.
+        scope: only entries in this scope.
+        model: only those of this model, by its full name.
+        stage: only those of this stage.
+        since: only those booked at this moment or later.
+        until: only those booked before it.
+    """
+    rows: dict[str, Row] = {}
+    async for entry in read(ledger, scope=scope, since=since, until=until):
+        if model in (None, entry.facts.model) and stage in (None, entry.facts.stage):
+            for group in _KEYS[by](entry):
+                rows[group] = rows.get(group, Row(group)).plus(entry)
+    return [rows[group] for group in sorted(rows)]
+
+
+async def read(
+    ledger: Ledger,
+    *,
+    scope: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    after: Entry | None = None,
+) -> AsyncIterator[Entry]:
+    """All entries that match, page by page."""
+    while page := await ledger.entries(scope=scope, since=since, until=until, after=after):
+        for entry in page:
+            yield entry
+        after = page[-1]

@@ -1,0 +1,265 @@
+"""The commands ``duet ledger …``: read what was spent, and limit it."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from duet_sdk.budget import Balance, Entry, Ledger, Limit, SqliteLedger, connect_ledger
+from duet_sdk.budget.report import Grouping, Row, read, report
+from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.settings import load_settings
+from duet_sdk.terminal import AsJson, reporting
+
+ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spending over many requests.")
+
+_POLL_S = 1.0
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+Url = Annotated[str | None, typer.Option("--ledger", help="URL of the ledger; else that of the settings.")]
+Scope = Annotated[str, typer.Argument(help="Scope, as kind:name.")]
+InScope = Annotated[str | None, typer.Option("--scope", help="Only entries in this scope.")]
+Since = Annotated[str | None, typer.Option(help="Only entries since then: 2026-11-01, or 24h, 7d, 30m ago.")]
+Until = Annotated[str | None, typer.Option(help="Only entries before then; likewise.")]
+
+
+@ledger_app.command("report", epilog="Example: duet ledger report --by model --since 7d --csv")
+def report_command(
+    by: Annotated[Grouping, typer.Option(help="What makes a row.")] = "scope",
+    scope: InScope = None,
+    model: Annotated[str | None, typer.Option(help="Only entries of this model.")] = None,
+    stage: Annotated[Literal["reasoner", "generator"] | None, typer.Option(help="Only this stage.")] = None,
+    since: Since = None,
+    until: Until = None,
+    url: Url = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values instead of a table.")] = False,
+) -> None:
+    """Show what was spent, by scope, model, stage, kind of attempt, or day."""
+
+    async def work() -> list[Row]:
+        async with _existing(url) as ledger:
+            return await report(
+                ledger, by, scope=scope, model=model, stage=stage, since=_moment(since), until=_moment(until)
+            )
+
+    with reporting():
+        if as_json and as_csv:
+            raise ConfigError("give --json or --csv, not both")
+        rows = asyncio.run(work())
+        if as_json:
+            print(json.dumps([_plain(asdict(row)) for row in rows], ensure_ascii=False, indent=2))
+        elif as_csv:
+            _print_csv(rows)
+        else:
+            _print_table(by, rows)
+
+
+@ledger_app.command("balance", epilog="Example: duet ledger balance tenant:a --json")
+def balance_command(
+    scope: Annotated[str | None, typer.Argument(help="Scope; without one, all that have a limit.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is spent, held and left in the present window."""
+
+    async def work() -> dict[str, Balance]:
+        async with _existing(url) as ledger:
+            scopes = [scope] if scope is not None else list(await ledger.limits())
+            return {each: await ledger.balance(each) for each in scopes}
+
+    with reporting():
+        balances = asyncio.run(work())
+        if as_json:
+            print(json.dumps({each: _plain(asdict(balance)) for each, balance in balances.items()}, indent=2))
+            return
+        table = Table("scope", "window", "of", "limit", "spent", "held", "overrun")
+        for each, balance in balances.items():
+            for name in ("usd", "reasoner_tokens", "generator_tokens", "requests"):
+                values = (getattr(amount, name) for amount in (balance.spent, balance.held, balance.overrun))
+                most = None if balance.limit is None else getattr(balance.limit, name)
+                window = (balance.limit.window if balance.limit else None) or "for ever"
+                table.add_row(escape(each), window, name, "none" if most is None else f"{most:f}", *map(_text, values))
+        Console().print(table)
+
+
+@ledger_app.command("set-limit", epilog="Example: duet ledger set-limit tenant:a --usd 5 --window day")
+def set_limit_command(
+    scope: Scope,
+    usd: Annotated[str | None, typer.Option(help="USD, as an exact number.")] = None,
+    reasoner_tokens: Annotated[int | None, typer.Option(help="Input and output tokens of the reasoner.")] = None,
+    generator_tokens: Annotated[int | None, typer.Option(help="Input and output tokens of the generator.")] = None,
+    requests: Annotated[int | None, typer.Option(help="Requests.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="minute, hour, day, month, rolling:24h; for ever when left out.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the limit away: only count from now on.")] = False,
+    url: Url = None,
+) -> None:
+    """Limit a scope from now on; what it has spent in the window counts at once."""
+
+    async def work(limit: Limit | None) -> None:
+        async with _connected(url) as ledger:
+            await ledger.set_limit(scope, limit)
+
+    with reporting():
+        if remove:
+            if any(value is not None for value in (usd, reasoner_tokens, generator_tokens, requests, window)):
+                raise ConfigError("--remove takes the whole limit away: leave the other options out")
+            asyncio.run(work(None))
+        else:
+            asyncio.run(work(Limit(_usd(usd), reasoner_tokens, generator_tokens, requests, window)))
+
+
+@ledger_app.command("tail", epilog="Example: duet ledger tail --scope tenant:a --follow")
+def tail_command(
+    scope: InScope = None,
+    since: Since = "1h",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new entries until interrupted.")] = False,
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object in each line.")] = False,
+) -> None:
+    """Print the latest entries, one a line, the oldest first."""
+
+    async def work() -> None:
+        async with _existing(url) as ledger:
+            last: Entry | None = None
+            start = _moment(since)
+            while True:
+                async for entry in read(ledger, scope=scope, since=start, after=last):
+                    last = entry
+                    sys.stdout.write(_line(entry, as_json=as_json) + "\n")
+                sys.stdout.flush()
+                if not follow:
+                    return
+                await asyncio.sleep(_POLL_S)
+
+    with reporting():
+        asyncio.run(work())
+
+
+@ledger_app.command("prune", epilog="Example: duet ledger prune 90d")
+def prune_command(
+    before: Annotated[str, typer.Argument(help="Delete entries before then: 2026-11-01, or 90d ago.")],
+    url: Url = None,
+) -> None:
+    """Delete old entries; what limited scopes have spent stays spent."""
+
+    async def work() -> int:
+        async with _existing(url) as ledger:
+            return await ledger.prune(_moment(before) or datetime.now(UTC))
+
+    with reporting():
+        count = asyncio.run(work())
+        Console(stderr=True).print(f"deleted {count} entries", highlight=False)
+
+
+@asynccontextmanager
+async def _connected(url: str | None) -> AsyncIterator[Ledger]:
+    named = url or load_settings().ledger
+    if named is None:
+        raise ConfigError("no ledger is named: give --ledger sqlite:///ledger.db, or set ledger in duet.toml")
+    async with connect_ledger(named) as ledger:
+        yield ledger
+
+
+@asynccontextmanager
+async def _existing(url: str | None) -> AsyncIterator[Ledger]:
+    """The ledger, where it is not one that would only be made by reading it."""
+    async with _connected(url) as ledger:
+        if isinstance(ledger, SqliteLedger) and not ledger.path.exists():
+            raise ConfigError(f"there is no ledger at {ledger.path}")
+        yield ledger
+
+
+def _moment(given: str | None) -> datetime | None:
+    """A date, a moment, or a time ago.
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    if given is None:
+        return None
+    if match := re.fullmatch(r"(\d{1,6})([mhd])", given):
+        return datetime.now(UTC) - int(match[1]) * _UNITS[match[2]]
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        raise InvalidRequest(
+            f"{given!r} is no time: write 2026-11-01, 2026-11-01T12:00Z, or 24h, 7d, 30m ago"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _usd(given: str | None) -> Decimal | None:
+    try:
+        return None if given is None else Decimal(given)
+    except InvalidOperation:
+        raise ConfigError(f"--usd must be a number of USD, got {given!r}") from None
+
+
+def _print_table(by: str, rows: Sequence[Row]) -> None:
+    names = [field.name for field in fields(Row)][1:]
+    table = Table(by, *(name.replace("_", " ") for name in names))
+    for row in rows:
+        table.add_row(escape(row.group), *(_text(getattr(row, name)) for name in names))
+    Console().print(table)
+
+
+def _print_csv(rows: Sequence[Row]) -> None:
+    names = [field.name for field in fields(Row)]
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(asdict(row)) for row in rows)
+
+
+def _line(entry: Entry, *, as_json: bool) -> str:
+    if as_json:
+        plain = _plain(asdict(entry))
+        return json.dumps({**plain, **plain.pop("facts")}, ensure_ascii=False)
+    facts = entry.facts
+    usd = "unknown" if entry.usd is None else f"{entry.usd:f}"
+    tokens = f"{entry.reasoner_tokens}+{entry.generator_tokens} tokens"
+    words = (
+        f"{entry.booked:%Y-%m-%d %H:%M:%S}",
+        entry.status,
+        facts.stage,
+        facts.kind,
+        facts.model,
+        tokens,
+        f"{usd} USD",
+    )
+    return "  ".join(filter(None, (*words, *entry.scopes)))
+
+
+def _text(value: Decimal | int | None) -> str:
+    return "unknown" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready; money as text, to the last digit."""
+    match value:
+        case dict():
+            return {name: _plain(item) for name, item in value.items()}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return value.isoformat()
+        case _:
+            return value

@@ -1,0 +1,83 @@
+"""What a request demands of its answer's form: that a tool is called, or that it is JSON of a schema.
+
+A server that holds its model to a grammar fulfils this by itself. Others take ``tool_choice`` and ``response_format``
+and let the model write what it likes: their answers are checked here, and one that fails is asked for once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from duet_sdk.types import Json, Message, Request, ToolCall
+
+ASK_AGAIN = "That is not what was asked for: {problem}. Answer again, and hold to the form."
+_SHOWN = 2000
+"""Characters of a refused answer that the model is shown again."""
+
+
+def unmet(request: Request, text: str, calls: Sequence[ToolCall]) -> str | None:
+    """What of the demanded form an answer lacks, None where it lacks nothing; quotes the answer, so for models only.
+
+    A schema is checked where the package jsonschema is installed (extra ``schema``); JSON itself always is.
+    """
+    if request.tools and request.tool_choice not in (None, "auto", "none"):
+        return _call_problem(request, calls)
+    if request.response_format is not None and not calls:
+        return _text_problem(request.response_format, text)
+    return None
+
+
+def ask_again(text: str, calls: Sequence[ToolCall], problem: str) -> tuple[Message, Message]:
+    """The turns that tell a model what its answer lacks."""
+    written = "\n".join((text, *(f"[called {call.name} with {call.arguments}]" for call in calls))).strip()
+    return Message("assistant", written[:_SHOWN] or "…"), Message("user", ASK_AGAIN.replace("{problem}", problem))
+
+
+def _call_problem(request: Request, calls: Sequence[ToolCall]) -> str | None:
+    choice = request.tool_choice
+    wanted = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else None
+    if not calls:
+        return f"the tool {wanted} was not called" if wanted else "no tool was called"
+    known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.tools}
+    for call in calls:
+        if call.name not in known or (wanted and call.name != wanted):
+            return f"{call.name} was called; " + (f"call {wanted}" if wanted else f"the tools are {', '.join(known)}")
+        try:
+            arguments: object = json.loads(call.arguments or "{}")
+        except ValueError:
+            return f"the arguments of {call.name} are no JSON"
+        if (problem := _violation(arguments, known[call.name] or {"type": "object"})) is not None:
+            return f"the arguments of {call.name} do not fit: {problem}"
+    return None
+
+
+def _text_problem(wanted: Json, text: str) -> str | None:
+    kind = wanted.get("type")
+    if kind not in ("json_object", "json_schema"):
+        return None
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return "the answer must be JSON, with nothing before or after it"
+    schema = wanted.get("json_schema", {}).get("schema") if kind == "json_schema" else {"type": "object"}
+    return _violation(value, schema) if isinstance(schema, Mapping) else None
+
+
+def _violation(value: object, schema: Json) -> str | None:
+    """The first thing about a value that its schema forbids; a schema that is none itself forbids nothing."""
+    try:
+        from jsonschema.exceptions import SchemaError, best_match
+        from jsonschema.validators import validator_for
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+    except ImportError:
+        return None
+    kind = validator_for(schema)
+    try:
+        kind.check_schema(schema)
+        # An empty registry: a reference in a schema must not make the client fetch anything.
+        problem = best_match(kind(schema, registry=Registry()).iter_errors(value))
+    except (SchemaError, Unresolvable):
+        return None
+    return None if problem is None else f"{problem.json_path}: {problem.message}"

@@ -1,0 +1,29 @@
+"""Gates that do not look at the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from duet_sdk.types import GateDecision, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """The reasoner is always asked."""
+
+    name: str = "always"
+
+    async def decide(self, request: Request) -> GateDecision:
+        """Yes."""
+        return GateDecision(ask=True, policy=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """The generator answers alone."""
+
+    name: str = "never"
+
+    async def decide(self, request: Request) -> GateDecision:
+        """No."""
+        return GateDecision(ask=False, policy=self.name)

@@ -1,0 +1,74 @@
+"""What a LangChain call sets → the options of a DUET request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any, NamedTuple, cast
+
+from langchain_core.runnables.config import ensure_config
+
+from duet_sdk.client import CallOptions
+from duet_sdk.errors import InvalidRequest
+from duet_sdk.gate import Gate
+from duet_sdk.types import Budget, Json, Sampling
+
+_OWN = ("gate", "max_tokens", "model", "parallel_tool_calls", "stream", "timeout")
+"""Beside the options of a DUET request; ``stream`` is LangChain's word for how the model was called."""
+KNOWN = (*CallOptions.__annotations__, *_OWN)
+
+
+class Prepared(NamedTuple):
+    """A call as a client takes it."""
+
+    model: str | None
+    """The generator in place of the model's own, by its full name."""
+    gate: str | Gate | None
+    options: CallOptions
+
+
+def prepare(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], *, stop: Sequence[str] | None, body: Json | None
+) -> Prepared:
+    """One call's options over those of the model.
+
+    Args:
+        given: what the call sets, by LangChain's names and by those of a DUET request.
+        defaults: what the model sets, by the same names.
+        stop: as LangChain passes it, on its own.
+        body: what the model's own generator parameters add to a server's requests.
+
+    Raises:
+        InvalidRequest: an option that is unknown.
+    """
+    for name in given:
+        if name not in KNOWN:
+            close = get_close_matches(name, KNOWN, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(KNOWN))}"
+            raise InvalidRequest(f"{name!r} is no option of a call; {hint}")
+    chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    if stop is not None:
+        chosen["stop"] = stop
+    options = {name: value for name, value in chosen.items() if name not in _OWN and value is not None}
+    options["budget"] = _limits(given).over(_limits(defaults))
+    if (parallel := chosen.get("parallel_tool_calls")) is not None:
+        sampling = options.get("generator_params") or Sampling()
+        merged = {**(body or {}), **(sampling.extra_body or {}), "parallel_tool_calls": parallel}
+        options["generator_params"] = replace(sampling, extra_body=merged)
+    if "session" not in options and (thread := _thread()) is not None:
+        options["session"] = thread
+    return Prepared(chosen.get("model"), chosen.get("gate"), cast("CallOptions", options))
+
+
+def _limits(given: Mapping[str, Any]) -> Budget:
+    """A budget, and where it leaves a choice open what LangChain calls by other names."""
+    other = Budget(answer_tokens=given.get("max_tokens"), deadline_s=given.get("timeout"))
+    budget = given.get("budget")
+    return other if budget is None else budget.over(other)
+
+
+def _thread() -> str | None:
+    """The thread that a graph or chain runs for, so that each has a ledger's scope ``session:…`` of its own."""
+    thread = ensure_config().get("configurable", {}).get("thread_id")
+    return None if thread is None else str(thread)

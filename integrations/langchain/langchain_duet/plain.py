@@ -1,0 +1,35 @@
+"""Options → plain values, of which the same options can be made again. Keys are left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from decimal import Decimal
+
+from pydantic import BaseModel, SecretStr
+
+from duet_sdk.pipeline.parts import Ladder, OnBreak
+from duet_sdk.pricing import GpuHour, TokenPrice
+from duet_sdk.scope import RunScope
+from duet_sdk.types import Budget, Prompts, Retry, Sampling
+
+
+def plain(value: object) -> object:
+    """The value as text, numbers, lists and dicts; an object that has no such form (a gate, a ledger) as it is."""
+    match value:
+        case BaseModel():
+            given = ((name, getattr(value, name)) for name in sorted(value.model_fields_set))
+            return {name: plain(item) for name, item in given if not isinstance(item, SecretStr)}
+        case Budget() | Prompts() | Retry() | Sampling() | RunScope() | OnBreak() | Ladder() | TokenPrice() | GpuHour():
+            fields = dataclasses.fields(value)
+            return {
+                field.name: plain(item) for field in fields if (item := getattr(value, field.name)) != field.default
+            }
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case Decimal():
+            return format(value, "f")
+        case _:
+            return value

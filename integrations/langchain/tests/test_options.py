@@ -1,0 +1,183 @@
+"""What a call sets, and what the model does."""
+
+from __future__ import annotations
+
+import pytest
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField
+from langchain_duet import ChatDuet
+from pairs import pair
+from pydantic import ValidationError
+
+from duet_sdk import Budget, Sampling
+from duet_sdk.backends.scripted import Scripted
+from duet_sdk.budget import MemoryLedger
+from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.gate import Never
+from duet_sdk.settings import Endpoint, Settings
+
+
+def test_a_budget_of_one_call_goes_over_the_models():
+    model, reasoner, generator = pair(budget=Budget(signal_tokens=100, answer_tokens=50), max_tokens=70)
+    model.invoke("q", budget=Budget(signal_tokens=9))
+    assert (reasoner.calls[0].max_tokens, generator.calls[0].max_tokens) == (9, 50)
+
+
+def test_max_tokens_of_one_call_goes_over_the_budget_of_the_model():
+    model, _, generator = pair(budget=Budget(answer_tokens=50))
+    model.invoke("q", max_tokens=7)
+    assert generator.calls[0].max_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked"), [("duet", (1, 1)), ("reasoner", (1, 0)), ("generator", (0, 1)), ("signal", (1, 0))]
+)
+def test_the_mode_of_one_call_says_who_is_asked(mode, asked):
+    model, reasoner, generator = pair()
+    model.invoke("q", mode=mode)
+    assert (len(reasoner.calls), len(generator.calls)) == asked
+
+
+@pytest.mark.parametrize("gate", ["never", Never()])
+def test_the_gate_of_one_call_goes_over_the_models(gate):
+    model, reasoner, _ = pair(gate="always")
+    assert model.invoke("q", gate=gate).response_metadata["gate"]["policy"] == "never"
+    assert reasoner.calls == []
+
+
+def test_options_can_be_bound():
+    model, reasoner, _ = pair()
+    model.bind(mode="generator", budget=Budget(answer_tokens=5)).invoke("q")
+    assert reasoner.calls == []
+
+
+def test_a_field_can_be_configured_by_the_call():
+    model, _, generator = pair()
+    configurable = model.configurable_fields(temperature=ConfigurableField(id="heat"))
+    configurable.with_config(configurable={"heat": 0.7}).invoke("q")
+    configurable.invoke("q")
+    assert [call.sampling.temperature for call in generator.calls] == [0.7, None]
+
+
+def test_parallel_calls_are_switched_off_beside_what_the_model_sends_anyway():
+    model, _, generator = pair(generator_params=Sampling(extra_body={"priority": 1}))
+    model.bind_tools([], parallel_tool_calls=False).invoke("q")
+    assert generator.calls[0].sampling.extra_body == {"priority": 1, "parallel_tool_calls": False}
+
+
+@pytest.mark.parametrize("name", ["budgets", "reasoning_effort"])
+def test_an_option_that_is_unknown_is_refused(name):
+    model, *_ = pair()
+    with pytest.raises(InvalidRequest, match=f"'{name}' is no option of a call"):
+        model.invoke("q", **{name: 1})
+
+
+def test_a_field_that_is_unknown_is_refused():
+    with pytest.raises(ValidationError, match="signal_token"):
+        ChatDuet(reasoner="scripted/a", generator="scripted/b", signal_tokens=5)
+
+
+def test_what_cannot_work_is_refused_when_the_model_is_made():
+    with pytest.raises(ConfigError, match="the generator is not named"):
+        ChatDuet(reasoner="scripted/a")
+    with pytest.raises(ConfigError, match="gate 'sometimes' is unknown"):
+        ChatDuet(reasoner="scripted/a", generator="scripted/b", gate="sometimes")
+
+
+def test_settings_name_the_pair(monkeypatch):
+    assert ChatDuet(settings=Settings(reasoner="scripted/a", generator="scripted/b")).model_name == (
+        "scripted/a + scripted/b"
+    )
+    monkeypatch.setenv("DUET_REASONER", "scripted/17")
+    monkeypatch.setenv("DUET_GENERATOR", "scripted/There are 17.")
+    assert ChatDuet().invoke("q").text == "There are 17."
+
+
+def test_max_retries_are_calls_beyond_the_first():
+    model, *_ = pair(max_retries=0)
+    assert model._client_options()["retry"].attempts == 1
+
+
+def test_another_generator_for_one_call():
+    model, reasoner, generator = pair("notes", "from the first")
+    message = model.invoke("q", model="scripted/from another")
+    assert (message.text, generator.calls) == ("from another", [])
+    assert message.response_metadata["models"]["generator"] == "scripted/from another"
+    assert len(reasoner.calls) == 1
+
+
+def test_the_thread_of_a_graph_or_chain_is_the_session():
+    model, *_ = pair(ledger=MemoryLedger())
+    chain = ChatPromptTemplate.from_messages([("human", "{q}")]) | model
+    chain.invoke({"q": "hello"}, {"configurable": {"thread_id": "t 1"}})
+    model.invoke("q", session="own")
+    sessions = [entry.scopes for entry in sync(model.ledger.entries())]
+    assert sessions == [("session:t%201",)] * 2 + [("session:own",)] * 2
+
+
+def sync(awaitable):
+    """What a ledger in memory gives, which waits for nothing."""
+    try:
+        awaitable.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits")
+
+
+def test_labels_of_the_model_are_scopes():
+    model, *_ = pair(ledger=MemoryLedger(), tenant="a", user="u")
+    model.invoke("q")
+    assert sync(model.ledger.entries())[0].scopes == ("tenant:a", "user:u")
+
+
+def test_an_option_changed_on_a_copy_counts():
+    model, reasoner, _ = pair()
+    model.invoke("q")
+    model.model_copy(update={"gate": "never"}).invoke("q")
+    assert len(reasoner.calls) == 1
+
+
+def test_one_key_is_for_one_server():
+    at = "http://127.0.0.1:9/v1"
+    model = ChatDuet(reasoner=f"vllm/a@{at}", generator=f"vllm/b@{at}", api_key="sk-1")
+    assert "sk-1" not in repr(model)
+    with pytest.raises(ConfigError, match="the models are on several servers"):
+        ChatDuet(reasoner=f"vllm/a@{at}", generator="vllm/b@http://127.0.0.1:8/v1", api_key="sk-1")
+    with pytest.raises(ConfigError, match="the models are on several servers"):
+        ChatDuet(reasoner="litellm/openai/a", generator="litellm/anthropic/b", api_key="sk-1")
+    ChatDuet(reasoner=f"vllm/a@{at}", generator=Endpoint(model="vllm/b", api_key="sk-2"), api_key="sk-1")
+
+
+def test_a_model_beside_the_generator_is_on_its_server():
+    model = ChatDuet(
+        reasoner=Scripted("notes"),
+        generator=Endpoint(model="vllm/b", base_url="http://127.0.0.1:9/v1", api_key="sk-2"),
+    )
+    other = model._clients_of("vllm/c").made_of[1]
+    assert (other.model, other.base_url, other.api_key.get_secret_value()) == (
+        "vllm/c",
+        "http://127.0.0.1:9/v1",
+        "sk-2",
+    )
+
+
+def test_tracing_knows_the_model_and_its_parameters():
+    model = ChatDuet(reasoner="scripted/a", generator="scripted/b", temperature=0.5, max_tokens=9, stop=["END"])
+    assert model._get_ls_params() == {
+        "ls_provider": "duet",
+        "ls_model_name": "scripted/a + scripted/b",
+        "ls_model_type": "chat",
+        "ls_temperature": 0.5,
+        "ls_max_tokens": 9,
+        "ls_stop": ["END"],
+    }
+
+
+def test_the_profile_says_what_is_known_of_every_pair():
+    small, large = (Endpoint(model="vllm/x", context_tokens=tokens) for tokens in (4096, 32768))
+    assert ChatDuet(reasoner=large, generator=small).profile == {
+        "text_inputs": True,
+        "text_outputs": True,
+        "reasoning_output": True,
+        "max_input_tokens": 4096,
+    }

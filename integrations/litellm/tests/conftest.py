@@ -1,0 +1,10 @@
+"""The SDK's scripted server, found last: the folder of its tests also has modules that are called like packages here."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
+
+import os
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read at import: without it a price list is fetched

@@ -1,0 +1,86 @@
+"""What an answer lacks of the form that its request demands."""
+
+import pytest
+
+from duet_sdk.demands import unmet
+from duet_sdk.types import Message, Request, ToolCall
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+    },
+}
+SHAPE = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "city",
+        "schema": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    },
+}
+NAMED = {"type": "function", "function": {"name": "add"}}
+
+
+def request(**demands):
+    return Request(messages=(Message("user", "q"),), **demands)
+
+
+@pytest.mark.parametrize(
+    ("choice", "calls", "problem"),
+    [
+        ("required", (), "no tool was called"),
+        (NAMED, (), "the tool add was not called"),
+        ("required", (ToolCall("1", "sub", "{}"),), "sub was called; the tools are add"),
+        (NAMED, (ToolCall("1", "sub", "{}"),), "sub was called; call add"),
+        ("required", (ToolCall("1", "add", '{"a": '),), "the arguments of add are no JSON"),
+        ("required", (ToolCall("1", "add", '{"a": "x"}'),), "the arguments of add do not fit: $.a: 'x' is not of type"),
+        ("required", (ToolCall("1", "add", ""),), "the arguments of add do not fit: $: 'a' is a required property"),
+    ],
+)
+def test_a_demanded_tool_call_must_be_there_and_fit(choice, calls, problem):
+    assert (unmet(request(tools=(ADD,), tool_choice=choice), "text", calls) or "").startswith(problem)
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_a_call_that_fits_lacks_nothing(choice):
+    assert unmet(request(tools=(ADD,), tool_choice=choice), "", (ToolCall("1", "add", '{"a": 1}'),)) is None
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none"])
+def test_where_no_call_is_demanded_text_will_do(choice):
+    assert unmet(request(tools=(ADD,), tool_choice=choice), "text", ()) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "problem"),
+    [
+        (SHAPE, "Paris", "the answer must be JSON, with nothing before or after it"),
+        (SHAPE, '```json\n{"name": "Paris"}\n```', "the answer must be JSON, with nothing before or after it"),
+        (SHAPE, '{"name": 1}', "$.name: 1 is not of type 'string'"),
+        (SHAPE, "{}", "$: 'name' is a required property"),
+        ({"type": "json_object"}, "[1]", "$: [1] is not of type 'object'"),
+    ],
+)
+def test_a_demanded_form_must_be_kept(shape, text, problem):
+    assert unmet(request(response_format=shape), text, ()) == problem
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        (SHAPE, '{"name": "Paris"}'),
+        ({"type": "json_object"}, "{}"),
+        ({"type": "text"}, "anything"),
+        ({"type": "json_schema", "json_schema": {"name": "odd", "schema": {"type": "nothing known"}}}, "1"),
+        (None, "anything"),
+    ],
+)
+def test_an_answer_of_the_demanded_form_lacks_nothing(shape, text):
+    assert unmet(request(response_format=shape), text, ()) is None
+
+
+def test_a_reference_in_a_schema_fetches_nothing():
+    schema = {"$ref": "http://127.0.0.1:9/schema.json"}
+    shape = {"type": "json_schema", "json_schema": {"name": "far", "schema": schema}}
+    assert unmet(request(response_format=shape), "1", ()) is None
