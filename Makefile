@@ -66,6 +66,7 @@ bench: ## measure import and pipeline, then the calls against other libraries (f
 	$(SETUP) demo
 	$(IN) benchmarks/import_time.py
 	$(IN) benchmarks/pipeline.py
+	PYTHONPATH=. $(IN) benchmarks/telemetry.py
 	@others=$$($(PYTHON) .ci/environment bench) && export PYTHONPATH=. && set -x && \
 	$$others benchmarks/wire.py && $$others benchmarks/many.py
 

@@ -201,10 +201,10 @@ class AsyncDuetClient:
         self._ledger = None if named is None else connect_ledger(named)
         self._owns_ledger = self._ledger is not named
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
-        from duet_sdk.telemetry.request import TracedRequest  # OpenTelemetry is imported with the first client
+        from duet_sdk.telemetry.request import observer_of  # OpenTelemetry is imported with the first client
 
         dialects = check_dialects(options.get("trace_dialects") or ())
-        self._observer_of: Callable[[Request], Observer] = partial(TracedRequest, dialects=dialects)
+        self._observer_of: Callable[[Request], Observer] = partial(observer_of, dialects=dialects)
         self._closed = False
 
     @classmethod

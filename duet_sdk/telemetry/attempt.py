@@ -91,9 +91,9 @@ class TracedAttempt(MeasuredAttempt):
         content = NONE
         if self._style.captures:
             content = Content(input_of(self._call), self._heard.messages(), tools_of(self._call))
-        found = self._style.end(self._start, attempt_end(record), content)
-        self._span.set_attributes(found)
-        self._style.emit({**self._start, **attempt_end(record)}, content, self._context)
+        found = attempt_end(record)
+        self._span.set_attributes(self._style.end(self._start, found, content))
+        self._style.emit(self._start | found, content, self._context)
         if record.error_type not in (None, "cancelled"):
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()

@@ -87,12 +87,14 @@ def root_end(draft: Draft) -> Attributes:
         names.INPUT_TOKENS: usage.reasoner.input_tokens + usage.generator.input_tokens,
         names.OUTPUT_TOKENS: usage.reasoner.output_tokens + usage.generator.output_tokens,
         names.TOTAL_TOKENS: usage.total_tokens,
-        names.USAGE_ESTIMATED: usage.reasoner.estimated or usage.generator.estimated,
-        names.COST_ESTIMATED: cost.estimated,
-        names.BUDGET_TOKENS_CONSUMED: usage.total_tokens,
     }
+    if usage.reasoner.estimated or usage.generator.estimated:
+        found[names.USAGE_ESTIMATED] = found[names.COST_ESTIMATED] = True
     _put_usd(found, names.COST_USD, cost.usd)
-    _put_usd(found, names.BUDGET_COST_CONSUMED, cost.usd)
+    if draft.request.budget.total_tokens is not None:
+        found[names.BUDGET_TOKENS_CONSUMED] = usage.total_tokens
+    if draft.request.budget.cost_usd is not None:
+        _put_usd(found, names.BUDGET_COST_CONSUMED, cost.usd)
     stages: tuple[tuple[Stage, StageUsage, Decimal | None], ...] = (
         ("reasoner", usage.reasoner, cost.reasoner_usd),
         ("generator", usage.generator, cost.generator_usd),
@@ -173,8 +175,9 @@ def attempt_end(record: Attempt) -> Attributes:
     found: Attributes = {
         names.ATTEMPT_KIND: record.kind,
         names.OUTCOME: _outcome(record),
-        names.LIMIT_HONOURED: record.honoured,
     }
+    if not record.honoured:
+        found[names.LIMIT_HONOURED] = False
     if usage.estimated:
         found[names.INPUT_TOKENS], found[names.OUTPUT_TOKENS] = usage.input_tokens, usage.output_tokens
         found[names.USAGE_ESTIMATED] = found[names.COST_ESTIMATED] = True

@@ -15,11 +15,12 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 
 from duet_sdk.errors import BudgetExceeded
 from duet_sdk.events import FellBack, GateDecided, Retried, SignalDone
+from duet_sdk.pipeline.observer import SILENT
 from duet_sdk.telemetry import names
 from duet_sdk.telemetry.attempt import MeasuredAttempt, TracedAttempt
 from duet_sdk.telemetry.attributes import decision_of, labels_of, readable, root_end, root_start
 from duet_sdk.telemetry.content import Capture, answers_of, message_of
-from duet_sdk.telemetry.scope import instruments, tracer
+from duet_sdk.telemetry.scope import instruments, is_heard, tracer
 from duet_sdk.telemetry.style import NONE, Content, Style
 
 if TYPE_CHECKING:
@@ -32,22 +33,27 @@ if TYPE_CHECKING:
     from duet_sdk.backends.protocol import Backend, Call
     from duet_sdk.events import Event
     from duet_sdk.pipeline.draft import Draft
-    from duet_sdk.pipeline.observer import AttemptSpan
+    from duet_sdk.pipeline.observer import AttemptSpan, Observer
     from duet_sdk.telemetry.attributes import Attributes
     from duet_sdk.types import AttemptKind, Request, Stage
 
 _NOTHING = nullcontext()
 
 
-class TracedRequest:
-    """Observes one request with the providers that are set when it begins.
+def observer_of(request: Request, dialects: tuple[str, ...]) -> Observer:
+    """Who observes a request; where nobody could hear of it, nobody does.
 
     Args:
         request: the request.
         dialects: further names for what spans say, as `check_dialects` gives them.
     """
+    return TracedRequest(request, dialects) if is_heard() else SILENT
 
-    def __init__(self, request: Request, dialects: tuple[str, ...] = ()) -> None:
+
+class TracedRequest:
+    """Observes one request with the providers that are set when it begins."""
+
+    def __init__(self, request: Request, dialects: tuple[str, ...]) -> None:
         self._request = request
         self._dialects = dialects
         self._style = Style((), Capture.NO_CONTENT, 0)

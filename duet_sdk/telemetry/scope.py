@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
 
 
+def is_heard() -> bool:
+    """Whether anything of a request can reach anybody: a provider is set, or the application is in a trace."""
+    return (
+        _is_real(type(trace.get_tracer_provider()))
+        or _is_real(type(metrics.get_meter_provider()))
+        or trace.get_current_span() is not trace.INVALID_SPAN
+    )
+
+
 def tracer() -> Tracer:
     """DUET's tracer; asked for with each request, as an application may set its provider at any time."""
     return _tracer(trace.get_tracer_provider())
@@ -24,6 +33,12 @@ def tracer() -> Tracer:
 def instruments() -> Instruments:
     """DUET's instruments; likewise."""
     return _instruments(metrics.get_meter_provider())
+
+
+@lru_cache(maxsize=16)
+def _is_real(provider: type) -> bool:
+    """Whether providers of this kind keep anything; those of the API package itself stand in for one."""
+    return not provider.__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
 # Making a tracer costs more than a span.

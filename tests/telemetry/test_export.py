@@ -20,6 +20,9 @@ from typer.testing import CliRunner
 from duet_sdk import AsyncDuetClient, telemetry
 from duet_sdk.cli import app
 from duet_sdk.errors import ConfigError, MissingExtra
+from duet_sdk.pipeline.observer import SILENT
+from duet_sdk.telemetry.request import observer_of
+from duet_sdk.types import Message, Request
 
 SPANS = ["chat a", "chat b", "duet.gate", "invoke_workflow duet"]
 
@@ -210,6 +213,13 @@ def test_the_command_line_says_what_did_not_reach_the_collector(collector):
     )
     assert (done.exit_code, done.stdout) == (0, "b\n")
     assert f"4 spans did not reach {collector.url}" in done.stderr
+
+
+@pytest.mark.usefixtures("process")
+def test_where_nobody_could_hear_of_a_request_nobody_observes_it():
+    assert observer_of(Request((Message("user", "q"),)), ()) is SILENT
+    trace.set_tracer_provider(TracerProvider())
+    assert observer_of(Request((Message("user", "q"),)), ()) is not SILENT
 
 
 def test_with_the_api_package_alone_requests_work_and_no_sdk_is_loaded():
