@@ -50,21 +50,25 @@ def embedded() -> tuple[TransformersBackend, TransformersBackend]:
 
 HEAD = f"{'':18}{'M tokens':>9}{'saved':>9}{'m in vain':>11}{'overlap':>9}{'first, s':>11}{'all, s':>9}   right"
 
-WAYS: dict[str, tuple[ClientOptions, ClientOptions]] = {
-    "always": ({}, {}),
-    "never": ({"gate": "never"}, {"gate": "never"}),
-    "confidence": ({"gate": Confidence(first_tokens=8)}, {"gate": Confidence(first_tokens=3)}),
-    "race": ({"gate": Race(first_tokens=8)}, {"gate": Race(first_tokens=3)}),
-    "progressive": (
-        {"progressive": Progressive(slice_tokens=16, probe_tokens=8)},
-        {"progressive": Progressive(slice_tokens=6, probe_tokens=3)},
-    ),
-    "race, progressive": (
-        {"gate": Race(first_tokens=8), "progressive": Progressive(slice_tokens=16, probe_tokens=8)},
-        {"gate": Race(first_tokens=3), "progressive": Progressive(slice_tokens=6, probe_tokens=3)},
-    ),
+TRIED = {"scripted": (0.2, 8), "embedded": (0.5, 6)}
+"""Threshold and first tokens of the gates by tokens: the small model is never as sure as the scripted one."""
+PROBED = {
+    "scripted": Progressive(slice_tokens=16, threshold=0.2, probe_tokens=8),
+    "embedded": Progressive(slice_tokens=8, threshold=0.5, probe_tokens=4),
 }
-"""Options by model: scripted, embedded."""
+
+
+def ways(models: str) -> dict[str, ClientOptions]:
+    threshold, tokens = TRIED[models]
+    race = Race(threshold, tokens)
+    return {
+        "always": {},
+        "never": {"gate": "never"},
+        "confidence": {"gate": Confidence(threshold, tokens)},
+        "race": {"gate": race},
+        "progressive": {"progressive": PROBED[models]},
+        "race, progressive": {"gate": race, "progressive": PROBED[models]},
+    }
 
 
 async def asked(
@@ -101,22 +105,21 @@ def row(name: str, replies: Sequence[Reply], base: Sequence[Reply], seconds: flo
 
 
 async def measure(models: str, requests: int) -> None:
-    pairs = {"scripted": (scripted, 0), "embedded": (embedded, 1)}
-    for name, (make, column) in pairs.items():
+    for name, make in (("scripted", scripted), ("embedded", embedded)):
         if models not in (name, "both"):
             continue
         texts = [f"{'easy' if number % 2 else 'hard'} {number}" for number in range(requests)]
         budget = Budget(signal_tokens=128, answer_tokens=80)
         if name == "embedded":
             texts = [QUESTIONS[number % len(QUESTIONS)] for number in range(requests)]
-            budget = Budget(signal_tokens=16, answer_tokens=6)
+            budget = Budget(signal_tokens=24, answer_tokens=8)
         for at_once in (1, 64):
             count = min(requests, 4) if at_once == 1 else requests  # one at a time is slow
             print(f"{name}, {count} requests, {at_once} at once")
             print(HEAD)
             base: Sequence[Reply] = ()
-            for way, options in WAYS.items():
-                replies, seconds = await asked(make, options[column], texts[:count], at_once, budget)
+            for way, options in ways(name).items():
+                replies, seconds = await asked(make, options, texts[:count], at_once, budget)
                 base = base or replies
                 print(row(way, replies, base, seconds), flush=True)
             print()
