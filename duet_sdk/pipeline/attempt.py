@@ -227,7 +227,7 @@ class RunningCall:
         if not 0 <= chunk.index < self._call.n:
             raise self._broken(f"the model's server wrote output number {chunk.index} of {self._call.n}")
         if chunk.usage is not None:
-            chunk = replace(chunk, usage=_plausible(chunk.usage))
+            chunk.usage = _plausible(chunk.usage)
             self._reported = chunk.usage or self._reported
         if chunk.cost_usd is not None:
             self._reported_usd = chunk.cost_usd
@@ -366,4 +366,6 @@ def _plausible(usage: StageUsage) -> StageUsage | None:
     """What a server says it used, None where that cannot be."""
     if min(usage.input_tokens, usage.output_tokens, usage.cached_tokens) < 0:
         return None
-    return replace(usage, cached_tokens=min(usage.cached_tokens, usage.input_tokens))
+    if usage.cached_tokens <= usage.input_tokens:
+        return usage
+    return replace(usage, cached_tokens=usage.input_tokens)

@@ -3,6 +3,7 @@
 What a backend does when its stream is closed (hang up, let a model leave its layer) may take long, and it is done
 wherever the stream is awaited. So a stream that has a deadline is read in a task of its own: the deadline ends the
 waiting, and the task goes on to close the stream. The client owns such tasks and awaits them in its own `aclose`.
+A stream without a deadline is spared the task, also where its end is waited for only so long.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Stream:
         self._wanted = asyncio.Event()
         self._come = asyncio.Event()
         self._item: Chunk | Exception = StopAsyncIteration()
+        self._begun = False
         self._ended = False
 
     async def next(self) -> Chunk:
@@ -74,6 +76,7 @@ class Stream:
             self._wanted.set()
             await self._come.wait()
             return self._taken()
+        self._begun = True
         try:
             return await anext(self._chunks)
         except Exception:
@@ -82,16 +85,28 @@ class Stream:
 
     async def next_within(self, left_s: float) -> Chunk | None:
         """The next chunk, None where it does not come in that many seconds; StopAsyncIteration at the end."""
+        if self._begun and self._reader is None:
+            return await self._end_within(left_s)
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
         self._wanted.set()
-        timeout = asyncio.timeout(left_s)
         try:
-            async with timeout:
+            async with asyncio.timeout(left_s):
                 await self._come.wait()
         except TimeoutError:
             return None
         return self._taken()
+
+    async def _end_within(self, left_s: float) -> Chunk | None:
+        timeout = asyncio.timeout(left_s)
+        try:
+            async with timeout:
+                return await self.next()
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            self._ended = True
+            return None
 
     async def close(self) -> None:
         """Close it; what takes longer than `CLOSE_S` goes on beside whatever comes next."""
