@@ -32,7 +32,7 @@ _SYSTEM, _USER, _SIGNAL, _ANSWER, _NEXT = (
 
 @dataclass(frozen=True, slots=True)
 class ThinkBlock:
-    """Where a template puts thinking: [conversation, header][opener][signal][trail, closing][answer]."""
+    """Where a template puts thinking: conversation and header, opener, signal, trail and closing, answer."""
 
     header: str
     """The end of the generation prompt, from its last control token on."""
