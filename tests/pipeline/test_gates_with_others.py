@@ -124,7 +124,7 @@ async def run_of_two(generator, *, gate, scope=None):
 
 
 @BOTH
-async def test_a_run_that_has_its_signal_is_not_gated_again(gate):
+async def test_in_a_run_with_its_signal_a_sure_generator_goes_on_with_it(gate):
     generator = Scripted(
         Script(tool_calls=(agents.call(0),), text="I will read", logprob=DOUBT),
         Script(tool_calls=(agents.call(0),), text="I will read"),
@@ -132,7 +132,8 @@ async def test_a_run_that_has_its_signal_is_not_gated_again(gate):
     )
     first, second, reasoner = await run_of_two(generator, gate=gate)
     assert (first.gate.ask, first.signal.text, first.served_by) == (True, "the plan", "pair")
-    assert (second.gate.policy, second.gate.ask, second.text) == ("run", False, "done")
+    assert (second.gate.policy, second.gate.ask, second.text) == (gate.name, False, "done")
+    assert (second.signal.text, second.served_by) == ("the plan", "pair")
     assert len(reasoner.calls) == 1
 
 

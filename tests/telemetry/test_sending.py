@@ -125,6 +125,8 @@ async def test_an_instrumented_client_does_not_count_an_attempt_again(spans):
     assert own.instrumentation_scope.name != "duet_sdk"
 
 
+@pytest.mark.filterwarnings("ignore:.*using the `ReadOnly` qualifier:UserWarning")  # LiteLLM's own, both
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_(computed_)?fields' attribute:DeprecationWarning")
 @pytest.mark.usefixtures("instrumented")
 async def test_litellm_s_instrumented_client_does_not_count_an_attempt_again(spans):
     async with served(Answer("one two")) as (server, _):
