@@ -110,15 +110,15 @@ def think_copy(folder: Path) -> Path:
     return folder
 
 
-def launch(python: str, name: str, folder: Path, log: Path) -> Server:
-    """Start a server; it is not ready yet."""
+def launch(python: str, name: str, folder: Path, log: Path, *, flags: Sequence[str] = ()) -> Server:
+    """Start a server, with ``flags`` beside its own; it is not ready yet."""
     port = server_process.free_port()
     command = [
         *(python, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(folder), "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
         *("--max-model-len", str(CONTEXT_TOKENS), "--max-num-seqs", "8", "--enforce-eager"),
         "--disable-uvicorn-access-log",
-        *("--enable-prompt-tokens-details", *FLAGS[name]),
+        *("--enable-prompt-tokens-details", *FLAGS[name], *flags),
     ]
     if (folder / TAKES_SIGNALS).is_file():
         command += ["--chat-template", str(folder / TAKES_SIGNALS)]
@@ -128,6 +128,8 @@ def launch(python: str, name: str, folder: Path, log: Path) -> Server:
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "2",
+        "OTEL_BSP_SCHEDULE_DELAY": "500",
+        "OTEL_EXPORTER_OTLP_TRACES_INSECURE": "true",
     }
     started = server_process.start(name, command, port=port, log=log, environment=environment)
     return Server(name, port, log, started.process, folder)
