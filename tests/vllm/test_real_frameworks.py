@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vllm
 
 
 @pytest.mark.parametrize("name", ["litellm", "llama-index", "openai-agents", "pydantic-ai"])
-def test_an_adapter_answers_streams_and_holds_to_a_schema(name: str, plain: servers.Server) -> None:
+def test_an_adapter_answers_and_streams(name: str, plain: servers.Server) -> None:
     environment = subprocess.run(
         [sys.executable, ROOT / ".ci" / "environment", name], stdout=subprocess.PIPE, text=True, check=True
     )

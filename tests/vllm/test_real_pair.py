@@ -115,7 +115,7 @@ async def test_a_question_that_does_not_fit_costs_nothing(plain):
 
 
 async def test_a_deadline_ends_the_answer_and_keeps_what_there_is(plain):
-    budget = Budget(answer_tokens=1500, deadline_s=2)
+    budget = Budget(answer_tokens=1500, deadline_s=4)
     async with AsyncDuetClient(plain.model, plain.model, generator_params=cues.never_ends()) as duet:
         async with duet.stream(QUESTION, mode="generator", budget=budget) as run:
             with pytest.raises(DeadlineExceeded):
@@ -127,7 +127,7 @@ async def test_a_deadline_ends_the_answer_and_keeps_what_there_is(plain):
 async def test_a_late_signal_goes_on_as_far_as_it_came(plain):
     async with AsyncDuetClient(plain.model, plain.model, reasoner_params=cues.never_ends()) as duet:
         reply = await duet.chat(
-            QUESTION, temperature=0, budget=Budget(signal_tokens=1000, answer_tokens=4, signal_deadline_s=1.5)
+            QUESTION, temperature=0, budget=Budget(signal_tokens=1000, answer_tokens=4, signal_deadline_s=4)
         )
     assert (reply.served_by, reply.signal.truncated) == ("pair_cut", True)
     assert 0 < reply.signal.tokens < 1000

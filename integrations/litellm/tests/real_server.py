@@ -8,9 +8,9 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
 from duet_litellm import DuetProvider, register
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from duet_sdk import AsyncDuetClient
+from duet_sdk import AsyncDuetClient, Sampling
 
 ASKED = [{"role": "user", "content": "What is the capital of France?"}]
 LIMITS = {"max_tokens": 32, "temperature": 0.0, "duet": {"budget": {"signal_tokens": 8}}}
@@ -19,11 +19,11 @@ LIMITS = {"max_tokens": 32, "temperature": 0.0, "duet": {"budget": {"signal_toke
 class City(BaseModel):
     """A city."""
 
-    name: str
+    name: str = Field(max_length=16)  # a small model would not come to an end
 
 
 async def main(model: str) -> None:
-    async with AsyncDuetClient(model, model) as client:
+    async with AsyncDuetClient(model, model, reasoner_params=Sampling(temperature=0)) as client:
         register(DuetProvider({"real": client}))
         whole = await litellm.acompletion("duet/real", ASKED, **LIMITS)
         text = whole.choices[0].message.content

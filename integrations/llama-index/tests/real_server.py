@@ -4,24 +4,16 @@ import asyncio
 import sys
 
 from llama_index.core.llms import ChatMessage
-from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.duet import DuetLLM
-from pydantic import BaseModel
 
-from duet_sdk import AsyncDuetClient
+from duet_sdk import AsyncDuetClient, Sampling
 
 ASKED = [ChatMessage("What is the capital of France?")]
 
 
-class City(BaseModel):
-    """A city."""
-
-    name: str
-
-
 async def main(model: str) -> None:
-    async with AsyncDuetClient(model, model) as client:
-        llm = DuetLLM(client, num_output=32, call_options={"budget": {"signal_tokens": 8}, "temperature": 0.0})
+    async with AsyncDuetClient(model, model, reasoner_params=Sampling(temperature=0)) as client:
+        llm = DuetLLM(client, num_output=96, call_options={"budget": {"signal_tokens": 8}, "temperature": 0.0})
         whole = await llm.achat(ASKED)
         assert whole.message.content
         assert whole.raw["duet"]["signal"]["tokens"] <= 8
@@ -29,7 +21,6 @@ async def main(model: str) -> None:
         assert responses[-1].message == whole.message
         assert responses[-1].raw["usage"] == whole.raw["usage"]
         assert (await asyncio.to_thread(llm.chat, ASKED)).message == whole.message
-        assert isinstance(await llm.astructured_predict(City, PromptTemplate("Name one city.")), City)
 
 
 asyncio.run(main(sys.argv[1]))

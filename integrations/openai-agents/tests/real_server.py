@@ -5,17 +5,17 @@ import sys
 
 from agents import Agent, ModelSettings, Runner, StopAtTools, function_tool, set_tracing_disabled
 from duet_openai_agents import DuetModel, facts_of
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from duet_sdk import AsyncDuetClient
+from duet_sdk import AsyncDuetClient, Sampling
 
-LIMITS = {"budget": {"signal_tokens": 8, "answer_tokens": 32}}
+LIMITS = {"budget": {"signal_tokens": 8, "answer_tokens": 96}}
 
 
 class City(BaseModel):
     """A city."""
 
-    name: str
+    name: str = Field(max_length=16)  # a small model would not come to an end
 
 
 @function_tool
@@ -26,7 +26,7 @@ def note(text: str) -> str:
 
 async def main(model: str) -> None:
     set_tracing_disabled(True)
-    async with AsyncDuetClient(model, model) as client:
+    async with AsyncDuetClient(model, model, reasoner_params=Sampling(temperature=0)) as client:
         settings = ModelSettings(temperature=0.0, extra_args=LIMITS)
         agent = Agent(name="a", model=DuetModel(client), model_settings=settings)
         whole = await Runner.run(agent, "What is the capital of France?")
