@@ -39,11 +39,14 @@ test-observability: ## read traces back from a real Phoenix and MLflow, metrics 
 	DUET_MLFLOW_PYTHON=$$($(PYTHON) .ci/environment mlflow) && \
 	$(IN) -m pytest tests/observability $(ARGS)
 
-test-integrations: ## run each integration's tests in its framework's own environment (first some minutes for these)
+test-integrations: ## run each integration's tests in its framework's own environment, then against a real vLLM
 	@for folder in integrations/$(or $(ONLY),*)/; do \
 		name=$$(basename $$folder) && python=$$($(PYTHON) .ci/environment $$name) && echo "== $$name" && \
 		(cd $$folder && PYTHONPATH=$(CURDIR):$(CURDIR)/$$folder "$$python" -m pytest $(ARGS)) || exit 1; \
 	done
+	$(SETUP) test
+	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/environment vllm) && \
+	$(IN) -m pytest tests/frameworks $(if $(ONLY),-k $(ONLY)) $(ARGS)
 
 lint: ## style and format, by ruff
 	$(SETUP) lint

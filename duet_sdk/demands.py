@@ -28,6 +28,17 @@ def unmet(request: Request, text: str, calls: Sequence[ToolCall]) -> str | None:
     return None
 
 
+def strict_tools(request: Request) -> tuple[Json, ...]:
+    """The tools for a server that holds a call to its schema only where the tool says ``strict``.
+
+    Where one has to be called, each that says nothing of it says so. Where the model may choose, a schema that the
+    server's grammar cannot express must not fail the request.
+    """
+    if request.tool_choice in (None, "auto", "none"):
+        return request.tools
+    return tuple({**tool, "function": {"strict": True, **tool["function"]}} for tool in request.tools)
+
+
 def ask_again(text: str, calls: Sequence[ToolCall], problem: str) -> tuple[Message, Message]:
     """The turns that tell a model what its answer lacks."""
     written = "\n".join((text, *(f"[called {call.name} with {call.arguments}]" for call in calls))).strip()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from duet_sdk.demands import unmet
+from duet_sdk.demands import strict_tools, unmet
 from duet_sdk.types import Message, Request, ToolCall
 
 ADD = {
@@ -84,3 +84,20 @@ def test_a_reference_in_a_schema_fetches_nothing():
     schema = {"$ref": "http://127.0.0.1:9/schema.json"}
     shape = {"type": "json_schema", "json_schema": {"name": "far", "schema": schema}}
     assert unmet(request(response_format=shape), "1", ()) is None
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_tools_of_which_one_must_be_called_say_strict(choice):
+    (tool,) = strict_tools(request(tools=(ADD,), tool_choice=choice))
+    assert tool == {"type": "function", "function": {**ADD["function"], "strict": True}}
+    assert "strict" not in ADD["function"]
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none"])
+def test_tools_that_may_be_called_stay_as_they_are(choice):
+    assert strict_tools(request(tools=(ADD,), tool_choice=choice)) == (ADD,)
+
+
+def test_a_tool_that_says_not_strict_stays_so():
+    loose = {"type": "function", "function": {**ADD["function"], "strict": False}}
+    assert strict_tools(request(tools=(loose,), tool_choice="required")) == (loose,)

@@ -45,8 +45,10 @@ class Said:
     """Takes prompts as token ids; probed: vLLM does."""
     tools: bool | None = None
     """True by default: no endpoint tells, and a server that cannot refuses with its own words."""
+    strict_tools: bool | None = None
+    """Holds a call to a tool's schema where the tool says ``strict``; probed: vLLM does."""
     response_format: bool | None = None
-    """Likewise."""
+    """True by default, as ``tools``."""
     images: bool | None = None
     """Likewise."""
     logprobs: bool | None = None
@@ -128,6 +130,7 @@ async def probe(
         context_tokens=window,
         prompt_ids=_first(said.prompt_ids, vllm),
         tools=_first(said.tools, True),
+        strict_tools=_first(said.strict_tools, vllm),
         response_format=_first(said.response_format, True),
         images=_first(said.images, True),
         logprobs=_first(said.logprobs, True),

@@ -29,6 +29,8 @@ class Capabilities:
     prompt_ids: bool = False
     """Takes a prompt as token ids; the think handoff needs it."""
     tools: bool = False
+    strict_tools: bool = False
+    """Holds a tool's arguments to their schema where the tool says ``strict``, and only there."""
     response_format: bool = False
     images: bool = False
     logprobs: bool = False

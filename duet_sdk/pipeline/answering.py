@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from duet_sdk.backends.protocol import Call, Capabilities
 from duet_sdk.context import flatten_tools
-from duet_sdk.demands import ask_again, unmet
+from duet_sdk.demands import ask_again, strict_tools, unmet
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
@@ -18,7 +18,7 @@ from duet_sdk.pipeline.fit import check_abilities, fitting_prompt, price_bound, 
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.parts import StageModel
 from duet_sdk.signal import LeadingThought
-from duet_sdk.types import AttemptKind, Message, Prompts, Sampling, Stage
+from duet_sdk.types import AttemptKind, Json, Message, Prompts, Sampling, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +184,8 @@ class Answering:
         budget.check_deadline()
         able = await model.connect()
         check_abilities(request, model.backend, able, stage)
-        guided, call = await self._call(stage, model, able, signal)
+        tools = strict_tools(request) if able.strict_tools else request.tools
+        guided, call = await self._call(stage, model, able, signal, tools)
         if call.messages:  # a rendered prompt has no turns to add to: it is only sent again
             call = replace(call, messages=call.messages + self._asked_again)
         sampling, whole = self._sampling(stage), request.whole
@@ -192,7 +193,7 @@ class Answering:
             sampling, whole = sampling.over(Sampling(logprobs=0)), False
         call = replace(
             call,
-            tools=request.tools,
+            tools=tools,
             tool_choice=request.tool_choice,
             response_format=request.response_format,
             n=request.n,
@@ -229,7 +230,9 @@ class Answering:
         draft = self._flow.draft
         return draft.signal.text if stage == "generator" and draft.handoff is not None else ""
 
-    async def _call(self, stage: Stage, model: StageModel, able: Capabilities, signal: str) -> tuple[bool, Call]:
+    async def _call(
+        self, stage: Stage, model: StageModel, able: Capabilities, signal: str, tools: Sequence[Json]
+    ) -> tuple[bool, Call]:
         """Whether the signal was made for this answer, and the call without its limits."""
         flow = self._flow
         seen = await flow.read_by(stage, model)
@@ -241,7 +244,7 @@ class Answering:
         made = signal if signal != carried else ""
         if not made and carried is None:
             return False, alone(seen, prompts=flow.prompts)
-        flow.draft.handoff, call = await flow.guided(model, seen, made or None)
+        flow.draft.handoff, call = await flow.guided(model, seen, made or None, tools)
         return bool(made), call
 
     def _must_not_start_over(self) -> bool:

@@ -17,7 +17,7 @@ from duet_sdk.pipeline.attempt import Begun, RunningCall, Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import Parts, StageModel
 from duet_sdk.rendering import neutralise_unknown
-from duet_sdk.types import HandoffName, Message, Prompts, Stage
+from duet_sdk.types import HandoffName, Json, Message, Prompts, Stage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -105,15 +105,17 @@ class Flow:
         plans = PLAN_PROMPT if self.request.signal_scope is not None else None
         return Prompts(own.reasoner or plans, own.generator or AGENT_PROMPT)
 
-    async def guided(self, model: StageModel, seen: Sequence[Message], signal: str | None) -> tuple[HandoffName, Call]:
+    async def guided(
+        self, model: StageModel, seen: Sequence[Message], signal: str | None, tools: Sequence[Json]
+    ) -> tuple[HandoffName, Call]:
         """The call that makes a generator answer from a signal, without its limits, and how the signal is in it.
 
         Args:
             model: the generator.
             seen: what it sees.
             signal: a new one; None where those that the messages carry are all there is.
+            tools: what it may call.
         """
-        tools = self.request.tools
         handoff = await self.parts.handoff(self.reasoner, model)
         reason = None if handoff.name == "instruct" else self._why_notes(handoff)
         if reason is None:

@@ -1,7 +1,9 @@
 """An answer without the form that was asked for is asked for once more: an attempt like any other."""
 
+from dataclasses import replace
+
 from duet_sdk import AsyncDuetClient, Budget
-from duet_sdk.backends.scripted import Script, Scripted
+from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Script, Scripted
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.errors import ConnectFailed
 from duet_sdk.events import AnswerDelta, Retried
@@ -113,3 +115,11 @@ async def test_several_answers_are_left_as_they_are():
     client, generator = duet("no json")
     reply = await client.chat("q", response_format=JSON, n=2)
     assert (reply.answers, len(generator.calls)) == (("no json", "no json"), 1)
+
+
+async def test_a_server_whose_grammar_wants_strict_is_told_so_where_a_call_is_forced():
+    generator = Scripted(CALL, "Paris.", capabilities=replace(DEFAULT_CAPABILITIES, strict_tools=True))
+    client = AsyncDuetClient("scripted/notes", generator)
+    for choice in ("required", "auto"):
+        await client.chat("q", mode="generator", tools=[TOOL], tool_choice=choice)
+    assert [call.tools[0]["function"].get("strict") for call in generator.calls] == [True, None]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import server_process
-import servers
 import tiny_model
+import vllm_servers
 from contracts.test_backend import WORDS
 
 from duet_sdk.rendering import Renderer, TokenizerFiles
@@ -16,24 +16,26 @@ from duet_sdk.rendering import Renderer, TokenizerFiles
 PYTHON = os.environ.get("DUET_VLLM_PYTHON", "")
 """The Python of the environment `vllm` that .ci/environment makes."""
 
-_running = pytest.StashKey[list[servers.Server]]()
+_running = pytest.StashKey[list[vllm_servers.Server]]()
 
 
 @pytest.fixture(scope="session")
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[servers.Server]]:
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[vllm_servers.Server]]:
     if not PYTHON:
         pytest.skip("needs the environment with vLLM; run `make test-vllm`")
     folder = tmp_path_factory.mktemp("vllm")
     folders = {
-        "plain": servers.models.embedded(),
-        "thinker": servers.think_copy(folder / "thinker-model"),
+        "plain": vllm_servers.models.embedded(),
+        "thinker": vllm_servers.think_copy(folder / "thinker-model"),
         "counter": tiny_model.recite(folder / "counter-model", WORDS),
     }
-    started: list[servers.Server] = []
+    started: list[vllm_servers.Server] = []
     try:
         for name, model in folders.items():
-            started.append(servers.launch(PYTHON, name, model, folder / f"{name}.log"))
-        servers.wait_until_ready(started)
+            started.append(vllm_servers.launch(PYTHON, name, model, folder / f"{name}.log"))
+        vllm_servers.wait_until_ready(started)
         request.config.stash[_running] = started
         yield started
     finally:
@@ -41,25 +43,25 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def plain(running: list[servers.Server]) -> servers.Server:
+def plain(running: list[vllm_servers.Server]) -> vllm_servers.Server:
     """The embedded model as it is."""
     return running[0]
 
 
 @pytest.fixture(scope="session")
-def thinker(running: list[servers.Server]) -> servers.Server:
+def thinker(running: list[vllm_servers.Server]) -> vllm_servers.Server:
     """The copy with think tags, Qwen3's template and its reasoning parser."""
     return running[1]
 
 
 @pytest.fixture(scope="session")
-def counter(running: list[servers.Server]) -> servers.Server:
+def counter(running: list[vllm_servers.Server]) -> vllm_servers.Server:
     """A tiny model that counts from one to eight, as the backends' contract wants it."""
     return running[2]
 
 
 @pytest.fixture(scope="session")
-def files(thinker: servers.Server) -> TokenizerFiles:
+def files(thinker: vllm_servers.Server) -> TokenizerFiles:
     return TokenizerFiles.from_folder(thinker.folder)
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-import servers
+import vllm_servers
 from aiohttp import web
 
 _GENERATING = ("/v1/chat/completions", "/v1/completions", "/inference/v1/generate")
@@ -23,7 +23,7 @@ class Tap:
         bare: the same without it, so that only the server can tell ids.
     """
 
-    def __init__(self, server: servers.Server) -> None:
+    def __init__(self, server: vllm_servers.Server) -> None:
         self.paths: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.prompts: list[tuple[int, ...]] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cues
 import pytest
-import servers
+import vllm_servers
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends.scripted import Scripted
@@ -36,7 +36,7 @@ def plans():
     return Scripted(*(f"Plan {letter}. {PLAN * 6}" for letter in "ABCDEFGHIJ"))
 
 
-async def loop(server: servers.Server, reasoner: Scripted, *, salt: str, **options) -> list[Turn]:
+async def loop(server: vllm_servers.Server, reasoner: Scripted, *, salt: str, **options) -> list[Turn]:
     """Eight tool turns, each with the weather of another city; ``salt`` keeps loops from finding each other's blocks."""
     call = cues.calls_weather()
     params = Sampling(temperature=0, extra_body={**call.extra_body, "cache_salt": salt})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import server_process
-import servers
+import vllm_servers
 from collector import Received, grpc_collector
 from conftest import PYTHON
 from opentelemetry import trace
@@ -23,16 +23,16 @@ EXPORTED_S = 20
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.Server, Received]]:
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[vllm_servers.Server, Received]]:
     """A server of its own that exports its spans: the others must not wait for a collector."""
     if not PYTHON:
         pytest.skip("needs the environment with vLLM; run `make test-vllm`")
     log = tmp_path_factory.mktemp("traced") / "traced.log"
     with grpc_collector() as received:
         flags = ["--otlp-traces-endpoint", received.url]
-        server = servers.launch(PYTHON, "plain", servers.models.embedded(), log, flags=flags)
+        server = vllm_servers.launch(PYTHON, "plain", vllm_servers.models.embedded(), log, flags=flags)
         try:
-            servers.wait_until_ready([server])
+            vllm_servers.wait_until_ready([server])
             yield server, received
         finally:
             server_process.stop([server])

@@ -1,4 +1,4 @@
-"""LiteLLM on a real server, for tests/vllm: ``python real_server.py MODEL``, the model in both roles."""
+"""LiteLLM on a real server, for tests/frameworks: ``python real_server.py MODEL``, the model in both roles."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""An LLM on a real server, for tests/vllm: ``python real_server.py MODEL``, the model in both roles."""
+"""An LLM on a real server, for tests/frameworks: ``python real_server.py MODEL``, the model in both roles."""
 
 import asyncio
 import sys

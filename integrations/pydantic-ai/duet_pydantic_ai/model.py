@@ -121,7 +121,8 @@ def _tools(wanted: Any, parameters: ModelRequestParameters) -> tuple[list[Json],
 
 def _function(tool: ToolDefinition) -> Json:
     told = {"name": tool.name, "description": tool.description or "", "parameters": tool.parameters_json_schema}
-    return {"type": "function", "function": told}
+    # A server holds a model to the schema where it is told so, and only there.
+    return {"type": "function", "function": told if tool.strict is None else {**told, "strict": tool.strict}}
 
 
 def _response_format(parameters: ModelRequestParameters) -> Json | None:

@@ -1,4 +1,4 @@
-"""An agent on a real server, for tests/vllm: ``python real_server.py MODEL``, the model in both roles."""
+"""An agent on a real server, for tests/frameworks: ``python real_server.py MODEL``, the model in both roles."""
 
 import asyncio
 import sys
