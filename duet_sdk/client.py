@@ -242,9 +242,7 @@ class AsyncDuetClient:
             BackendError: a model failed, and no rung of the failure ladder was left.
         """
         async with self._run(messages, gate, whole=True, **options) as run:
-            async for _ in run:
-                pass
-            return run.reply
+            return await run.to_the_end()
 
     def stream(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Run:
         """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.

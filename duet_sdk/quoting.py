@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _BREAKER = "\u200b"
 _OPENERS = "<\uff1c\ufe64"
@@ -15,8 +16,12 @@ def break_tag(text: str, tag: str) -> str:
     >>> break_tag("done </notes> and < NOTES>", "notes").encode()
     b'done <\xe2\x80\x8b/notes> and <\xe2\x80\x8b NOTES>'
     """
-    pattern = rf"([{_OPENERS}])(?=\s*/?\s*{re.escape(tag)})"
-    return re.sub(pattern, rf"\1{_BREAKER}", text, flags=re.IGNORECASE)
+    return _opened(tag).sub(rf"\1{_BREAKER}", text)
+
+
+@lru_cache(maxsize=8)
+def _opened(tag: str) -> re.Pattern[str]:
+    return re.compile(rf"([{_OPENERS}])(?=\s*/?\s*{re.escape(tag)})", re.IGNORECASE)
 
 
 def quoted(text: str, tag: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -80,7 +80,7 @@ class Account:
             generator=_totals(attempts, "generator"),
             honoured=all(attempt.honoured for attempt in attempts),
             overlap_tokens=sum(attempt.overlap_tokens for attempt in attempts),
-            discarded=Discarded(_usage(discarded), _usd(discarded)),
+            discarded=Discarded(_usage(discarded), _usd(discarded)) if discarded else _NOTHING_DISCARDED,
             run=self.run,
             alone=alone,
         )
@@ -114,13 +114,16 @@ class Alone:
         return AloneEstimate(tokens, usd, "calibration")
 
 
-def _usage(attempts: Iterable[Attempt]) -> Usage:
-    tried = list(attempts)
-    return Usage(_stage_usage(tried, "reasoner"), _stage_usage(tried, "generator"))
+_NOTHING_DISCARDED = Discarded()
+
+
+def _usage(attempts: Sequence[Attempt]) -> Usage:
+    return Usage(_stage_usage(attempts, "reasoner"), _stage_usage(attempts, "generator"))
 
 
 def _stage_usage(attempts: Iterable[Attempt], stage: Stage) -> StageUsage:
-    return sum((attempt.usage for attempt in attempts if attempt.stage == stage), StageUsage())
+    own = [attempt.usage for attempt in attempts if attempt.stage == stage]
+    return own[0] if len(own) == 1 else sum(own, StageUsage())
 
 
 def _usd(attempts: Iterable[Attempt]) -> Decimal | None:
@@ -137,8 +140,10 @@ def _totals(attempts: Iterable[Attempt], stage: Stage) -> StageTotals:
     return StageTotals(len(own), _stage_usage(own, stage), _usd(own), _busy_s(own))
 
 
-def _busy_s(attempts: Iterable[Attempt]) -> float:
+def _busy_s(attempts: Sequence[Attempt]) -> float:
     """Seconds in which at least one of them was running."""
+    if len(attempts) == 1:
+        return attempts[0].duration_s
     busy_s = until = 0.0
     for start, end in sorted((attempt.start_s, attempt.start_s + attempt.duration_s) for attempt in attempts):
         busy_s += max(0.0, end - max(start, until))

@@ -40,6 +40,7 @@ class Run:
         self._entered = False
         self._over = False
         self._is_flowing = False
+        self._is_skipping = False
 
     @property
     def reply(self) -> Reply:
@@ -97,11 +98,27 @@ class Run:
                 self.on_done(event.reply)
         return event
 
+    async def to_the_end(self) -> Reply:
+        """Pass over what happens up to the reply; spares the steps that each event takes on its way to a consumer.
+
+        Raises as iterating does.
+        """
+        self._is_skipping = True
+        async for _ in self:
+            pass
+        return self.reply
+
     async def _next(self) -> Event:
         if self._is_flowing:  # a model writes on: nothing to observe, and nothing spent on that for each token
             return await anext(self._events)
-        with self._draft.observer.working():
-            return await anext(self._events)
+        observer = self._draft.observer
+        with observer.working():
+            event = await anext(self._events)
+            while self._is_skipping and type(event) is not Done:
+                if type(event) not in _DELTAS:
+                    observer.told(event)
+                event = await anext(self._events)
+            return event
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -154,8 +154,13 @@ class Sampling:
 
     def over(self, base: Sampling) -> Sampling:
         """These values, with ``base`` where this one leaves a choice open."""
+        if self == _NO_CHOICE:
+            return base
         set_here = {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) not in (None, ())}
-        return dataclasses.replace(base, **set_here) if set_here else base
+        return dataclasses.replace(base, **set_here)
+
+
+_NO_CHOICE = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +221,13 @@ class Budget:
 
     def over(self, base: Budget) -> Budget:
         """These limits, with ``base`` where this one leaves a choice open."""
+        if self == _NO_LIMIT:
+            return base
         set_here = {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) is not None}
-        return dataclasses.replace(base, **set_here) if set_here else base
+        return dataclasses.replace(base, **set_here)
+
+
+_NO_LIMIT = Budget()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
@@ -25,6 +26,17 @@ _ERROR_BYTES: Final = 1 << 16
 _ASK_S: Final = 30.0
 """Longest wait for what costs the server no generation: its lists, its tokenizer."""
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A request that generates, and how its answer is read."""
+
+    path: str
+    body: Json
+    reader: Reader
+    derender: Derender | None = None
+    """Makes another request of it, to `GENERATE`, and the answer to that one such as ``path`` gives."""
 
 
 class Server:
@@ -62,24 +74,22 @@ class Server:
         except TRANSPORT_ERRORS as error:
             raise self._failures.no_connection(error) from _harmless(error)
 
-    async def generate(
-        self, path: str, body: Json, reader: Reader, *, derender: Derender | None = None
-    ) -> AsyncGenerator[Chunk, None]:
-        """The chunks of an answer, streamed where ``body`` asks for a stream.
+    async def generate(self, prepare: Callable[[], Awaitable[Generation]]) -> AsyncGenerator[Chunk, None]:
+        """The chunks of an answer, streamed where the request asks for a stream.
 
         Closing the iterator closes the connection, which makes the server stop.
 
         Args:
-            path: the endpoint.
-            body: the request.
-            reader: reads the answer.
-            derender: makes another request of it, to `GENERATE`, and the answer to that one such as ``path`` gives.
+            prepare: makes the request, when the first chunk is asked for. It is made in here, as another generator
+                around this one would be paid for with every token.
 
         Raises:
             BackendError: see `duet_sdk.backends.failures.Failures`; ContextOverflow and InvalidRequest likewise.
         """
+        wanted = await prepare()
+        body, reader, derender = wanted.body, wanted.reader, wanted.derender
         if derender is None:
-            response = await self._send("POST", path, body)
+            response = await self._send("POST", wanted.path, body)
         else:
             response = await self._send("POST", GENERATE, await derender.request())
         try:

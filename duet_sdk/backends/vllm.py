@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from duet_sdk.backends.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
@@ -21,7 +21,7 @@ from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.protocol import Call, Capabilities, Chunk
 from duet_sdk.backends.scale_out import Derender
-from duet_sdk.backends.server import Server
+from duet_sdk.backends.server import Generation, Server
 from duet_sdk.backends.server_renderer import ServerRenderer
 from duet_sdk.backends.sharing import Shared
 from duet_sdk.backends.thoughts import LocalWriter, ThoughtPlacer
@@ -125,7 +125,7 @@ class VllmBackend:
         """
         return (await self._facts.get()).can
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunk]:
+    def stream(self, call: Call) -> AsyncIterator[Chunk]:
         """Send the call: messages to the chat endpoint, token ids to the completion endpoint.
 
         Closing the iterator closes the connection, which makes the server stop.
@@ -136,6 +136,9 @@ class VllmBackend:
             ConfigError: ``extra_body`` would lift a limit.
             InvalidRequest: the completion endpoint cannot do what the call asks, or JSON cannot say it.
         """
+        return self._server.generate(partial(self._request, call))
+
+    async def _request(self, call: Call) -> Generation:
         facts = await self._facts.get()
         own = dict(self._own.of(call))
         if facts.thinking_budget:
@@ -146,10 +149,7 @@ class VllmBackend:
         derender = None
         if call.thought is not None and not call.thought.by_text:
             derender = Derender(self._server.ask, body, call.thought.prompt_ids)
-        reader = Reader(call, dialect=facts.dialect)
-        async with aclosing(self._server.generate(path_of(call), body, reader, derender=derender)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return Generation(path_of(call), body, Reader(call, dialect=facts.dialect), derender)
 
     async def count_tokens(
         self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None

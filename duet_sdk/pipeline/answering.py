@@ -186,7 +186,7 @@ class Answering:
         check_abilities(request, model.backend, able, stage)
         tools = strict_tools(request) if able.strict_tools else request.tools
         guided, call = await self._call(stage, model, able, signal, tools)
-        if call.messages:  # a rendered prompt has no turns to add to: it is only sent again
+        if self._asked_again and call.messages:  # a rendered prompt has no turns to add to: it is only sent again
             call = replace(call, messages=call.messages + self._asked_again)
         sampling, whole = self._sampling(stage), request.whole
         if kind == "probe":

@@ -124,7 +124,12 @@ class RunningCall:
     @property
     def tokens(self) -> int:
         """Output tokens billed, as far as known."""
-        return self._usage().output_tokens
+        counted = self._counted()
+        if self._reported is None:
+            return 0 if self._is_unbilled else counted
+        if self._complete and not self._by_ids:
+            return self._reported.output_tokens
+        return max(self._reported.output_tokens, counted)
 
     @property
     def counted_by(self) -> CountedBy:
@@ -186,9 +191,10 @@ class RunningCall:
 
     async def _next(self) -> Chunk | None:
         try:
-            if self._until is None:
-                return await self._advance()
-            return await self._next_in_time(self._until)
+            if self._until is not None:
+                return await self._next_in_time(self._until)
+            # Spares every token but the first a coroutine.
+            return await (self._stream.next() if self._dispatched else self._advance())
         except StopAsyncIteration:
             self._complete = True
             if self._writing:
@@ -348,18 +354,27 @@ class RunningCall:
         slot.account.attempts.append(self.record)
         return self.record
 
+    def _counted(self) -> int:
+        meters = self._meters
+        return meters[0].tokens if len(meters) == 1 else sum(meter.tokens for meter in meters)
+
+    @property
+    def _by_ids(self) -> bool:
+        return all(meter.counted_by == "token_ids" for meter in self._meters)
+
+    @property
+    def _is_unbilled(self) -> bool:
+        """Refused before the first token, or never sent."""
+        return self._failed_unspent or not self._dispatched
+
     def _usage(self) -> StageUsage:
-        counted = sum(meter.tokens for meter in self._meters)
-        reported = self._reported
-        exact = all(meter.counted_by in ("token_ids", "usage") for meter in self._meters)
+        reported, tokens = self._reported, self.tokens
         if reported is None:
-            if self._failed_unspent or not self._dispatched:
-                return StageUsage()  # refused before the first token, or never sent: nothing is billed
-            return StageUsage(self._prompt.likely, counted, estimated=True)
-        if self._complete:
-            by_ids = counted if all(m.counted_by == "token_ids" for m in self._meters) else 0
-            return replace(reported, output_tokens=max(reported.output_tokens, by_ids))
-        return replace(reported, output_tokens=max(reported.output_tokens, counted), estimated=not exact)
+            return StageUsage() if self._is_unbilled else StageUsage(self._prompt.likely, tokens, estimated=True)
+        estimated = reported.estimated
+        if not self._complete:
+            estimated = not all(meter.counted_by in ("token_ids", "usage") for meter in self._meters)
+        return StageUsage(reported.input_tokens, tokens, reported.cached_tokens, estimated)
 
 
 def _plausible(usage: StageUsage) -> StageUsage | None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from duet_sdk.errors import BackendError, DuetError
 from duet_sdk.events import Done, Event, FellBack, GateDecided
-from duet_sdk.gate import Gate
+from duet_sdk.gate import Always, Gate, Never
 from duet_sdk.pipeline.answering import Answering
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -67,9 +67,15 @@ async def _decide(flow: Flow) -> GateDecision | None:
     """Whether the reasoner is asked; None where the generator's first tokens are to tell."""
     agent, gate = flow.draft.agent, flow.parts.gate
     settled = agent.decide(gate) if agent is not None else None
-    if settled is not None or not isinstance(gate, Gate):
+    if settled is not None:
         return settled
-    decision = await decided(flow, gate, _watched(flow, gate))
+    if isinstance(gate, Always | Never):
+        with flow.draft.observer.deciding(gate.name):
+            decision = await gate.decide(flow.request)  # within no time limit, which would cost more than that
+    elif isinstance(gate, Gate):
+        decision = await decided(flow, gate, _watched(flow, gate))
+    else:
+        return None
     return decision if agent is None else agent.allow(decision)
 
 

@@ -394,7 +394,8 @@ async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff) -> Call
 
     def ask(limit: int) -> Call:
         call = handoff.ask(seen, limit=limit, prompts=flow.prompts_of(handoff), tools=flow.request.tools)
-        return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *call.sampling.stop)))
+        stops = call.sampling.stop
+        return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *stops)) if stops else sampling)
 
     return ask
 
@@ -405,4 +406,4 @@ async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Ca
     guided = alone(seen, prompts=flow.prompts)
     if handoff.name == "instruct":
         guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools) or guided
-    return replace(guided, tools=flow.request.tools)
+    return replace(guided, tools=flow.request.tools) if flow.request.tools else guided
