@@ -167,7 +167,9 @@ class LiteLLMBackend:
             return None
         return self._facts.cost(told)
 
-    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int | None:
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int | None:
         """None: LiteLLM's count is a guess for most providers, and fetches tokenizers for some."""
         return None
 

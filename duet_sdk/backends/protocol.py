@@ -135,8 +135,16 @@ class Backend(Protocol):
             BackendError: as it happens, also part way.
         """
 
-    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int | None:
-        """Prompt tokens that these messages make, None where this backend cannot tell without spending."""
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int | None:
+        """Prompt tokens that these messages make, None where this backend cannot tell without spending.
+
+        Args:
+            messages: the conversation.
+            tools: what is offered along with it.
+            thinking: as in the call: templates write another prompt where thinking is off.
+        """
 
     async def tokenizer(self) -> TokenizerFiles | None:
         """The model's tokenizer and chat template, None where they are not at hand."""

@@ -121,9 +121,11 @@ class Breaker:
         finally:
             self._leave(trial)
 
-    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int | None:
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int | None:
         """As the backend does."""
-        return await self._backend.count_tokens(messages, tools=tools)
+        return await self._backend.count_tokens(messages, tools=tools, thinking=thinking)
 
     async def tokenizer(self) -> TokenizerFiles | None:
         """As the backend does."""

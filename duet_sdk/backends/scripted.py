@@ -103,7 +103,9 @@ class Scripted:
             raise self._connect_error
         return self._capabilities
 
-    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int:
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int:
         """Words of all messages, or what the tokenizer given makes of them."""
         if self._files is not None:
             self._renderer = self._renderer or Renderer(self._files)

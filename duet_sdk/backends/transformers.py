@@ -152,10 +152,13 @@ class TransformersBackend:
             job.cancel()
             await _left(running)
 
-    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int:
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int:
         """Prompt tokens of these messages by the model's own tokenizer and chat template."""
         loaded = await self._ready()
-        return await asyncio.to_thread(loaded.renderer.count, messages, tools=tools)
+        extra = _template_kwargs(loaded, thinking)
+        return await asyncio.to_thread(loaded.renderer.count, messages, tools=tools, **extra)
 
     async def tokenizer(self) -> TokenizerFiles:
         """The tokenizer and the chat template in the model's folder."""
@@ -194,8 +197,7 @@ class TransformersBackend:
 
         prompt = call.prompt_ids
         if not prompt:
-            thinking = call.thinking if _switches_thinking(loaded) else None
-            extra: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+            extra = _template_kwargs(loaded, call.thinking)
             prompt = loaded.renderer.chat_ids(call.messages, **extra)
         window = self._context_tokens or loaded.context_tokens
         check_window(self.model, prompt_tokens=len(prompt), max_tokens=call.max_tokens, window=window)
@@ -230,6 +232,10 @@ def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
         if find_spec(library) is None:
             raise MissingExtra(f"backend 'transformers' ({library} is missing)", extra="local")
     return TransformersBackend(model, **checked_local(TransformersBackend.name, options, _OPTIONS))
+
+
+def _template_kwargs(loaded: LoadedModel, thinking: bool | None) -> dict[str, Any]:
+    return {"enable_thinking": thinking} if thinking is not None and _switches_thinking(loaded) else {}
 
 
 def _switches_thinking(loaded: LoadedModel) -> bool:

@@ -57,6 +57,10 @@ class _Engine:
     def switches_thinking(self) -> bool:
         return "enable_thinking" in (self.files.chat_template or "")
 
+    def template_kwargs(self, thinking: bool | None) -> dict[str, Any]:
+        """The template's arguments for a call that says so much of thinking."""
+        return {"enable_thinking": thinking} if thinking is not None and self.switches_thinking else {}
+
 
 class VllmEngine:
     """A model in an engine that this process starts, a few seconds to minutes at `connect`.
@@ -166,10 +170,13 @@ class VllmEngine:
         if aborted:
             raise self._error("the backend was closed while the model ran", begun=begun, usage=usage)
 
-    async def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int:
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int:
         """Prompt tokens of these messages by the model's own tokenizer and chat template."""
         started = await self._ready()
-        return await asyncio.to_thread(started.renderer.count, messages, tools=tools)
+        extra = started.template_kwargs(thinking)
+        return await asyncio.to_thread(started.renderer.count, messages, tools=tools, **extra)
 
     async def tokenizer(self) -> TokenizerFiles:
         """The tokenizer and the chat template in the model's folder."""
@@ -233,8 +240,7 @@ class VllmEngine:
         """The prompt's ids; raises ContextOverflow."""
         prompt = call.prompt_ids
         if not prompt:
-            switch = call.thinking is not None and started.switches_thinking
-            extra: dict[str, Any] = {"enable_thinking": call.thinking} if switch else {}
+            extra = started.template_kwargs(call.thinking)
             prompt = started.renderer.chat_ids(call.messages, **extra)
         check_window(self.model, prompt_tokens=len(prompt), max_tokens=call.max_tokens, window=started.context_tokens)
         return list(prompt)

@@ -52,8 +52,10 @@ async def prompt_size(backend: Backend, call: Call, *, exact: bool) -> PromptSiz
         return PromptSize(len(call.prompt_ids), exact=True)
     if call.thought is not None:
         return PromptSize(len(call.thought.prompt_ids), exact=True)
-    if exact and (counted := await backend.count_tokens(call.messages, tools=call.tools)) is not None:
-        return PromptSize(counted, exact=True)
+    if exact:
+        counted = await backend.count_tokens(call.messages, tools=call.tools, thinking=call.thinking)
+        if counted is not None:
+            return PromptSize(counted, exact=True)
     return PromptSize(most_prompt_tokens(call.messages, call.tools), exact=False)
 
 

@@ -84,9 +84,9 @@ class Renderer:
         """Ids of the prompt for these messages, the assistant's turn opened. Raises as `render`."""
         return self.encode(self.render(messages, generation=True, tools=tools, **template_kwargs))
 
-    def count(self, messages: Sequence[Message], *, tools: Sequence[Json] = ()) -> int:
+    def count(self, messages: Sequence[Message], *, tools: Sequence[Json] = (), **template_kwargs: object) -> int:
         """Prompt tokens that these messages make. Raises as `render`."""
-        return len(self.chat_ids(messages, tools=tools))
+        return len(self.chat_ids(messages, tools=tools, **template_kwargs))
 
     def count_text(self, text: str) -> int:
         """Tokens of a text on its own."""

@@ -90,6 +90,13 @@ async def test_an_output_ends_with_one_reason_and_its_usage(backend):
     assert await backend.count_tokens(QUESTION) in (usage.input_tokens, None)
 
 
+@pytest.mark.parametrize("thinking", [True, False, None])
+async def test_a_prompt_is_counted_as_it_is_sent(backend, thinking):
+    chunks, _ = await outputs(backend, Call(max_tokens=1, messages=QUESTION, thinking=thinking))
+    usage = [chunk.usage for chunk in chunks if chunk.usage][-1]
+    assert await backend.count_tokens(QUESTION, thinking=thinking) in (usage.input_tokens, None)
+
+
 @pytest.mark.parametrize("limit", range(1, len(WORDS)))
 async def test_max_tokens_is_never_exceeded(backend, limit):
     chunks, (text,) = await outputs(backend, Call(max_tokens=limit, messages=QUESTION))

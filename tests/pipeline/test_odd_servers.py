@@ -111,7 +111,7 @@ async def test_a_reasoner_that_never_gets_ready_leaves_the_generator_its_time():
 
 async def test_a_wrap_up_that_cannot_be_counted_leaves_the_trimmed_signal():
     class Uncountable(Scripted):
-        async def count_tokens(self, messages, *, tools=()):
+        async def count_tokens(self, messages, *, tools=(), thinking=None):
             if messages[-1].text.startswith("Stop here."):
                 raise ConnectFailed("gone", backend="b", model="m")
             return 10
