@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_duet import ChatDuet
 from pydantic import BaseModel
 
-from duet_sdk import Budget
+from duet_sdk import Budget, Sampling
 
 TURNS = 8
 
@@ -36,7 +36,8 @@ async def in_turn(request: ModelRequest, handler: Callable[[ModelRequest], Await
 
 def pair(plain: str) -> ChatDuet:
     budget = Budget(signal_tokens=6, answer_tokens=48)
-    return ChatDuet(reasoner=plain, generator=plain, budget=budget, temperature=0)
+    greedy = Sampling(temperature=0)
+    return ChatDuet(reasoner=plain, generator=plain, budget=budget, temperature=0, reasoner_params=greedy)
 
 
 async def test_an_agent_runs_to_an_end(plain: str) -> None:
