@@ -44,9 +44,7 @@ class CalledFunction:
             return [grade for attempt in attempts for grade in self.grade([attempt])]
         if isinstance(outcome, str):
             return [Grade(0.0, read=False, fault=outcome)]
-        return [
-            Grade(0.0, read=False) if score is None else to_grade({"score": _number(score)}) for score in outcome
-        ]
+        return [Grade(0.0, read=False) if score is None else to_grade({"score": _number(score)}) for score in outcome]
 
     def unreadable(self, references: Sequence[str]) -> list[int]:
         """Nobody but the function knows, so none."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
 
 from pydantic import JsonValue
 
@@ -16,6 +18,9 @@ from duet_sdk.trainer.grading.protocol import Attempt, Grade
 DEFAULT_LIMIT_S = 5.0
 MATH_MEMORY_MB = 4096
 """Address space of a process that compares formulas: ``10^(10^10)`` must not take the machine's."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class MathVerify:
@@ -31,11 +36,11 @@ class MathVerify:
         MissingExtra: math-verify is not installed.
     """
 
-    name = "math-verify"
+    name = "math"
 
     def __init__(self, *, limit_s: float = DEFAULT_LIMIT_S, processes: int = 1) -> None:
         if find_spec("math_verify") is None:
-            raise MissingExtra("the grader 'math-verify'", extra="train")
+            raise MissingExtra("the grader 'math'", extra="train")
         order: dict[str, JsonValue] = {"kind": "math", "memory_mb": MATH_MEMORY_MB}
         self._limit_s = _checked(limit_s)
         self._pool = _Pool(lambda: GradingProcess(order, what="math-verify's process"), processes)
@@ -71,18 +76,23 @@ class RewardFunction:
     number in [0, 1] for each, or None where an answer cannot be read. It may be ``async``. Token ids and the trainer's
     state are not passed on.
 
-    It is called with all answers at once, and ``limit_s`` for each of them; where that hangs or fails, it is called with
-    each answer alone, so that only those which cause it count as wrong.
+    It is called with all answers at once, and ``limit_s`` for each of them; where that hangs or fails, it is called
+    with each answer alone, so that only those which cause it count as wrong.
 
     Args:
-        function: ``module:function``; the module is found as Python finds it, or beside the run's file.
+        function: ``module:function``; the module is found as Python finds it.
         limit_s: seconds for one answer.
+        beside: folder in which the module is looked for first.
     """
 
-    def __init__(self, function: str, *, limit_s: float = DEFAULT_LIMIT_S) -> None:
+    def __init__(self, function: str, *, limit_s: float = DEFAULT_LIMIT_S, beside: Path | None = None) -> None:
         self.name = function
         self._limit_s = _checked(limit_s)
-        order: dict[str, JsonValue] = {"kind": "function", "function": function}
+        order: dict[str, JsonValue] = {
+            "kind": "function",
+            "function": function,
+            "beside": str(beside) if beside else None,
+        }
         self._process = GradingProcess(order, what=f"the grader {function!r}")
 
     def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
@@ -136,9 +146,7 @@ class _Pool:
             raise ConfigError(f"a grader needs at least 1 process, got {size}")
         self._processes = [make() for _ in range(size)]
 
-    def run(
-        self, work: Callable[[GradingProcess, Item], Result], items: Sequence[Item]
-    ) -> list[Result]:
+    def run(self, work: Callable[[GradingProcess, Item], Result], items: Sequence[Item]) -> list[Result]:
         """The results in the order of the items."""
         size = min(len(self._processes), len(items)) or 1
 

@@ -17,8 +17,8 @@ _BOXES_TRIED = 4
 _STATED = re.compile(r"\banswer\b(?:\s+is\b|\s*:)[\s:*_]*(.+?)(?:\.\s|\n|$)|####\s*(.+?)(?:\n|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 _AROUND = " \t\n*_`\"'$"
-_LETTER = re.compile(r"[(\[]?([A-Za-z])[)\].:]?(?:\s.*)?", re.DOTALL)
-_LAST_LETTER = re.compile(r"(?<![\w'’])[(\[]?([A-Z])[)\]]?(?![\w'’])")
+_LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:]+(?:\s.*)?)?", re.DOTALL)
+_LAST_LETTER = re.compile(r"(?<![\w'’])[(\[]?([A-Z])[)\].:]?(?![\w'’])")
 
 
 class Exact:
@@ -79,9 +79,11 @@ class MultipleChoice:
         """Nothing is held."""
 
     def _choice(self, text: str) -> str | None:
-        stated = final_answer(text)
+        stated = stated_answer(text)
         if stated is not None and (letter := self._letter(stated)) is not None:
             return letter
+        if len(only := text.strip(_AROUND + "()[].:")) == 1:
+            return self._letter(only)
         alone = [match for match in _LAST_LETTER.finditer(text) if match[1] in self._known]
         marked = [match for match in alone if match[0] != match[1] or match[1] not in "AI"]
         return marked[-1][1] if marked else None
@@ -98,12 +100,18 @@ def final_answer(text: str) -> str | None:
     >>> final_answer("First \\boxed{1}, then \\boxed{\\frac{1}{2}}"), final_answer("Thus 4.\n#### 17"), final_answer("")
     ('\\frac{1}{2}', '17', None)
     """
-    if (boxed := _last_boxed(text)) is not None:
-        return boxed
-    if stated := list(_STATED.finditer(text)):
-        return stated[-1][1] or stated[-1][2]
+    if (stated := stated_answer(text)) is not None:
+        return stated
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines and len(lines[-1]) <= LONGEST_ANSWER else None
+
+
+def stated_answer(text: str) -> str | None:
+    r"""The last ``\boxed{…}``, else what follows the last "answer is", "answer:" or "####"; None without any."""
+    if (boxed := _last_boxed(text)) is not None:
+        return boxed
+    stated = list(_STATED.finditer(text))
+    return (stated[-1][1] or stated[-1][2]) if stated else None
 
 
 def plain_form(text: str) -> str:

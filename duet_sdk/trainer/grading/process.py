@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, cast
 
 from pydantic import JsonValue
 
@@ -76,6 +77,8 @@ class GradingProcess:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
         self._process = process
         folders: list[JsonValue] = [folder or str(Path.cwd()) for folder in sys.path]
+        if (beside := self._order.get("beside")) is not None:
+            folders.insert(0, beside)
         failed: JsonValue = None
         try:
             self._send(process, {**self._order, "sys_path": folders})
@@ -92,14 +95,13 @@ class GradingProcess:
 
     @staticmethod
     def _send(process: subprocess.Popen[bytes], value: Mapping[str, JsonValue]) -> None:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(value).encode() + b"\n")
-        process.stdin.flush()
+        pipe = cast("IO[bytes]", process.stdin)
+        pipe.write(json.dumps(value).encode() + b"\n")
+        pipe.flush()
 
     def _receive(self, process: subprocess.Popen[bytes], limit_s: float) -> dict[str, JsonValue] | None:
         """The next line, None where the process has ended."""
-        assert process.stdout is not None
-        pipe, end = process.stdout.fileno(), time.monotonic() + limit_s
+        pipe, end = cast("IO[bytes]", process.stdout).fileno(), time.monotonic() + limit_s
         while b"\n" not in self._unread:
             if not select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
                 raise TimeoutError

@@ -11,9 +11,9 @@ from pydantic import JsonValue
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One answer to grade.
+    r"""One answer to grade.
 
-    >>> Attempt("It is \\\\boxed{17}.", "17").reference
+    >>> Attempt("It is \\boxed{17}.", "17").reference
     '17'
     """
 

@@ -14,14 +14,15 @@ def load_judge(name: str) -> Callable[[dict[str, object]], dict[str, object]]:
 
     Raises:
         ImportError: the module cannot be imported.
-        AttributeError: it holds no such function.
+        AttributeError: it holds nothing of that name.
+        TypeError: that is no function.
     """
     module, _, path = name.partition(":")
     function: Any = importlib.import_module(module)
     for part in path.split("."):
         function = getattr(function, part)
     if not callable(function):
-        raise AttributeError(f"{name} is no function")
+        raise TypeError(f"{name} is no function")
 
     def judge(asked: dict[str, Any]) -> dict[str, object]:
         return {"grades": [_graded(score) for score in call(function, asked["rows"])]}

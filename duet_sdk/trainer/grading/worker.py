@@ -26,7 +26,7 @@ def main() -> None:
     try:
         judge = _prepare(order)
     except BaseException as error:  # noqa: BLE001 - the edge of the process: whatever it is, the parent is told
-        _write(replies, {"failed": _words(error)})
+        _write(replies, {"failed": _words(error, graded=False)})
         return
     _write(replies, {"ready": True})
     for line in sys.stdin:
@@ -35,7 +35,7 @@ def main() -> None:
         try:
             reply = judge(asked)
         except Exception as error:  # noqa: BLE001 - as above
-            reply = {"fault": _words(error)}
+            reply = {"fault": _words(error, graded=True)}
         signal.alarm(0)
         _write(replies, reply)
 
@@ -60,11 +60,9 @@ def _write(replies: TextIO, reply: dict[str, object]) -> None:
     replies.flush()
 
 
-def _words(error: BaseException) -> str:
-    """The kind of an error; its message may hold the answer's text, so it stays out, except where it names a module."""
-    if isinstance(error, ImportError | AttributeError | SyntaxError):
-        return f"{type(error).__name__}: {error}"
-    return type(error).__name__
+def _words(error: BaseException, *, graded: bool) -> str:
+    """The kind of an error; while grading its message may hold the answer's text, so it stays out."""
+    return type(error).__name__ if graded else f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":
