@@ -12,6 +12,10 @@ import pytest
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.trainer.grading import Attempt, Checked, Exact, Grade, MultipleChoice, find_grader
 from duet_sdk.trainer.grading.plain import final_answer, plain_form
+from duet_sdk.trainer.question import Question
+from duet_sdk.types import Message
+
+QUESTION = Question((Message("user", "How many?"),), "1", "set, row 0", {"level": 3})
 
 OWN = """
 import time
@@ -236,6 +240,12 @@ def test_a_limit_that_is_none_is_refused(limit_s):
         find_grader("a:b", limit_s=limit_s)
 
 
+def test_the_trainers_questions_reach_the_grader_with_their_columns(own):
+    grader = Checked(own("asks"))
+    easy = Question((Message("system", "Be brief."), Message("user", "easy?")), "1", "", {"level": 3})
+    assert grader.grade([easy, QUESTION], ["x", "y"]) == [1.0, 0.0]
+
+
 class Failing:
     """A grader that fails on every n-th answer."""
 
@@ -262,7 +272,7 @@ class Failing:
 def test_faults_are_counted_and_logged_ever_more_rarely(caplog):
     grader = Checked(Failing(every=10), most_faults=0.2, window=100)
     with caplog.at_level(logging.WARNING):
-        grader.grade([Attempt("private", "1")] * 100)
+        assert len(grader.grade([QUESTION] * 100, ["private"] * 100)) == 100
     counts = grader.take_counts()
     assert (counts.graded, counts.faults, counts.unread, counts.fault_share) == (100, 10, 0, 0.1)
     assert [record.args[-1] for record in caplog.records] == [1, 2, 4, 8]
@@ -274,7 +284,7 @@ def test_too_many_faults_end_the_run_and_say_why():
     grader = Checked(Failing(every=2), most_faults=0.2, window=100)
     with pytest.raises(TrainingError, match=r"failed on 21 of the last 42 answers.*no grade within 5 s \(21 times\)"):
         for _ in range(100):
-            grader.grade([Attempt("x", "1")])
+            grader.grade([QUESTION], ["x"])
 
 
 def test_a_grader_that_loses_answers_ends_the_run():
@@ -283,7 +293,7 @@ def test_a_grader_that_loses_answers_ends_the_run():
             return []
 
     with pytest.raises(TrainingError, match="gave 0 grades for 1 answers"):
-        Checked(Losing(1)).grade([Attempt("x", "1")])
+        Checked(Losing(1)).grade([QUESTION], ["x"])
 
 
 class TestMathVerify:

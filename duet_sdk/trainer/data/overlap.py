@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from duet_sdk.trainer.data.question import Question
+from duet_sdk.trainer.question import Question
 
 _WORD = re.compile(r"\w+")
 
@@ -40,8 +40,9 @@ def find_leaks(
     An evaluation question of fewer words leaks where it stands whole in a question, as words in a row. Those of fewer
     than four words are compared as a whole.
 
-    >>> train = [Question((("user", "How many primes are below sixty, please?"),), "17")]
-    >>> test = {"test": [Question((("user", "How many primes are below sixty?"),), "17", "test, row 0")]}
+    >>> from duet_sdk.types import Message
+    >>> train = [Question((Message("user", "How many primes are below sixty, please?"),), "17")]
+    >>> test = {"test": [Question((Message("user", "How many primes are below sixty?"),), "17", "test, row 0")]}
     >>> find_leaks(train, test)[0].words
     'how many primes are below sixty'
 

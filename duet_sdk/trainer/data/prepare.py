@@ -12,9 +12,10 @@ from pydantic import JsonValue
 from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.config import Data
 from duet_sdk.trainer.data.overlap import Leak, find_leaks, words_of
-from duet_sdk.trainer.data.question import Question, fingerprint, shuffled
+from duet_sdk.trainer.data.question import fingerprint, shuffled
 from duet_sdk.trainer.data.read import read_questions
-from duet_sdk.trainer.grading import Grader
+from duet_sdk.trainer.grading import ReferenceReader
+from duet_sdk.trainer.question import Question
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Prepared:
 
 
 def prepare(
-    data: Data, *, seed: int, grader: Grader | None = None, count_tokens: CountTokens | None = None
+    data: Data, *, seed: int, grader: ReferenceReader | None = None, count_tokens: CountTokens | None = None
 ) -> Prepared:
     """Read, check, filter, split and order the questions of a run.
 
@@ -147,7 +148,7 @@ def _evaluation(name: str, data: Data) -> list[Question]:
     raise TrainingError(f"data.leak_against: {last}")
 
 
-def _readable(questions: list[Question], grader: Grader | None, report: DataReport | None) -> list[Question]:
+def _readable(questions: list[Question], grader: ReferenceReader | None, report: DataReport | None) -> list[Question]:
     if grader is None:
         return questions
     bad = set(grader.unreadable([question.answer for question in questions]))

@@ -1,4 +1,4 @@
-"""One question, and what identifies many of them in their order."""
+"""Questions from rows, and what identifies many of them in their order."""
 
 from __future__ import annotations
 
@@ -6,83 +6,60 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import cast
 
 from pydantic import JsonValue
 
 from duet_sdk.errors import TrainingError
+from duet_sdk.trainer.question import Question
+from duet_sdk.types import Message, Role
+
+_ROLES = ("system", "user", "assistant")
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its right answer.
+def question_of(
+    row: Mapping[str, object], *, source: str, prompt_column: str = "prompt", answer_column: str | None = "answer"
+) -> Question:
+    """The question in a row of a data set.
 
-    >>> Question.from_row({"prompt": "1 + 1?", "answer": 2, "level": "easy"}, source="a.jsonl, line 1").answer
+    >>> question_of({"prompt": "1 + 1?", "answer": 2, "level": "easy"}, source="a.jsonl, line 1").answer
     '2'
+
+    Raises:
+        TrainingError: a column is missing, empty, or of no use; names the source, the column and what is there.
     """
-
-    messages: tuple[tuple[str, str], ...]
-    """Role and text of each message; the last is the user's."""
-    answer: str
-    """The reference that answers are graded by."""
-    source: str = ""
-    """File and line, or data set and row."""
-    columns: Mapping[str, JsonValue] = field(default_factory=dict)
-    """The other columns, for graders."""
-
-    @classmethod
-    def from_row(
-        cls,
-        row: Mapping[str, object],
-        *,
-        source: str,
-        prompt_column: str = "prompt",
-        answer_column: str | None = "answer",
-    ) -> Question:
-        """The question in a row of a data set.
-
-        Raises:
-            TrainingError: a column is missing, empty, or of no use; names the source, the column and what is there.
-        """
-        for name in (prompt_column, answer_column):
-            if name is not None and name not in row:
-                known = ", ".join(repr(column) for column in row) or "none"
-                raise TrainingError(
-                    f"{source} has no column {name!r}, it has {known}; set data.prompt_column and data.answer_column"
-                )
-        messages = _messages(row[prompt_column], f"{source}, column {prompt_column!r}")
-        answer = "" if answer_column is None else _answer(row[answer_column], f"{source}, column {answer_column!r}")
-        columns = {name: _plain(value) for name, value in row.items() if name not in (prompt_column, answer_column)}
-        return cls(messages, answer, source, columns)
-
-    @property
-    def text(self) -> str:
-        """The last user message."""
-        return self.messages[-1][1]
-
-    @property
-    def chat(self) -> list[dict[str, str]]:
-        """The messages as chat templates take them."""
-        return [{"role": role, "content": content} for role, content in self.messages]
+    for name in (prompt_column, answer_column):
+        if name is not None and name not in row:
+            known = ", ".join(repr(column) for column in row) or "none"
+            raise TrainingError(
+                f"{source} has no column {name!r}, it has {known}; set data.prompt_column and data.answer_column"
+            )
+    messages = _messages(row[prompt_column], f"{source}, column {prompt_column!r}")
+    answer = "" if answer_column is None else _answer(row[answer_column], f"{source}, column {answer_column!r}")
+    columns = {name: _plain(value) for name, value in row.items() if name not in (prompt_column, answer_column)}
+    return Question(messages, answer, source, columns)
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
     """SHA-256 of prompts and answers in their order; two runs with the same one saw the same questions alike.
 
-    >>> one, two = (Question((("user", text),), "1") for text in "ab")
+    >>> one, two = (question_of({"prompt": text, "answer": "1"}, source="") for text in "ab")
     >>> fingerprint([one, two]) == fingerprint([two, one])
     False
     """
     digest = hashlib.sha256()
     for question in questions:
-        digest.update(json.dumps([question.messages, question.answer], ensure_ascii=True).encode() + b"\n")
+        chat = [[message.role, message.text] for message in question.messages]
+        digest.update(json.dumps([chat, question.answer], ensure_ascii=True).encode() + b"\n")
     return digest.hexdigest()
 
 
 def shuffled(questions: Sequence[Question], seed: int) -> list[Question]:
     """The questions in an order that only they and the seed decide, on every machine and process.
 
-    >>> [question.text for question in shuffled([Question((("user", text),), "1") for text in "abcd"], seed=0)]
+    >>> from duet_sdk.types import Message
+    >>> questions = [Question((Message("user", text),), "1") for text in "abcd"]
+    >>> [question.text for question in shuffled(questions, seed=0)]
     ['c', 'a', 'b', 'd']
     """
     order = list(questions)
@@ -90,24 +67,24 @@ def shuffled(questions: Sequence[Question], seed: int) -> list[Question]:
     return order
 
 
-def _messages(given: object, where: str) -> tuple[tuple[str, str], ...]:
+def _messages(given: object, where: str) -> tuple[Message, ...]:
     if isinstance(given, str):
         if not given.strip():
             raise TrainingError(f"{where} is empty; drop the row or fill it")
-        return (("user", given),)
+        return (Message("user", given),)
     if not isinstance(given, list) or not given:
         raise TrainingError(f"{where} must hold a text or a list of chat messages, it holds {_kind(given)}")
     messages = []
     for at, message in enumerate(given):
         role = message.get("role") if isinstance(message, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else None
-        if role not in ("system", "user", "assistant") or not isinstance(content, str) or not content.strip():
+        if role not in _ROLES or not isinstance(content, str) or not content.strip():
             raise TrainingError(
                 f"{where}, message {at} must have a role (system, user, assistant) and a content that is text"
             )
-        messages.append((str(role), content))
-    if messages[-1][0] != "user":
-        raise TrainingError(f"{where} ends with a message of the {messages[-1][0]}; it must end with the user's")
+        messages.append(Message(cast("Role", role), content))
+    if messages[-1].role != "user":
+        raise TrainingError(f"{where} ends with a message of the {messages[-1].role}; it must end with the user's")
     return tuple(messages)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from duet_sdk.errors import MissingExtra, TrainingError
-from duet_sdk.trainer.data.question import Question
+from duet_sdk.trainer.data.question import question_of
+from duet_sdk.trainer.question import Question
 
 MOST_TOLD = 3
 """Bad rows that one error names."""
@@ -48,9 +49,7 @@ def read_questions(
         try:
             if isinstance(row, TrainingError):
                 raise row
-            questions.append(
-                Question.from_row(row, source=source, prompt_column=prompt_column, answer_column=answer_column)
-            )
+            questions.append(question_of(row, source=source, prompt_column=prompt_column, answer_column=answer_column))
         except TrainingError as err:
             flaws.append(str(err))
             if len(flaws) > MOST_TOLD:

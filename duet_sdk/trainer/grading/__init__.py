@@ -7,6 +7,16 @@ answers `Checked` ends the run. Graders that could hang run in a process of thei
 from duet_sdk.trainer.grading.checked import Checked, GradingCounts
 from duet_sdk.trainer.grading.find import find_grader
 from duet_sdk.trainer.grading.plain import Exact, MultipleChoice
-from duet_sdk.trainer.grading.protocol import Attempt, Grade, Grader
+from duet_sdk.trainer.grading.protocol import Attempt, Grade, Grader, ReferenceReader
 
-__all__ = ["Attempt", "Checked", "Exact", "Grade", "Grader", "GradingCounts", "MultipleChoice", "find_grader"]
+__all__ = [
+    "Attempt",
+    "Checked",
+    "Exact",
+    "Grade",
+    "Grader",
+    "GradingCounts",
+    "MultipleChoice",
+    "ReferenceReader",
+    "find_grader",
+]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.grading.protocol import Attempt, Grade, Grader
+from duet_sdk.trainer.question import Question
 
 _log = logging.getLogger(__name__)
 
@@ -39,11 +40,13 @@ class GradingCounts:
 
 
 class Checked:
-    """A grader around another: its faults are logged and counted, and past a share of them the run ends.
+    """The trainer's grader, around one that does the work: faults are logged, counted, and past a share end the run.
 
     >>> from duet_sdk.trainer.grading import Exact
+    >>> from duet_sdk.types import Message
     >>> grader = Checked(Exact())
-    >>> _ = grader.grade([Attempt("17", "17"), Attempt("", "17")])
+    >>> grader.grade([Question((Message("user", "How many?"),), "17")] * 2, ["Answer: 17", ""])
+    [1.0, 0.0]
     >>> grader.take_counts()
     GradingCounts(graded=2, unread=1, faults=0)
 
@@ -61,12 +64,16 @@ class Checked:
         self._counts: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
 
-    def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
-        """The inner grader's grades.
+    def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        """A grade in [0, 1] for each answer to the question at its place; 0 where it could not be graded.
 
         Raises:
-            TrainingError: too many of the last answers could not be graded, or the grader lost some.
+            TrainingError: too many of the last answers could not be graded, or the inner grader lost some.
         """
+        attempts = [
+            Attempt(answer, question.answer, question.text, question.columns)
+            for question, answer in zip(questions, answers, strict=True)
+        ]
         grades = self._inner.grade(attempts)
         if len(grades) != len(attempts):
             raise TrainingError(
@@ -81,7 +88,7 @@ class Checked:
                 f"the grader {self.name!r} failed on {faults} of the last {len(self._recent)} answers, and "
                 f"{self._most_faults:.0%} of {window} may fail: {common}; correct the grader, or raise its time limit"
             )
-        return grades
+        return [grade.score for grade in grades]
 
     def unreadable(self, references: Sequence[str]) -> list[int]:
         """As the inner grader says."""

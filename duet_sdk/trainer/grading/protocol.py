@@ -42,17 +42,21 @@ class Grade:
     """What went wrong in the grader itself, None where nothing did; holds no text of the answer."""
 
 
-class Grader(Protocol):
-    """Grades answers; the same ones always alike, whoever wrote them."""
+class ReferenceReader(Protocol):
+    """Says which right answers it could not compare anything with."""
 
     name: str
 
-    def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
-        """One grade for each attempt, in their order; never raises for an answer that is odd."""
-        ...
-
     def unreadable(self, references: Sequence[str]) -> list[int]:
         """The places of the references that this grader cannot read: no answer could ever match them."""
+        ...
+
+
+class Grader(ReferenceReader, Protocol):
+    """Grades answers; the same ones always alike, whoever wrote them."""
+
+    def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
+        """One grade for each attempt, in their order; never raises for an answer that is odd."""
         ...
 
     def close(self) -> None:
