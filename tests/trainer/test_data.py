@@ -143,6 +143,7 @@ def test_a_folder_is_loaded_as_the_hub_would_be(tmp_path):
     found = read_questions(str(tmp_path / "set"))
     assert [(one.text, one.answer) for one in found] == [("1 + 1?", "2"), ("2 + 2?", "4")]
     assert found[1].source == f"{tmp_path}/set, train, row 1"
+    assert len(read_questions(f"{tmp_path}/set#train", split="test")) == 2
     with pytest.raises(TrainingError, match="split 'test', cannot be loaded"):
         read_questions(str(tmp_path / "set"), split="test")
 

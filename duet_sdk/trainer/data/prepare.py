@@ -138,7 +138,7 @@ def check_rights(data: Data) -> None:
 
 def _evaluation(name: str, data: Data) -> list[Question]:
     """An evaluation set; its columns may be named otherwise, and its answers do not matter here."""
-    for column in dict.fromkeys((data.prompt_column, "prompt", "question", "problem")):
+    for column in dict.fromkeys((data.prompt_column, "prompt", "question", "problem", "Question")):
         try:
             return read_questions(name, split=data.validation_split, prompt_column=column, answer_column=None)
         except TrainingError as err:

@@ -16,6 +16,7 @@ MOST_TOLD = 3
 """Bad rows that one error names."""
 
 _HUB_NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]+))?", re.ASCII)
+_SPLIT = re.compile(r"(.+)#([\w.\-\[\]:%]+)", re.DOTALL)
 
 
 def read_questions(
@@ -30,7 +31,7 @@ def read_questions(
 
     Args:
         name: a JSONL file (``….jsonl``, ``….json``), a folder that ``datasets`` can load, or a hub data set
-            ``owner/name`` or ``owner/name:subset``.
+            ``owner/name`` or ``owner/name:subset``; ``#split`` after a folder or hub name goes over ``split``.
         split: of a folder or hub data set.
         revision: branch, tag or commit of a hub data set.
         prompt_column: the question: a text, or chat messages.
@@ -41,6 +42,8 @@ def read_questions(
             columns.
         MissingExtra: it is no file, and ``datasets`` is not installed.
     """
+    if named := _SPLIT.fullmatch(name):
+        name, split = named[1], named[2]
     path = Path(name).expanduser()
     is_file = path.suffix in (".jsonl", ".json", ".ndjson")
     rows = _lines(path) if is_file else _hub_rows(name, split, revision)
