@@ -2,7 +2,7 @@
 
     dial at four . monday add three , tuesday double . now ?
 
-Chains have 0 to 4 operations. The generator learns to answer short ones alone; longer ones need a signal. Held out for
+Chains have 0 to 3 operations. The generator learns to answer short ones alone; longer ones need a signal. Held out for
 evaluation are sequences of operators and pairs of opening and question that training never shows, at seen lengths.
 """
 
@@ -24,8 +24,8 @@ OPERATORS = ("add", "take", "double")
 OPENINGS = ("dial at", "start from", "mark is")
 QUESTIONS = ("now ?", "where ?", "tell it .")
 MARKS = 10
-SEEN_LENGTHS = range(5)
-LONGER = range(5, 8)
+SEEN_LENGTHS = range(4)
+LONGER = range(4, 7)
 
 
 @dataclass(frozen=True, slots=True)
