@@ -93,8 +93,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def adapter(lora: Lora | None) -> Any:
-    """Peft's form of an adapter; None for none."""
+def adapter(lora: Lora | None) -> Any:  # noqa: ANN401 - peft is imported on use
+    """peft's form of an adapter; None for none."""
     if lora is None:
         return None
     from peft import LoraConfig
