@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -162,10 +161,7 @@ def build_policy(
     group = config.rollout.signals * (1 if stage == "reasoner" else config.rollout.answers)
     # The reasoner stops where its thinking ends: what follows is never used.
     ends = (prompts.closing_id,) if stage == "reasoner" else ()
-    with warnings.catch_warnings():
-        # TRL sets what transformers 5.24 has renamed; both names work up to transformers 6.
-        warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
-        args = _settings(stage, config, part, group=group, rounds=rounds, ends=ends)
+    args = _settings(stage, config, part, group=group, rounds=rounds, ends=ends)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout functions are pinned with TRL's version
     policy = Policy(
         model=load_model(start.folder(stage), part, ends=ends),

@@ -15,6 +15,7 @@ from duet_sdk.trainer.coupling import Coupling, Setting
 from duet_sdk.trainer.handover import Handover, check_precision
 from duet_sdk.trainer.journal import Journal, write_whole
 from duet_sdk.trainer.prompts import PairPrompts
+from duet_sdk.trainer.quiet import quiet
 from duet_sdk.trainer.validation import Validation
 from duet_sdk.trainer.watch import Watch
 
@@ -92,7 +93,8 @@ class JointTrainer:
         step, gentler = self._prepare(resume)
         origin = start or self._models
         while True:
-            watch, trained = self._leg(origin, step, gentler)
+            with quiet():
+                watch, trained = self._leg(origin, step, gentler)
             if watch.collapsed is None or watch.stopped:
                 return trained
             if gentler >= self._config.guard.retries:

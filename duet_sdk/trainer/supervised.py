@@ -9,6 +9,8 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from duet_sdk.trainer.quiet import quiet
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -64,6 +66,18 @@ def tune(
     Returns:
         The tuned model, with its adapter where one was asked for.
     """
+    with quiet():
+        return _tune(model, tokenizer, rows, tuning, folder, adapter)
+
+
+def _tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    tuning: Tuning,
+    folder: Path,
+    adapter: PeftConfig | None,
+) -> PreTrainedModel:
     data = Dataset.from_dict(
         {
             "input_ids": [[*row.prompt_ids, *row.completion_ids] for row in rows],
@@ -94,7 +108,6 @@ def tune(
         logging_strategy="no",
         seed=tuning.seed,
         dataloader_pin_memory=False,
-        train_sampling_strategy="group_by_length",
         **settings,
     )
     trainer = SFTTrainer(
