@@ -8,12 +8,15 @@ from duet_sdk.errors import Authentication, ConnectFailed, PairError
 from duet_sdk.models.sources import local_library
 from duet_sdk.pair.hub import is_hub_name
 from duet_sdk.pair.manifest import MANIFEST
+from duet_sdk.pair.pair import local_folder
 
 if TYPE_CHECKING:
     from duet_sdk.pair.pair import Pair
 
 
-def push(pair: Pair, hub_id: str, *, private: bool = True, message: str = "A pair for DUET") -> str:
+def push(
+    pair: Pair, hub_id: str, *, private: bool = True, message: str = "A pair for DUET", endpoint: str | None = None
+) -> str:
     """Upload a pair's folder, both models in it, in one commit; gives the commit's id.
 
     The repository is made where there is none. Files there that the pair does not have are left alone, but for files
@@ -24,6 +27,7 @@ def push(pair: Pair, hub_id: str, *, private: bool = True, message: str = "A pai
         hub_id: ``owner/name``.
         private: for a repository that is made now.
         message: of the commit.
+        endpoint: URL of another hub; None for the one that ``HF_ENDPOINT`` names, or the public one.
 
     Raises:
         PairError: the pair is not on disk or not whole, names a model of this machine, or ``hub_id`` is no name.
@@ -35,10 +39,10 @@ def push(pair: Pair, hub_id: str, *, private: bool = True, message: str = "A pai
         raise PairError(f"{hub_id!r} is no name of a repository; write owner/name")
     pair.verify()
     for stage, entry in pair.manifest.stages.items():
-        if entry.model is not None and "/." in f"/{entry.model.partition('/')[2]}"[:3]:
+        if local_folder(entry) is not None:
             raise PairError(f"the {stage} is {entry.model}, which only this machine has; bundle the pair first")
     hub, errors = local_library("huggingface_hub"), local_library("huggingface_hub.errors")
-    api = hub.HfApi(library_name="duet-sdk")
+    api = hub.HfApi(endpoint=endpoint, library_name="duet-sdk")
     folders = [*pair.manifest.folders, *pair.manifest.adapters]
     try:
         api.create_repo(hub_id, private=private, exist_ok=True)
