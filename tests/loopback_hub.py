@@ -59,7 +59,7 @@ class _Answer(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
-        path, body = self.path.split("?")[0], self.rfile.read(int(self.headers["Content-Length"]))
+        path, body = self.path.split("?")[0], self._body()
         self.server.asked.append(path)
         if self.server.error is not None:
             status, code = self.server.error
@@ -90,10 +90,20 @@ class _Answer(BaseHTTPRequestHandler):
             self._send(b"{}", 404)
 
     def do_PUT(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        content = self._body()
         self.server.asked.append(self.path)
         self.server.large[self.path.rpartition("/")[2]] = content
         self._send(b"")
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _commit(self, path: str, operations: list[dict[str, Any]]) -> None:
         self.server.commits.append(operations)

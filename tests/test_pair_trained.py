@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fault_server import FaultServer
+from fault_server import Answer, FaultServer
 from loopback_hub import Hub, serving
 from test_pair import WEIGHTS, change, model_folder
 from tiny_model import random_weights
@@ -309,7 +309,7 @@ class TestConformity:
             files.tokenizer_json, (files.chat_template or "").replace("\n", " "), files.special_tokens
         )
         for served, deviates in ((files, False), (other, True)):
-            async with FaultServer("17", files=served) as server:
+            async with FaultServer(Answer("17"), files=served) as server:
                 values = json.loads((folder / "pair.json").read_text())["reasoner"]
                 change(folder, reasoner={**values, "model": f"vllm/m@{server.url}"})
                 caplog.clear()
@@ -350,6 +350,8 @@ class TestConformity:
         assert CONVERSATION[0] == Message("user", "How many primes are below 60?")
 
 
+# huggingface_hub 2.4 uses an argument of httpx that is on its way out.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 class TestUpload:
     """A pair to the hub and back."""
 
@@ -361,11 +363,13 @@ class TestUpload:
         with serving({"me/pair": tmp_path / "remote"}) as server:
             monkeypatch.setattr("duet_sdk.pair.hub.Repository", partial(Repository, endpoint=server.url))
             monkeypatch.setenv("HF_TOKEN", "hf_test")
+            # The library's newer way for large files is binary; the older one over HTTP can be scripted.
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
             yield server
 
     def test_a_pair_that_is_uploaded_is_loaded_from_the_hub(self, trained, hub: Hub):
         assert push(trained, "me/pair", endpoint=hub.url) == "b" * 40
-        assert hub.made[0]["private"] is True
+        assert hub.made[0]["visibility"] == "private"
         loaded = Pair.load("me/pair")
         assert loaded.manifest == trained.manifest
         assert (loaded.folder / "reasoner" / "model.safetensors").read_bytes() == WEIGHTS

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from duet_sdk.errors import Authentication, ConnectFailed, PairError
 from duet_sdk.models.sources import local_library
+from duet_sdk.pair.card import CARD
 from duet_sdk.pair.hub import is_hub_name
 from duet_sdk.pair.manifest import MANIFEST
 from duet_sdk.pair.pair import local_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
     from duet_sdk.pair.pair import Pair
 
 
@@ -43,17 +47,11 @@ def push(
             raise PairError(f"the {stage} is {entry.model}, which only this machine has; bundle the pair first")
     hub, errors = local_library("huggingface_hub"), local_library("huggingface_hub.errors")
     api = hub.HfApi(endpoint=endpoint, library_name="duet-sdk")
-    folders = [*pair.manifest.folders, *pair.manifest.adapters]
     try:
         api.create_repo(hub_id, private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=hub_id,
-            folder_path=pair.folder,
-            commit_message=message,
-            allow_patterns=[MANIFEST, "README.md", *(_plain(name) for name in pair.manifest.files)],
-            delete_patterns=[f"{folder}/*" for folder in folders] or None,
-        )
-    except (OSError, errors.HTTPError) as err:
+        # One commit, so that nobody ever fetches half a pair.
+        done = api.create_commit(hub_id, _operations(hub, pair, api.list_repo_files(hub_id)), commit_message=message)
+    except (OSError, RuntimeError, errors.HTTPError) as err:  # the first two: a large file that could not be sent
         status = getattr(getattr(err, "response", None), "status_code", None)
         facts: dict[str, Any] = {"backend": "hub", "model": hub_id, "status": status}
         if status in (401, 403):
@@ -67,6 +65,17 @@ def push(
     return commit
 
 
-def _plain(name: str) -> str:
-    """A pattern that matches this name alone."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+def _operations(hub: ModuleType, pair: Pair, there: Sequence[str]) -> list[Any]:
+    """Every file of the pair, and the end of those in its models' folders that it does not have."""
+    root = pair.folder
+    if root is None:
+        raise PairError("this pair is not on disk yet; save it first")
+    names = [MANIFEST, *pair.manifest.files]
+    if (root / CARD).is_file():
+        names.append(CARD)
+    folders = (*pair.manifest.folders, *pair.manifest.adapters)
+    gone = [name for name in there if name not in names and name.startswith(tuple(f"{one}/" for one in folders))]
+    return [
+        *(hub.CommitOperationAdd(name, root / name) for name in names),
+        *(hub.CommitOperationDelete(name) for name in gone),
+    ]
