@@ -148,7 +148,13 @@ class JointTrainer:
         setting = Setting(config.objective, config.objective.lam)
         watch = Watch(self._config, setting, self._journal, self._checkpoints, gentler=gentler)
         coupling = Coupling(
-            self._prompts, self._questions, self._grader, config.rollout, setting, on_round=watch.on_round
+            self._prompts,
+            self._questions,
+            self._grader,
+            config.rollout,
+            setting,
+            before_round=watch.before_round,
+            on_round=watch.on_round,
         )
         reasoner = build_policy(
             "reasoner",

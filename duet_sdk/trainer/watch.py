@@ -91,9 +91,13 @@ class Watch:
         finally:
             os_signal.signal(os_signal.SIGTERM, before)
 
-    def on_round(self, facts: RoundFacts) -> None:
-        """A round's samples are graded, its updates come next."""
+    def before_round(self) -> None:
+        """A round begins that both policies will see to its end, also where it is the last."""
         self.round += 1
+        self.stopped = self.stopped or self._anyone_asked_to_stop()
+
+    def on_round(self, facts: RoundFacts) -> None:
+        """A round is graded: the generator is updated, the reasoner will be."""
         objective = self._setting.objective
         self._schedule = schedule.advance(
             self._schedule, objective, accuracy=facts.guided, length=facts.tokens_mean
@@ -109,7 +113,6 @@ class Watch:
         if self._config.guard.enabled:
             self._guard, findings = watching.observe(self._guard, facts, self._config.guard)
             self._tell(findings)
-        self.stopped = self.stopped or self._anyone_asked_to_stop()
 
     def step_ended(self, stage: StageName, step: int, control: Any) -> None:  # noqa: ANN401 - transformers' own
         """A policy took an optimizer step; says whether to save and whether to stop."""
