@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from pydantic import JsonValue
 
-    from duet_sdk.types import Message
+from duet_sdk.types import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,10 @@ class Question:
     """The conversation, a user's message last."""
     answer: str
     """The right answer, as the grader reads it."""
+    source: str = ""
+    """File and line, or data set and row."""
+    columns: Mapping[str, JsonValue] = field(default_factory=dict)
+    """The other columns of its row, for graders."""
 
     @property
     def text(self) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from duet_sdk.errors import ConfigError  # noqa: E402
-from duet_sdk.trainer.files import differences, load_config  # noqa: E402
+from duet_sdk.errors import ConfigError
+from duet_sdk.trainer.files import differences, load_config
 
 LEAST = """
 output: runs/x

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from duet_sdk.trainer.config import Guard  # noqa: E402
-from duet_sdk.trainer.facts import RoundFacts  # noqa: E402
-from duet_sdk.trainer.guard import Finding, WatchState, observe, observe_entropy  # noqa: E402
+from duet_sdk.trainer.config import Guard
+from duet_sdk.trainer.facts import RoundFacts
+from duet_sdk.trainer.guard import Finding, WatchState, observe, observe_entropy
 
 GOOD = RoundFacts(
     guided=0.9,

@@ -165,9 +165,7 @@ def test_additive_is_its_slow_form(
 
 
 @given(groups, st.booleans())
-def test_advantages_are_their_slow_form_and_centred(
-    rows: list[tuple[list[float], list[float]]], divide: bool
-) -> None:
+def test_advantages_are_their_slow_form_and_centred(rows: list[tuple[list[float], list[float]]], divide: bool) -> None:
     guided, _ = tensors(rows)
     found = subject.group_advantages(guided, divide_by_std=divide, epsilon=1e-4)
     assert found.tolist() == [pytest.approx(slow_advantages(row[0], divide=divide), abs=1e-9) for row in rows]
