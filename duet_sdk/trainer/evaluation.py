@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from duet_sdk.trainer.intervals import Z95, share_interval
 from duet_sdk.trainer.sampling import Decoding, sample
 
 if TYPE_CHECKING:
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
     from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
     from duet_sdk.trainer.question import Grader, Question
-
-_Z = 1.959964
-"""Two-sided 95 % of the normal distribution."""
-
 
 @dataclass(frozen=True, slots=True)
 class PairModels:
@@ -112,24 +109,17 @@ def evaluate(
     }
 
 
-def wilson(share: float, number: int) -> tuple[float, float]:
-    """The 95 % interval of a share of ``number`` trials."""
-    middle = (share + _Z**2 / (2 * number)) / (1 + _Z**2 / number)
-    half = _Z / (1 + _Z**2 / number) * math.sqrt(share * (1 - share) / number + _Z**2 / (4 * number**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _summary(signals: Sequence[WrittenSignal], guided: Sequence[float], alone: Sequence[float]) -> Evaluation:
     number = len(signals)
     lengths = [signal.tokens for signal in signals]
     mean = sum(lengths) / number
     deviation = math.sqrt(sum((length - mean) ** 2 for length in lengths) / max(number - 1, 1))
-    half = _Z * deviation / math.sqrt(number)
-    share = sum(guided) / number
+    half = Z95 * deviation / math.sqrt(number)
+    share = share_interval(sum(guided), number)
     return Evaluation(
         questions=number,
-        guided=share,
-        guided_interval=wilson(share, number),
+        guided=share.value,
+        guided_interval=(share.low, share.high),
         alone=sum(alone) / number,
         tokens_mean=mean,
         tokens_interval=(mean - half, mean + half),
