@@ -355,6 +355,8 @@ class TrainConfig(Section):
 
     output: Path
     """Folder of the run: checkpoints, metrics, decisions, and the pair."""
+    toy: bool = False
+    """Marks the pair as one that shows that training works and answers nothing else."""
     seed: int = 0
     """Of sampling and of the order of questions, which is the same on all processes."""
     reasoner: Reasoner

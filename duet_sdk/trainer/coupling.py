@@ -66,8 +66,10 @@ class Coupling:
     grader: Grader
     rollout: Rollout
     setting: Setting
+    before_round: Callable[[], None]
+    """Told that signals are written, before either policy is updated; on all processes."""
     on_round: Callable[[RoundFacts], None]
-    """Told of each round before the updates; the same on all processes."""
+    """Told of each round when it is graded; the same on all processes."""
     reasoner: Policy = field(init=False)
     generator: Policy = field(init=False)
     handover: Handover = field(init=False)
@@ -92,6 +94,7 @@ class Coupling:
                 "the reasoner is to be rewarded before it wrote; this version of TRL calls functions in another order"
             )
         self.answers = None
+        self.before_round()
         self.handover.advance()
         if self.answers is None:
             raise TrainingError("the generator's loop took its turn without answering; see its log above")

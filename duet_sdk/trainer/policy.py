@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from trl import GRPOTrainer
 
 from duet_sdk.errors import TrainingError
@@ -72,6 +75,29 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
                 "checkpoint is as it was"
             )
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401 - as transformers declares it
+        """As TRL's; a disk that is full ends the run in words, and leaves no half checkpoint."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as err:
+            step = self.state.global_step
+            shutil.rmtree(Path(self.args.output_dir, f"checkpoint-{step}"), ignore_errors=True)
+            raise TrainingError(
+                f"the checkpoint of step {step} cannot be written to {self.args.output_dir}: {err}; make room there "
+                "(training.keep says how many are kept) and resume: earlier checkpoints are as they were"
+            ) from err
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As TRL's; the learning rate is the configured one, also where the checkpoint had another."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.lr_scheduler is None or self.optimizer is None:
+            return
+        scheduler, rate = self.lr_scheduler, self.args.learning_rate
+        for group, old in zip(self.optimizer.param_groups, scheduler.base_lrs, strict=True):
+            if old != rate:
+                group["initial_lr"], group["lr"] = rate, group["lr"] * rate / old
+        scheduler.base_lrs = [rate for _ in scheduler.base_lrs]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL's, under this policy's prefix."""

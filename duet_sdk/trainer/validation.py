@@ -23,6 +23,16 @@ _SEED = 7919
 
 
 @dataclass(frozen=True, slots=True)
+class Validated:
+    """What a validation found."""
+
+    row: dict[str, JsonValue]
+    """As ``metrics.jsonl`` holds it."""
+    lengths: list[int]
+    """Tokens of each signal."""
+
+
+@dataclass(frozen=True, slots=True)
 class Validation:
     """Validates a pair in training. Leaves the random state of training as it was."""
 
@@ -33,7 +43,7 @@ class Validation:
     samples: int
     """Samples to keep."""
 
-    def run(self, round_number: int) -> dict[str, JsonValue]:
+    def run(self, round_number: int) -> Validated:
         """Ask every question once with a signal and once without, and write down the result."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
@@ -56,7 +66,7 @@ class Validation:
             "leak_rate": float(leak.mean()),
         }
         self.journal.metrics(row)
-        return row
+        return Validated(row, [int(one) for one in tokens])
 
     def _table(self, round_number: int) -> torch.Tensor:
         """A row for each question of this process."""

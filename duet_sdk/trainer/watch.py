@@ -6,7 +6,7 @@ import math
 import signal as os_signal
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +54,7 @@ class Watch:
         self.round = 0
         self.collapsed: str | None = None
         self.stopped = False
-        self.validate: Callable[[int], None] | None = None
+        self._validate: Callable[[int], object] | None = None
         self._config, self._setting = config, setting
         self._journal, self._checkpoints = journal, checkpoints
         self._gentler = gentler
@@ -64,15 +64,19 @@ class Watch:
         self._row: dict[str, JsonValue] = {}
         self._policies: dict[StageName, Policy] = {}
 
-    def attach(self, reasoner: Policy, generator: Policy) -> None:
-        """Watch these two."""
+    def attach(self, reasoner: Policy, generator: Policy, *, validate: Callable[[int], object]) -> None:
+        """Watch these two; ``validate`` measures them after a round."""
         self._policies = {"reasoner": reasoner, "generator": generator}
+        self._validate = validate
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         self.round = int(state["round"])
         self._schedule = ScheduleState.from_json(state["schedule"])
         self._guard = WatchState.from_json(state["guard"])
+        # A run that goes back more gently takes the checkpoint's lambda with less weight, too.
+        objective = self._setting.objective
+        self._schedule = replace(self._schedule, lam=min(self._schedule.lam, objective.lam_max))
         self._setting.lam = self._schedule.lam
 
     def callback(self, stage: StageName) -> TrainerCallback:
@@ -91,9 +95,13 @@ class Watch:
         finally:
             os_signal.signal(os_signal.SIGTERM, before)
 
-    def on_round(self, facts: RoundFacts) -> None:
-        """A round's samples are graded, its updates come next."""
+    def before_round(self) -> None:
+        """A round begins that both policies will see to its end, also where it is the last."""
         self.round += 1
+        self.stopped = self.stopped or self._anyone_asked_to_stop()
+
+    def on_round(self, facts: RoundFacts) -> None:
+        """A round is graded: the generator is updated, the reasoner will be."""
         objective = self._setting.objective
         self._schedule = schedule.advance(
             self._schedule, objective, accuracy=facts.guided, length=facts.tokens_mean
@@ -109,7 +117,6 @@ class Watch:
         if self._config.guard.enabled:
             self._guard, findings = watching.observe(self._guard, facts, self._config.guard)
             self._tell(findings)
-        self.stopped = self.stopped or self._anyone_asked_to_stop()
 
     def step_ended(self, stage: StageName, step: int, control: Any) -> None:  # noqa: ANN401 - transformers' own
         """A policy took an optimizer step; says whether to save and whether to stop."""
@@ -120,9 +127,10 @@ class Watch:
         if stage == "reasoner":
             if self.stopped or self.collapsed is not None:
                 control.should_training_stop = True
+                return
             every = self._config.training.validate_every
-            if self.validate is not None and every and self.round % every == 0:
-                self.validate(self.round)
+            if self._validate is not None and every and self.round % every == 0:
+                self._validate(self.round)
 
     def logged(self, stage: StageName, logs: Mapping[str, float]) -> None:
         """A policy's trainer logged; the reasoner's closes the round."""
