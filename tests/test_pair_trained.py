@@ -244,7 +244,7 @@ class TestConformity:
             pair_folder,
             reasoner=TrainedModel(model),
             generator=TrainedModel(model),
-            facts=TrainingFacts(answer_tokens=4),
+            facts=TrainingFacts(signal_tokens=4, answer_tokens=4),
         )
         entry = json.loads((pair_folder / "pair.json").read_text())["reasoner"]
         entry.pop("folder")
