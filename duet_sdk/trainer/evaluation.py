@@ -47,6 +47,10 @@ class PairModels:
         drawn = sample(self.generator, ids, decoding, pad_id=_pad(self.generator), seed=self.seed + 1)
         return [self.prompts.answer_text(one) for one in drawn]
 
+    def answer_ids(self, text: str) -> tuple[int, ...]:
+        """What the generator samples to answer this, its end token included; for supervised rows."""
+        return (*self.prompts.generator.encode_untrusted(text), _ends(self.generator)[0])
+
     def _decoding(self, limit: int, ends: frozenset[int]) -> Decoding:
         return Decoding(max_new_tokens=limit, ends=ends, temperature=self.temperature)
 
