@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import ConfigError, TrainingError
@@ -78,9 +77,7 @@ class JointTrainer:
         """What became of the data's rows."""
         if grader is None:
             grading = config.data.grading
-            checked = Checked(
-                find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1))
-            )
+            checked = Checked(find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1)))
         if questions is None:
             readable = checked if grader is None else None
             prepared = prepare(
@@ -173,9 +170,7 @@ class JointTrainer:
             outcome = Outcome(self._config, origin, self.data, watch.round, leg.validate(watch.round), watch.collapsed)
             pair = save_pair(leg.reasoner, leg.generator, outcome, writes=self._rank == 0)
             if self._rank == 0:
-                write_whole(
-                    self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False)
-                )
+                write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
         reasoner, generator = (one.accelerator.unwrap_model(one.model) for one in (leg.reasoner, leg.generator))
         return Trained(reasoner, generator, watch.round, stopped, pair)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,6 +28,9 @@ _RARE = 0.05
 """Share of signals in which a token must stand for a rule on it."""
 _ALIKE = 0.6
 """Share of a sentence's words that stand in the question where it restates it."""
+
+
+TextKind: TypeAlias = Literal["fillers", "doubts", "restatements", "clauses", "first sentence", "without numbers"]
 
 
 class Rule(Protocol):
@@ -82,7 +85,7 @@ class DropText:
     ('2 + 2 is 4.', 'It is 4.')
     """
 
-    kind: Literal["fillers", "doubts", "clauses", "restatements", "without numbers", "first sentence"]
+    kind: TextKind
 
     @property
     def name(self) -> str:
@@ -118,7 +121,7 @@ class DropText:
 
 def text_rules() -> list[Rule]:
     """The rules for language models, mild ones first."""
-    return [DropText(kind) for kind in ("fillers", "doubts", "restatements", "clauses", "first sentence", "without numbers")]
+    return [DropText(kind) for kind in get_args(TextKind)]
 
 
 def word_rules(signals: Sequence[str]) -> list[Rule]:
@@ -151,9 +154,9 @@ def apply_all(rules: Iterable[Rule], signal: str, question: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences and lines of a text, without blanks around them.
+    r"""The sentences and lines of a text, without blanks around them.
 
-    >>> sentences("One. Two 3.5; four\\nfive")
+    >>> sentences("One. Two 3.5; four\nfive")
     ['One.', 'Two 3.5;', 'four', 'five']
     """
     return [part.strip() for part in _SENTENCE.findall(text) if part.strip()]
