@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from duet_sdk.pair.manifest import Manifest, ModelEntry
 
 CARD = "README.md"
-MARK = (
-    "<!-- Written by duet-sdk from pair.json. Remove this line to keep your own text when the pair is saved again. -->"
-)
+MARK = "<!-- Written by duet-sdk from pair.json. Remove this line to keep your own text when the pair is replaced. -->"
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 

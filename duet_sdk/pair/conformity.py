@@ -54,12 +54,12 @@ class Conformity:
         if pinned == Fingerprint():
             return
         found = await self._found(stage, backend)
-        deviating = [
-            name.replace("_", " ")
-            for name in ("tokenizer", "chat_template", "conversation")
-            if None not in (getattr(pinned, name), getattr(found, name))
-            and getattr(pinned, name) != getattr(found, name)
-        ]
+        compared = {
+            "tokenizer": (pinned.tokenizer, found.tokenizer),
+            "chat template": (pinned.chat_template, found.chat_template),
+            "template or tokenizer": (pinned.conversation, found.conversation),
+        }
+        deviating = [name for name, (one, other) in compared.items() if None not in (one, other) and one != other]
         if stage in self.folders and pinned.quantisation != found.quantisation:
             deviating.append("quantisation")
         if deviating:

@@ -129,7 +129,7 @@ class Pair:
         """
         sources = {}
         for stage, entry in self.manifest.stages.items():
-            path = self.model_folder(stage) or _local_folder(entry)
+            path = self.model_folder(stage) or local_folder(entry)
             if path is not None:
                 check_folder(path)
                 sources[stage] = path
@@ -187,7 +187,7 @@ class Pair:
         """
         folders = {}
         for stage, entry in self.manifest.stages.items():
-            path = self.model_folder(stage) or _local_folder(entry)
+            path = self.model_folder(stage) or local_folder(entry)
             if path is not None:
                 folders[stage] = path
         return Conformity(self.manifest, folders, strict)
@@ -226,7 +226,7 @@ class Pair:
         if (bundled := self.model_folder(stage)) is not None:
             return f"{_LOCAL}{bundled}"
         name = str(entry.model)
-        if entry.revision is None or not name.startswith(_LOCAL) or _local_folder(entry) is not None:
+        if entry.revision is None or not name.startswith(_LOCAL) or local_folder(entry) is not None:
             return name
         hub_id = name.removeprefix(_LOCAL)
         cached = find(hub_id, revision=entry.revision)
@@ -242,7 +242,7 @@ class Pair:
         target = Path(folder).expanduser().resolve()
         refuse_target(target)
         for stage, entry in self.manifest.stages.items():
-            local = _local_folder(entry)
+            local = local_folder(entry)
             if stage not in sources and local is not None and local.resolve().is_relative_to(target):
                 raise PairError(f"the {stage} lies in {target}, which would be replaced; bundle the pair instead")
         adapters = {stage: self.adapter_folder(stage) for stage in self.manifest.stages}
@@ -250,7 +250,7 @@ class Pair:
         return dataclasses.replace(self, manifest=write(target, self.manifest, sources, copied), folder=target)
 
 
-def _local_folder(entry: ModelEntry) -> Path | None:
+def local_folder(entry: ModelEntry) -> Path | None:
     """The folder that a named model is, None for a model of the hub or a server."""
     if entry.model is None or not entry.model.startswith(_LOCAL):
         return None
