@@ -47,14 +47,13 @@ def main() -> int:
 
 def table(shown: Shown) -> None:
     """Print tokens and accuracy before and after, with intervals."""
-    print(
-        f"{'operations':>12} {'questions':>9} {'tokens':>15} {'accuracy before':>24} {'accuracy after':>24} {'alone':>6}"
-    )
+    line = "{:>12} {:>9} {:>15} {:>24} {:>24} {:>6}"
+    print(line.format("operations", "questions", "tokens", "accuracy before", "accuracy after", "alone"))
     rows = [(str(key) if key is not None else "all seen", shown.before[key], shown.after[key]) for key in shown.before]
     for name, one, two in [*sorted(rows), ("longer", *shown.longer)]:
         accuracies = [f"{e.guided:.3f} [{e.guided_interval[0]:.3f}, {e.guided_interval[1]:.3f}]" for e in (one, two)]
         tokens = f"{one.tokens_mean:.1f} → {two.tokens_mean:.1f}"
-        print(f"{name:>12} {one.questions:>9} {tokens:>15} {accuracies[0]:>24} {accuracies[1]:>24} {two.alone:>6.3f}")
+        print(line.format(name, one.questions, tokens, *accuracies, f"{two.alone:.3f}"))
 
 
 def ask(pair: Path) -> None:
