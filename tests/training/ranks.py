@@ -33,18 +33,21 @@ def digest(model: torch.nn.Module) -> str:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    config = checked(json.loads((folder / "run.json").read_text()), "run.json")
     questions = [one.question() for one in family.chains(3, 64, lengths=[0, 1])]
-    trained = JointTrainer(config, questions=questions, validation=questions[:8], grader=Varied()).train()
-    facts = {
-        "rank": int(os.environ["RANK"]),
-        "rounds": trained.rounds,
-        "reasoner": digest(trained.reasoner),
-        "generator": digest(trained.generator),
-        "reasoner_before": digest(AutoModelForCausalLM.from_pretrained(config.reasoner.model)),
-        "generator_before": digest(AutoModelForCausalLM.from_pretrained(config.generator.model)),
-    }
-    (folder / f"rank{facts['rank']}.json").write_text(json.dumps(facts))
+    found = []
+    for values in json.loads((folder / "runs.json").read_text()):
+        config = checked(values, "runs.json")
+        trained = JointTrainer(config, questions=questions, validation=questions[:8], grader=Varied()).train()
+        found.append(
+            {
+                "rounds": trained.rounds,
+                "reasoner": digest(trained.reasoner),
+                "generator": digest(trained.generator),
+                "reasoner_before": digest(AutoModelForCausalLM.from_pretrained(config.reasoner.model)),
+                "generator_before": digest(AutoModelForCausalLM.from_pretrained(config.generator.model)),
+            }
+        )
+    (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from duet_sdk.trainer.config import TrainConfig
 PROGRAM = Path(__file__).with_name("ranks.py")
 
 
-def launch(config: TrainConfig, folder: Path, processes: int = 2) -> list[dict[str, object]]:
-    """Train by torchrun and give what each process says of itself."""
-    (folder / "run.json").write_text(json.dumps(config.model_dump(mode="json")))
+def launch(configs: list[TrainConfig], folder: Path, processes: int = 2) -> list[list[dict[str, object]]]:
+    """Train each by torchrun, one start for all, and give what each process says of its policies."""
+    (folder / "runs.json").write_text(json.dumps([config.model_dump(mode="json") for config in configs]))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,22 +31,26 @@ def launch(config: TrainConfig, folder: Path, processes: int = 2) -> list[dict[s
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
 
 
-@pytest.mark.parametrize("passes", [(1, 1), (1, 2), (2, 1), (2, 2)])
-def test_both_processes_end_with_the_same_moved_policies(
-    configure: Callable[..., TrainConfig], tmp_path: Path, passes: tuple[int, int]
+def test_both_processes_end_with_the_same_moved_policies_for_every_gradient_accumulation(
+    configure: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    config = configure(
-        reasoner={"gradient_accumulation": passes[0]},
-        generator={"gradient_accumulation": passes[1]},
-        training={"rounds": 3, "save_every": 0, "validate_every": 2, "validation_questions": 4},
-    )
-    one, two = launch(config, tmp_path)
-    assert one == {**two, "rank": 0}
-    assert one["reasoner"] != one["reasoner_before"]
-    assert one["generator"] != one["generator_before"]
-    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
-    assert [row["round"] for row in rows if row["phase"] == "train"] == [1, 2, 3]
-    assert {row["questions"] for row in rows if row["phase"] == "validation"} == {4}
+    configs = [
+        configure(
+            output=str(tmp_path / f"run{one}{two}"),
+            reasoner={"gradient_accumulation": one},
+            generator={"gradient_accumulation": two},
+            training={"rounds": 3, "save_every": 0, "validate_every": 2, "validation_questions": 4},
+        )
+        for one, two in ((1, 1), (1, 2), (2, 1), (2, 2))
+    ]
+    first, second = launch(configs, tmp_path)
+    assert first == second
+    for config, found in zip(configs, first, strict=True):
+        assert found["reasoner"] != found["reasoner_before"]
+        assert found["generator"] != found["generator_before"]
+        rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+        assert [row["round"] for row in rows if row["phase"] == "train"] == [1, 2, 3]
+        assert {row["questions"] for row in rows if row["phase"] == "validation"} == {4}
 
 
 def test_questions_that_do_not_divide_into_processes_are_refused(
