@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-
 from duet_sdk.models.folder import sha256
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.journal import read_lines
