@@ -20,6 +20,7 @@ from rich.table import Table
 from duet_sdk import models
 from duet_sdk.cli_ledger import ledger_app
 from duet_sdk.cli_pair import pair_app
+from duet_sdk.cli_train import train_app
 from duet_sdk.client import EMBEDDED, ClientOptions
 from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
@@ -41,6 +42,7 @@ models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help="Loc
 app.add_typer(pair_app, name="pair")
 app.add_typer(models_app, name="models")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(train_app, name="train")
 
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]

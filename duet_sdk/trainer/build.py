@@ -92,8 +92,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def adapter(lora: Lora | None) -> Any:  # noqa: ANN401 - peft is imported on use
-    """peft's form of an adapter; None for none."""
+def adapter(lora: Lora | None) -> Any:
+    """Peft's form of an adapter; None for none."""
     if lora is None:
         return None
     from peft import LoraConfig
@@ -134,7 +134,8 @@ def check_context(config: TrainConfig, start: Start) -> None:
     """
     from transformers import AutoConfig
 
-    prompt, signal, answer = config.data.max_prompt_tokens, config.reasoner.max_new_tokens, config.generator.max_new_tokens
+    prompt, signal = config.data.max_prompt_tokens, config.reasoner.max_new_tokens
+    answer = config.generator.max_new_tokens
     for stage, needed in (("reasoner", prompt + signal), ("generator", prompt + signal + answer)):
         facts = AutoConfig.from_pretrained(start.folder(stage), trust_remote_code=False)  # type: ignore[arg-type]
         window = getattr(facts.get_text_config(), "max_position_embeddings", None)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
     from duet_sdk.trainer.question import Grader, Question
 
+
 @dataclass(frozen=True, slots=True)
 class PairModels:
     """Two models in this process with their prompts, and how long they may write."""
@@ -34,7 +35,8 @@ class PairModels:
         """What the reasoner writes for each."""
         ids = [self.prompts.ask_ids(question.messages) for question in questions]
         ends = frozenset({self.prompts.closing_id, *_ends(self.reasoner)})
-        drawn = sample(self.reasoner, ids, self._decoding(self.signal_tokens, ends), pad_id=_pad(self.reasoner), seed=self.seed)
+        decoding = self._decoding(self.signal_tokens, ends)
+        drawn = sample(self.reasoner, ids, decoding, pad_id=_pad(self.reasoner), seed=self.seed)
         return [self.prompts.signal(one, ends=ends) for one in drawn]
 
     def answers(self, questions: Sequence[Question], signals: Sequence[str]) -> list[str]:
@@ -46,6 +48,10 @@ class PairModels:
         decoding = self._decoding(self.answer_tokens, frozenset(_ends(self.generator)))
         drawn = sample(self.generator, ids, decoding, pad_id=_pad(self.generator), seed=self.seed + 1)
         return [self.prompts.answer_text(one) for one in drawn]
+
+    def answer_ids(self, text: str) -> tuple[int, ...]:
+        """What the generator samples to answer this, its end token included; for supervised rows."""
+        return (*self.prompts.generator.encode_untrusted(text), _ends(self.generator)[0])
 
     def _decoding(self, limit: int, ends: frozenset[int]) -> Decoding:
         return Decoding(max_new_tokens=limit, ends=ends, temperature=self.temperature)

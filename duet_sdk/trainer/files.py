@@ -51,7 +51,7 @@ def checked(values: Mapping[str, object], source: str) -> TrainConfig:
         raise ConfigError(f"{source} is no configuration of a run: {told}{more}") from err
 
 
-def parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML holds anything
+def parse_yaml(text: str, source: str) -> Any:
     """The value in a YAML text.
 
     Raises:

@@ -6,6 +6,7 @@ some. One thread, so that collective operations come in the same order on every 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,8 @@ class Handover:
 
 
 def _until_ended(loop: Callable[[], object]) -> None:
-    try:
+    with contextlib.suppress(_Ended):
         loop()
-    except _Ended:
-        pass
 
 
 def _keeping_gradient_state(switch: Callable[[], object]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import ConfigError, TrainingError
@@ -69,18 +68,16 @@ class JointTrainer:
         grader: Grader | None = None,
     ) -> None:
         self._config = config
-        processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        check_sizes(config, processes=processes)
-        self._start = locate_models(config)
-        check_context(config, self._start)
-        prompts = PairPrompts.of(self._start.reasoner, self._start.generator)
+        self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        check_sizes(config, processes=self.processes)
+        self.start = locate_models(config)
+        check_context(config, self.start)
+        self.prompts = prompts = PairPrompts.of(self.start.reasoner, self.start.generator)
         self.data: dict[str, JsonValue] = {}
         """What became of the data's rows."""
         if grader is None:
             grading = config.data.grading
-            checked = Checked(
-                find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1))
-            )
+            checked = Checked(find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1)))
         if questions is None:
             readable = checked if grader is None else None
             prepared = prepare(
@@ -96,7 +93,7 @@ class JointTrainer:
                 f"there are {len(questions)} questions and a round takes {config.rollout.questions}; give more data, "
                 "or lower rollout.questions"
             )
-        each = min(config.training.validation_questions, len(validation)) // processes
+        each = min(config.training.validation_questions, len(validation)) // self.processes
         self._course = Course(
             config=config,
             prompts=prompts,
@@ -107,6 +104,26 @@ class JointTrainer:
             journal=Journal(config.output, writes=self._rank == 0),
             checkpoints=Checkpoints(config.output),
         )
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """What is trained on, in order."""
+        return self._course.questions
+
+    @property
+    def validation(self) -> Sequence[Question]:
+        """What this process validates on."""
+        return self._course.validation
+
+    @property
+    def grader(self) -> Grader:
+        """What grades answers."""
+        return self._course.grader
+
+    @property
+    def journal(self) -> Journal:
+        """The files of the run."""
+        return self._course.journal
 
     def train(self, *, resume: bool = False, start: Start | None = None) -> Trained:
         """Train from the start, or go on from the last checkpoint that both policies have.
@@ -121,7 +138,7 @@ class JointTrainer:
         """
         step, gentler = self._prepare(resume)
         journal, retries = self._course.journal, self._config.guard.retries
-        origin = start or self._start
+        origin = start or self.start
         while True:
             leg = prepare_leg(self._course, origin, gentler=gentler)
             leg.run(self._course, step)
@@ -153,9 +170,7 @@ class JointTrainer:
             outcome = Outcome(self._config, origin, self.data, watch.round, leg.validate(watch.round), watch.collapsed)
             pair = save_pair(leg.reasoner, leg.generator, outcome, writes=self._rank == 0)
             if self._rank == 0:
-                write_whole(
-                    self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False)
-                )
+                write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
         reasoner, generator = (one.accelerator.unwrap_model(one.model) for one in (leg.reasoner, leg.generator))
         return Trained(reasoner, generator, watch.round, stopped, pair)
 

@@ -78,5 +78,7 @@ def _round(row: Mapping[str, JsonValue]) -> int:
 
 def _line(row: Mapping[str, JsonValue]) -> str:
     # JSON knows no infinities; a reader should not fail on one either.
-    clean = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    clean = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }
     return json.dumps(clean, ensure_ascii=False) + "\n"

@@ -105,12 +105,8 @@ def prepare_leg(course: Course, start: Start, *, gentler: int) -> Leg:
         return build_policy(stage, config, start, course.prompts, functions, **sizes)
 
     with quiet():
-        reasoner = build(
-            "reasoner", Functions(coupling.write, coupling.reward_signals, watch.callback("reasoner"))
-        )
-        generator = build(
-            "generator", Functions(coupling.answer, coupling.reward_answers, watch.callback("generator"))
-        )
+        reasoner = build("reasoner", Functions(coupling.write, coupling.reward_signals, watch.callback("reasoner")))
+        generator = build("generator", Functions(coupling.answer, coupling.reward_answers, watch.callback("generator")))
     check_precision(reasoner, generator)
     coupling.reasoner, coupling.generator = reasoner, generator
     validation = Validation(coupling, course.validation, course.journal, config.training.log_samples)

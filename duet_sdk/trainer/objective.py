@@ -132,9 +132,7 @@ def generator_advantages(grades: Tensor, objective: Objective) -> Tensor:
     return advantages.reshape(grades.shape)
 
 
-def group_advantages(
-    rewards: Tensor, *, divide_by_std: bool, epsilon: float, baseline: Tensor | None = None
-) -> Tensor:
+def group_advantages(rewards: Tensor, *, divide_by_std: bool, epsilon: float, baseline: Tensor | None = None) -> Tensor:
     """A = (R − mean) / (std + ε) within each group; std is the sample's (n − 1), as in TRL and the reference code.
 
     Args:

@@ -64,7 +64,7 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
         output["advantages"] = advantages.to(output["advantages"])
         return output
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ANN401
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """As TRL's; a loss that is no number ends the run before it reaches the weights."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         # All processes stop together: one that waits for another's gradients would hang.
@@ -76,7 +76,7 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
             )
         return loss
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401 - as transformers declares it
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As TRL's; a disk that is full ends the run in words, and leaves no half checkpoint."""
         try:
             super()._save_checkpoint(model, trial)

@@ -110,7 +110,11 @@ class PairPrompts:
         block, text = self.reasoner.think_block, text.strip()
         opener = block.opener.removesuffix(block.lead)
         lead = block.lead if block.opener else ""
-        return (*self.reasoner.encode(opener), *self.reasoner.encode_untrusted(lead + text + block.trail), self.closing_id)
+        return (
+            *self.reasoner.encode(opener),
+            *self.reasoner.encode_untrusted(lead + text + block.trail),
+            self.closing_id,
+        )
 
     def answer_text(self, sampled: Sequence[int]) -> str:
         """The text of an answer, special tokens left out."""

@@ -110,9 +110,7 @@ def _tune(
         dataloader_pin_memory=False,
         **settings,
     )
-    trainer = SFTTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter
-    )
+    trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     tuned: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)

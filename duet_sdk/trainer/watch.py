@@ -103,9 +103,7 @@ class Watch:
     def on_round(self, facts: RoundFacts) -> None:
         """A round is graded: the generator is updated, the reasoner will be."""
         objective = self._setting.objective
-        self._schedule = schedule.advance(
-            self._schedule, objective, accuracy=facts.guided, length=facts.tokens_mean
-        )
+        self._schedule = schedule.advance(self._schedule, objective, accuracy=facts.guided, length=facts.tokens_mean)
         self._setting.lam = self._schedule.lam
         self._row = {
             "round": self.round,
@@ -118,7 +116,7 @@ class Watch:
             self._guard, findings = watching.observe(self._guard, facts, self._config.guard)
             self._tell(findings)
 
-    def step_ended(self, stage: StageName, step: int, control: Any) -> None:  # noqa: ANN401 - transformers' own
+    def step_ended(self, stage: StageName, step: int, control: Any) -> None:
         """A policy took an optimizer step; says whether to save and whether to stop."""
         if step % self._config.rollout.mini_batches:
             return
@@ -183,15 +181,15 @@ class _Steps(TrainerCallback):
     def __init__(self, watch: Watch, stage: StageName) -> None:
         self._watch, self._stage = watch, stage
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:  # noqa: ANN401
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """As transformers calls it."""
         self._watch.step_ended(self._stage, state.global_step, control)
         return control
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ANN401
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """As transformers calls it."""
         self._watch.logged(self._stage, logs or {})
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """As transformers calls it."""
         self._watch.saved(self._stage, state.global_step)

@@ -45,9 +45,7 @@ def steps_of(config: TrainConfig) -> dict[str, int]:
 def test_both_policies_take_every_step_whatever_their_gradient_accumulation(
     configure: Configure, trainer: Make, pair: Path, passes: tuple[int, int]
 ) -> None:
-    config = configure(
-        reasoner={"gradient_accumulation": passes[0]}, generator={"gradient_accumulation": passes[1]}
-    )
+    config = configure(reasoner={"gradient_accumulation": passes[0]}, generator={"gradient_accumulation": passes[1]})
     assert moved(trainer(config).train(), pair) == {"reasoner": True, "generator": True}
     assert steps_of(config) == {"reasoner": 4, "generator": 4}
 

@@ -44,7 +44,9 @@ def test_training_and_serving_send_the_same_tokens(
 ) -> None:
     question = family.chains(seed, 1, lengths=[3])[0].question()
     names = (f"transformers/{pair / 'reasoner'}", f"transformers/{pair / 'generator'}")
-    with DuetClient(*names, handoff="think", budget=Budget(signal_tokens=12, answer_tokens=2), on_cut="sentence") as duet:
+    with DuetClient(
+        *names, handoff="think", budget=Budget(signal_tokens=12, answer_tokens=2), on_cut="sentence"
+    ) as duet:
         reply = duet.chat(question.text, seed=seed)
     assert sent[0] == prompts.ask_ids(question.messages)
     assert sent[1] == prompts.guided_ids(question.messages, reply.signal.text)

@@ -125,9 +125,7 @@ def test_a_changed_configuration_is_refused_and_a_finished_run_is_not_overwritte
         trainer(config).train()
 
 
-def test_a_full_disk_ends_the_run_in_words_and_leaves_no_half_checkpoint(
-    configure: Configure, trainer: Make
-) -> None:
+def test_a_full_disk_ends_the_run_in_words_and_leaves_no_half_checkpoint(configure: Configure, trainer: Make) -> None:
     config = configure(training={"rounds": 4, "save_every": 2})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -22,20 +22,19 @@ if TYPE_CHECKING:
 
     from duet_sdk.trainer.prompts import PairPrompts
 
-_LENGTHS = (0, 1, 1, 2, 2, 2, 3, 3, 3, 3)
-"""Lengths of chains to teach by: long ones are harder, so they come more often."""
-
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """What both are taught."""
 
     seed: int = 0
-    reasoner_steps: int = 1000
-    generator_steps: int = 700
+    lengths: tuple[int, ...] = (0, 1, 1, 2, 2, 2, 3, 3, 3, 3)
+    """Lengths of chains to teach by: long ones are harder, so they come more often."""
+    reasoner_steps: int = 1600
+    generator_steps: int = 900
     batch: int = 64
-    learning_rate: float = 6e-3
-    terse: float = 0.3
+    learning_rate: float = 8e-3
+    terse: float = 0.5
     """Share of the reasoner's traces that are terse."""
     mixed: float = 0.1
     """Share in which each step is one or the other."""
@@ -44,26 +43,28 @@ class Lesson:
 
 
 def teach(
-    reasoner: Path,
-    generator: Path,
+    stage: Literal["reasoner", "generator"],
+    folder: Path,
     lesson: Lesson,
     *,
     tell: Callable[[str], None] = lambda _text: None,
-) -> PairPrompts:
-    """Make both models in these folders and teach them; returns their prompts."""
+) -> Path:
+    """Make one of the two models in ``folder`` and teach it; the two need nothing of each other."""
     from duet_sdk.trainer.prompts import PairPrompts
 
-    models.save(reasoner, hidden=64, layers=2, seed=2 * lesson.seed)
-    models.save(generator, hidden=48, layers=2, seed=2 * lesson.seed + 1)
-    prompts = PairPrompts.of(reasoner, generator)
-    rng = random.Random(1000 + lesson.seed)
-    # Chosen by seed alone, so that two lessons that differ in style see the same questions.
-    chains = family.chains(2000 + lesson.seed, 12_000, lengths=_LENGTHS)
-    rows = [_trace_row(prompts, one, _style(rng, one, lesson)) for one in chains]
-    _fit(reasoner, rows, lesson, lesson.reasoner_steps, "the reasoner", tell)
-    rows = [_answer_row(prompts, one, rng) for one in chains]
-    _fit(generator, rows, lesson, lesson.generator_steps, "the generator", tell)
-    return prompts
+    hidden, seed = (64, 2 * lesson.seed) if stage == "reasoner" else (48, 2 * lesson.seed + 1)
+    models.save(folder, hidden=hidden, layers=2, seed=seed)
+    prompts = PairPrompts.of(folder, folder)
+    rng = random.Random(seed + 1000)
+    # Chosen by the lesson's seed alone, so that two lessons that differ in style see the same questions.
+    chains = family.chains(2000 + lesson.seed, 12_000, lengths=lesson.lengths)
+    if stage == "reasoner":
+        rows = [_trace_row(prompts, one, _style(rng, one, lesson)) for one in chains]
+        _fit(folder, rows, lesson, lesson.reasoner_steps, "the reasoner", tell)
+    else:
+        rows = [_answer_row(prompts, one, rng) for one in chains]
+        _fit(folder, rows, lesson, lesson.generator_steps, "the generator", tell)
+    return folder
 
 
 def _style(rng: random.Random, chain: family.Chain, lesson: Lesson) -> list[str]:
