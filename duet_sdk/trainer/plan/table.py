@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from duet_sdk.trainer.plan.make import Plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 def print_plan(plan: Plan, screen: Console) -> None:
     """Print batches, memory by part, launch lines, notes and what does not fit."""
+    from rich.markup import escape
+
     screen.print(_batches(plan))
     if plan.parts:
         screen.print(_memory(plan))
@@ -27,6 +31,8 @@ def print_plan(plan: Plan, screen: Console) -> None:
 
 
 def _batches(plan: Plan) -> Table:
+    from rich.table import Table
+
     made = plan.batches
     table = Table("a round", "reasoner", "generator", title_justify="left")
     one, two = made.reasoner, made.generator
@@ -47,6 +53,9 @@ def _batches(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("memory of a GPU", "part", "GB", "how")
     for part in plan.parts:
         always = "" if part.at_once else " (passing)"
