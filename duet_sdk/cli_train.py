@@ -16,6 +16,7 @@ from duet_sdk.terminal import AsJson, reporting
 if TYPE_CHECKING:
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.joint import Trained
+    from duet_sdk.trainer.plan import Hardware
 
 train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a pair together.")
 
@@ -29,6 +30,11 @@ def train_run(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the run takes, and load nothing.")] = False,
+    gpus: Annotated[int | None, typer.Option(help="For --dry-run: GPUs of a machine; 0 for the CPU.", min=0)] = None,
+    nodes: Annotated[int, typer.Option(help="For --dry-run: machines.", min=1)] = 1,
+    gpu_gb: Annotated[float, typer.Option(help="For --dry-run: memory of a GPU.")] = 80.0,
+    server_gpus: Annotated[int, typer.Option(help="For --dry-run: GPUs that vLLM servers have.", min=0)] = 0,
+    fsdp2: Annotated[bool, typer.Option("--fsdp2", help="For --dry-run: shared out by FSDP2.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train both models as the file says; ends in a pair that `duet ask --pair` loads.
@@ -40,7 +46,12 @@ def train_run(
 
         config = load_config(file, overrides or ())
         if dry_run:
-            _show_plan(config, file, as_json=as_json)
+            from duet_sdk.trainer.plan import Hardware
+
+            if gpus is None:
+                gpus = 0 if config.training.use_cpu else 1
+            hardware = Hardware(gpus, nodes, gpu_gb, server_gpus, fsdp2)
+            _show_plan(config, file, hardware, as_json=as_json)
             return
         trained = _train(config, resume=resume)
         facts = json.loads((config.output / "result.json").read_text("utf-8")) if trained.pair else {}
@@ -100,10 +111,10 @@ def _train(config: TrainConfig, *, resume: bool) -> Trained:
     return run_training(config, resume=resume)
 
 
-def _show_plan(config: TrainConfig, file: Path, *, as_json: bool) -> None:
+def _show_plan(config: TrainConfig, file: Path, hardware: Hardware, *, as_json: bool) -> None:
     from duet_sdk.trainer.plan import plan, print_plan
 
-    made = plan(config, file=file)
+    made = plan(config, hardware, file=file)
     if as_json:
         sys.stdout.write(json.dumps(made.to_dict(), ensure_ascii=False, indent=2) + "\n")
     else:
