@@ -54,7 +54,9 @@ HEAVY = {
 # Modules that are themselves imported on use only, and what each may pull in.
 LEAVES = {
     "duet_sdk.backends.generation": HEAVY,
+    "duet_sdk.__main__": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli": {"rich", "typer", "pydantic_settings"},
+    "duet_sdk.cli_pair": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli_ledger": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.terminal": {"rich", "typer"},
     "duet_sdk.settings": {"pydantic_settings"},
