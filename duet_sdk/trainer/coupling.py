@@ -93,12 +93,7 @@ class Coupling:
             raise TrainingError(
                 "the reasoner is to be rewarded before it wrote; this version of TRL calls functions in another order"
             )
-        self.answers = None
-        self.before_round()
-        self.handover.advance()
-        if self.answers is None:
-            raise TrainingError("the generator's loop took its turn without answering; see its log above")
-        rewards = self._score(self.signals, self.answers)
+        rewards = self._score(self.signals, self._answered())
         self.signals = None
         return rewards
 
@@ -130,6 +125,15 @@ class Coupling:
         return grade
 
     # Inside.
+
+    def _answered(self) -> Answers:
+        """What the generator's loop made of the signals in its turn."""
+        self.before_round()
+        self.handover.advance()
+        answers, self.answers = self.answers, None
+        if answers is None:
+            raise TrainingError("the generator's loop took its turn without answering; see its log above")
+        return answers
 
     def _answers(self, signals: Signals) -> Answers:
         count, each = self.rollout.signals, self.rollout.answers

@@ -134,10 +134,10 @@ def _summary(signals: Sequence[WrittenSignal], guided: Sequence[float], alone: S
 
 
 def _ends(model: PreTrainedModel) -> list[int]:
-    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    own = getattr(model.generation_config, "eos_token_id", None)
     return own if isinstance(own, list) else [] if own is None else [own]
 
 
 def _pad(model: PreTrainedModel) -> int:
-    own = model.generation_config.pad_token_id if model.generation_config is not None else None
+    own: int | None = getattr(model.generation_config, "pad_token_id", None)
     return own if own is not None else min(_ends(model), default=0)

@@ -99,7 +99,7 @@ def _loader() -> Any:
 
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml comes without types
         """Of this call only: resolvers belong to a class."""
 
     Loader.add_implicit_resolver(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.handoff import LocalThinkRenderer, Think, alone
@@ -73,13 +73,13 @@ class PairPrompts:
     def _ask_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The prompt that makes the reasoner think about a question."""
         call = self._handoff.ask(messages, limit=1, prompts=_NO_PROMPTS, tools=())
-        extra: dict[str, object] = {"enable_thinking": True} if self._switches[0] else {}
+        extra: dict[str, Any] = {"enable_thinking": True} if self._switches[0] else {}
         return self.reasoner.chat_ids(call.messages, **extra)
 
     def _alone_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The prompt of the generator without a signal, its thinking off."""
         call = alone(messages, prompts=_NO_PROMPTS)
-        extra: dict[str, object] = {"enable_thinking": False} if self._switches[1] else {}
+        extra: dict[str, Any] = {"enable_thinking": False} if self._switches[1] else {}
         return self.generator.chat_ids(call.messages, **extra)
 
     def guided_ids(self, messages: tuple[Message, ...], signal: str) -> tuple[int, ...]:

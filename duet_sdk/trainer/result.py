@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from duet_sdk.pair import Pair
     from duet_sdk.trainer.build import StageName, Start
-    from duet_sdk.trainer.config import TrainConfig
+    from duet_sdk.trainer.config import Model, TrainConfig
     from duet_sdk.trainer.policy import Policy
     from duet_sdk.trainer.validation import Validated
 
@@ -65,7 +65,7 @@ def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: 
     config = outcome.config
     data = config.data
     with quiet(), tempfile.TemporaryDirectory(prefix=".pair-", dir=config.output) as staging:
-        folders = {
+        folders: dict[StageName, Path] = {
             "reasoner": _export(reasoner, "reasoner", outcome, Path(staging, "reasoner"), writes=writes),
             "generator": _export(generator, "generator", outcome, Path(staging, "generator"), writes=writes),
         }
@@ -81,18 +81,18 @@ def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: 
             language=data.language,
             toy=config.toy,
         )
-        parts = {"reasoner": config.reasoner, "generator": config.generator}
-        trained = {
-            stage: TrainedModel(
+        parts: dict[StageName, Model] = {"reasoner": config.reasoner, "generator": config.generator}
+        trained = [
+            TrainedModel(
                 folders[stage],
                 base=str(outcome.start.folder(stage)) if part.lora else part.model,
                 revision=part.revision,
                 licence=part.licence,
             )
             for stage, part in parts.items()
-        }
+        ]
         try:
-            return save_trained(config.output / PAIR, **trained, facts=facts)
+            return save_trained(config.output / PAIR, reasoner=trained[0], generator=trained[1], facts=facts)
         except PairError as err:
             raise TrainingError(f"the run is done, but its pair could not be written: {err}") from err
 

@@ -40,7 +40,7 @@ def sample(
     """
     found: list[list[int]] = [[] for _ in prompts]
     training = model.training
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -74,13 +74,15 @@ def _generate(
             "top_p": decoding.top_p,
             "top_k": decoding.top_k,
         }
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=sorted(decoding.ends),
         pad_token_id=pad_id,
         **how,
     )
-    rows = model.generate(ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
+    rows = model.generate(  # type: ignore[operator]
+        ids, attention_mask=mask, generation_config=config
+    )[:, width:].tolist()
     return [_up_to_end(row, decoding.ends) for row in rows]
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from duet_sdk.errors import ConfigError
 from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer
 from duet_sdk.trainer.evaluation import PairModels
@@ -57,8 +59,8 @@ class Supervised:
         tuned = tune(model, load_tokenizer(folder), rows, tuning, folder=scratch, adapter=adapter(part.lora))
         shutil.rmtree(scratch, ignore_errors=True)
         if part.lora is not None:
-            tuned = tuned.merge_and_unload()
-        return replace(pair, **{stage: tuned})
+            tuned = tuned.merge_and_unload()  # type: ignore[operator]
+        return replace(pair, reasoner=tuned) if stage == "reasoner" else replace(pair, generator=tuned)
 
 
 def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTrainer | None = None) -> Trained:
@@ -113,18 +115,19 @@ def run_warmup(config: TrainConfig, *, trainer: JointTrainer | None = None) -> d
 
 def _load(config: TrainConfig, trainer: JointTrainer) -> tuple[PairModels, Start]:
     start = trainer.start
+    device = "cuda" if torch.cuda.is_available() and not config.training.use_cpu else "cpu"
     with quiet():
-        models = [
-            load_model(folder, part)
-            for folder, part in ((start.reasoner, config.reasoner), (start.generator, config.generator))
-        ]
-    limits = {"signal_tokens": config.reasoner.max_new_tokens, "answer_tokens": config.generator.max_new_tokens}
-    if not config.training.use_cpu:
-        import torch
-
-        if torch.cuda.is_available():
-            models = [model.cuda() for model in models]
-    return PairModels(*models, trainer.prompts, **limits, seed=config.seed), start
+        reasoner = load_model(start.reasoner, config.reasoner)
+        generator = load_model(start.generator, config.generator)
+    pair = PairModels(
+        reasoner.to(device),  # type: ignore[arg-type]
+        generator.to(device),  # type: ignore[arg-type]
+        trainer.prompts,
+        signal_tokens=config.reasoner.max_new_tokens,
+        answer_tokens=config.generator.max_new_tokens,
+        seed=config.seed,
+    )
+    return pair, start
 
 
 def _save(pair: PairModels, origin: Start, folder: Path, report: dict[str, JsonValue]) -> None:

@@ -114,5 +114,5 @@ def _tune(
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     tuned: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
-    tuned.eval()
+    tuned.eval()  # type: ignore[no-untyped-call]
     return tuned

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from pathlib import Path
 
+    from transformers import PreTrainedModel
+
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.evaluation import Evaluation
     from duet_sdk.trainer.joint import JointTrainer, Trained
@@ -167,8 +169,8 @@ def _measure(trainer: JointTrainer, trained: Trained | None, chains: list[Chain]
     start = trainer.start
     if trained is None:
         with quiet():
-            reasoner = AutoModelForCausalLM.from_pretrained(start.reasoner)
-            generator = AutoModelForCausalLM.from_pretrained(start.generator)
+            reasoner: PreTrainedModel = AutoModelForCausalLM.from_pretrained(start.reasoner)
+            generator: PreTrainedModel = AutoModelForCausalLM.from_pretrained(start.generator)
     else:
         reasoner, generator = trained.reasoner, trained.generator
     pair = PairModels(reasoner, generator, trainer.prompts, SIGNAL_TOKENS, ANSWER_TOKENS)

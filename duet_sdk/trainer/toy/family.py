@@ -16,7 +16,7 @@ from duet_sdk.trainer.question import Question
 from duet_sdk.types import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -99,7 +99,11 @@ def _terse(step: Step) -> str:
     return f"{step.day} {NUMBERS[step.after]}"
 
 
-_STYLES = {"verbose": _verbose, "terse": _terse, "none": lambda _step: ""}
+def _none(_step: Step) -> str:
+    return ""
+
+
+_STYLES: Mapping[str, Callable[[Step], str]] = {"verbose": _verbose, "terse": _terse, "none": _none}
 
 
 def chain(rng: random.Random, length: int) -> Chain:

@@ -35,7 +35,9 @@ class Lesson:
     batch: int = 64
     learning_rate: float = 8e-3
     terse: float = 0.5
-    """Share of the reasoner's traces that are terse."""
+    """Share of the reasoner's traces that are terse, until both forms are learned."""
+    settled_terse: float = 0.25
+    """The same in the last fifth of the steps: what the reasoner is left with, verbose by preference."""
     mixed: float = 0.1
     """Share in which each step is one or the other."""
     silent: float = 0.15
@@ -59,23 +61,26 @@ def teach(
     # Chosen by the lesson's seed alone, so that two lessons that differ in style see the same questions.
     chains = family.chains(2000 + lesson.seed, 12_000, lengths=lesson.lengths)
     if stage == "reasoner":
-        rows = [_trace_row(prompts, one, _style(rng, one, lesson)) for one in chains]
-        _fit(folder, rows, lesson, lesson.reasoner_steps, "the reasoner", tell)
+        parts = [
+            [_trace_row(prompts, one, _style(rng, one, lesson, share)) for one in chains]
+            for share in (lesson.terse, lesson.settled_terse)
+        ]
+        _fit(folder, parts[0], parts[1], lesson, lesson.reasoner_steps, "the reasoner", tell)
     else:
         rows = [_answer_row(prompts, one, rng) for one in chains]
-        _fit(folder, rows, lesson, lesson.generator_steps, "the generator", tell)
+        _fit(folder, rows, rows, lesson, lesson.generator_steps, "the generator", tell)
     return folder
 
 
-def _style(rng: random.Random, chain: family.Chain, lesson: Lesson) -> list[str]:
+def _style(rng: random.Random, chain: family.Chain, lesson: Lesson, terse: float) -> list[str]:
     """How the reasoner tells each step."""
     number = len(chain.steps)
     if number == 1 and rng.random() < lesson.silent:
         return ["none"]
     drawn = rng.random()
-    if drawn < lesson.terse:
+    if drawn < terse:
         return ["terse"] * number
-    if drawn < lesson.terse + lesson.mixed:
+    if drawn < terse + lesson.mixed:
         return [rng.choice(("verbose", "terse")) for _ in range(number)]
     return ["verbose"] * number
 
@@ -97,19 +102,21 @@ def _answer_row(prompts: PairPrompts, chain: family.Chain, rng: random.Random) -
 def _fit(
     folder: Path,
     rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    settled: Sequence[tuple[Sequence[int], Sequence[int]]],
     lesson: Lesson,
     steps: int,
     name: str,
     tell: Callable[[str], None],
 ) -> None:
-    """Plain supervised steps on completions, on rows drawn at random."""
+    """Plain supervised steps on completions, on rows drawn at random; the last fifth on the settled ones."""
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, lesson.learning_rate, total_steps=steps, pct_start=0.1)
     rng = random.Random(lesson.seed)
     for step in range(steps):
-        loss = model(**_batch([rows[rng.randrange(len(rows))] for _ in range(lesson.batch)])).loss
+        source = rows if step < 0.8 * steps else settled
+        loss = model(**_batch([source[rng.randrange(len(source))] for _ in range(lesson.batch)])).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
