@@ -41,7 +41,7 @@ class Trained:
     stopped: str | None
     """Why it ended before its last round: ``signal`` (SIGTERM) or what the guard saw; None where it did not."""
     pair: Pair | None
-    """The trained pair on disk; None where the run was stopped, and on all processes but the first."""
+    """The trained pair on disk; None where the run ended early, and on all processes but the first."""
 
 
 class JointTrainer:
@@ -162,12 +162,12 @@ class JointTrainer:
         return self._finish(leg, origin)
 
     def _finish(self, leg: Leg, origin: Start) -> Trained:
-        """Measure and save what was trained; a run that was stopped keeps its checkpoints only."""
+        """Measure and save what was trained; a run that was stopped or collapsed keeps its checkpoints only."""
         watch = leg.watch
         stopped = "signal" if watch.stopped else watch.collapsed
         pair = None
-        if not watch.stopped:
-            outcome = Outcome(self._config, origin, self.data, watch.round, leg.validate(watch.round), watch.collapsed)
+        if stopped is None:
+            outcome = Outcome(self._config, origin, self.data, watch.round, leg.validate(watch.round))
             pair = save_pair(leg.reasoner, leg.generator, outcome, writes=self._rank == 0)
             if self._rank == 0:
                 write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))

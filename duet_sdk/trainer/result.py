@@ -35,7 +35,6 @@ class Outcome:
     data: dict[str, JsonValue]
     rounds: int
     validated: Validated | None
-    collapsed: str | None
 
     @property
     def signal_tokens(self) -> int:
@@ -49,7 +48,6 @@ class Outcome:
         """As ``result.json`` holds it."""
         return {
             "rounds": self.rounds,
-            "collapsed": self.collapsed,
             "validation": self.validated.row if self.validated else None,
             "signal_tokens": self.signal_tokens,
             "data": self.data,

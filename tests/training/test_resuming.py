@@ -151,6 +151,7 @@ def test_a_collapse_goes_back_to_the_last_good_checkpoint_more_gently_and_then_s
     )
     trained = JointTrainer(config, questions=questions, validation=(), grader=Falling()).train()
     assert trained.stopped is not None
+    assert trained.pair is None
     assert "accuracy is 0.000 for 3 rounds, 1.000 was reached" in trained.stopped
     decisions = [row for row in read_lines(config.output / "decisions.jsonl") if row["kind"] in ("back", "stop")]
     assert [row["kind"] for row in decisions] == ["back", "back", "stop"]
