@@ -2,9 +2,10 @@
 
     python examples/train_demo.py [--folder build/train-demo] [--seed 0] [--short]
 
-Two tiny models are taught a toy task from random weights, then trained together. It measures whether the reasoner's
-signals become short while the pair's accuracy holds, and fails where they do not. Its warm-up has shown the reasoner terse traces beside verbose ones: joint training
-selects among what it writes. It says nothing about language models.
+Two tiny models are taught a toy task from random weights, then trained together. It measures whether
+the reasoner's signals become short while the pair's accuracy holds, and fails where they do not. Its warm-up has shown
+the reasoner terse traces beside verbose ones: joint training selects among what it writes.
+It says nothing about language models.
 """
 
 import argparse

@@ -93,7 +93,7 @@ class Scripted:
         return (1,)
 
     def _right(self, question: Question, signal: str) -> bool:
-        easy = question.text.startswith("easy")
+        easy = question.text.startswith("dial")
         return easy or (all(word in signal.split() for word in self.needs) and not self.broken)
 
 
@@ -108,9 +108,9 @@ def prompts(pair: Path) -> PairPrompts:
 
 
 QUESTIONS = tuple(
-    Question((Message("user", f"{kind} dial at {number} ."),), "eight")
+    Question((Message("user", f"{kind} {number} . now ?"),), "eight")
     for number in family.NUMBERS
-    for kind in ("easy", "hard")
+    for kind in ("dial at", "mark is")
 )
 
 
@@ -167,7 +167,7 @@ def test_a_cycle_that_costs_accuracy_is_rolled_back_with_ever_fewer_rules(prompt
 def test_silence_is_proposed_only_where_the_generator_alone_is_right(prompts: PairPrompts, tmp_path: Path) -> None:
     cycle = Cycle(Propose(empty=True), Same(), learner(prompts), Journal(tmp_path))
     after = propose_silence(cycle, Scripted(prompts), QUESTIONS, QUESTIONS)
-    assert after.silent_at == {question.text for question in QUESTIONS if question.text.startswith("easy")}
+    assert after.silent_at == {question.text for question in QUESTIONS if question.text.startswith("dial")}
 
 
 @pytest.mark.parametrize(
