@@ -61,7 +61,7 @@ train-demo: ## train a toy pair from nothing, measure it, and ask it (at most te
 test-training: ## tests of the trainer, and its demonstration in a shortened form (first some minutes for its environment)
 	@python=$$($(PYTHON) .ci/environment train) && export PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 && \
 	"$$python" -m pytest tests/training tests/trainer $(ARGS) && \
-	"$$python" -m pytest tests/test_docs.py -k "docstrings and trainer" $(ARGS) && \
+	"$$python" -m pytest --doctest-modules duet_sdk/trainer $(ARGS) && \
 	"$$python" examples/train_demo.py --short
 
 types: ## types, by mypy

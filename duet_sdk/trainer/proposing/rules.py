@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_SENTENCE = re.compile(r"[^.!?;\n]*(?:[.!?;]+(?=\s|$)|\n|$)")
+_SENTENCE = re.compile(r"(?:[^.!?;\n]|[.!?;](?=\S))+[.!?;]*")
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d")
 _FILLERS = (
@@ -105,8 +105,13 @@ class DropText:
         if self.kind == "clauses":
             return _tidy(_CLAUSE.sub("", signal))
         parts = sentences(signal)
-        kept = [part for at, part in enumerate(parts) if at == len(parts) - 1 or not self._drops(part, question, at)]
-        return _tidy(" ".join(kept))
+        last = len(parts) - 1  # where the result stands, unless that is doubted once more
+        kept = [
+            part
+            for at, part in enumerate(parts)
+            if (at == last and self.kind != "doubts") or not self._drops(part, question, at)
+        ]
+        return _tidy(" ".join(kept or parts[last:]))
 
     def _drops(self, sentence: str, question: str, at: int) -> bool:
         if self.kind == "doubts":
