@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-vllm lint types imports docs bench pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-vllm test-training train-demo lint types imports docs bench pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -52,6 +52,17 @@ lint: ## style and format, by ruff
 	$(SETUP) lint
 	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment
 	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment
+
+train-demo: ## train a toy pair from nothing, measure it, and ask it (at most ten minutes; first some minutes for its environment)
+	@python=$$($(PYTHON) .ci/environment train) && export PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=2 && \
+	"$$python" examples/train_demo.py $(ARGS) && \
+	"$$python" -m duet_sdk ask "dial at four . monday add three , tuesday double . now ?" --pair build/train-demo/run/pair
+
+test-training: ## tests of the trainer, and its demonstration in a shortened form (first some minutes for its environment)
+	@python=$$($(PYTHON) .ci/environment train) && export PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 && \
+	"$$python" -m pytest tests/training tests/trainer $(ARGS) && \
+	"$$python" -m pytest --doctest-modules duet_sdk/trainer $(ARGS) && \
+	"$$python" examples/train_demo.py --short
 
 types: ## types, by mypy
 	$(SETUP) test lint

@@ -10,27 +10,26 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from duet_sdk import models
 from duet_sdk.cli_ledger import ledger_app
+from duet_sdk.cli_pair import pair_app
+from duet_sdk.cli_train import train_app
 from duet_sdk.client import EMBEDDED, ClientOptions
 from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
-from duet_sdk.pair import Pair
 from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
 from duet_sdk.telemetry import configure
 from duet_sdk.telemetry.tree import span_tree
-from duet_sdk.terminal import AsJson, reporting
-from duet_sdk.types import Budget, HandoffName, Mode, Reply
+from duet_sdk.terminal import AsJson, progress_bar, reporting
+from duet_sdk.types import Budget, Mode, Reply
 
 app = typer.Typer(
     name="duet",
@@ -39,11 +38,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A large reasoner writes a short signal, a light generator writes the answer.",
 )
-pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs on disk.")
 models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help="Local models in the cache.")
 app.add_typer(pair_app, name="pair")
 app.add_typer(models_app, name="models")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(train_app, name="train")
 
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
@@ -204,45 +203,6 @@ def print_figures(screen: Console, reply: Reply) -> None:
     screen.print(table)
 
 
-@pair_app.command("show", epilog="Example: duet pair show ./my-pair --json")
-def pair_show(folder: Annotated[str, typer.Argument(help="Folder or hub id.")], as_json: AsJson = False) -> None:
-    """Show what a pair is made of, and check its files."""
-    with reporting():
-        pair = Pair.load(folder)
-        facts: dict[str, Any] = pair.manifest.model_dump(mode="json", exclude_none=True)
-        if as_json:
-            print(json.dumps(facts, ensure_ascii=False, indent=2))
-            return
-        table = Table("", escape(folder), show_lines=False)
-        for key, value in facts.items():
-            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
-        Console().print(table)
-
-
-@pair_app.command(
-    "save", epilog="Example: duet pair save ./my-pair --reasoner transformers/./big --generator transformers/./small"
-)
-def pair_save(
-    folder: Annotated[Path, typer.Argument(help="Where the pair goes.")],
-    reasoner: Annotated[str, typer.Option(help="Model that writes the signal, as backend/model.")],
-    generator: Annotated[str, typer.Option(help="Model that writes the answer, as backend/model.")],
-    handoff: Annotated[HandoffName, typer.Option(help="How the signal reaches the generator.")] = "instruct",
-    signal_tokens: SignalTokens = None,
-    answer_tokens: AnswerTokens = None,
-    bundle: Annotated[bool, typer.Option("--bundle", help="Copy local model folders into the pair.")] = False,
-) -> None:
-    """Write a pair that `duet ask --pair` and DuetClient.from_pair load."""
-    with reporting():
-        pair = Pair.of(
-            reasoner,
-            generator,
-            handoff=handoff,
-            budget=Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens),
-        )
-        saved = pair.bundle(folder) if bundle else pair.save(folder)
-        Console(stderr=True).print(f"saved {saved.folder}", highlight=False)
-
-
 @models_app.callback(invoke_without_command=True, epilog="Example: duet models --json")
 def models_list(context: typer.Context, as_json: AsJson = False) -> None:
     """List the models in the cache: where they are, and their size."""
@@ -292,19 +252,6 @@ def models_template(
 
     with reporting():
         print(signal_template(TokenizerFiles.from_folder(models.locate(name, revision=revision))))
-
-
-@contextmanager
-def progress_bar() -> Iterator[models.Progress]:
-    """A bar on standard error that appears with the first report."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, visible=False)
-
-        def tell(text: str, share: float) -> None:
-            bar.update(task, description=text, completed=share, visible=True)
-
-        yield tell
 
 
 def _client(reasoner: str | None, generator: str | None, pair: str | None, budget: Budget) -> DuetClient:

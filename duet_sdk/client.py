@@ -49,6 +49,7 @@ from duet_sdk.types import (
 if TYPE_CHECKING:
     from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
+    from duet_sdk.pair.conformity import Conformity
     from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
 
@@ -171,6 +172,7 @@ class AsyncDuetClient:
         settings: Settings | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
+        conformity: Conformity | None = None
         if settings is None and reasoner is None and generator is None:
             from duet_sdk.settings import load_settings
 
@@ -181,6 +183,7 @@ class AsyncDuetClient:
                 from duet_sdk.pair import Pair
 
                 pair = Pair.load(settings.pair)
+                conformity = pair.conformity()
                 reasoner, generator = pair.reasoner_spec, pair.generator_spec
                 options = _over(options, pair.client_options())
             reasoner, generator = reasoner or settings.reasoner, generator or settings.generator
@@ -206,24 +209,42 @@ class AsyncDuetClient:
         dialects = check_dialects(options.get("trace_dialects") or ())
         self._observer_of: Callable[[Request], Observer] = partial(observer_of, dialects=dialects)
         self._closed = False
+        self._conformity: Conformity | None = None
+        if conformity is not None:
+            self._expect(conformity)
 
     @classmethod
     def from_pair(
-        cls, pair: str | Path | Pair, *, settings: Settings | None = None, **options: Unpack[ClientOptions]
+        cls,
+        pair: str | Path | Pair,
+        *,
+        strict: bool = False,
+        settings: Settings | None = None,
+        **options: Unpack[ClientOptions],
     ) -> Self:
         """A client for a pair on disk or on the hub, with the handoff, limits and prompts of its manifest.
 
-        Options go over settings, and settings over the manifest.
+        Options go over settings, and settings over the manifest. When a model connects, its tokenizer, template and
+        quantisation are compared with those of the training, as far as they are known on both sides.
+
+        Args:
+            pair: a folder, a hub name, or a pair.
+            strict: refuse other models than those of the training, and tools where the pair was trained without,
+                with a PairError; by default both are logged as warnings.
+            settings: go over the manifest.
+            options: see `ClientOptions`.
 
         Raises:
-            PairError: the folder is no pair, or not what its manifest says.
+            PairError: the folder is no pair, or not what its manifest says, or its models are unmerged adapters.
         """
         from duet_sdk.pair import Pair
 
         loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
         if settings is not None:
             options = _over(options, settings.client_options())
-        return cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
+        client = cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
+        client._expect(loaded.conformity(strict=strict))
+        return client
 
     async def chat(
         self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
@@ -261,11 +282,19 @@ class AsyncDuetClient:
         """A conversation that keeps its messages, and signals only until the next question."""
         return AsyncConversation(self, system=system)
 
+    def _expect(self, conformity: Conformity) -> None:
+        """Compare models when they connect, and requests when they are made, with a pair's manifest."""
+        self._conformity = conformity
+        for model in (self._parts.reasoners[0], self._parts.generators[0]):
+            model.expected = conformity.check_model
+
     def _run(
         self, messages: MessagesLike, gate: GateLike | None, *, whole: bool, **options: Unpack[CallOptions]
     ) -> Run:
         if self._closed:
             raise ConfigError("this client is closed; make a new one")
+        if self._conformity is not None:
+            self._conformity.check_tools(options.get("tools"))
         parts = self._parts
         if gate is not None:
             parts = replace(parts, gate=find_gate(gate, parts.calibration))

@@ -264,15 +264,20 @@ class DuetClient:
 
     @classmethod
     def from_pair(
-        cls, pair: str | Path | Pair, *, settings: Settings | None = None, **options: Unpack[ClientOptions]
+        cls,
+        pair: str | Path | Pair,
+        *,
+        strict: bool = False,
+        settings: Settings | None = None,
+        **options: Unpack[ClientOptions],
     ) -> Self:
-        """A client for a pair on disk or on the hub.
+        """A client for a pair on disk or on the hub; see `AsyncDuetClient.from_pair`.
 
         Raises:
             PairError: the folder is no pair, or not what its manifest says.
         """
         duet = cls.__new__(cls)
-        duet._begin(AsyncDuetClient.from_pair(pair, settings=settings, **options))  # noqa: SLF001  # its own class
+        duet._begin(AsyncDuetClient.from_pair(pair, strict=strict, settings=settings, **options))  # noqa: SLF001  # its own class
         return duet
 
     @classmethod

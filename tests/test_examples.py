@@ -1,7 +1,7 @@
 """Every example runs as it stands, from an empty folder and without settings (conftest.py).
 
 The first line of an example's docstring says what it needs: "needs GPU" leaves it out here,
-"embedded model" gives it the marker `model`.
+"needs the extra train" too (`make test-training` runs it), "embedded model" gives it the marker `model`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def examples() -> Sequence[object]:
     for path in sorted(EXAMPLES.glob("*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first = docstring.partition("\n")[0].lower()
-        if "needs gpu" in first or "needs a gpu" in first:
+        if "needs gpu" in first or "needs a gpu" in first or "needs the extra train" in first:
             continue
         marks = [pytest.mark.model] if "embedded model" in first else []
         found.append(pytest.param(path, id=path.stem, marks=marks))

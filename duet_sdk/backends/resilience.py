@@ -141,6 +141,12 @@ class Breaker:
         load = getattr(self._backend, "thought_placer", None)
         return await load() if load is not None else None
 
+    async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
+        """The backend's, None where it has none."""
+        ask = getattr(self._backend, "chat_ids", None)
+        found: tuple[int, ...] | None = None if ask is None else await ask(messages)
+        return found
+
     async def aclose(self) -> None:
         """Close the backend."""
         await self._backend.aclose()

@@ -175,6 +175,19 @@ class VllmBackend:
         ids = await tokenize(self._server.ask, asked)
         return None if ids is None else len(ids)
 
+    async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
+        """Ids of the prompt that the server makes of these messages, None where it does not tell.
+
+        Raises:
+            BackendError: the server does not answer.
+        """
+        facts = await self._facts.get()
+        if not facts.tokenize:
+            return None
+        asked = {"model": self.model, "messages": [message_on_wire(message) for message in messages]}
+        ids = await tokenize(self._server.ask, asked)
+        return None if ids is None else tuple(ids)
+
     async def tokenizer(self) -> TokenizerFiles | None:
         """The local tokenizer and template, where they were found and are the server's."""
         return (await self._facts.get()).files

@@ -34,7 +34,7 @@ def check_folder(path: Path) -> None:
         check_names((file.name for file in path.iterdir()), model=str(path))
         raise not_found(path.name, f"{path} holds neither model.safetensors nor model.safetensors.index.json")
     for shard in _shards(path):
-        if (flaw := _safetensors_flaw(shard)) is not None:
+        if (flaw := safetensors_flaw(shard)) is not None:
             raise not_found(path.name, f"{shard} {flaw}; fetch or copy the model again")
     if not (path / "tokenizer.json").is_file():
         raise not_found(path.name, f"{path} holds no tokenizer.json; save the model's fast tokenizer there")
@@ -117,7 +117,7 @@ def _shards(path: Path) -> list[Path]:
     return sorted({path / Path(str(name)).name for name in weight_map.values()})
 
 
-def _safetensors_flaw(file: Path) -> str | None:
+def safetensors_flaw(file: Path) -> str | None:
     """What is wrong with a safetensors file, by its header and its size.
 
     Source: https://huggingface.co/docs/safetensors (eight bytes with the header's length, header, data).

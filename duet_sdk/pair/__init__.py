@@ -7,6 +7,18 @@ manifest can write its checksums, and chooses the servers that questions go to.
 """
 
 from duet_sdk.pair.manifest import Manifest
+from duet_sdk.pair.merge import merge_adapters
 from duet_sdk.pair.pair import Pair
+from duet_sdk.pair.trained import TrainedModel, TrainingFacts, limit_for, save_trained
+from duet_sdk.pair.upload import push
 
-__all__ = ["Manifest", "Pair"]
+__all__ = [
+    "Manifest",
+    "Pair",
+    "TrainedModel",
+    "TrainingFacts",
+    "limit_for",
+    "merge_adapters",
+    "push",
+    "save_trained",
+]

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from duet_sdk.errors import BackendError, ConfigError, PairError
 from duet_sdk.models import check_folder
-from duet_sdk.models.folder import PICKLED, is_wanted, read_json, sha256
+from duet_sdk.models.folder import PICKLED, is_wanted, read_json, safetensors_flaw, sha256
 from duet_sdk.models.staging import swap
+from duet_sdk.pair.card import CARD, is_own_card, render_card
 from duet_sdk.pair.manifest import MANIFEST, FileFacts, Manifest, ModelEntry, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from duet_sdk.types import Stage
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def open_folder(folder: Path) -> Manifest:
@@ -41,6 +44,8 @@ def check(folder: Path, manifest: Manifest) -> None:
         _check_files(folder, manifest)
         for relative in manifest.folders:
             check_folder(folder / relative)
+        for relative in manifest.adapters:
+            check_adapter(folder / relative)
     except OSError as err:
         raise PairError(f"the pair in {folder} cannot be read: {err}") from err
     except (ConfigError, BackendError) as err:
@@ -60,6 +65,27 @@ def refuse_pickled(name: str | Path) -> None:
         )
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA adapter and no model of its own."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse an adapter that cannot or must not be loaded.
+
+    Raises:
+        PairError: its configuration or its weights are missing or cut short, or the weights are pickled.
+    """
+    for file in folder.iterdir() if folder.is_dir() else ():
+        refuse_pickled(file)
+    config = read_json(folder / ADAPTER_CONFIG)
+    if config is None or config.get("peft_type") != "LORA":
+        raise PairError(f"{folder} holds no readable {ADAPTER_CONFIG} of a LoRA adapter; save the adapter again")
+    weights = folder / ADAPTER_WEIGHTS
+    if (problem := safetensors_flaw(weights)) is not None:
+        raise PairError(f"{weights} {problem}; save the adapter again")
+
+
 def refuse_target(target: Path) -> None:
     """Refuse to replace anything but a pair and what belongs to it.
 
@@ -76,15 +102,22 @@ def refuse_target(target: Path) -> None:
     if type(manifest.get("format")) is not int or not isinstance(listed, dict):
         raise PairError(f"{target} holds files but no pair, so it is not overwritten; choose another folder")
     for name in found:
-        if name != MANIFEST and name not in listed:
+        if name != MANIFEST and name not in listed and not (name == CARD and is_own_card(target / CARD)):
             raise PairError(
                 f"{target} holds {name}, which does not belong to the pair there and would be lost; move it away, or "
                 "choose another folder"
             )
 
 
-def write(target: Path, manifest: Manifest, sources: Mapping[Stage, Path]) -> Manifest:
-    """Write a pair to ``target``, with copies of the models in ``sources``; returns its new manifest.
+def write(
+    target: Path,
+    manifest: Manifest,
+    sources: Mapping[Stage, Path],
+    adapters: Mapping[Stage, Path] | None = None,
+) -> Manifest:
+    """Write a pair to ``target``, with copies of the models in ``sources`` and of adapters; returns its new manifest.
+
+    A trained pair gets a model card.
 
     Raises:
         PairError: it cannot be written.
@@ -95,7 +128,7 @@ def write(target: Path, manifest: Manifest, sources: Mapping[Stage, Path]) -> Ma
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
             fresh = Path(staging, "fresh")
             fresh.mkdir()
-            written = _fill(fresh, manifest, sources)
+            written = _fill(fresh, manifest, sources, adapters or {})
             swap(fresh, target, Path(staging, "replaced"))
     except OSError as err:
         raise PairError(f"cannot write the pair to {target}: {err}") from err
@@ -106,7 +139,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     """Names and sizes first, as hashing takes long."""
     present = set(_present(folder))
     for name in sorted(present - set(manifest.files)):
-        if any(name.startswith(f"{model}/") for model in manifest.folders):
+        if any(name.startswith(f"{model}/") for model in (*manifest.folders, *manifest.adapters)):
             raise PairError(f"{folder / name} is not listed in {MANIFEST}; remove it, or save the pair again")
     for name, facts in manifest.files.items():
         if name not in present:
@@ -136,8 +169,8 @@ def _present(folder: Path) -> Iterator[str]:
             yield name
 
 
-def _fill(fresh: Path, manifest: Manifest, sources: Mapping[Stage, Path]) -> Manifest:
-    """Copy the models and write the manifest; one copy where both stages are one model."""
+def _fill(fresh: Path, manifest: Manifest, sources: Mapping[Stage, Path], adapters: Mapping[Stage, Path]) -> Manifest:
+    """Copy models and adapters and write the manifest; one copy where both stages are one model."""
     places: dict[Path, str] = {}
     entries: dict[str, ModelEntry] = {}
     for stage, source in sources.items():
@@ -146,11 +179,19 @@ def _fill(fresh: Path, manifest: Manifest, sources: Mapping[Stage, Path]) -> Man
             places[real] = stage
             _copy_model(real, fresh / stage)
         entries[stage] = manifest.stages[stage].model_copy(update={"model": None, "folder": places[real]})
+    for stage, source in adapters.items():
+        entry = entries.get(stage, manifest.stages[stage])
+        name = f"{stage}-adapter"
+        _copy_model(source.resolve(), fresh / name)
+        entries[stage] = entry.model_copy(update={"adapter": name})
     files = {
         name: FileFacts(sha256=sha256(fresh / name), size=(fresh / name).stat().st_size) for name in _present(fresh)
     }
     values = manifest.model_copy(update={**entries, "files": files}).model_dump(mode="json", exclude_none=True)
     (fresh / MANIFEST).write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    if manifest.trained:
+        # Not among the files with sums: people edit it.
+        (fresh / CARD).write_text(render_card(read_manifest(fresh)), encoding="utf-8")
     # Read back, so that nothing is written that cannot be loaded.
     return read_manifest(fresh)
 

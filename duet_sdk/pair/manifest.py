@@ -57,12 +57,19 @@ class ModelEntry(_Part):
     """Folder of a bundled model, relative to the pair's, with ``/`` between its parts."""
     revision: str | None = None
     """Branch, tag or commit. A model of the hub that runs in this process is used at it; a server has its own."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter on this model, relative to the pair's; merge it (`duet pair merge`) to use the pair."""
+    base: str | None = None
+    """The model that a bundled one was trained from, as the hub names it; this and the next are kept, not used."""
+    base_revision: str | None = None
     tokenizer: _Hash | None = None
-    """SHA-256 of ``tokenizer.json`` at training; this and the next two are kept, not checked at load."""
+    """SHA-256 of ``tokenizer.json`` at training; this and the next three are compared when the model connects."""
     chat_template: _Hash | None = None
     """SHA-256 of the chat template's text at training."""
     quantisation: _Hash | None = None
     """SHA-256 of the quantisation's configuration at training."""
+    conversation: _Hash | None = None
+    """SHA-256 of the token ids that a fixed conversation made at training: tells a server's template and tokenizer."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -70,6 +77,8 @@ class ModelEntry(_Part):
             raise ValueError("needs exactly one of 'model' and 'folder'")
         if self.folder is not None:
             _check_relative(self.folder)
+        if self.adapter is not None:
+            _check_relative(self.adapter)
         if self.model is not None:
             if _MODEL_NAME.fullmatch(self.model) is None:
                 raise ValueError("'model' must be written as 'backend/model', such as 'transformers/embedded'")
@@ -159,6 +168,11 @@ class Manifest(_Part):
     def folders(self) -> list[str]:
         """The folders of the bundled models, each once."""
         return sorted({entry.folder for entry in self.stages.values() if entry.folder is not None})
+
+    @property
+    def adapters(self) -> list[str]:
+        """The folders of the adapters, each once."""
+        return sorted({entry.adapter for entry in self.stages.values() if entry.adapter is not None})
 
 
 def read_manifest(folder: Path) -> Manifest:

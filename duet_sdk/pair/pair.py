@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from duet_sdk.errors import PairError
 from duet_sdk.models import check_folder, find
+from duet_sdk.pair.conformity import Conformity
 from duet_sdk.pair.folder import check, open_folder, refuse_target, write
 from duet_sdk.pair.hub import from_hub, is_hub_name
 from duet_sdk.pair.manifest import Limits, Manifest, ModelEntry, flaw
@@ -113,7 +114,7 @@ class Pair:
         Raises:
             PairError: something else is in the folder, or it cannot be written.
         """
-        bundled = {stage: self._bundled(stage) for stage in self.manifest.stages}
+        bundled = {stage: self.model_folder(stage) for stage in self.manifest.stages}
         return self._write(folder, {stage: path for stage, path in bundled.items() if path is not None})
 
     def bundle(self, folder: str | Path) -> Self:
@@ -128,7 +129,7 @@ class Pair:
         """
         sources = {}
         for stage, entry in self.manifest.stages.items():
-            path = self._bundled(stage) or _local_folder(entry)
+            path = self.model_folder(stage) or local_folder(entry)
             if path is not None:
                 check_folder(path)
                 sources[stage] = path
@@ -178,9 +179,36 @@ class Pair:
             options["generator_params"] = facts.generator_params
         return options
 
-    def _bundled(self, stage: Stage) -> Path | None:
-        """The folder of a bundled model, None for a named one."""
-        relative = self.manifest.stages[stage].folder
+    def conformity(self, *, strict: bool = False) -> Conformity:
+        """What compares models and requests with the manifest.
+
+        Args:
+            strict: raise deviations instead of logging them.
+        """
+        folders = {}
+        for stage, entry in self.manifest.stages.items():
+            path = self.model_folder(stage) or local_folder(entry)
+            if path is not None:
+                folders[stage] = path
+        return Conformity(self.manifest, folders, strict)
+
+    def model_folder(self, stage: Stage) -> Path | None:
+        """The folder of a bundled model, None for a named one.
+
+        Raises:
+            PairError: it is bundled, and this pair is not on disk.
+        """
+        return self._inside(stage, self.manifest.stages[stage].folder)
+
+    def adapter_folder(self, stage: Stage) -> Path | None:
+        """The folder of a model's adapter, None where it has none.
+
+        Raises:
+            PairError: it has one, and this pair is not on disk.
+        """
+        return self._inside(stage, self.manifest.stages[stage].adapter)
+
+    def _inside(self, stage: Stage, relative: str | None) -> Path | None:
         if relative is None:
             return None
         if self.folder is None:
@@ -189,10 +217,16 @@ class Pair:
 
     def _spec(self, stage: Stage) -> str:
         entry = self.manifest.stages[stage]
-        if (bundled := self._bundled(stage)) is not None:
+        if entry.adapter is not None:
+            where = self.folder or "PAIR"
+            raise PairError(
+                f"the pair's {stage} is an adapter on {entry.model or entry.folder}, which is used merged: run "
+                f"`duet pair merge {where} {where}-merged` and use the pair that it makes"
+            )
+        if (bundled := self.model_folder(stage)) is not None:
             return f"{_LOCAL}{bundled}"
         name = str(entry.model)
-        if entry.revision is None or not name.startswith(_LOCAL) or _local_folder(entry) is not None:
+        if entry.revision is None or not name.startswith(_LOCAL) or local_folder(entry) is not None:
             return name
         hub_id = name.removeprefix(_LOCAL)
         cached = find(hub_id, revision=entry.revision)
@@ -208,13 +242,15 @@ class Pair:
         target = Path(folder).expanduser().resolve()
         refuse_target(target)
         for stage, entry in self.manifest.stages.items():
-            local = _local_folder(entry)
+            local = local_folder(entry)
             if stage not in sources and local is not None and local.resolve().is_relative_to(target):
                 raise PairError(f"the {stage} lies in {target}, which would be replaced; bundle the pair instead")
-        return dataclasses.replace(self, manifest=write(target, self.manifest, sources), folder=target)
+        adapters = {stage: self.adapter_folder(stage) for stage in self.manifest.stages}
+        copied = {stage: path for stage, path in adapters.items() if path is not None}
+        return dataclasses.replace(self, manifest=write(target, self.manifest, sources, copied), folder=target)
 
 
-def _local_folder(entry: ModelEntry) -> Path | None:
+def local_folder(entry: ModelEntry) -> Path | None:
     """The folder that a named model is, None for a model of the hub or a server."""
     if entry.model is None or not entry.model.startswith(_LOCAL):
         return None

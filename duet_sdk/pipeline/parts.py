@@ -21,6 +21,8 @@ from duet_sdk.signal import CutPolicy
 from duet_sdk.types import HandoffName, Progressive, Prompts, Retry, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from duet_sdk.gate.calibration import Calibration
 
 _log = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ class StageModel:
     """As the user named it: the key of prices, and what traces show."""
     backend: Backend
     renderer: Renderer | None = None
+    expected: Callable[[Stage, Backend], Awaitable[None]] | None = None
+    """Compares the connected model with what its pair's manifest says; called until it is content."""
     _looked: bool = field(default=False, repr=False)
 
     @property
@@ -91,8 +95,13 @@ class StageModel:
 
         Raises:
             BackendError: it cannot be.
+            PairError: it is not what its pair was trained with, and that is to be refused.
         """
-        return await self.backend.connect()
+        able = await self.backend.connect()
+        if self.expected is not None:
+            await self.expected(self.stage, self.backend)
+            self.expected = None  # where it raised, the next request is to learn of it as well
+        return able
 
     async def server_renderer(self) -> ThinkRenderer | None:
         """Renders by the template and tokenizer of the model's server, None where it does not share them.

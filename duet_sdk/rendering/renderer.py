@@ -97,6 +97,11 @@ class Renderer:
         text: str = self._full.decode(list(ids), skip_special_tokens=False)
         return text
 
+    def decode_shown(self, ids: Sequence[int]) -> str:
+        """The text of ids as it is shown: special tokens left out, think tags that are none kept."""
+        text: str = self._full.decode(list(ids), skip_special_tokens=True)
+        return text
+
     # What a model wrote: untrusted.
 
     def encode_untrusted(self, text: str) -> tuple[int, ...]:

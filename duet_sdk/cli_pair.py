@@ -1,0 +1,153 @@
+"""The commands ``duet pair …``: show, save, check, merge and push pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from duet_sdk.client import AsyncDuetClient
+from duet_sdk.errors import TrainingError
+from duet_sdk.pair import Pair, merge_adapters, push
+from duet_sdk.settings import load_settings
+from duet_sdk.terminal import AsJson, progress_bar, reporting
+from duet_sdk.types import Budget, HandoffName
+
+pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs on disk.")
+
+Folder = Annotated[str, typer.Argument(help="Folder or hub id.")]
+
+
+@pair_app.command("show", epilog="Example: duet pair show ./my-pair --json")
+def pair_show(folder: Folder, as_json: AsJson = False) -> None:
+    """Show what a pair is made of, and check its files."""
+    with reporting():
+        pair = Pair.load(folder)
+        facts: dict[str, Any] = pair.manifest.model_dump(mode="json", exclude_none=True)
+        if as_json:
+            sys.stdout.write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
+            return
+        table = Table("", escape(folder), show_lines=False)
+        for key, value in facts.items():
+            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+        Console().print(table)
+
+
+@pair_app.command(
+    "save", epilog="Example: duet pair save ./my-pair --reasoner transformers/./big --generator transformers/./small"
+)
+def pair_save(
+    folder: Annotated[Path, typer.Argument(help="Where the pair goes.")],
+    reasoner: Annotated[str, typer.Option(help="Model that writes the signal, as backend/model.")],
+    generator: Annotated[str, typer.Option(help="Model that writes the answer, as backend/model.")],
+    handoff: Annotated[HandoffName, typer.Option(help="How the signal reaches the generator.")] = "instruct",
+    signal_tokens: Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")] = None,
+    answer_tokens: Annotated[int | None, typer.Option(help="Limit of the answer in tokens.")] = None,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Copy local model folders into the pair.")] = False,
+) -> None:
+    """Write a pair that `duet ask --pair` and DuetClient.from_pair load."""
+    with reporting():
+        pair = Pair.of(
+            reasoner,
+            generator,
+            handoff=handoff,
+            budget=Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens),
+        )
+        saved = pair.bundle(folder) if bundle else pair.save(folder)
+        _done(f"saved {saved.folder}")
+
+
+@pair_app.command("check", epilog="Example: duet pair check ./my-pair --questions held-out.jsonl --at-least 0.1")
+def pair_check(
+    folder: Folder,
+    questions: Annotated[str, typer.Option(help="JSONL file or hub data set, held out from training.")],
+    prompt_column: Annotated[str, typer.Option(help="Column of the question.")] = "prompt",
+    answer_column: Annotated[str, typer.Option(help="Column of the right answer.")] = "answer",
+    grader: Annotated[str, typer.Option(help="math, exact, choice, or module:function.")] = "exact",
+    most: Annotated[int, typer.Option(help="First so many questions.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of both models' sampling.")] = 0,
+    at_least: Annotated[
+        float | None, typer.Option(help="Utility that the interval must lie above, else the exit code is 1.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse models that differ from the training's.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the signal is worth on held-out questions, with 95 % intervals: after a model or server changed."""
+    from duet_sdk.trainer.canaries import Utility, measure_utility
+    from duet_sdk.trainer.data import read_questions
+    from duet_sdk.trainer.grading import find_grader
+
+    async def work(tell: Any) -> Utility:
+        async with AsyncDuetClient.from_pair(pair, strict=strict, settings=load_settings()) as client:
+            return await measure_utility(client, asked, judge, recorded=_recorded(pair), seed=seed, tell=tell)
+
+    with reporting():
+        pair = Pair.load(folder)
+        asked = read_questions(questions, prompt_column=prompt_column, answer_column=answer_column)[:most]
+        judge = find_grader(grader, beside=Path.cwd())
+        try:
+            with progress_bar() as tell:
+                found = asyncio.run(work(tell))
+        finally:
+            judge.close()
+        if as_json:
+            sys.stdout.write(json.dumps(found.to_dict(), indent=2) + "\n")
+        else:
+            _print_utility(found)
+        if at_least is not None and found.utility.low < at_least:
+            raise TrainingError(
+                f"the signal's utility is {found.utility.value:.3f}, and from {found.utility.low:.3f} on is likely; "
+                f"--at-least asks for {at_least:g}"
+            )
+
+
+@pair_app.command("merge", epilog="Example: duet pair merge ./my-pair ./my-pair-merged")
+def pair_merge(
+    folder: Folder, target: Annotated[Path, typer.Argument(help="Where the pair of whole models goes.")]
+) -> None:
+    """Merge a pair's LoRA adapters into copies of their bases."""
+    with reporting():
+        merged = merge_adapters(Pair.load(folder), target)
+        _done(f"saved {merged.folder}")
+
+
+@pair_app.command("push", epilog="Example: duet pair push ./my-pair me/my-pair")
+def pair_push(
+    folder: Folder,
+    hub_id: Annotated[str, typer.Argument(help="Repository, as owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="For a repository that is made now.")] = False,
+) -> None:
+    """Upload a pair to the hub, both models in one repository; needs HF_TOKEN."""
+    with reporting():
+        commit = push(Pair.load(folder), hub_id, private=not public)
+        _done(f"uploaded {hub_id}@{commit}")
+
+
+def _print_utility(found: Any) -> None:
+    table = Table("", "share", "95 % interval")
+    for name in ("guided", "alone", "utility"):
+        interval = getattr(found, name)
+        table.add_row(name, f"{interval.value:.3f}", f"{interval.low:.3f} – {interval.high:.3f}")
+    recorded = "" if found.recorded is None else f" · {found.recorded:.3f} at training"
+    table.caption = (
+        f"{found.questions} questions, {found.failed} failed · {found.signal_tokens:.1f} signal tokens · "
+        f"verdict {found.verdict}{recorded}"
+    )
+    Console().print(table)
+
+
+def _recorded(pair: Pair) -> float | None:
+    metrics = pair.manifest.metrics
+    value = metrics.get("utility") if isinstance(metrics, dict) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _done(what: str) -> None:
+    Console(stderr=True).print(what, highlight=False)

@@ -1,0 +1,136 @@
+"""The commands ``duet train …``: warm up, train, report. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from duet_sdk.errors import ConfigError, MissingExtra, TrainingError
+from duet_sdk.terminal import AsJson, reporting
+
+if TYPE_CHECKING:
+    from duet_sdk.trainer.config import TrainConfig
+    from duet_sdk.trainer.joint import Trained
+    from duet_sdk.trainer.plan import Hardware
+
+train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a pair together.")
+
+RunFile = Annotated[Path, typer.Argument(help="YAML file of the run.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Values over the file's, as section.key=value.")]
+
+
+@train_app.command("run", epilog="Example: duet train run run.yaml objective.alpha=0.2 training.rounds=100")
+def train_run(
+    file: RunFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the run takes, and load nothing.")] = False,
+    gpus: Annotated[int | None, typer.Option(help="For --dry-run: GPUs of a machine; 0 for the CPU.", min=0)] = None,
+    nodes: Annotated[int, typer.Option(help="For --dry-run: machines.", min=1)] = 1,
+    gpu_gb: Annotated[float, typer.Option(help="For --dry-run: memory of a GPU.")] = 80.0,
+    server_gpus: Annotated[int, typer.Option(help="For --dry-run: GPUs that vLLM servers have.", min=0)] = 0,
+    fsdp2: Annotated[bool, typer.Option("--fsdp2", help="For --dry-run: shared out by FSDP2.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train both models as the file says; ends in a pair that `duet ask --pair` loads.
+
+    With propose.cycles the reasoner first learns shorter forms of its signals.
+    """
+    with reporting():
+        from duet_sdk.trainer.files import load_config
+
+        config = load_config(file, overrides or ())
+        if dry_run:
+            from duet_sdk.trainer.plan import Hardware
+
+            if gpus is None:
+                gpus = 0 if config.training.use_cpu else 1
+            hardware = Hardware(gpus, nodes, gpu_gb, server_gpus, fsdp2)
+            _show_plan(config, file, hardware, as_json=as_json)
+            return
+        trained = _train(config, resume=resume)
+        facts = json.loads((config.output / "result.json").read_text("utf-8")) if trained.pair else {}
+        facts |= {"stopped": trained.stopped, "pair": str(trained.pair.folder) if trained.pair else None}
+        if as_json:
+            sys.stdout.write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
+        screen = Console(stderr=True, highlight=False)
+        if trained.stopped == "signal":
+            screen.print(f"stopped and saved after round {trained.rounds}; go on with --resume")
+            raise typer.Exit(130)
+        if trained.stopped is not None:
+            raise TrainingError(
+                f"the run collapsed and was ended after round {trained.rounds}: {trained.stopped}; "
+                f"{config.output}/decisions.jsonl has what was tried"
+            )
+        if trained.pair is not None:
+            screen.print(f"trained {trained.rounds} rounds; the pair is in {trained.pair.folder}")
+
+
+@train_app.command("warmup", epilog="Example: duet train warmup run.yaml warmup.questions=1024")
+def train_warmup(file: RunFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Teach both models signals of varied length, from the reasoner's own long ones.
+
+    The tuned models go to OUTPUT/warm/reasoner and OUTPUT/warm/generator; name them as models of the run.
+    """
+    with reporting():
+        from duet_sdk.trainer.files import load_config
+
+        config = load_config(file, overrides or ())
+        _needs_extra()
+        from duet_sdk.trainer.stages import run_warmup
+
+        report = run_warmup(config)
+        if as_json:
+            sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        Console(stderr=True, highlight=False).print(f"the warmed-up models are in {config.output / 'warm'}")
+
+
+@train_app.command("report", epilog="Example: duet train report runs/first")
+def train_report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, also of one that is under way.")],
+    to: Annotated[Path | None, typer.Option(help="File to write; RUN/report.html if not given.")] = None,
+) -> None:
+    """Make a page with a run's curves, decisions and samples."""
+    with reporting():
+        from duet_sdk.trainer.report import write_report
+
+        if not run.is_dir():
+            raise ConfigError(f"there is no folder {run}; name the output folder of a run")
+        sys.stdout.write(f"{write_report(run, to)}\n")
+
+
+def _train(config: TrainConfig, *, resume: bool) -> Trained:
+    _needs_extra()
+    from duet_sdk.trainer.stages import run_training
+
+    return run_training(config, resume=resume)
+
+
+def _show_plan(config: TrainConfig, file: Path, hardware: Hardware, *, as_json: bool) -> None:
+    from duet_sdk.trainer.plan import plan, print_plan
+
+    made = plan(config, hardware, file=file)
+    if as_json:
+        sys.stdout.write(json.dumps(made.to_dict(), ensure_ascii=False, indent=2) + "\n")
+    else:
+        print_plan(made, Console(highlight=False))
+    if not made.fits:
+        raise typer.Exit(1)
+
+
+def _needs_extra() -> None:
+    """Refuse in words where the libraries of training are missing.
+
+    Raises:
+        MissingExtra: one is.
+    """
+    from importlib.util import find_spec
+
+    for library in ("torch", "trl", "greenlet", "datasets", "peft"):
+        if find_spec(library) is None:
+            raise MissingExtra(f"training ({library} is missing)", extra="train")

@@ -1,0 +1,246 @@
+"""Models and TRL trainers as configured."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+from trl import GRPOConfig
+
+from duet_sdk import models
+from duet_sdk.errors import ConfigError
+from duet_sdk.trainer.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+    from duet_sdk.trainer.config import Lora, Model, TrainConfig
+    from duet_sdk.trainer.prompts import PairPrompts
+
+StageName = Literal["reasoner", "generator"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What both policies start from: folders on this machine."""
+
+    reasoner: Path
+    generator: Path
+
+    def folder(self, stage: StageName) -> Path:
+        """A policy's starting model."""
+        return self.reasoner if stage == "reasoner" else self.generator
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """What a policy's trainer calls."""
+
+    rollout: Callable[..., dict[str, Any]]
+    reward: Callable[..., list[float]]
+    callback: TrainerCallback
+
+
+def locate_models(config: TrainConfig) -> Start:
+    """Both models' folders, checked; hub models are fetched into DUET's cache.
+
+    Raises:
+        ModelNotFound: a model is missing or incomplete.
+        ConfigError: a model has pickled weights only, or code of its own.
+    """
+    folders = []
+    for part in (config.reasoner, config.generator):
+        folder = models.locate(part.model, revision=part.revision)
+        models.check_folder(folder)
+        folders.append(folder)
+    return Start(*folders)
+
+
+def load_model(folder: Path, part: Model, *, ends: tuple[int, ...] = ()) -> PreTrainedModel:
+    """A model to train.
+
+    Args:
+        folder: where it is.
+        part: how its weights are held.
+        ends: tokens that end its output beside its own.
+    """
+    dtype = torch.bfloat16 if part.weights == "bfloat16" else torch.float32
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    if ends and model.generation_config is not None:
+        own = model.generation_config.eos_token_id
+        own = own if isinstance(own, list) else [] if own is None else [own]
+        model.generation_config.eos_token_id = [*own, *(one for one in ends if one not in own)]
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, padding on the left as generation wants it."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, padding_side="left", trust_remote_code=False, local_files_only=True
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def adapter(lora: Lora | None) -> Any:
+    """Peft's form of an adapter; None for none."""
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    target = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    return LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=target, task_type="CAUSAL_LM"
+    )
+
+
+def check_sizes(config: TrainConfig, *, processes: int) -> None:
+    """Refuse a batch that cannot be shared out evenly.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    rollout = config.rollout
+    shares = processes * rollout.mini_batches
+    if rollout.questions % processes:
+        raise ConfigError(
+            f"rollout.questions ({rollout.questions}) must be a multiple of the number of processes ({processes}): "
+            "each takes whole questions"
+        )
+    for stage, part, group in _groups(config):
+        if rollout.questions * group % (shares * part.gradient_accumulation):
+            raise ConfigError(
+                f"{rollout.questions} questions with {group} samples each do not divide into {processes} processes, "
+                f"{rollout.mini_batches} mini-batches and {part.gradient_accumulation} passes of {stage}; change "
+                f"rollout.mini_batches or {stage}.gradient_accumulation"
+            )
+
+
+def check_context(config: TrainConfig, start: Start) -> None:
+    """Refuse limits that a model's window cannot hold.
+
+    Raises:
+        ConfigError: prompt and output together are longer than a window.
+    """
+    from transformers import AutoConfig
+
+    prompt, signal = config.data.max_prompt_tokens, config.reasoner.max_new_tokens
+    answer = config.generator.max_new_tokens
+    for stage, needed in (("reasoner", prompt + signal), ("generator", prompt + signal + answer)):
+        facts = AutoConfig.from_pretrained(start.folder(stage), trust_remote_code=False)  # type: ignore[arg-type]
+        window = getattr(facts.get_text_config(), "max_position_embeddings", None)
+        if window is not None and needed > window:
+            parts = f"question {prompt} + signal {signal}" + (f" + answer {answer}" if stage == "generator" else "")
+            raise ConfigError(
+                f"the {stage}'s window holds {window} tokens, and {parts} make {needed}; lower data.max_prompt_tokens "
+                "or max_new_tokens"
+            )
+
+
+def build_policy(
+    stage: StageName,
+    config: TrainConfig,
+    start: Start,
+    prompts: PairPrompts,
+    functions: Functions,
+    *,
+    questions: int,
+    rounds: int,
+) -> Policy:
+    """One policy's trainer, ready to train."""
+    part = config.reasoner if stage == "reasoner" else config.generator
+    group = config.rollout.signals * (1 if stage == "reasoner" else config.rollout.answers)
+    # The reasoner stops where its thinking ends: what follows is never used.
+    ends = (prompts.closing_id,) if stage == "reasoner" else ()
+    args = _settings(stage, config, part, group=group, rounds=rounds, ends=ends)
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout functions are pinned with TRL's version
+    policy = Policy(
+        model=load_model(start.folder(stage), part, ends=ends),
+        reward_funcs=functions.reward,
+        args=args,
+        # Places in the data, as a rollout function is given nothing else of a row.
+        train_dataset=Dataset.from_dict({"prompt": [str(place) for place in range(questions)]}),
+        processing_class=load_tokenizer(start.folder(stage)),
+        rollout_func=functions.rollout,
+        callbacks=[functions.callback],
+        peft_config=adapter(part.lora),
+    )
+    policy.log_prefix = f"{stage}/"
+    for shown in (PrinterCallback, ProgressCallback):
+        policy.remove_callback(shown)
+    return policy
+
+
+def _groups(config: TrainConfig) -> list[tuple[StageName, Model, int]]:
+    signals, answers = config.rollout.signals, config.rollout.answers
+    return [("reasoner", config.reasoner, signals), ("generator", config.generator, signals * answers)]
+
+
+def _settings(
+    stage: StageName, config: TrainConfig, part: Model, *, group: int, rounds: int, ends: tuple[int, ...]
+) -> GRPOConfig:
+    rollout, training = config.rollout, config.training
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    passes = part.gradient_accumulation
+    engine: dict[str, Any] = {}
+    if part.vllm is not None:
+        engine = {
+            "use_vllm": True,
+            "vllm_mode": part.vllm.mode,
+            "vllm_gpu_memory_utilization": part.vllm.gpu_memory_utilization,
+            "vllm_max_model_length": part.vllm.max_model_length,
+            "vllm_tensor_parallel_size": part.vllm.tensor_parallel_size,
+            "vllm_server_base_url": part.vllm.server_base_url,
+            "vllm_group_port": part.vllm.group_port,
+            "vllm_server_timeout": part.vllm.server_timeout_s,
+            # Per token: masking whole sequences falls on long ones first, which would be a length reward.
+            "vllm_importance_sampling_mode": "token_truncate",
+            "generation_kwargs": {"stop_token_ids": list(ends)} if ends else None,
+        }
+    return GRPOConfig(
+        output_dir=str(config.output / stage),
+        per_device_train_batch_size=rollout.questions * group // processes // rollout.mini_batches // passes,
+        gradient_accumulation_steps=passes,
+        steps_per_generation=rollout.mini_batches * passes,
+        num_generations=group,
+        max_completion_length=part.max_new_tokens,
+        max_steps=rounds * rollout.mini_batches,
+        learning_rate=part.learning_rate,
+        lr_scheduler_type=training.lr_schedule,
+        warmup_steps=training.warmup_rounds * rollout.mini_batches,
+        adam_beta2=training.adam_beta2,
+        max_grad_norm=training.max_grad_norm,
+        optim=part.optimizer,
+        beta=part.kl,
+        epsilon=training.clip,
+        loss_type=training.loss,
+        scale_rewards="group" if config.objective.divide_by_std else "none",
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        bf16=training.precision == "bf16",
+        fp16=training.precision == "fp16",
+        gradient_checkpointing=part.gradient_checkpointing,
+        use_cpu=training.use_cpu,
+        fsdp=training.fsdp or "",
+        ddp_backend="gloo" if training.use_cpu and processes > 1 else None,
+        seed=config.seed,
+        logging_steps=rollout.mini_batches,
+        save_strategy="steps" if training.save_every else "no",
+        save_steps=max(training.save_every, 1) * rollout.mini_batches,
+        save_total_limit=training.keep,
+        report_to=list(training.log_to),
+        disable_tqdm=True,
+        dataloader_pin_memory=not training.use_cpu,
+        **engine,
+    )

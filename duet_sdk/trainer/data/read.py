@@ -1,0 +1,126 @@
+"""Rows of a JSONL file or a hub data set, as questions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from duet_sdk.errors import MissingExtra, TrainingError
+from duet_sdk.trainer.data.question import question_of
+from duet_sdk.trainer.question import Question
+
+MOST_TOLD = 3
+"""Bad rows that one error names."""
+
+_HUB_NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]+))?", re.ASCII)
+_SPLIT = re.compile(r"(.+)#([\w.\-\[\]:%]+)", re.DOTALL)
+
+
+def read_questions(
+    name: str,
+    *,
+    split: str = "train",
+    revision: str | None = None,
+    prompt_column: str = "prompt",
+    answer_column: str | None = "answer",
+) -> list[Question]:
+    """All questions of a data set, in its order.
+
+    Args:
+        name: a JSONL file (``….jsonl``, ``….json``), a folder that ``datasets`` can load, or a hub data set
+            ``owner/name`` or ``owner/name:subset``; ``#split`` after a folder or hub name goes over ``split``.
+        split: of a folder or hub data set.
+        revision: branch, tag or commit of a hub data set.
+        prompt_column: the question: a text, or chat messages.
+        answer_column: the right answer: a text or a number; None where nobody needs it.
+
+    Raises:
+        TrainingError: there is no such data set, it is empty, or rows are of no use; names the file, its lines and
+            columns.
+        MissingExtra: it is no file, and ``datasets`` is not installed.
+    """
+    if named := _SPLIT.fullmatch(name):
+        name, split = named[1], named[2]
+    path = Path(name).expanduser()
+    is_file = path.suffix in (".jsonl", ".json", ".ndjson")
+    rows = _lines(path) if is_file else _hub_rows(name, split, revision)
+    questions, flaws = [], []
+    for source, row in rows:
+        try:
+            if isinstance(row, TrainingError):
+                raise row
+            questions.append(question_of(row, source=source, prompt_column=prompt_column, answer_column=answer_column))
+        except TrainingError as err:
+            flaws.append(str(err))
+            if len(flaws) > MOST_TOLD:
+                break
+    if flaws:
+        more = "; and there are more" if len(flaws) > MOST_TOLD else ""
+        raise TrainingError("; ".join(flaws[:MOST_TOLD]) + more)
+    if not questions:
+        where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in its split {split!r}"
+        raise TrainingError(f"{where}; there is nothing to train on")
+    return questions
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | TrainingError]]:
+    """The rows of a JSONL file; a line that is none comes as its error, so that several can be told at once."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                source = f"{path}, line {number}"
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as err:
+                    reason = (
+                        f"{err.msg} at character {err.pos}" if isinstance(err, json.JSONDecodeError) else "too deep"
+                    )
+                    yield source, TrainingError(f"{source} is no JSON: {reason}; a file holds one object a line")
+                    continue
+                if isinstance(row, dict):
+                    yield source, row
+                else:
+                    kind = type(row).__name__
+                    yield (
+                        source,
+                        TrainingError(f"{source} holds a {kind}, not an object; a file holds one object a line"),
+                    )
+    except UnicodeDecodeError as err:
+        raise TrainingError(f"{path} is no UTF-8 text (byte {err.start}); convert it") from err
+    except OSError as err:
+        raise TrainingError(f"the questions in {path} cannot be read: {err.strerror or err}") from err
+
+
+def _hub_rows(name: str, split: str, revision: str | None) -> Iterable[tuple[str, Mapping[str, object]]]:
+    data = _load(name, split, revision)
+    return ((f"{name}, {split}, row {at}", row) for at, row in enumerate(data))
+
+
+def _load(name: str, split: str, revision: str | None) -> Any:
+    folder = Path(name).expanduser()
+    match = _HUB_NAME.fullmatch(name)
+    is_folder = bool(name) and folder.is_dir()
+    if not is_folder and match is None:
+        raise TrainingError(
+            f"{name!r} is neither a JSONL file (….jsonl), nor a folder that is there, nor a hub data set (owner/name)"
+        )
+    try:
+        import datasets
+    except ImportError as err:
+        raise MissingExtra(f"reading the data set {name!r}, which is no JSONL file,", extra="train") from err
+    path, subset = (str(folder), None) if is_folder or match is None else match.groups()
+    try:
+        return datasets.load_dataset(path, subset, split=split, revision=revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as err:
+        at = f" at revision {revision!r}" if revision else ""
+        # The first line names what is missing; the rest repeats the library's inner steps.
+        reason = str(err).strip().partition("\n")[0][:300]
+        raise TrainingError(
+            f"the data set {name!r}{at}, split {split!r}, cannot be loaded ({type(err).__name__}: {reason}); check its "
+            "name and split, the connection, and HF_TOKEN for a private one"
+        ) from err

@@ -1,0 +1,135 @@
+"""A run's configuration from a YAML file and the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue, ValidationError
+
+from duet_sdk.errors import ConfigError, MissingExtra
+from duet_sdk.trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration in a YAML file, with ``section.key=value`` from the command line over it.
+
+    Values of overrides are YAML, too: ``reasoner.lora.r=16``, ``data.leak_against=[aime.jsonl]``, ``guard.enabled=no``.
+
+    Raises:
+        ConfigError: the file cannot be read, or a value cannot be used; says where and which.
+        MissingExtra: PyYAML is not installed.
+    """
+    file = Path(path)
+    try:
+        values = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    except OSError as err:
+        raise ConfigError(f"the run's configuration {file} cannot be read: {err.strerror or err}") from err
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold sections (reasoner:, generator:, data: …), it holds a {_kind(values)}")
+    for override in overrides:
+        _put(values, override)
+    return checked(values, str(file))
+
+
+def checked(values: Mapping[str, object], source: str) -> TrainConfig:
+    """The configuration that these values make.
+
+    Raises:
+        ConfigError: a value is missing, unknown or impossible; the first three are told.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as err:
+        flaws = err.errors(include_url=False)
+        told = "; ".join(_flaw(one) for one in flaws[:3])
+        more = f" (and {len(flaws) - 3} more)" if len(flaws) > 3 else ""
+        raise ConfigError(f"{source} is no configuration of a run: {told}{more}") from err
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value in a YAML text.
+
+    Raises:
+        ConfigError: it is not YAML.
+        MissingExtra: PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as err:
+        raise MissingExtra("reading a run's YAML", extra="train") from err
+    try:
+        return yaml.load(text, Loader=_loader())  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{source} is not YAML: {err}") from err
+
+
+def differences(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:
+    """What differs between two dumped configurations, as ``place: old → new``."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{place}: {_shown(before, place)} → {_shown(after, place)}"
+        for place in sorted(before.keys() | after.keys())
+        if before.get(place, ...) != after.get(place, ...)
+    ]
+
+
+def _put(values: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    if not equals or not place:
+        raise ConfigError(f"{override!r} is no override; write section.key=value")
+    *sections, key = place.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if inner is None:
+            inner = values[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+        values = inner
+    values[key] = parse_yaml(text, override)
+
+
+def _loader() -> Any:
+    """A safe loader that reads 1e-6 as a number, which YAML 1.1 takes for text."""
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml comes without types
+        """Of this call only: resolvers belong to a class."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+    return Loader
+
+
+def _flaw(one: Any) -> str:
+    place = ".".join(str(part) for part in one["loc"])
+    reason = str(one["msg"]).removeprefix("Value error, ")
+    if one["type"] == "extra_forbidden":
+        return f"unknown key {place!r}"
+    if one["type"] == "missing":
+        return f"{place} is missing"
+    given = "" if isinstance(one["input"], dict) else f" (got {one['input']!r})"
+    return f"{place}: {reason}{given}" if place else reason
+
+
+def _leaves(value: JsonValue | Mapping[str, JsonValue], place: str = "") -> Iterator[tuple[str, JsonValue]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{place}.{key}".lstrip("."))
+    else:
+        yield place, value  # type: ignore[misc]
+
+
+def _shown(leaves: Mapping[str, JsonValue], place: str) -> str:
+    return json.dumps(leaves[place], ensure_ascii=False) if place in leaves else "not set"
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__

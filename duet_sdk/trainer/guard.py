@@ -1,0 +1,127 @@
+"""Watching a run: warnings, and when it has collapsed. A pure state machine on the facts of rounds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from duet_sdk.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import JsonValue
+
+    from duet_sdk.trainer.config import Guard
+    from duet_sdk.trainer.facts import RoundFacts
+
+_PAST = 0.8
+"""Weight of the past in smoothed accuracy."""
+_FIRST = 5
+"""Rounds whose mean is the first reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that the watch noticed."""
+
+    kind: Literal["warning", "collapse"]
+    what: str
+    """What it saw, with the values."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchState:
+    """What the watch remembers."""
+
+    rounds: int = 0
+    reference: float = 0.0
+    """Best smoothed accuracy; in the first rounds, their mean."""
+    accuracy: float = 0.0
+    """Smoothed."""
+    below: int = 0
+    """Rounds in a row far below the reference."""
+    without_variance: int = 0
+    """Rounds in a row in which hardly any group had variance."""
+    low_entropy: int = 0
+    """Rounds in a row below the entropy floor."""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing speaks against going back to this round later."""
+        return self.below == 0
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, JsonValue]) -> WatchState:
+        """The state that `to_json` wrote.
+
+        Raises:
+            TrainingError: it is not one.
+        """
+        try:
+            return cls(**values)  # type: ignore[arg-type]
+        except TypeError as err:
+            raise TrainingError(f"the checkpoint's watch cannot be read ({err}); take an older checkpoint") from err
+
+
+def observe(state: WatchState, facts: RoundFacts, guard: Guard) -> tuple[WatchState, list[Finding]]:
+    """The state after a round, and what was noticed in it."""
+    state = _smoothed(state, facts.guided)
+    findings: list[Finding] = []
+    lost = state.reference - facts.guided
+    far = lost > 2 * guard.drop or (lost > guard.drop and facts.empty >= guard.empty)
+    if state.rounds > _FIRST and far:
+        state = replace(state, below=state.below + 1)
+        findings.append(_accuracy_finding(state, facts, guard))
+    else:
+        state = replace(state, below=0)
+        if state.rounds > _FIRST and state.reference - state.accuracy > guard.drop:
+            findings.append(
+                Finding("warning", f"smoothed accuracy is {state.accuracy:.3f}, {state.reference:.3f} was reached")
+            )
+    alike = state.without_variance + 1 if facts.zero_variance >= guard.zero_variance else 0
+    state = replace(state, without_variance=alike)
+    if alike and alike % guard.patience == 0:
+        findings.append(
+            Finding(
+                "warning",
+                f"{facts.zero_variance:.0%} of the groups have no variance for {alike} rounds: nothing is learned "
+                "from them; raise rollout.temperature or rollout.signals, or take harder questions",
+            )
+        )
+    return state, findings
+
+
+def observe_entropy(state: WatchState, entropy: float, guard: Guard) -> tuple[WatchState, list[Finding]]:
+    """The state with the reasoner's entropy (nats a token) in a round, and what was noticed."""
+    low = state.low_entropy + 1 if entropy < guard.entropy_floor else 0
+    state = replace(state, low_entropy=low)
+    if low == 0 or low % guard.patience != 0:
+        return state, []
+    what = (
+        f"the reasoner's entropy is {entropy:.3f}, under the floor of {guard.entropy_floor} for {low} rounds: its "
+        "samples are alike, so no schedule shortens them; propose shorter forms (propose.cycles)"
+    )
+    return state, [Finding("warning", what)]
+
+
+def _accuracy_finding(state: WatchState, facts: RoundFacts, guard: Guard) -> Finding:
+    level = "" if facts.alone is None else f", {facts.alone:.3f} without a signal"
+    what = (
+        f"accuracy is {facts.guided:.3f} for {state.below} rounds, {state.reference:.3f} was reached{level}; "
+        f"{facts.empty:.0%} of the signals are empty, they have {facts.tokens_mean:.1f} tokens"
+    )
+    return Finding("collapse" if state.below >= guard.patience else "warning", what)
+
+
+def _smoothed(state: WatchState, guided: float) -> WatchState:
+    rounds = state.rounds + 1
+    if rounds <= _FIRST:
+        mean = (state.reference * state.rounds + guided) / rounds
+        return replace(state, rounds=rounds, reference=mean, accuracy=mean)
+    accuracy = _PAST * state.accuracy + (1 - _PAST) * guided
+    return replace(state, rounds=rounds, accuracy=accuracy, reference=max(state.reference, accuracy))

@@ -1,0 +1,206 @@
+"""`JointTrainer`: a configured run from data to a trained pair."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.trainer.build import Start, check_context, check_sizes, locate_models
+from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
+from duet_sdk.trainer.data import prepare
+from duet_sdk.trainer.grading import Checked, find_grader
+from duet_sdk.trainer.journal import Journal, write_whole
+from duet_sdk.trainer.leg import Course, Leg, prepare_leg
+from duet_sdk.trainer.prompts import PairPrompts
+from duet_sdk.trainer.result import Outcome, save_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import JsonValue
+    from transformers import PreTrainedModel
+
+    from duet_sdk.pair import Pair
+    from duet_sdk.trainer.config import TrainConfig
+    from duet_sdk.trainer.question import Grader, Question
+
+CONFIG, RESULT = "config.json", "result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run ended with."""
+
+    reasoner: PreTrainedModel
+    generator: PreTrainedModel
+    rounds: int
+    """Rounds done, those before a resumption included."""
+    stopped: str | None
+    """Why it ended before its last round: ``signal`` (SIGTERM) or what the guard saw; None where it did not."""
+    pair: Pair | None
+    """The trained pair on disk; None where the run ended early, and on all processes but the first."""
+
+
+class JointTrainer:
+    """Trains a pair as configured.
+
+    Args:
+        config: the run.
+        questions: what to train on, in place of ``config.data.train``.
+        validation: what to validate on, in place of what the data section says; needs ``questions``.
+        grader: grades answers, in place of ``config.data.grading``.
+
+    Raises:
+        ConfigError: the batch, the windows or the templates do not allow it.
+        TrainingError: the data cannot be used.
+        ModelNotFound: a model is missing.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        questions: Sequence[Question] | None = None,
+        validation: Sequence[Question] = (),
+        grader: Grader | None = None,
+    ) -> None:
+        self._config = config
+        self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        check_sizes(config, processes=self.processes)
+        self.start = locate_models(config)
+        check_context(config, self.start)
+        self.prompts = prompts = PairPrompts.of(self.start.reasoner, self.start.generator)
+        self.data: dict[str, JsonValue] = {}
+        """What became of the data's rows."""
+        if grader is None:
+            grading = config.data.grading
+            checked = Checked(find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1)))
+        if questions is None:
+            readable = checked if grader is None else None
+            prepared = prepare(
+                config.data,
+                seed=config.seed,
+                grader=readable,
+                count_tokens=lambda question: len(prompts.ask_ids(question.messages)),
+            )
+            questions, validation, self.data = prepared.train, prepared.validation, prepared.report.facts()
+        rounds = config.training.rounds or int(config.training.epochs * (len(questions) // config.rollout.questions))
+        if rounds < 1 or len(questions) < config.rollout.questions:
+            raise ConfigError(
+                f"there are {len(questions)} questions and a round takes {config.rollout.questions}; give more data, "
+                "or lower rollout.questions"
+            )
+        each = min(config.training.validation_questions, len(validation)) // self.processes
+        self._course = Course(
+            config=config,
+            prompts=prompts,
+            questions=tuple(questions),
+            validation=tuple(validation)[self._rank * each : (self._rank + 1) * each],
+            grader=checked if grader is None else grader,
+            rounds=rounds,
+            journal=Journal(config.output, writes=self._rank == 0),
+            checkpoints=Checkpoints(config.output),
+        )
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """What is trained on, in order."""
+        return self._course.questions
+
+    @property
+    def validation(self) -> Sequence[Question]:
+        """What this process validates on."""
+        return self._course.validation
+
+    @property
+    def grader(self) -> Grader:
+        """What grades answers."""
+        return self._course.grader
+
+    @property
+    def journal(self) -> Journal:
+        """The files of the run."""
+        return self._course.journal
+
+    def train(self, *, resume: bool = False, start: Start | None = None) -> Trained:
+        """Train from the start, or go on from the last checkpoint that both policies have.
+
+        Args:
+            resume: go on with what is in the run's folder.
+            start: folders of the models to start from, where stages before this one made new ones.
+
+        Raises:
+            TrainingError: the run cannot start or go on; the last checkpoint is as it was.
+            ConfigError: the folder holds another run.
+        """
+        step, gentler = self._prepare(resume)
+        journal, retries = self._course.journal, self._config.guard.retries
+        origin = start or self.start
+        while True:
+            leg = prepare_leg(self._course, origin, gentler=gentler)
+            leg.run(self._course, step)
+            watch = leg.watch
+            if watch.collapsed is None or watch.stopped:
+                break
+            if gentler >= retries:
+                journal.decision("stop", f"collapsed after {gentler} retries: {watch.collapsed}", round=watch.round)
+                break
+            gentler, step = gentler + 1, self._last_good()
+            if self._rank == 0:
+                self._course.checkpoints.forget_after(step)
+            factor = self._config.guard.gentler**gentler
+            journal.decision(
+                "back",
+                f"back to {f'step {step}' if step else 'the start'} with alpha, lambda, its bounds and learning rates "
+                f"times {factor:g}: {watch.collapsed}",
+                round=watch.round,
+                step=step,
+            )
+        return self._finish(leg, origin)
+
+    def _finish(self, leg: Leg, origin: Start) -> Trained:
+        """Measure and save what was trained; a run that was stopped or collapsed keeps its checkpoints only."""
+        watch = leg.watch
+        stopped = "signal" if watch.stopped else watch.collapsed
+        pair = None
+        if stopped is None:
+            outcome = Outcome(self._config, origin, self.data, watch.round, leg.validate(watch.round))
+            pair = save_pair(leg.reasoner, leg.generator, outcome, writes=self._rank == 0)
+            if self._rank == 0:
+                write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
+        reasoner, generator = (one.accelerator.unwrap_model(one.model) for one in (leg.reasoner, leg.generator))
+        return Trained(reasoner, generator, watch.round, stopped, pair)
+
+    def _prepare(self, resume: bool) -> tuple[int | None, int]:
+        """The step to start from and how gently, with the folder put in order."""
+        folder, checkpoints, journal = self._config.output, self._course.checkpoints, self._course.journal
+        values = self._config.model_dump(mode="json")
+        if resume:
+            step = checkpoints.last_common()
+            state = checkpoints.state("reasoner", step)
+            if state is None:
+                raise TrainingError(f"the checkpoint at step {step} in {folder} changed while it was read; try again")
+            refuse_changes(state["config"], values, run=folder)
+            if self._rank == 0:
+                checkpoints.forget_after(step)
+                journal.forget_after(int(state["round"]))
+                journal.decision("resume", f"from step {step}", round=int(state["round"]), step=step)
+            return step, int(state["gentler"])
+        if any(folder.glob("*/checkpoint-*")) or (folder / "metrics.jsonl").exists():
+            raise ConfigError(f"{folder} holds a run; resume it, or name another folder as output")
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._rank == 0:
+            write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
+        return None, 0
+
+    def _last_good(self) -> int | None:
+        """The last common checkpoint at which the guard had nothing to say."""
+        checkpoints = self._course.checkpoints
+        for step in reversed(checkpoints.common()):
+            state = checkpoints.state("reasoner", step)
+            if state is not None and state["good"]:
+                return step
+        return None

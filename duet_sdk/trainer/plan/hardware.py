@@ -1,0 +1,43 @@
+"""The machines that a run is planned for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from duet_sdk.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Machines with the same number of the same GPU each.
+
+    >>> Hardware(gpus=4, server_gpus=2).processes
+    2
+    """
+
+    gpus: int = 1
+    """GPUs of a machine; 0 trains on the CPU, with one process."""
+    nodes: int = 1
+    """Machines."""
+    gpu_gb: float = 80.0
+    """Memory of a GPU, in 10⁹ bytes; 80 as an H100 has."""
+    server_gpus: int = 0
+    """GPUs of all machines that vLLM servers have for themselves."""
+    sharded: bool = False
+    """Whether weights, gradients and optimizer are spread over the processes (FSDP2) or whole on each (DDP)."""
+
+    def __post_init__(self) -> None:
+        if self.gpus < 0 or self.nodes < 1 or self.gpu_gb <= 0 or self.server_gpus < 0:
+            raise ConfigError(
+                f"this is no hardware: {self.nodes} machines with {self.gpus} GPUs of {self.gpu_gb:g} GB each, "
+                f"{self.server_gpus} of them for servers"
+            )
+        if self.server_gpus >= max(1, self.gpus * self.nodes):
+            raise ConfigError(
+                f"servers take {self.server_gpus} of {self.gpus * self.nodes} GPUs, and training needs one itself"
+            )
+
+    @property
+    def processes(self) -> int:
+        """Training processes: one for each GPU that no server has."""
+        return max(1, self.gpus * self.nodes - self.server_gpus)

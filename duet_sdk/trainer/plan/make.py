@@ -1,0 +1,181 @@
+"""`plan`: from a configuration and hardware to what a run takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from duet_sdk.trainer.config import Model, TrainConfig
+from duet_sdk.trainer.plan.arithmetic import Batches, batches
+from duet_sdk.trainer.plan.hardware import Hardware
+from duet_sdk.trainer.plan.launch import launch_lines
+from duet_sdk.trainer.plan.memory import (
+    RESERVE_GB,
+    Part,
+    activations,
+    engine_problem,
+    longest_prompts,
+    policy_states,
+    rollouts,
+)
+from duet_sdk.trainer.plan.shape import ModelShape, find_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will take; computed, not measured."""
+
+    hardware: Hardware
+    batches: Batches
+    shapes: dict[str, ModelShape | None]
+    """By stage; None where the model's shape is not known here."""
+    parts: tuple[Part, ...]
+    """Memory of each training GPU, by part; empty where a shape is not known."""
+    launch: tuple[str, ...]
+    """Command lines, in the order to start them."""
+    problems: tuple[str, ...]
+    """What does not fit; the run would fail."""
+    notes: tuple[str, ...]
+    """What is worth knowing before a start."""
+
+    @property
+    def peak_gb(self) -> float | None:
+        """Most that a training GPU holds, in 10⁹ bytes: what is held all the time, and the larger of what is not.
+
+        None where a shape is not known.
+        """
+        return _peak(self.parts) if self.parts else None
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The plan as JSON has it."""
+        return {
+            "hardware": {**asdict(self.hardware), "processes": self.hardware.processes},
+            "batches": asdict(self.batches),
+            "parameters": {stage: None if shape is None else shape.parameters for stage, shape in self.shapes.items()},
+            "memory": [asdict(part) for part in self.parts],
+            "peak_gb": self.peak_gb,
+            "launch": list(self.launch),
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "fits": self.fits,
+        }
+
+
+def plan(
+    config: TrainConfig, hardware: Hardware | None = None, *, file: Path | None = None, questions: int | None = None
+) -> Plan:
+    """What a run will take.
+
+    Args:
+        config: the run.
+        hardware: what it will run on; one GPU of 80 GB by default, or the CPU where the configuration says so.
+        file: the configuration's file, for the launch line.
+        questions: to train on, where known.
+
+    Raises:
+        TrainingError: a model's ``config.json`` is none of a decoder.
+    """
+    machine = hardware or Hardware(gpus=0 if config.training.use_cpu else 1)
+    made = batches(config, processes=machine.processes, questions=questions)
+    stages: dict[str, Model] = {"reasoner": config.reasoner, "generator": config.generator}
+    shapes = {stage: find_shape(part.model, revision=part.revision) for stage, part in stages.items()}
+    problems, notes, parts = [*made.problems], [], []
+    prompts = longest_prompts(config)
+    for stage, part in stages.items():
+        shape = shapes[stage]
+        if shape is None:
+            notes.append(
+                f"{part.model} is not here, so its memory is left out; `duet models pull {part.model}` fetches it"
+            )
+            continue
+        batch = made.reasoner if stage == "reasoner" else made.generator
+        longest = prompts[stage] + part.max_new_tokens
+        parts += policy_states(stage, part, shape, machine)
+        parts += rollouts(stage, part, shape, batch, prompt_tokens=prompts[stage], hardware=machine)
+        parts += activations(stage, part, shape, batch, prompt_tokens=prompts[stage])
+        problems += _length_problems(stage, part, shape, longest)
+        if machine.gpus and (problem := engine_problem(stage, part, shape, longest=longest, gpu_gb=machine.gpu_gb)):
+            problems.append(problem)
+    if None in shapes.values():
+        parts = []
+    problems += _server_problems(stages, machine)
+    notes += _notes(config, machine)
+    if parts and machine.gpus:
+        parts.append(Part("both", "reserve", RESERVE_GB, "CUDA, NCCL, fragments"))
+        if (peak := _peak(parts)) > machine.gpu_gb:
+            problems.append(f"a GPU has {machine.gpu_gb:g} GB and the run needs about {peak:.0f}: {_advice(parts)}")
+    return Plan(
+        hardware=machine,
+        batches=made,
+        shapes=shapes,
+        parts=tuple(parts),
+        launch=tuple(launch_lines(config, machine, file or Path("run.yaml"))),
+        problems=tuple(problems),
+        notes=tuple(notes),
+    )
+
+
+def _peak(parts: list[Part] | tuple[Part, ...]) -> float:
+    held = sum(part.gb for part in parts if part.at_once)
+    passing: dict[tuple[str, bool], float] = {}
+    for part in parts:
+        if not part.at_once:
+            # A policy samples before it trains, and the other waits meanwhile.
+            key = (part.stage, part.name == "keys and values")
+            passing[key] = passing.get(key, 0.0) + part.gb
+    return held + max(passing.values(), default=0.0)
+
+
+def _length_problems(stage: str, part: Model, shape: ModelShape, longest: int) -> list[str]:
+    found = []
+    if shape.window is not None and longest > shape.window:
+        found.append(
+            f"the {stage}'s window holds {shape.window} tokens, and prompt and output can have {longest}; lower "
+            "data.max_prompt_tokens or max_new_tokens"
+        )
+    if part.vllm is not None and part.vllm.max_model_length is not None and longest > part.vllm.max_model_length:
+        found.append(
+            f"{stage}.vllm.max_model_length is {part.vllm.max_model_length}, and prompt and output can have {longest}"
+        )
+    return found
+
+
+def _server_problems(stages: dict[str, Model], machine: Hardware) -> list[str]:
+    needed = sum(
+        part.vllm.tensor_parallel_size
+        for part in stages.values()
+        if part.vllm is not None and part.vllm.mode == "server"
+    )
+    if needed > machine.server_gpus:
+        return [
+            f"vLLM servers need {needed} GPUs of their own and have {machine.server_gpus}: a server cannot share a GPU "
+            "with a training process"
+        ]
+    return []
+
+
+def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
+    notes = []
+    if machine.processes > 1 and not machine.sharded:
+        notes.append("each process holds both models whole (DDP); FSDP2 shares them out")
+    if config.objective.reward == "additive" and config.objective.schedule == "dual":
+        notes.append("the paper's reward with dual ascent: collapses where budget_tokens is below what the task needs")
+    if config.rollout.alone == 0:
+        notes.append("answers without a signal are sampled in validation only (rollout.alone is 0)")
+    return notes
+
+
+def _advice(parts: list[Part]) -> str:
+    largest = sorted((part for part in parts if part.stage != "both"), key=lambda part: -part.gb)[:3]
+    told = ", ".join(f"{part.stage} {part.name} {part.gb:.1f}" for part in largest)
+    return (
+        f"the largest parts are {told}; lora, gradient_checkpointing, more gradient_accumulation, an 8-bit optimizer, "
+        "shorter outputs or FSDP2 make them smaller"
+    )

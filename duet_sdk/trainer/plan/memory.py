@@ -1,0 +1,120 @@
+"""Where a GPU's memory goes, as formulae of shapes and settings.
+
+For each number that is trained: its weight (4 bytes in float32, 2 in bfloat16), its gradient (as its weight), and
+AdamW's two moments (8 bytes; 2 with 8-bit states). For each number that is not: its weight alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from duet_sdk.trainer.config import Model, TrainConfig
+from duet_sdk.trainer.plan.arithmetic import PolicyBatches
+from duet_sdk.trainer.plan.hardware import Hardware
+from duet_sdk.trainer.plan.shape import ModelShape
+
+RESERVE_GB = 3.0
+"""CUDA's context, NCCL's buffers and fragments of the allocator; what is seen on H100s lies between 2 and 4."""
+_LAYER_BYTES = 34
+"""Bytes of a layer's activations a token and hidden unit, with attention that stores no matrix.
+Source: arXiv 2205.05198, equation 2, without its quadratic term."""
+_LOGIT_BYTES = 8
+"""Of each logit: as the model gives it (2), its log-probability in float32 (4), its gradient (2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Memory that one thing takes on each training GPU."""
+
+    stage: str
+    """``reasoner``, ``generator``, or ``both``."""
+    name: str
+    gb: float
+    """In 10⁹ bytes."""
+    how: str
+    """The formula with its numbers."""
+    at_once: bool = True
+    """Whether it is held all the time; the policies' activations and caches are not there at the same time."""
+
+
+def policy_states(stage: str, part: Model, shape: ModelShape, hardware: Hardware) -> list[Part]:
+    """Weights, gradients and optimizer of a policy."""
+    base = shape.parameters
+    weight_bytes = 4 if part.weights == "float32" else 2
+    adapter = shape.adapter_parameters(part.lora.r) if part.lora is not None else 0
+    trained = adapter or base
+    adam_bytes = 2 if "8bit" in part.optimizer else 8
+    shards = hardware.processes if hardware.sharded else 1
+    over = f" / {shards} processes" if shards > 1 else ""
+    size = f"{base / 1e9:.2f} B"
+    rows = [Part(stage, "weights", base * weight_bytes / shards / 1e9, f"{size} × {weight_bytes} bytes{over}")]
+    if adapter:
+        size = f"{adapter / 1e9:.3f} B"
+        rows.append(Part(stage, "adapter", adapter * 4 / shards / 1e9, f"{size} × 4 bytes{over}"))
+    rows.append(Part(stage, "gradients", trained * 4 / shards / 1e9, f"{size} × 4 bytes{over}"))
+    rows.append(Part(stage, "Adam", trained * adam_bytes / shards / 1e9, f"{size} × {adam_bytes} bytes{over}"))
+    if part.kl > 0 and not adapter:
+        rows.append(
+            Part(stage, "starting model", base * weight_bytes / shards / 1e9, f"for kl: {size} × {weight_bytes}{over}")
+        )
+    return rows
+
+
+def activations(stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *, prompt_tokens: int) -> list[Part]:
+    """What one forward and backward pass holds, at the longest sequences."""
+    tokens = batch.per_device * (prompt_tokens + part.max_new_tokens)
+    inner = shape.hidden * _LAYER_BYTES
+    if part.gradient_checkpointing:
+        kept, how = shape.layers * shape.hidden * 2 + inner, f"{shape.layers} layers × 2 bytes + one whole"
+    else:
+        kept, how = shape.layers * inner, f"{shape.layers} layers × {_LAYER_BYTES} bytes"
+    logits = batch.per_device * part.max_new_tokens * shape.vocabulary
+    return [
+        Part(stage, "activations", tokens * kept / 1e9, f"{tokens} tokens × {shape.hidden} × ({how})", at_once=False),
+        Part(
+            stage,
+            "logits",
+            logits * _LOGIT_BYTES / 1e9,
+            f"{batch.per_device} × {part.max_new_tokens} × {shape.vocabulary} × {_LOGIT_BYTES} bytes",
+            at_once=False,
+        ),
+    ]
+
+
+def rollouts(
+    stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *, prompt_tokens: int, hardware: Hardware
+) -> list[Part]:
+    """What sampling holds on a training GPU."""
+    if part.vllm is not None and part.vllm.mode == "server":
+        return []
+    if part.vllm is not None:
+        share = part.vllm.gpu_memory_utilization
+        rows = [Part(stage, "vLLM", share * hardware.gpu_gb, f"{share:g} × {hardware.gpu_gb:g} GB")]
+    else:
+        tokens = batch.samples_per_process * (prompt_tokens + part.max_new_tokens)
+        gb = tokens * shape.kv_bytes / 1e9
+        how = f"{tokens} tokens × {shape.kv_bytes // 1024} KiB, all samples at once"
+        rows = [Part(stage, "keys and values", gb, how, at_once=False)]
+    return rows
+
+
+def engine_problem(stage: str, part: Model, shape: ModelShape, *, longest: int, gpu_gb: float) -> str | None:
+    """Why a vLLM engine could not hold its weights and one sequence of the longest; None where it can."""
+    if part.vllm is None:
+        return None
+    share = 0.9 if part.vllm.mode == "server" else part.vllm.gpu_memory_utilization
+    room = share * gpu_gb * part.vllm.tensor_parallel_size
+    weights, length = shape.parameters * 2 / 1e9, part.vllm.max_model_length or shape.window or longest
+    cache = length * shape.kv_bytes / 1e9
+    if weights + cache > room:
+        return (
+            f"the {stage}'s vLLM has {room:.1f} GB and needs {weights:.1f} for weights and {cache:.1f} for one "
+            f"sequence of {length} tokens; raise gpu_memory_utilization or lower max_model_length"
+        )
+    return None
+
+
+def longest_prompts(config: TrainConfig) -> dict[str, int]:
+    """Tokens of each policy's longest prompt; the generator reads question and signal."""
+    question = config.data.max_prompt_tokens
+    return {"reasoner": question, "generator": question + config.reasoner.max_new_tokens}

@@ -1,0 +1,65 @@
+"""A plan on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duet_sdk.trainer.plan.make import Plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def print_plan(plan: Plan, screen: Console) -> None:
+    """Print batches, memory by part, launch lines, notes and what does not fit."""
+    from rich.markup import escape
+
+    screen.print(_batches(plan))
+    if plan.parts:
+        screen.print(_memory(plan))
+    screen.print("[bold]start with[/bold]")
+    for line in plan.launch:
+        # Longer than the screen is wide rather than broken: it is meant to be copied.
+        screen.print(f"  {line}", markup=False, soft_wrap=True, highlight=False)
+    for note in plan.notes:
+        screen.print(f"[dim]note:[/dim] {escape(note)}", soft_wrap=True, highlight=False)
+    for problem in plan.problems:
+        screen.print(f"[red]does not fit:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
+    if plan.fits:
+        screen.print("[green]nothing speaks against it[/green] (computed, not measured)", highlight=False)
+
+
+def _batches(plan: Plan) -> Table:
+    from rich.table import Table
+
+    made = plan.batches
+    table = Table("a round", "reasoner", "generator", title_justify="left")
+    one, two = made.reasoner, made.generator
+    table.add_row(
+        "samples", f"{made.questions} × {made.signals}", f"{made.questions} × {made.signals} × {made.answers}"
+    )
+    rows = {
+        "of one process": (one.samples_per_process, two.samples_per_process),
+        "updates": (one.updates, two.updates),
+        "passes of an update": (one.passes, two.passes),
+        "sequences of a pass": (one.per_device, two.per_device),
+    }
+    for name, (reasoner, generator) in rows.items():
+        table.add_row(name, str(reasoner), str(generator))
+    rounds = "unknown until the data is read" if made.rounds is None else str(made.rounds)
+    table.caption = f"{made.processes} processes · {made.graded} answers graded a round · rounds: {rounds}"
+    return table
+
+
+def _memory(plan: Plan) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("memory of a GPU", "part", "GB", "how")
+    for part in plan.parts:
+        always = "" if part.at_once else " (passing)"
+        table.add_row(part.stage, part.name + always, f"{part.gb:.1f}", escape(part.how))
+    of = f" of {plan.hardware.gpu_gb:g}" if plan.hardware.gpus else ""
+    table.caption = f"peak about {plan.peak_gb:.0f} GB{of}; of what is passing, the larger counts"
+    return table

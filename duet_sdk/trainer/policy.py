@@ -1,0 +1,106 @@
+"""One policy: TRL's GRPOTrainer with rewards and advantages from outside."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from trl import GRPOTrainer
+
+from duet_sdk.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CITATION = (
+    "@misc{duet2026, title = {When Less is Enough: Efficient Inference via Collaborative Reasoning}, "
+    "eprint = {2605.01111}, archivePrefix = {arXiv}, year = {2026}}"
+)
+
+
+class Policy(GRPOTrainer):  # type: ignore[misc]
+    """A GRPOTrainer whose advantages are set, one for each sample of the round on this process.
+
+    TRL computes its own as well, from the rewards, for its logs; what is trained on are those of
+    `duet_sdk.trainer.objective`, which knows more forms.
+    """
+
+    _name = "DUET"
+    _tag_names: ClassVar[list[str]] = ["trl", "grpo", "duet"]
+    _paper: ClassVar[dict[str, str]] = {
+        "title": "When Less is Enough: Efficient Inference via Collaborative Reasoning",
+        "id": "2605.01111",
+        "citation": _CITATION,
+    }
+
+    advantages: torch.Tensor | None = None
+    """(samples,); set by the reward function, used once."""
+    log_prefix = ""
+    """Before the names of its metrics, so that two policies can share a tracker."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], each: int) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Samples by this policy's engine, and their tokens' log-probabilities where the engine tells them.
+
+        Args:
+            prompts: token ids; each prompt stands ``each`` times in a row.
+            each: how often.
+        """
+        ids = [list(prompt) for prompt in prompts]
+        # The one door to all of TRL's engines (transformers, vLLM beside or behind a server), and private.
+        sampled, logprobs = self._generate_single_turn(ids, None, {}, each)
+        return sampled, logprobs
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        advantages, self.advantages = self.advantages, None
+        if advantages is None or advantages.shape != output["advantages"].shape:
+            raise TrainingError(
+                f"no advantages were set for a round of {len(inputs)} samples; this version of TRL calls the reward "
+                "function otherwise than DUET expects (docs/training.md names the versions)"
+            )
+        output["advantages"] = advantages.to(output["advantages"])
+        return output
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """As TRL's; a loss that is no number ends the run before it reaches the weights."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        # All processes stop together: one that waits for another's gradients would hang.
+        if not bool(self.accelerator.gather(torch.isfinite(loss.detach()).float()).min() > 0):
+            raise TrainingError(
+                f"the {self.log_prefix.rstrip('/') or 'policy'}'s loss is {float(loss.detach())} at step "
+                f"{self.state.global_step}: lower its learning_rate, or take precision float32 or bf16; the last "
+                "checkpoint is as it was"
+            )
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As TRL's; a disk that is full ends the run in words, and leaves no half checkpoint."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as err:
+            step = self.state.global_step
+            shutil.rmtree(Path(self.args.output_dir, f"checkpoint-{step}"), ignore_errors=True)
+            raise TrainingError(
+                f"the checkpoint of step {step} cannot be written to {self.args.output_dir}: {err}; make room there "
+                "(training.keep says how many are kept) and resume: earlier checkpoints are as they were"
+            ) from err
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As TRL's; the learning rate is the configured one, also where the checkpoint had another."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.lr_scheduler is None or self.optimizer is None:
+            return
+        scheduler, rate = self.lr_scheduler, self.args.learning_rate
+        for group, old in zip(self.optimizer.param_groups, scheduler.base_lrs, strict=True):
+            if old != rate:
+                group["initial_lr"], group["lr"] = rate, group["lr"] * rate / old
+        scheduler.base_lrs = [rate for _ in scheduler.base_lrs]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As TRL's, under this policy's prefix."""
+        if self.log_prefix and self.args.report_to:
+            logs = {f"{self.log_prefix}{name}": value for name, value in logs.items()}
+        super().log(logs, start_time)

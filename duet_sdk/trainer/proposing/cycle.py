@@ -1,0 +1,165 @@
+"""One cycle: fresh signals, an adapted generator that screens rules, the reasoner retrained, accepted or rolled back.
+
+The generator that has read signals with random rules applied finds out by itself which parts it needs: needless ones
+cost it no accuracy when they are gone, results cost it all.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from duet_sdk.trainer.proposing.rules import apply_all, text_rules, word_rules
+from duet_sdk.trainer.supervised import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duet_sdk.trainer.config import Propose
+    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.trainer.journal import Journal
+    from duet_sdk.trainer.proposing.rules import Rule
+    from duet_sdk.trainer.question import Grader, Question
+
+
+class Tuner(Protocol):
+    """Supervised tuning of one of the two models; gives a tuned copy and leaves the given one as it is."""
+
+    def __call__(self, pair: PairModels, stage: str, rows: Sequence[Row], steps: int) -> PairModels:
+        """The pair with that stage tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """How a pair does when both sample."""
+
+    accuracy: float
+    tokens: float
+    """Mean of a signal."""
+    signals: list[str]
+    right: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """What every cycle works with."""
+
+    settings: Propose
+    grader: Grader
+    tune: Tuner
+    journal: Journal
+
+    def run(self, pair: PairModels, questions: Sequence[Question], held: Sequence[Question], number: int) -> PairModels:
+        """The pair after a cycle: retrained where that held its accuracy on ``held``, else as it was."""
+        fresh = replace(pair, temperature=1.0, seed=pair.seed + 1000 * number)
+        before = self.measure(fresh, held)
+        seen = self.measure(fresh, questions)
+        candidates = word_rules(seen.signals) if self.settings.rules == "tokens" else text_rules()
+        candidates = [rule for rule in candidates if self._saves(rule, seen.signals, questions) > 0]
+        self._tell(number, "proposal", f"{len(candidates)} rules: {', '.join(rule.name for rule in candidates)}")
+        if not candidates:
+            return pair
+        adapted = self._adapt(fresh, questions, seen, candidates, number)
+        chosen = self._screen(adapted, questions, seen, candidates, number)
+        for attempt in range(self.settings.back_tracks + 1):
+            if not chosen:
+                break
+            learned = self._learn(fresh, questions, seen, chosen)
+            after = self.measure(learned, held)
+            kept = after.accuracy >= before.accuracy - self.settings.accept_drop and after.tokens < before.tokens
+            self._tell(
+                number,
+                "verdict",
+                f"{'accepted' if kept else 'rolled back'}: accuracy {before.accuracy:.3f} → {after.accuracy:.3f}, "
+                f"tokens {before.tokens:.1f} → {after.tokens:.1f} with {', '.join(rule.name for rule in chosen)}",
+                attempt=attempt,
+                accepted=kept,
+            )
+            if kept:
+                return replace(learned, temperature=pair.temperature, seed=pair.seed)
+            chosen = chosen[: len(chosen) // 2]
+        return pair
+
+    def measure(self, pair: PairModels, questions: Sequence[Question]) -> Sampled:
+        """Sampled accuracy and length."""
+        written = pair.signals(questions)
+        texts = [signal.text for signal in written]
+        grades = self.grader.grade(questions, pair.answers(questions, texts))
+        tokens = sum(signal.tokens for signal in written) / len(written)
+        return Sampled(sum(grades) / len(grades), tokens, texts, [grade >= 1 for grade in grades])
+
+    def _saves(self, rule: Rule, signals: Sequence[str], questions: Sequence[Question]) -> float:
+        """Words that a rule deletes from a signal."""
+        lost = (
+            len(signal.split()) - len(rule.apply(signal, question.text).split())
+            for signal, question in zip(signals, questions, strict=True)
+        )
+        return sum(lost) / len(signals)
+
+    def _adapt(
+        self, pair: PairModels, questions: Sequence[Question], seen: Sampled, rules: Sequence[Rule], number: int
+    ) -> PairModels:
+        """The generator tuned on right signals with a random half of a random share of the rules applied."""
+        rng = random.Random(pair.seed + number)
+        rows = []
+        for question, signal, right in zip(questions, seen.signals, seen.right, strict=True):
+            if right:
+                share = rng.random()
+                drawn = [rule for rule in rules if rng.random() < share / 2]
+                rows.append(_answer_row(pair, question, apply_all(drawn, signal, question.text)))
+        return self.tune(pair, "generator", rows, self.settings.adapt_steps) if rows else pair
+
+    def _screen(
+        self, pair: PairModels, questions: Sequence[Question], seen: Sampled, rules: Sequence[Rule], number: int
+    ) -> list[Rule]:
+        """Rules without whose words the adapted generator answers as well, as many as hold together.
+
+        Those that save most come first, one that deletes content at most.
+        """
+        places = [at for at, right in enumerate(seen.right) if right]
+        asked, signals = [questions[at] for at in places], [seen.signals[at] for at in places]
+
+        def accuracy(chosen: Sequence[Rule]) -> float:
+            pruned = [apply_all(chosen, one, question.text) for one, question in zip(signals, asked, strict=True)]
+            return sum(self.grader.grade(asked, pair.answers(asked, pruned))) / len(asked)
+
+        whole = accuracy([])
+        passed: list[Rule] = []
+        for rule in rules:
+            found = accuracy([rule])
+            good = found >= self.settings.screen_accuracy * whole
+            self._tell(number, "screen", f"{rule.name}: {found:.3f} of {whole:.3f}", passed=good)
+            if good:
+                passed.append(rule)
+        passed.sort(key=lambda rule: -self._saves(rule, signals, asked))
+        chosen: list[Rule] = []
+        for rule in passed:
+            if len(chosen) == self.settings.max_rules or (rule.content and any(one.content for one in chosen)):
+                continue
+            if accuracy([*chosen, rule]) >= self.settings.screen_accuracy * whole:
+                chosen.append(rule)
+        return chosen
+
+    def _learn(
+        self, pair: PairModels, questions: Sequence[Question], seen: Sampled, rules: Sequence[Rule]
+    ) -> PairModels:
+        """Both tuned on the reasoner's right signals under one rule set."""
+        pruned = [
+            (question, apply_all(rules, signal, question.text))
+            for question, signal, right in zip(questions, seen.signals, seen.right, strict=True)
+            if right
+        ]
+        writing = [
+            Row(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids(text)) for question, text in pruned
+        ]
+        learned = self.tune(pair, "reasoner", writing, self.settings.tune_steps)
+        reading = [_answer_row(pair, question, text) for question, text in pruned]
+        return self.tune(learned, "generator", reading, self.settings.adapt_steps)
+
+    def _tell(self, number: int, kind: str, what: str, **facts: bool | int) -> None:
+        self.journal.decision(kind, what, cycle=number, **facts)
+
+
+def _answer_row(pair: PairModels, question: Question, signal: str) -> Row:
+    return Row(pair.prompts.guided_ids(question.messages, signal), pair.answer_ids(question.answer))

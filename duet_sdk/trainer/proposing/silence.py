@@ -1,0 +1,53 @@
+"""Empty signals, proposed where the generator alone is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from duet_sdk.trainer.supervised import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.trainer.proposing.cycle import Cycle
+    from duet_sdk.trainer.question import Question
+
+_CHECKS = 4
+"""Answers without a signal that must all be right."""
+
+
+def propose_silence(
+    cycle: Cycle, pair: PairModels, questions: Sequence[Question], held: Sequence[Question]
+) -> PairModels:
+    """The pair whose reasoner is silent where the generator alone is right, if that held its accuracy on ``held``.
+
+    Everywhere else the reasoner is tuned on its own right signals as they are, so that it forgets nothing.
+    """
+    fresh = replace(pair, temperature=1.0)
+    before = cycle.measure(fresh, held)
+    seen = cycle.measure(fresh, questions)
+    needless = [True] * len(questions)
+    for check in range(_CHECKS):
+        drawn = replace(fresh, seed=pair.seed + check)
+        grades = cycle.grader.grade(questions, drawn.answers(questions, [""] * len(questions)))
+        needless = [so_far and grade >= 1 for so_far, grade in zip(needless, grades, strict=True)]
+    rows = [
+        Row(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids("" if silent else signal))
+        for question, signal, silent, right in zip(questions, seen.signals, needless, seen.right, strict=True)
+        if silent or right
+    ]
+    cycle.journal.decision("proposal", f"silence at {sum(needless)} of {len(questions)} questions")
+    if not any(needless):
+        return pair
+    learned = cycle.tune(fresh, "reasoner", rows, cycle.settings.tune_steps)
+    after = cycle.measure(learned, held)
+    kept = after.accuracy >= before.accuracy - cycle.settings.accept_drop and after.tokens < before.tokens
+    cycle.journal.decision(
+        "verdict",
+        f"silence {'accepted' if kept else 'rolled back'}: accuracy {before.accuracy:.3f} → {after.accuracy:.3f}, "
+        f"tokens {before.tokens:.1f} → {after.tokens:.1f}",
+        accepted=kept,
+    )
+    return replace(learned, temperature=pair.temperature) if kept else pair

@@ -1,0 +1,42 @@
+"""A question with its right answer, as the trainer holds it, and what grades an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from duet_sdk.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row of the data.
+
+    >>> from duet_sdk.types import Message
+    >>> Question((Message("user", "2+2?"),), "4").text
+    '2+2?'
+    """
+
+    messages: tuple[Message, ...]
+    """The conversation, a user's message last."""
+    answer: str
+    """The right answer, as the grader reads it."""
+    source: str = ""
+    """File and line, or data set and row."""
+    columns: Mapping[str, JsonValue] = field(default_factory=dict)
+    """The other columns of its row, for graders."""
+
+    @property
+    def text(self) -> str:
+        """The last message's text."""
+        return self.messages[-1].text
+
+
+class Grader(Protocol):
+    """Grades answers; the same for guided and alone ones, or their difference says nothing."""
+
+    def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        """A grade in [0, 1] for each answer; 0 where it cannot be read or grading took too long."""

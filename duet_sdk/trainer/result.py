@@ -1,0 +1,127 @@
+"""What a run leaves: its pair, and what was measured of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duet_sdk.errors import PairError, TrainingError
+from duet_sdk.pair.trained import TrainedModel, TrainingFacts, limit_for, save_trained
+from duet_sdk.trainer.quiet import quiet
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from duet_sdk.pair import Pair
+    from duet_sdk.trainer.build import StageName, Start
+    from duet_sdk.trainer.config import Model, TrainConfig
+    from duet_sdk.trainer.policy import Policy
+    from duet_sdk.trainer.validation import Validated
+
+PAIR = "pair"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "LICENSE*")
+"""Taken from the starting model byte by byte, so that what the pair pins is what it was trained with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    config: TrainConfig
+    start: Start
+    data: dict[str, JsonValue]
+    rounds: int
+    validated: Validated | None
+
+    @property
+    def signal_tokens(self) -> int:
+        """The limit that the pair is served with: what validation's signals need, at most what training allowed."""
+        most = self.config.reasoner.max_new_tokens
+        if self.validated is None:
+            return most
+        return min(most, limit_for(self.validated.lengths))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As ``result.json`` holds it."""
+        return {
+            "rounds": self.rounds,
+            "validation": self.validated.row if self.validated else None,
+            "signal_tokens": self.signal_tokens,
+            "data": self.data,
+        }
+
+
+def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: bool) -> Pair | None:
+    """Write the pair into the run's folder; None on processes that do not write, which must call this, too.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    config = outcome.config
+    data = config.data
+    with quiet(), tempfile.TemporaryDirectory(prefix=".pair-", dir=config.output) as staging:
+        folders: dict[StageName, Path] = {
+            "reasoner": _export(reasoner, "reasoner", outcome, Path(staging, "reasoner"), writes=writes),
+            "generator": _export(generator, "generator", outcome, Path(staging, "generator"), writes=writes),
+        }
+        if not writes:
+            return None
+        facts = TrainingFacts(
+            signal_tokens=outcome.signal_tokens,
+            answer_tokens=config.generator.max_new_tokens,
+            training=config.model_dump(mode="json", exclude={"output"}),
+            data=outcome.data,
+            metrics=outcome.validated.row if outcome.validated else {},
+            tasks=data.tasks,
+            language=data.language,
+            toy=config.toy,
+        )
+        parts: dict[StageName, Model] = {"reasoner": config.reasoner, "generator": config.generator}
+        trained = [
+            TrainedModel(
+                folders[stage],
+                base=str(outcome.start.folder(stage)) if part.lora else part.model,
+                revision=part.revision,
+                licence=part.licence,
+            )
+            for stage, part in parts.items()
+        ]
+        try:
+            return save_trained(config.output / PAIR, reasoner=trained[0], generator=trained[1], facts=facts)
+        except PairError as err:
+            raise TrainingError(f"the run is done, but its pair could not be written: {err}") from err
+
+
+def _export(policy: Policy, stage: StageName, outcome: Outcome, target: Path, *, writes: bool) -> Path:
+    """One policy's weights in safetensors, with the starting model's tokenizer and generation settings."""
+    from transformers import GenerationConfig
+
+    model = policy.accelerator.unwrap_model(policy.model)
+    state = policy.accelerator.get_state_dict(policy.model)  # gathers shards: every process takes part
+    if not writes:
+        return target
+    source = outcome.start.folder(stage)
+    dtype = getattr(model.config, "dtype", None)
+    start_dtype = _dtype_of(source)
+    if start_dtype is not None and start_dtype != dtype:
+        state = {name: value.to(start_dtype) if value.is_floating_point() else value for name, value in state.items()}
+    model.save_pretrained(target, state_dict=state)
+    # Training stopped the reasoner at its closing tag by an end token more; serving does that by a stop text.
+    if (source / "generation_config.json").is_file():
+        GenerationConfig.from_pretrained(source).save_pretrained(target)
+    for pattern in _TOKENIZER:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)
+    return target
+
+
+def _dtype_of(folder: Path) -> object:
+    """The type in which the starting model keeps its weights; None where it does not say."""
+    import torch
+    from transformers import AutoConfig
+
+    named = getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "dtype", None)
+    return named if isinstance(named, torch.dtype) else None

@@ -1,0 +1,179 @@
+"""The demonstration: from nothing to a trained toy pair, measured before and after."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from duet_sdk.errors import TrainingError
+from duet_sdk.trainer.toy.teach import Lesson, teach
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from duet_sdk.trainer.config import TrainConfig
+    from duet_sdk.trainer.evaluation import Evaluation
+    from duet_sdk.trainer.joint import JointTrainer, Trained
+    from duet_sdk.trainer.toy.family import Chain
+
+SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much the demonstration does."""
+
+    lesson: Lesson = field(default_factory=Lesson)
+    rounds: int = 100
+    questions: int = 600
+    """Held-out ones, before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What it found."""
+
+    before: dict[Hashable, Evaluation]
+    """By number of operations; None for all at seen lengths."""
+    after: dict[Hashable, Evaluation]
+    longer: tuple[Evaluation, Evaluation]
+    """On longer chains than were ever trained on, before and after."""
+    trained: Trained
+    seconds: dict[str, float]
+
+    @property
+    def saved(self) -> float:
+        """Share of the reasoner's tokens that are gone."""
+        return 1 - self.after[None].tokens_mean / self.before[None].tokens_mean
+
+    @property
+    def held(self) -> bool:
+        """Whether accuracy is not below the start, as far as so many questions can tell."""
+        return self.after[None].guided_interval[1] >= self.before[None].guided >= 0 and (
+            self.after[None].guided >= self.before[None].guided_interval[0]
+        )
+
+
+def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> Shown:
+    """Teach both models from random weights, train them jointly, and measure the pair before and after."""
+    from duet_sdk.trainer.grading import Checked, Exact
+    from duet_sdk.trainer.joint import JointTrainer
+    from duet_sdk.trainer.toy import family
+
+    began, seconds = time.monotonic(), {}
+    _teach_both(folder, scale.lesson, tell)
+    seconds["teaching"] = time.monotonic() - began
+    config = configure(folder, scale)
+    questions = family.chains(
+        5000 + scale.lesson.seed, config.rollout.questions * scale.rounds, lengths=scale.lesson.lengths
+    )
+    seen = sorted(set(scale.lesson.lengths))
+    held = family.chains(9000, scale.questions, lengths=seen, held_out=True)
+    longer = family.chains(9001, scale.questions // 3, lengths=[seen[-1] + 1, seen[-1] + 2], held_out=True)
+    grader = Checked(Exact())
+    validation = [one.question() for one in family.chains(9002, 200, lengths=seen, held_out=True)]
+    trainer = JointTrainer(
+        config, questions=[one.question() for one in questions], validation=validation, grader=grader
+    )
+    before, before_longer = (_measure(trainer, None, chains) for chains in (held, longer))
+    tell(f"before: {before[None].tokens_mean:.1f} tokens of the reasoner, accuracy {before[None].guided:.3f}")
+    began = time.monotonic()
+    trained = trainer.train()
+    seconds["joint training"] = time.monotonic() - began
+    after, after_longer = (_measure(trainer, trained, chains) for chains in (held, longer))
+    return Shown(before, after, (before_longer[None], after_longer[None]), trained, seconds)
+
+
+def configure(folder: Path, scale: Scale) -> TrainConfig:
+    """The run of the demonstration; also written down, as a file that `duet train run` takes."""
+    from duet_sdk.trainer.files import checked
+
+    values: dict[str, object] = {
+        "output": str(folder / "run"),
+        "toy": True,
+        "seed": scale.lesson.seed,
+        "reasoner": {
+            "model": str(folder / "start" / "reasoner"),
+            "learning_rate": 1.5e-4,
+            "max_new_tokens": SIGNAL_TOKENS,
+        },
+        "generator": {
+            "model": str(folder / "start" / "generator"),
+            "learning_rate": 1e-4,
+            "max_new_tokens": ANSWER_TOKENS,
+        },
+        "data": {
+            "train": str(folder / "questions.jsonl"),
+            "max_prompt_tokens": 64,
+            "language": "en",
+            "tasks": ["chained arithmetic on a dial of ten marks (toy)"],
+            "grading": {"grader": "exact"},
+        },
+        "rollout": {"questions": 16, "signals": 8, "answers": 2, "mini_batches": 1},
+        "training": {
+            "rounds": scale.rounds,
+            "precision": "float32",
+            "use_cpu": True,
+            "adam_beta2": 0.99,
+            "save_every": 25,
+            "validate_every": 20,
+            "validation_questions": 200,
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.yaml").write_text(json.dumps(values, indent=2), encoding="utf-8")  # JSON is YAML
+    return checked(values, str(folder / "run.yaml"))
+
+
+def _teach_both(folder: Path, lesson: Lesson, tell: Callable[[str], None]) -> None:
+    """Each model in a process of its own, as there are two cores."""
+    context = multiprocessing.get_context("spawn")
+    lines: multiprocessing.SimpleQueue[str] = context.SimpleQueue()
+    workers = [
+        context.Process(target=_teach_one, args=(stage, folder / "start" / stage, lesson, lines))
+        for stage in ("reasoner", "generator")
+    ]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers) or not lines.empty():
+        if lines.empty():
+            time.sleep(0.2)
+        else:
+            tell(lines.get())
+    for worker in workers:
+        worker.join()
+        if worker.exitcode:
+            raise TrainingError(f"teaching a toy model failed with exit code {worker.exitcode}; its error stands above")
+
+
+def _teach_one(stage: str, folder: Path, lesson: Lesson, lines: multiprocessing.SimpleQueue[str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    teach("reasoner" if stage == "reasoner" else "generator", folder, lesson, tell=lines.put)
+
+
+def _measure(trainer: JointTrainer, trained: Trained | None, chains: list[Chain]) -> dict[Hashable, Evaluation]:
+    """Greedily, by length of chain."""
+    from transformers import AutoModelForCausalLM
+
+    from duet_sdk.trainer.evaluation import PairModels, evaluate
+    from duet_sdk.trainer.quiet import quiet
+
+    start = trainer.start
+    if trained is None:
+        with quiet():
+            reasoner: PreTrainedModel = AutoModelForCausalLM.from_pretrained(start.reasoner)
+            generator: PreTrainedModel = AutoModelForCausalLM.from_pretrained(start.generator)
+    else:
+        reasoner, generator = trained.reasoner, trained.generator
+    pair = PairModels(reasoner, generator, trainer.prompts, SIGNAL_TOKENS, ANSWER_TOKENS)
+    with quiet():
+        questions = [one.question() for one in chains]
+        return evaluate(pair, questions, trainer.grader, group=lambda at: len(chains[at].steps))

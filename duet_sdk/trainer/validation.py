@@ -1,0 +1,103 @@
+"""How well a pair does on questions it was not trained on, sampled by the policies' own engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from duet_sdk.trainer.facts import stands_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import JsonValue
+
+    from duet_sdk.trainer.coupling import Coupling
+    from duet_sdk.trainer.journal import Journal
+    from duet_sdk.trainer.question import Question
+
+_SEED = 7919
+"""Of every validation, so that they differ by the models alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """What a validation found."""
+
+    row: dict[str, JsonValue]
+    """As ``metrics.jsonl`` holds it."""
+    lengths: list[int]
+    """Tokens of each signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Validates a pair in training. Leaves the random state of training as it was."""
+
+    coupling: Coupling
+    questions: Sequence[Question]
+    """Of this process; the same number on all."""
+    journal: Journal
+    samples: int
+    """Samples to keep."""
+
+    def run(self, round_number: int) -> Validated:
+        """Ask every question once with a signal and once without, and write down the result."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_SEED)
+            table = self._table(round_number)
+        accelerator = self.coupling.reasoner.accelerator
+        table = accelerator.gather(table.to(accelerator.device)).double().cpu()
+        guided, alone, tokens, empty, leak = table.T
+        row: dict[str, JsonValue] = {
+            "round": round_number,
+            "phase": "validation",
+            "questions": len(table),
+            "guided": float(guided.mean()),
+            "alone": float(alone.mean()),
+            "utility": float(guided.mean() - alone.mean()),
+            "tokens_mean": float(tokens.mean()),
+            "tokens_p50": float(tokens.quantile(0.5)),
+            "tokens_p95": float(tokens.quantile(0.95)),
+            "empty": float(empty.mean()),
+            "leak_rate": float(leak.mean()),
+        }
+        self.journal.metrics(row)
+        return Validated(row, [int(one) for one in tokens])
+
+    def _table(self, round_number: int) -> torch.Tensor:
+        """A row for each question of this process."""
+        coupling, prompts = self.coupling, self.coupling.prompts
+        messages = [question.messages for question in self.questions]
+        ends = frozenset(coupling.reasoner.eos_token_ids)
+        sampled, _ = coupling.reasoner.sample([prompts.ask_ids(one) for one in messages], 1)
+        signals = [prompts.signal(one, ends=ends) for one in sampled]
+        asked = [prompts.guided_ids(one, signal.text) for one, signal in zip(messages, signals, strict=True)]
+        written, _ = coupling.generator.sample([*asked, *(prompts.alone_ids(one) for one in messages)], 1)
+        texts = [prompts.answer_text(one) for one in written]
+        number = len(messages)
+        guided = coupling.grader.grade(self.questions, texts[:number])
+        alone = coupling.grader.grade(self.questions, texts[number:])
+        for at in range(min(self.samples, number)):
+            self.journal.sample(
+                {
+                    "round": round_number,
+                    "question": self.questions[at].text,
+                    "signal": signals[at].text,
+                    "tokens": signals[at].tokens,
+                    "answer": texts[at],
+                    "alone": texts[number + at],
+                    "grade": guided[at],
+                    "right": self.questions[at].answer,
+                }
+            )
+        facts = zip(self.questions, signals, guided, alone, strict=True)
+        return torch.tensor(
+            [
+                [right, without, signal.tokens, float(not signal.text), stands_in(question.answer, signal.text)]
+                for question, signal, right, without in facts
+            ]
+        )

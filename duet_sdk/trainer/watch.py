@@ -1,0 +1,195 @@
+"""What happens around the rounds of a run: schedule, guard, checkpoints, signals from outside, and what is logged."""
+
+from __future__ import annotations
+
+import math
+import signal as os_signal
+import threading
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from duet_sdk.trainer import guard as watching
+from duet_sdk.trainer import schedule
+from duet_sdk.trainer.guard import WatchState
+from duet_sdk.trainer.schedule import ScheduleState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pydantic import JsonValue
+
+    from duet_sdk.trainer.build import StageName
+    from duet_sdk.trainer.checkpoints import Checkpoints
+    from duet_sdk.trainer.config import TrainConfig
+    from duet_sdk.trainer.coupling import Setting
+    from duet_sdk.trainer.facts import RoundFacts
+    from duet_sdk.trainer.journal import Journal
+    from duet_sdk.trainer.policy import Policy
+
+_KEPT_LOGS = ("loss", "grad_norm", "entropy", "kl", "clip_ratio/region_mean", "learning_rate")
+
+
+class Watch:
+    """One leg of a run, from its start or a checkpoint on.
+
+    Attributes:
+        round: rounds done, that under way included.
+        collapsed: what the guard saw when it ended the leg, None where it did not.
+        stopped: whether a signal from outside ended it.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        setting: Setting,
+        journal: Journal,
+        checkpoints: Checkpoints,
+        *,
+        gentler: int = 0,
+    ) -> None:
+        self.round = 0
+        self.collapsed: str | None = None
+        self.stopped = False
+        self._validate: Callable[[int], object] | None = None
+        self._config, self._setting = config, setting
+        self._journal, self._checkpoints = journal, checkpoints
+        self._gentler = gentler
+        self._schedule = schedule.start(setting.objective)
+        self._guard = WatchState()
+        self._asked_to_stop = threading.Event()
+        self._row: dict[str, JsonValue] = {}
+        self._policies: dict[StageName, Policy] = {}
+
+    def attach(self, reasoner: Policy, generator: Policy, *, validate: Callable[[int], object]) -> None:
+        """Watch these two; ``validate`` measures them after a round."""
+        self._policies = {"reasoner": reasoner, "generator": generator}
+        self._validate = validate
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.round = int(state["round"])
+        self._schedule = ScheduleState.from_json(state["schedule"])
+        self._guard = WatchState.from_json(state["guard"])
+        # A run that goes back more gently takes the checkpoint's lambda with less weight, too.
+        objective = self._setting.objective
+        self._schedule = replace(self._schedule, lam=min(self._schedule.lam, objective.lam_max))
+        self._setting.lam = self._schedule.lam
+
+    def callback(self, stage: StageName) -> TrainerCallback:
+        """What a policy's trainer tells of its steps."""
+        return _Steps(self, stage)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM as the wish to save and stop after the round; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = os_signal.signal(os_signal.SIGTERM, lambda *_: self._asked_to_stop.set())
+        try:
+            yield
+        finally:
+            os_signal.signal(os_signal.SIGTERM, before)
+
+    def before_round(self) -> None:
+        """A round begins that both policies will see to its end, also where it is the last."""
+        self.round += 1
+        self.stopped = self.stopped or self._anyone_asked_to_stop()
+
+    def on_round(self, facts: RoundFacts) -> None:
+        """A round is graded: the generator is updated, the reasoner will be."""
+        objective = self._setting.objective
+        self._schedule = schedule.advance(self._schedule, objective, accuracy=facts.guided, length=facts.tokens_mean)
+        self._setting.lam = self._schedule.lam
+        self._row = {
+            "round": self.round,
+            "phase": "train",
+            **asdict(facts),
+            "utility": facts.utility,
+            "alpha": objective.alpha if objective.reward == "gated" else None,
+        }
+        if self._config.guard.enabled:
+            self._guard, findings = watching.observe(self._guard, facts, self._config.guard)
+            self._tell(findings)
+
+    def step_ended(self, stage: StageName, step: int, control: Any) -> None:
+        """A policy took an optimizer step; says whether to save and whether to stop."""
+        if step % self._config.rollout.mini_batches:
+            return
+        if self.stopped:
+            control.should_save = True
+        if stage == "reasoner":
+            if self.stopped or self.collapsed is not None:
+                control.should_training_stop = True
+                return
+            every = self._config.training.validate_every
+            if self._validate is not None and every and self.round % every == 0:
+                self._validate(self.round)
+
+    def logged(self, stage: StageName, logs: Mapping[str, float]) -> None:
+        """A policy's trainer logged; the reasoner's closes the round."""
+        if "loss" not in logs:
+            return
+        for name in _KEPT_LOGS:
+            value = logs.get(name)
+            if value is not None:
+                self._row[f"{name}_{stage}".replace("/", "_")] = float(value)
+        if stage == "generator":
+            return
+        for name in ("entropy", "kl"):
+            self._row[name] = self._row.get(f"{name}_reasoner")
+        entropy = logs.get("entropy")
+        if self._config.guard.enabled and entropy is not None and math.isfinite(entropy):
+            self._guard, findings = watching.observe_entropy(self._guard, entropy, self._config.guard)
+            self._tell(findings)
+        self._journal.metrics(self._row)
+
+    def saved(self, stage: StageName, step: int) -> None:
+        """A policy's checkpoint is written but for its marker."""
+        if not self._journal.writes:
+            return
+        state: dict[str, JsonValue] = {
+            "round": self.round,
+            "schedule": self._schedule.to_json(),
+            "guard": self._guard.to_json(),
+            "good": self._guard.good,
+            "gentler": self._gentler,
+            "config": self._config.model_dump(mode="json"),
+        }
+        self._checkpoints.mark(stage, step, state)
+
+    def _tell(self, findings: list[watching.Finding]) -> None:
+        for finding in findings:
+            self._journal.decision(finding.kind, finding.what, round=self.round)
+            if finding.kind == "collapse":
+                self.collapsed = finding.what
+
+    def _anyone_asked_to_stop(self) -> bool:
+        """Whether any process was asked to; all stop after the same round."""
+        accelerator = self._policies["reasoner"].accelerator
+        mine = torch.tensor([float(self._asked_to_stop.is_set())], device=accelerator.device)
+        return bool(accelerator.gather(mine).max() > 0)
+
+
+class _Steps(TrainerCallback):
+    """Passes on what one policy's trainer tells."""
+
+    def __init__(self, watch: Watch, stage: StageName) -> None:
+        self._watch, self._stage = watch, stage
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """As transformers calls it."""
+        self._watch.step_ended(self._stage, state.global_step, control)
+        return control
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """As transformers calls it."""
+        self._watch.logged(self._stage, logs or {})
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """As transformers calls it."""
+        self._watch.saved(self._stage, state.global_step)

@@ -1,0 +1,349 @@
+"""Graders: what counts as right, what cannot be read, and what becomes of a grader that hangs or fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.trainer.grading import Attempt, Checked, Exact, Grade, MultipleChoice, find_grader
+from duet_sdk.trainer.grading.plain import final_answer, plain_form
+from duet_sdk.trainer.question import Question
+from duet_sdk.types import Message
+
+QUESTION = Question((Message("user", "How many?"),), "1", "set, row 0", {"level": 3})
+
+OWN = """
+import time
+
+def long_enough(prompts, completions, answer, **columns):
+    return [float(len(chat[-1]["content"]) >= int(wanted)) for chat, wanted in zip(completions, answer)]
+
+def asks(prompts, completions, level, **columns):
+    return [float(chat[0]["content"] == "easy?" and rank == 3) for chat, rank in zip(prompts, level)]
+
+def hangs_on_slow(prompts, completions, **columns):
+    if any("slow" in chat[-1]["content"] for chat in completions):
+        time.sleep(600)
+    return [1.0] * len(completions)
+
+def raises_on_odd(completions, **columns):
+    if any("odd" in chat[-1]["content"] for chat in completions):
+        raise ValueError("the answer was: secret")
+    return [1] * len(completions)
+
+def dies(completions, **columns):
+    import os
+    os._exit(3)
+
+def prints(completions, **columns):
+    print("not a grade")
+    return [1.0 for _ in completions]
+
+def beyond(completions, **columns):
+    return [2.0, float("nan"), "1", None, True][: len(completions)] if len(completions) == 5 else [2.0]
+
+def too_few(completions, **columns):
+    return []
+
+async def later(completions, **columns):
+    return [0.5 for _ in completions]
+
+value = 17
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path):
+    """Makes a grader of a function in a module of the user's own, and closes it afterwards."""
+    (tmp_path / "own_graders.py").write_text(OWN)
+    made = []
+
+    def make(function: str, limit_s: float = 5.0):
+        made.append(find_grader(f"own_graders:{function}", limit_s=limit_s, beside=tmp_path))
+        return made[-1]
+
+    yield make
+    for grader in made:
+        grader.close()
+
+
+def scores(grader, *pairs: tuple[str, str]) -> list[float]:
+    return [grade.score for grade in grader.grade([Attempt(answer, reference) for answer, reference in pairs])]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        (r"Thus \boxed{17}.", "17", 1.0),
+        (r"\boxed{1} no, \boxed{2}", "1", 0.0),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", 1.0),
+        ("The answer is $1,200.00.", "1200", 1.0),
+        ("The answer is 1200.5", "1200", 0.0),
+        ("reasoning\n#### 72", "6 * 12 = 72\n#### 72", 1.0),
+        ("Thinking about it\n\n42\n", "42", 1.0),
+        ("**Answer:** Paris", "paris", 1.0),
+        ("007", "7", 1.0),
+        ("-0.50", "-.5", 1.0),
+        ("-0", "0", 1.0),
+        ("1.2.3", "1.23", 0.0),
+        ("4" * 60, "4" * 59 + "5", 0.0),
+    ],
+)
+def test_exact_compares_final_answers_by_value(answer, reference, score):
+    assert scores(Exact(), (answer, reference)) == [score]
+
+
+def test_exact_reads_no_answer_out_of_an_empty_text_or_a_long_line():
+    grades = Exact().grade(
+        [Attempt("", "1"), Attempt(" \n", "1"), Attempt("word " * 200, "1"), Attempt(r"\boxed{}", "1")]
+    )
+    assert grades == [Grade(0.0, read=False)] * 4
+
+
+def test_an_unclosed_box_is_no_answer_and_costs_no_square_of_the_text():
+    text = "\\boxed{" * 20_000
+    began = time.perf_counter()
+    assert final_answer(text) is None
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("text", ["½", "٣", "Ⅳ", "1e5", ".", "-", "+", ",", "$", "0x10", "\0", "💥"])
+def test_odd_texts_have_a_form_all_the_same(text):
+    assert isinstance(plain_form(text), str)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score", "read"),
+    [
+        ("The answer is (C).", 1.0, True),
+        (r"\boxed{C}", 1.0, True),
+        (r"\boxed{\text{C}}", 1.0, True),
+        ("C. Paris", 1.0, True),
+        ("Of these, I take C", 1.0, True),
+        ("(A) is wrong, so (C)", 1.0, True),
+        ("(C) is wrong, so (A)", 0.0, True),
+        ("the answer is c", 1.0, True),
+        ("C", 1.0, True),
+        ("I", 0.0, False),
+        ("A. Paris is one, B. Rome is another", 0.0, True),
+        ("I think A lot of it", 0.0, False),
+        ("None of them", 0.0, False),
+        ("The answer is Z", 0.0, False),
+    ],
+)
+def test_choice_compares_letters(answer, score, read):
+    assert MultipleChoice(letters=4).grade([Attempt(answer, "C")]) == [Grade(score, read=read)]
+
+
+def test_references_that_no_answer_can_match_are_found():
+    assert Exact().unreadable(["17", "", "####", "x"]) == [1, 2]
+    assert MultipleChoice(letters=4).unreadable(["A", "E", "(b)", "", "Paris"]) == [1, 3, 4]
+
+
+def test_a_users_function_gets_chats_and_columns(own):
+    assert scores(own("long_enough"), ("abc", "3"), ("ab", "3")) == [1.0, 0.0]
+    attempts = [Attempt("x", "1", "easy?", {"level": 3}), Attempt("x", "1", "easy?", {"level": 4})]
+    assert [grade.score for grade in own("asks").grade(attempts)] == [1.0, 0.0]
+
+
+def test_a_users_function_may_be_async_and_may_print(own):
+    assert scores(own("later"), ("x", "1")) == [0.5]
+    assert scores(own("prints"), ("x", "1"), ("y", "1")) == [1.0, 1.0]
+
+
+def test_a_function_that_hangs_is_killed_and_only_its_answer_is_wrong(own):
+    grader = own("hangs_on_slow", limit_s=0.5)
+    grades = grader.grade([Attempt("fast", "1"), Attempt("slow", "1"), Attempt("fast", "1")])
+    assert grades == [Grade(1.0), Grade(0.0, read=False, fault="no grade within 0.5 s"), Grade(1.0)]
+
+
+def test_a_function_that_raises_makes_its_answer_wrong_and_its_words_stay_out(own):
+    grades = own("raises_on_odd").grade([Attempt("odd", "1"), Attempt("even", "1")])
+    assert grades == [Grade(0.0, read=False, fault="ValueError"), Grade(1.0)]
+
+
+def test_a_process_that_dies_is_a_fault_and_is_started_again(own):
+    grader = own("dies")
+    for _ in range(2):
+        assert grader.grade([Attempt("x", "1")]) == [
+            Grade(0.0, read=False, fault="the grading process died (exit code 3)")
+        ]
+
+
+def test_scores_that_are_no_share_are_faults(own):
+    grades = own("beyond").grade([Attempt("x", "1")] * 5)
+    assert [grade.fault for grade in grades] == [
+        "the score 2.0, which is no number in [0, 1]",
+        "the score nan, which is no number in [0, 1]",
+        None,
+        None,
+        None,
+    ]
+    assert [(grade.score, grade.read) for grade in grades[2:]] == [(1.0, True), (0.0, False), (1.0, True)]
+
+
+def test_a_function_that_loses_answers_is_a_fault(own):
+    assert own("too_few").grade([Attempt("x", "1")]) == [Grade(0.0, read=False, fault="TypeError")]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("own_graders:nothing", "no attribute 'nothing'"),
+        ("own_graders:value", "is no function"),
+        ("no_such_module:grade", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_function_that_is_not_there_ends_the_run_at_once(tmp_path, name, words):
+    (tmp_path / "own_graders.py").write_text(OWN)
+    with pytest.raises(TrainingError, match=f"the grader '{name}' cannot be started: .*{words}"):
+        find_grader(name, beside=tmp_path).grade([Attempt("x", "1")])
+
+
+def test_a_lambda_is_called_in_this_process_within_the_limit():
+    assert scores(
+        find_grader(lambda completions, answer, **_: [float(len(completions) == 2)] * 2), ("a", "1"), ("b", "1")
+    ) == [1.0, 1.0]
+    ended = threading.Event()
+    stuck = find_grader(lambda **_: ended.wait(60), limit_s=0.1)
+    try:
+        assert stuck.grade([Attempt("x", "1")]) == [Grade(0.0, read=False, fault="no grade within 0.1 s")]
+    finally:
+        ended.set()
+
+
+def test_a_lambda_that_keeps_hanging_ends_the_run():
+    ended = threading.Event()
+    stuck = find_grader(lambda **_: ended.wait(60), limit_s=0.05)
+    try:
+        with pytest.raises(TrainingError, match="hung 5 times.*name it as 'module:function'"):
+            for _ in range(5):
+                stuck.grade([Attempt("x", "1")])
+    finally:
+        ended.set()
+
+
+@pytest.mark.parametrize("named", ["maths", "", "a b:c", "grade"])
+def test_an_unknown_grader_is_refused_by_name(named):
+    with pytest.raises(ConfigError, match="there is no grader"):
+        find_grader(named)
+
+
+@pytest.mark.parametrize("limit_s", [0, -1, float("inf"), float("nan")])
+def test_a_limit_that_is_none_is_refused(limit_s):
+    with pytest.raises(ConfigError, match="above 0 seconds and finite"):
+        find_grader("a:b", limit_s=limit_s)
+
+
+def test_the_trainers_questions_reach_the_grader_with_their_columns(own):
+    grader = Checked(own("asks"))
+    easy = Question((Message("system", "Be brief."), Message("user", "easy?")), "1", "", {"level": 3})
+    assert grader.grade([easy, QUESTION], ["x", "y"]) == [1.0, 0.0]
+
+
+class Failing:
+    """A grader that fails on every n-th answer."""
+
+    name = "failing"
+
+    def __init__(self, every: int) -> None:
+        self._every, self._seen = every, 0
+
+    def grade(self, attempts):
+        grades = []
+        for _ in attempts:
+            self._seen += 1
+            fault = "no grade within 5 s" if self._seen % self._every == 0 else None
+            grades.append(Grade(0.0, read=False, fault=fault) if fault else Grade(1.0))
+        return grades
+
+    def unreadable(self, references):
+        return []
+
+    def close(self):
+        pass
+
+
+def test_faults_are_counted_and_logged_ever_more_rarely(caplog):
+    grader = Checked(Failing(every=10), most_faults=0.2, window=100)
+    with caplog.at_level(logging.WARNING):
+        assert len(grader.grade([QUESTION] * 100, ["private"] * 100)) == 100
+    counts = grader.take_counts()
+    assert (counts.graded, counts.faults, counts.unread, counts.fault_share) == (100, 10, 0, 0.1)
+    assert [record.args[-1] for record in caplog.records] == [1, 2, 4, 8]
+    assert "private" not in caplog.text
+    assert grader.take_counts().graded == 0
+
+
+def test_too_many_faults_end_the_run_and_say_why():
+    grader = Checked(Failing(every=2), most_faults=0.2, window=100)
+    with pytest.raises(TrainingError, match=r"failed on 21 of the last 42 answers.*no grade within 5 s \(21 times\)"):
+        for _ in range(100):
+            grader.grade([QUESTION], ["x"])
+
+
+def test_a_grader_that_loses_answers_ends_the_run():
+    class Losing(Failing):
+        def grade(self, attempts):
+            return []
+
+    with pytest.raises(TrainingError, match="gave 0 grades for 1 answers"):
+        Checked(Losing(1)).grade([QUESTION], ["x"])
+
+
+class TestMathVerify:
+    """math-verify in its process."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def grader(cls):
+        pytest.importorskip("math_verify", reason="needs the extra train")
+        grader = find_grader("math", limit_s=2.0)
+        yield grader
+        grader.close()
+
+    @pytest.mark.parametrize(
+        ("answer", "reference", "score"),
+        [
+            (r"So \boxed{\frac{1}{2}}", "0.5", 1.0),
+            (r"\boxed{x^2+2x+1}", "(x+1)^2", 1.0),
+            ("The answer is 204.", "204", 1.0),
+            (r"\boxed{1,200}", "1200", 1.0),
+            (r"\boxed{(1,2)}", "(2,1)", 0.0),
+            (r"\boxed{2}", r"The result is $\boxed{2}$", 1.0),
+            (r"\boxed{2}", "6 / 3 = 2\n#### 2", 1.0),
+        ],
+    )
+    def test_answers_are_compared_as_mathematics(self, grader, answer, reference, score):
+        assert scores(grader, (answer, reference)) == [score]
+
+    def test_it_works_off_the_main_thread(self, grader):
+        got = []
+        thread = threading.Thread(target=lambda: got.extend(scores(grader, (r"\boxed{2}", "2"))))
+        thread.start()
+        thread.join(60)
+        assert got == [1.0]
+
+    def test_a_formula_that_never_ends_is_wrong_and_the_next_one_is_graded(self, grader):
+        grades = grader.grade([Attempt(r"\boxed{10^{10^{10^{10}}}}", "3"), Attempt(r"\boxed{3}", "3")])
+        assert [(grade.score, grade.fault) for grade in grades] == [(0.0, "no grade within 2 s"), (1.0, None)]
+
+    def test_a_text_without_an_answer_is_not_read(self, grader):
+        assert grader.grade([Attempt("no idea", "204")]) == [Grade(0.0, read=False)]
+
+    def test_references_that_are_no_mathematics_are_found(self, grader):
+        assert grader.unreadable(["204", r"\frac12", "", "?!"]) == [2, 3]
+
+    def test_several_processes_keep_the_order(self):
+        pytest.importorskip("math_verify", reason="needs the extra train")
+        grader = find_grader("math", processes=2)
+        try:
+            pairs = [(rf"\boxed{{{number}}}", str(number if number % 3 else -1)) for number in range(1, 12)]
+            assert scores(grader, *pairs) == [float(number % 3 != 0) for number in range(1, 12)]
+        finally:
+            grader.close()

@@ -1,0 +1,255 @@
+"""The plan of a run: batches, memory by part against figures worked out by hand, launch lines, what does not fit."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.trainer.config import TrainConfig
+from duet_sdk.trainer.files import load_config
+from duet_sdk.trainer.plan import Hardware, Plan, find_shape, plan, print_plan
+
+RECIPES = sorted(
+    path for path in (Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml") if path.stem != "fsdp2"
+)
+
+
+def config(**changes: object) -> TrainConfig:
+    values: dict[str, object] = {
+        "output": "runs/x",
+        "reasoner": {"model": "Qwen/Qwen3-4B"},
+        "generator": {"model": "Qwen/Qwen3-0.6B"},
+        "data": {"train": "q.jsonl"},
+    }
+    for place, value in changes.items():
+        section, _, key = place.partition("__")
+        values[section] = {**values.get(section, {}), key: value} if key else value
+    return TrainConfig.model_validate(values)
+
+
+def gb(made: Plan, stage: str, *names: str) -> float:
+    return sum(part.gb for part in made.parts if part.stage == stage and part.name in names)
+
+
+STATES = ("weights", "adapter", "gradients", "Adam")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasoner", "generator"),
+    [
+        ({}, 64.4, 9.5),
+        ({"reasoner__optimizer": "adamw_8bit", "generator__optimizer": "adamw_8bit"}, 40.2, 6.0),
+        ({"reasoner__lora": {"r": 32}, "reasoner__weights": "bfloat16"}, 9.1, 9.5),
+    ],
+)
+def test_states_of_the_papers_pair_take_what_was_worked_out_by_hand(changes, reasoner, generator):
+    made = plan(config(**changes))
+    assert gb(made, "reasoner", *STATES) == pytest.approx(reasoner, abs=0.06)
+    assert gb(made, "generator", *STATES) == pytest.approx(generator, abs=0.06)
+
+
+def test_shards_share_states_and_nothing_else():
+    whole = plan(config(), Hardware(gpus=4))
+    shared = plan(config(), Hardware(gpus=4, sharded=True))
+    assert gb(shared, "reasoner", *STATES) == pytest.approx(gb(whole, "reasoner", *STATES) / 4)
+    assert gb(shared, "reasoner", "logits") == gb(whole, "reasoner", "logits")
+
+
+def test_a_round_of_the_paper_in_numbers():
+    made = plan(
+        config(reasoner__gradient_accumulation=32, generator__gradient_accumulation=64), Hardware(gpus=4)
+    ).batches
+    assert (made.reasoner.samples, made.generator.samples, made.graded) == (256, 1024, 1024)
+    assert (made.reasoner.samples_per_process, made.reasoner.per_device, made.generator.per_device) == (64, 1, 2)
+    assert (made.reasoner.updates, made.rounds) == (2, None)
+
+
+@pytest.mark.parametrize(("questions", "rounds"), [(6400, 300), (100, 3), (64, 3)])
+def test_rounds_follow_from_epochs_where_the_data_is_known(questions, rounds):
+    assert plan(config(), questions=questions).batches.rounds == rounds
+
+
+@pytest.mark.parametrize(
+    ("changes", "hardware", "words"),
+    [
+        ({}, Hardware(gpus=3), "rollout.questions .64. is no multiple of 3 processes"),
+        ({"reasoner__gradient_accumulation": 7}, Hardware(), "reasoner's 256 samples do not divide .* 7 passes"),
+        ({}, Hardware(), r"a GPU has 80 GB and the run needs about \d+: the largest parts are "),
+        ({"reasoner__vllm": {"mode": "server"}}, Hardware(), "vLLM servers need 1 GPUs of their own and have 0"),
+        (
+            {"reasoner__vllm": {"gpu_memory_utilization": 0.1, "max_model_length": 8704}},
+            Hardware(),
+            "reasoner's vLLM has 8.0 GB and needs 8.0 for weights and 1.3 for one sequence of 8704 tokens",
+        ),
+        (
+            {"generator__vllm": {"max_model_length": 4096}},
+            Hardware(),
+            "generator.vllm.max_model_length is 4096, and prompt and output can have 9728",
+        ),
+        (
+            {"reasoner__max_new_tokens": 50_000},
+            Hardware(),
+            "window holds 40960 tokens, and prompt and output can have 50512",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_with_its_numbers(changes, hardware, words):
+    import re
+
+    made = plan(config(**changes), hardware)
+    assert not made.fits
+    assert any(re.search(words, problem) for problem in made.problems), made.problems
+
+
+def test_too_few_questions_do_not_fit():
+    assert "there are 10 questions and a round takes 64" in plan(config(), questions=10).problems
+
+
+@pytest.mark.parametrize(
+    ("hardware", "line"),
+    [
+        (Hardware(), "duet train run r.yaml"),
+        (Hardware(gpus=2), "torchrun --nproc-per-node 2 -m duet_sdk train run r.yaml"),
+        (
+            Hardware(gpus=8, nodes=2),
+            "torchrun --nproc-per-node 8 --nnodes 2 --node-rank $RANK_OF_MACHINE --master-addr $FIRST_MACHINE "
+            "--master-port 29500 -m duet_sdk train run r.yaml",
+        ),
+        (
+            Hardware(gpus=4, sharded=True),
+            "accelerate launch --config_file recipes/fsdp2.yaml --num_processes 4 -m duet_sdk train run r.yaml",
+        ),
+    ],
+)
+def test_the_launch_line_is_the_hardwares(hardware, line):
+    assert plan(config(), hardware, file=Path("r.yaml")).launch == (line,)
+
+
+def test_servers_are_started_first_on_gpus_of_their_own():
+    server = {"mode": "server", "server_base_url": "http://127.0.0.1:8123", "max_model_length": 8704}
+    made = plan(config(reasoner__vllm=server), Hardware(gpus=4, server_gpus=1))
+    assert made.launch[0] == (
+        "CUDA_VISIBLE_DEVICES=3 trl vllm-serve --model Qwen/Qwen3-4B --port 8123 --tensor_parallel_size 1 "
+        "--max_model_len 8704"
+    )
+    assert made.launch[1].startswith("torchrun --nproc-per-node 3 ")
+
+
+def test_a_model_that_is_not_here_leaves_memory_out_and_says_so():
+    made = plan(config(reasoner={"model": "owner/unknown"}))
+    assert (made.parts, made.peak_gb) == ((), None)
+    assert any("owner/unknown is not here" in note for note in made.notes)
+
+
+def test_a_models_folder_tells_its_shape(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 10}'
+    )
+    shape = find_shape(str(tmp_path))
+    # Two layers of four 8×8 matrices, three 8×16, two norms; two embeddings of 10×8; a norm.
+    assert shape is not None
+    assert shape.parameters == 2 * (4 * 64 + 3 * 128 + 16) + 2 * 80 + 8
+    assert shape.kv_bytes == 2 * 2 * 2 * 4 * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"hidden_size": "8"}', '{"num_attention_heads": 0, "hidden_size": 8}', "[", "[]"]
+)
+def test_a_folder_that_is_no_decoder_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(TrainingError, match="config.json"):
+        find_shape(str(tmp_path))
+
+
+@pytest.mark.model
+def test_the_shape_of_a_real_model_counts_its_weights():
+    from safetensors import safe_open
+
+    from duet_sdk import models
+
+    folder = models.embedded()
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        weights = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    shape = find_shape(str(folder))
+    assert shape is not None
+    assert shape.parameters == pytest.approx(weights, rel=1e-3)
+
+
+@pytest.mark.parametrize("values", [{"gpus": -1}, {"nodes": 0}, {"gpu_gb": 0}, {"gpus": 2, "server_gpus": 2}])
+def test_hardware_that_cannot_be_is_refused(values):
+    with pytest.raises(ConfigError):
+        Hardware(**values)
+
+
+def test_a_plan_is_json_and_a_table():
+    made = plan(config(), questions=128)
+    values = json.loads(json.dumps(made.to_dict()))
+    assert values["peak_gb"] == pytest.approx(made.peak_gb)
+    assert (values["fits"], values["batches"]["generator"]["samples"]) == (False, 1024)
+    screen = io.StringIO()
+    print_plan(made, Console(file=screen, width=200))
+    for words in ("64 × 4 × 4", "4.02 B × 4 bytes", "duet train run run.yaml", "does not fit: a GPU has 80 GB"):
+        assert words in screen.getvalue()
+
+
+def test_on_the_cpu_no_gpu_is_asked_for():
+    made = plan(config(training__use_cpu=True))
+    assert made.hardware.gpus == 0
+    assert not any("GPU" in problem for problem in made.problems)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_loads_and_its_plan_fits_its_hardware(path):
+    text = path.read_text(encoding="utf-8")
+    assert "# Status: not run." in text
+    (line,) = (line for line in text.splitlines() if line.startswith("# hardware: "))
+    hardware = Hardware(**yaml.safe_load(line.removeprefix("# hardware: ")))
+    made = plan(load_config(path), hardware, file=path, questions=40_000)
+    assert made.problems == ()
+    assert made.peak_gb is not None
+    assert 20 < made.peak_gb < 80
+
+
+def test_there_are_the_recipes_that_the_documentation_names():
+    assert [path.stem for path in RECIPES] == [
+        "four_h100_colocate",
+        "four_h100_servers",
+        "one_h100_lora",
+        "paper",
+        "two_nodes",
+    ]
+
+
+def test_the_papers_recipe_has_the_papers_numbers():
+    paper = load_config(next(path for path in RECIPES if path.stem == "paper"))
+    objective, rollout = paper.objective, paper.rollout
+    assert (objective.reward, objective.schedule, objective.marginal) == ("additive", "dual", "paper")
+    assert (objective.budget_tokens, objective.lam, objective.eta, objective.lam_max) == (1000, 0, 0.01, 1)
+    assert (rollout.questions, rollout.signals, rollout.answers, rollout.alone, rollout.mini_batches) == (
+        64,
+        4,
+        4,
+        4,
+        2,
+    )
+    assert (paper.reasoner.learning_rate, paper.generator.learning_rate) == (1e-6, 1e-6)
+    assert (paper.reasoner.max_new_tokens, paper.generator.max_new_tokens, paper.data.max_prompt_tokens) == (
+        8192,
+        1024,
+        512,
+    )
+    assert (paper.training.epochs, paper.training.clip, paper.training.save_every) == (3, 0.2, 50)
+
+
+def test_accelerates_file_is_one_that_accelerate_reads():
+    pytest.importorskip("accelerate", reason="needs the extra train")
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    read = load_config_from_file(str(RECIPES[0].with_name("fsdp2.yaml")))
+    assert read.fsdp_config["fsdp_version"] == 2

@@ -1,0 +1,168 @@
+"""Two trainers in one process, each trap on its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Varied, weights
+from transformers import AutoModelForCausalLM
+
+from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.trainer import coupling, handover
+from duet_sdk.trainer.config import TrainConfig
+from duet_sdk.trainer.joint import JointTrainer, Trained
+from duet_sdk.trainer.policy import Policy
+from duet_sdk.trainer.question import Question
+
+Configure = Callable[..., TrainConfig]
+Make = Callable[[TrainConfig], JointTrainer]
+
+
+def moved(trained: Trained, pair: Path) -> dict[str, bool]:
+    """Which policies differ from what they started from."""
+    found = {}
+    for stage, model in (("reasoner", trained.reasoner), ("generator", trained.generator)):
+        start = AutoModelForCausalLM.from_pretrained(pair / stage)
+        found[stage] = not torch.equal(weights(start), weights(model))
+    return found
+
+
+def steps_of(config: TrainConfig) -> dict[str, int]:
+    """Optimizer steps that each policy really took, by its optimizer's own count."""
+    found = {}
+    for stage in ("reasoner", "generator"):
+        folder = sorted((config.output / stage).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))[-1]
+        state = torch.load(folder / "optimizer.pt", weights_only=True)["state"]
+        found[stage] = max((int(one["step"]) for one in state.values()), default=0)
+    return found
+
+
+@pytest.mark.parametrize("passes", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_both_policies_take_every_step_whatever_their_gradient_accumulation(
+    configure: Configure, trainer: Make, pair: Path, passes: tuple[int, int]
+) -> None:
+    config = configure(reasoner={"gradient_accumulation": passes[0]}, generator={"gradient_accumulation": passes[1]})
+    assert moved(trainer(config).train(), pair) == {"reasoner": True, "generator": True}
+    assert steps_of(config) == {"reasoner": 4, "generator": 4}
+
+
+def test_without_the_swap_of_gradient_state_steps_are_lost(
+    configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap itself: should accelerate mend it, the swap can go."""
+    monkeypatch.setattr(handover, "_keeping_gradient_state", lambda switch: switch())
+    config = configure(reasoner={"gradient_accumulation": 2}, generator={"gradient_accumulation": 1})
+    trainer(config).train()
+    assert steps_of(config) != {"reasoner": 4, "generator": 4}
+
+
+def test_mini_batches_are_updates_of_both(configure: Configure, trainer: Make) -> None:
+    config = configure(rollout={"mini_batches": 2})
+    trainer(config).train()
+    assert steps_of(config) == {"reasoner": 8, "generator": 8}
+
+
+def test_policies_that_are_at_different_questions_are_refused(
+    configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = coupling.Coupling.write
+
+    def shifted(self: coupling.Coupling, prompts: list[str], owner: object) -> object:
+        return write(self, prompts[2:] + prompts[:2], owner)
+
+    monkeypatch.setattr(coupling.Coupling, "write", shifted)
+    with pytest.raises(TrainingError, match="at different questions"):
+        trainer(configure()).train()
+
+
+def test_precision_that_another_trainer_won_is_refused(
+    configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    try:
+        with pytest.raises(TrainingError, match="mixed precision 'no' and gets 'bf16'"):
+            trainer(configure()).train()
+    finally:
+        monkeypatch.undo()
+        AcceleratorState._reset_state()
+
+
+def test_the_advantages_trained_on_are_ours(
+    configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    compute = Policy._compute_loss
+
+    def spying(self: Policy, model: object, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.append(inputs["advantages"].clone())
+        return compute(self, model, inputs)
+
+    monkeypatch.setattr(Policy, "_compute_loss", spying)
+    monkeypatch.setattr(
+        coupling.math, "reasoner_advantages", lambda rewards, *_args, **_kw: torch.full_like(rewards, 0.125)
+    )
+    monkeypatch.setattr(
+        coupling.math, "generator_advantages", lambda grades, *_args, **_kw: torch.full_like(grades, -0.25)
+    )
+    trainer(configure(training={"rounds": 1, "save_every": 0})).train()
+    # The generator's update comes first.
+    assert [sorted(set(advantages.tolist())) for advantages in seen] == [[-0.25], [0.125]]
+    assert [len(advantages) for advantages in seen] == [16, 8]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_the_weights(
+    configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        coupling.math, "reasoner_advantages", lambda rewards, *_args, **_kw: torch.full_like(rewards, float("nan"))
+    )
+    with pytest.raises(TrainingError, match="reasoner's loss is nan at step 0"):
+        trainer(configure()).train()
+
+
+def test_an_error_in_the_generators_loop_ends_the_run_as_it_is(
+    configure: Configure, questions: tuple[Question, ...]
+) -> None:
+    class Broken(Varied):
+        def grade(self, *_: object) -> list[float]:
+            raise TrainingError("the grader is gone")
+
+    joint = JointTrainer(configure(), questions=questions, validation=(), grader=Broken())
+    with pytest.raises(TrainingError, match="the grader is gone"):
+        joint.train()
+
+
+def test_the_generator_alone_is_sampled_for_the_baseline_and_trains_nothing(
+    configure: Configure, questions: tuple[Question, ...]
+) -> None:
+    grader = Varied()
+    config = configure(
+        rollout={"alone": 3}, objective={"marginal": "baseline"}, training={"rounds": 1, "save_every": 0}
+    )
+    JointTrainer(config, questions=questions, validation=(), grader=grader).train()
+    assert grader.graded == 4 * 2 * 2 + 4 * 3
+    row = json.loads((config.output / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["alone"] is not None
+    assert row["utility"] == pytest.approx(row["guided"] - row["alone"])
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"rollout": {"questions": 128}}, "there are 64 questions and a round takes 128"),
+        ({"reasoner": {"max_new_tokens": 9000}}, "window holds 512 tokens"),
+        ({"reasoner": {"gradient_accumulation": 3}}, "do not divide"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(
+    configure: Configure, trainer: Make, sections: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        trainer(configure(**sections))

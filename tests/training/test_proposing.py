@@ -1,0 +1,214 @@
+"""Shorter forms: rules, screens, verdicts; and the warm-up's forms."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duet_sdk.errors import TrainingError
+from duet_sdk.trainer.config import Propose, TrainConfig
+from duet_sdk.trainer.joint import JointTrainer
+from duet_sdk.trainer.journal import Journal, read_lines
+from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
+from duet_sdk.trainer.proposing.cycle import Cycle
+from duet_sdk.trainer.proposing.rules import DropText, DropWord, apply_all, text_rules, word_rules
+from duet_sdk.trainer.proposing.silence import propose_silence
+from duet_sdk.trainer.question import Question
+from duet_sdk.trainer.stages import run_warmup
+from duet_sdk.trainer.supervised import Row
+from duet_sdk.trainer.toy import family
+from duet_sdk.trainer.warmup import form
+from duet_sdk.types import Message
+
+TRACE = "monday four add five is nine ; tuesday nine double is eight ;"
+
+
+def test_words_and_their_neighbours_are_dropped() -> None:
+    rules = [DropWord("is"), DropWord(";"), DropWord("monday", "after"), DropWord("tuesday", "after")]
+    assert apply_all(rules, TRACE, "") == "monday add five nine tuesday double eight"
+    assert apply_all([DropWord("add", "before")], TRACE, "") == TRACE.replace("four ", "")
+
+
+def test_rules_on_words_come_from_the_signals_themselves() -> None:
+    names = {rule.name for rule in word_rules([TRACE, TRACE.replace("four", "two")])}
+    assert {"the word 'is'", "the word ';'", "the word after 'monday'"} <= names
+    # 'add' always follows what differs, but what follows 'double' is always 'is': that has its own rule.
+    assert "the word after 'double'" not in names
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("fillers", "The sum of 2 and 3 is 5. Wait, is it? It is 5, because 2 + 3 = 5."),
+        ("doubts", "Okay, the sum of 2 and 3 is 5. It is 5, because 2 + 3 = 5."),
+        ("clauses", "Okay, the sum of 2 and 3 is 5. Wait, is it? It is 5."),
+        ("first sentence", "Wait, is it? It is 5, because 2 + 3 = 5."),
+        ("without numbers", "Okay, the sum of 2 and 3 is 5. It is 5, because 2 + 3 = 5."),
+    ],
+)
+def test_rules_on_text(kind: Any, left: str) -> None:
+    signal = "Okay, the sum of 2 and 3 is 5. Wait, is it? It is 5, because 2 + 3 = 5."
+    found = DropText(kind).apply(signal, "What is 2 + 3?")
+    assert (
+        found.lower()
+        == (left if kind != "fillers" else "the sum of 2 and 3 is 5. is it? it is 5, because 2 + 3 = 5.").lower()
+    )
+
+
+def test_a_restatement_of_the_question_is_dropped_but_never_the_last_sentence() -> None:
+    question = "How many apples has Ann?"
+    assert DropText("restatements").apply("How many apples has Ann? She has 4.", question) == "She has 4."
+    assert DropText("restatements").apply("How many apples has Ann?", question) == "How many apples has Ann?"
+    assert len(text_rules()) == 6
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """A pair without models: its signals have a form, its generator needs certain words."""
+
+    prompts: PairPrompts
+    signal: str = TRACE
+    silent_at: frozenset[str] = frozenset()
+    needs: tuple[str, ...] = ("nine", "eight")
+    temperature: float = 0.0
+    seed: int = 0
+    broken: bool = False
+
+    def signals(self, questions: Sequence[Question]) -> list[WrittenSignal]:
+        texts = ["" if question.text in self.silent_at else self.signal for question in questions]
+        return [WrittenSignal(text, len(text.split()) + 1, cut=False) for text in texts]
+
+    def answers(self, questions: Sequence[Question], signals: Sequence[str]) -> list[str]:
+        return [
+            question.answer if self._right(question, signal) else "no"
+            for question, signal in zip(questions, signals, strict=True)
+        ]
+
+    def answer_ids(self, text: str) -> tuple[int, ...]:
+        return (1,)
+
+    def _right(self, question: Question, signal: str) -> bool:
+        easy = question.text.startswith("dial")
+        return easy or (all(word in signal.split() for word in self.needs) and not self.broken)
+
+
+class Same:
+    def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        return [float(question.answer == answer) for question, answer in zip(questions, answers, strict=True)]
+
+
+@pytest.fixture
+def prompts(pair: Path) -> PairPrompts:
+    return PairPrompts.of(pair / "reasoner", pair / "generator")
+
+
+QUESTIONS = tuple(
+    Question((Message("user", f"{kind} {number} . now ?"),), "eight")
+    for number in family.NUMBERS
+    for kind in ("dial at", "mark is")
+)
+
+
+def learner(prompts: PairPrompts, *, breaks_with: str | None = None) -> Callable[..., Any]:
+    """Tuning that really changes what the scripted reasoner writes: to what its rows hold."""
+
+    def tune(pair: Scripted, stage: str, rows: Sequence[Row], steps: int) -> Scripted:
+        if stage == "generator":
+            return pair
+        texts = [prompts.signal(row.completion_ids).text for row in rows]
+        silent = frozenset(
+            question.text
+            for question in QUESTIONS
+            for row in rows
+            if row.prompt_ids == prompts.ask_ids(question.messages) and not prompts.signal(row.completion_ids).text
+        )
+        written = next((text for text in texts if text), "")
+        broken = breaks_with is not None and breaks_with not in written.split()
+        return replace(pair, signal=written, silent_at=silent, broken=broken)
+
+    return tune
+
+
+def test_a_cycle_drops_what_the_generator_does_not_need(prompts: PairPrompts, tmp_path: Path) -> None:
+    settings = Propose(cycles=1, rules="tokens", screen_accuracy=1.0)
+    cycle = Cycle(settings, Same(), learner(prompts), Journal(tmp_path))
+    after = cycle.run(Scripted(prompts), QUESTIONS, QUESTIONS, 1)
+    words = after.signal.split()
+    assert {"nine", "eight"} <= set(words)
+    assert "is" not in words
+    assert ";" not in words
+    kinds = [row["kind"] for row in read_lines(tmp_path / "decisions.jsonl")]
+    assert kinds[0] == "proposal"
+    assert kinds[-1] == "verdict"
+    screened = {
+        str(row["what"]): row["passed"] for row in read_lines(tmp_path / "decisions.jsonl") if row["kind"] == "screen"
+    }
+    assert screened["the word 'is': 1.000 of 1.000"] is True
+    assert screened["the word 'eight': 0.500 of 1.000"] is False
+
+
+def test_a_cycle_that_costs_accuracy_is_rolled_back_with_ever_fewer_rules(prompts: PairPrompts, tmp_path: Path) -> None:
+    settings = Propose(cycles=1, rules="tokens", back_tracks=2)
+    before = Scripted(prompts)
+    cycle = Cycle(settings, Same(), learner(prompts, breaks_with="nowhere"), Journal(tmp_path))
+    assert cycle.run(before, QUESTIONS, QUESTIONS, 1) == before
+    verdicts = [row for row in read_lines(tmp_path / "decisions.jsonl") if row["kind"] == "verdict"]
+    assert [row["accepted"] for row in verdicts] == [False, False, False]
+    counts = [str(row["what"]).count("the word") for row in verdicts]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+def test_silence_is_proposed_only_where_the_generator_alone_is_right(prompts: PairPrompts, tmp_path: Path) -> None:
+    cycle = Cycle(Propose(empty=True), Same(), learner(prompts), Journal(tmp_path))
+    after = propose_silence(cycle, Scripted(prompts), QUESTIONS, QUESTIONS)
+    assert after.silent_at == {question.text for question in QUESTIONS if question.text.startswith("dial")}
+
+
+@pytest.mark.parametrize(
+    ("style", "found"),
+    [
+        ("whole", "Plan it. Then 2 + 2 = 4. Fine. So 4."),
+        ("numbers", "Then 2 + 2 = 4. So 4."),
+        ("plan", "Plan it. So 4."),
+        ("empty", ""),
+    ],
+)
+def test_the_forms_of_the_warm_up(style: str, found: str) -> None:
+    assert form("Plan it. Then 2 + 2 = 4. Fine. So 4.", style, random.Random(0)) == found
+
+
+def test_dropping_keeps_the_last_sentence_and_varies() -> None:
+    rng = random.Random(0)
+    found = {form("One. Two. Three. Four.", "dropped", rng) for _ in range(40)}
+    assert len(found) > 4
+    assert all(text.endswith("Four.") for text in found)
+
+
+def test_a_warm_up_tunes_both_models_and_says_what_it_kept(
+    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer]
+) -> None:
+    config = configure(warmup={"questions": 16, "keep": 0.25, "checks": 2, "batch": 4, "learning_rate": 1e-3})
+    report = run_warmup(config, trainer=trainer(config))
+    assert report["asked"] == 16
+    assert set(report["kept"]) == {"whole", "dropped", "numbers", "plan"}  # type: ignore[arg-type]
+    for stage in ("reasoner", "generator"):
+        assert (config.output / "warm" / stage / "model.safetensors").is_file()
+        assert (config.output / "warm" / stage / "chat_template.jinja").is_file()
+
+
+def test_a_warm_up_in_which_nothing_is_right_says_so(
+    configure: Callable[..., TrainConfig], questions: tuple[Question, ...]
+) -> None:
+    class Never:
+        def grade(self, asked: Sequence[Question], answers: Sequence[str]) -> list[float]:
+            return [0.0 for _ in answers]
+
+    config = configure(warmup={"questions": 4})
+    with pytest.raises(TrainingError, match="with no form of the 4 signals"):
+        run_warmup(config, trainer=JointTrainer(config, questions=questions, grader=Never()))
