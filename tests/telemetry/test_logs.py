@@ -74,9 +74,13 @@ def test_the_package_s_logger_has_a_handler_that_does_nothing():
 def test_every_module_logs_by_its_own_name_and_never_with_content_or_a_key(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     banned = {"text", "content", "messages", "prompt", "answer", "partial", "api_key", "headers", "secret", "body"}
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    # A library that says too much is told so by its own logger's name.
+    hushed = [ast.unparse(call.func.value) for call in calls if ast.unparse(call.func).endswith(").setLevel")]
+    for call in calls:
         function = ast.unparse(call.func)
-        if function.endswith("getLogger") and path != PACKAGE / "telemetry" / "logs.py":
+        own = path != PACKAGE / "telemetry" / "logs.py" and ast.unparse(call) not in hushed
+        if function.endswith("getLogger") and own:
             assert [ast.unparse(arg) for arg in call.args] == ["__name__"]
         if function.startswith("_log."):
             used = {node.attr for arg in call.args for node in ast.walk(arg) if isinstance(node, ast.Attribute)}

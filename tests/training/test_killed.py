@@ -24,8 +24,8 @@ def start(config: TrainConfig, folder: Path) -> subprocess.Popen[bytes]:
     file = folder / f"{config.output.name}.json"
     file.write_text(json.dumps(config.model_dump(mode="json")))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    log = (folder / f"{config.output.name}.log").open("ab")
-    return subprocess.Popen([sys.executable, str(PROGRAM), str(file)], env=environment, stderr=log, stdout=log)
+    with (folder / f"{config.output.name}.log").open("ab") as log:
+        return subprocess.Popen([sys.executable, str(PROGRAM), str(file)], env=environment, stderr=log, stdout=log)
 
 
 def rounds(config: TrainConfig) -> list[dict[str, object]]:
