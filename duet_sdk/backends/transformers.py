@@ -100,7 +100,7 @@ class TransformersBackend:
             context_tokens=self._context_tokens or loaded.context_tokens,
             prompt_ids=True,
             logprobs=True,
-            switch_thinking=_switches_thinking(loaded),
+            switch_thinking=loaded.files.switches_thinking,
         )
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:
@@ -157,7 +157,7 @@ class TransformersBackend:
     ) -> int:
         """Prompt tokens of these messages by the model's own tokenizer and chat template."""
         loaded = await self._ready()
-        extra = _template_kwargs(loaded, thinking)
+        extra = loaded.files.thinking_kwargs(thinking)
         return await asyncio.to_thread(loaded.renderer.count, messages, tools=tools, **extra)
 
     async def tokenizer(self) -> TokenizerFiles:
@@ -197,8 +197,7 @@ class TransformersBackend:
 
         prompt = call.prompt_ids
         if not prompt:
-            extra = _template_kwargs(loaded, call.thinking)
-            prompt = loaded.renderer.chat_ids(call.messages, **extra)
+            prompt = loaded.renderer.chat_ids(call.messages, **loaded.files.thinking_kwargs(call.thinking))
         window = self._context_tokens or loaded.context_tokens
         check_window(self.model, prompt_tokens=len(prompt), max_tokens=call.max_tokens, window=window)
         generate(loaded, prompt, call, emit, stopped)
@@ -232,14 +231,6 @@ def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
         if find_spec(library) is None:
             raise MissingExtra(f"backend 'transformers' ({library} is missing)", extra="local")
     return TransformersBackend(model, **checked_local(TransformersBackend.name, options, _OPTIONS))
-
-
-def _template_kwargs(loaded: LoadedModel, thinking: bool | None) -> dict[str, Any]:
-    return {"enable_thinking": thinking} if thinking is not None and _switches_thinking(loaded) else {}
-
-
-def _switches_thinking(loaded: LoadedModel) -> bool:
-    return "enable_thinking" in (loaded.files.chat_template or "")
 
 
 def _kind(err: Exception) -> str:

@@ -154,37 +154,30 @@ class VllmBackend:
     async def count_tokens(
         self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
     ) -> int | None:
-        """Prompt tokens by the local tokenizer, else by the server's ``/tokenize``, else None.
-
-        Args:
-            messages: the conversation.
-            tools: what is offered along with it.
-            thinking: as in the call; a template may write more where thinking is off.
-        """
+        """Prompt tokens by the local tokenizer, else by the server's ``/tokenize``, else None."""
         facts = await self._facts.get()
         kwargs = {"enable_thinking": thinking} if thinking is not None and facts.dialect.switch_thinking else {}
         if facts.renderer is not None and not any(message.images for message in messages):
             return len(await asyncio.to_thread(facts.renderer.chat_ids, messages, tools=tools, **kwargs))
+        ids = await self.chat_ids(messages, tools=tools, **kwargs)
+        return None if ids is None else len(ids)
+
+    async def chat_ids(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), **template_kwargs: object
+    ) -> tuple[int, ...] | None:
+        """Ids of the prompt that the server makes of these messages, None where it does not tell.
+
+        Raises:
+            BackendError: the server cannot be reached.
+        """
+        facts = await self._facts.get()
         if not facts.tokenize:
             return None
         asked: dict[str, Any] = {"model": self.model, "messages": [message_on_wire(message) for message in messages]}
         if tools:
             asked["tools"] = list(tools)
-        if kwargs:
-            asked["chat_template_kwargs"] = kwargs
-        ids = await tokenize(self._server.ask, asked)
-        return None if ids is None else len(ids)
-
-    async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
-        """Ids of the prompt that the server makes of these messages, None where it does not tell.
-
-        Raises:
-            BackendError: the server does not answer.
-        """
-        facts = await self._facts.get()
-        if not facts.tokenize:
-            return None
-        asked = {"model": self.model, "messages": [message_on_wire(message) for message in messages]}
+        if template_kwargs:
+            asked["chat_template_kwargs"] = template_kwargs
         ids = await tokenize(self._server.ask, asked)
         return None if ids is None else tuple(ids)
 

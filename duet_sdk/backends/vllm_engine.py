@@ -53,14 +53,6 @@ class _Engine:
     defaults: Mapping[str, object]
     """The model's own sampling, as its ``generation_config.json`` says."""
 
-    @property
-    def switches_thinking(self) -> bool:
-        return "enable_thinking" in (self.files.chat_template or "")
-
-    def template_kwargs(self, thinking: bool | None) -> dict[str, Any]:
-        """The template's arguments for a call that says so much of thinking."""
-        return {"enable_thinking": thinking} if thinking is not None and self.switches_thinking else {}
-
 
 class VllmEngine:
     """A model in an engine that this process starts, a few seconds to minutes at `connect`.
@@ -123,7 +115,7 @@ class VllmEngine:
             prompt_ids=True,
             response_format=True,
             logprobs=True,
-            switch_thinking=started.switches_thinking,
+            switch_thinking=started.files.switches_thinking,
         )
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:
@@ -175,7 +167,7 @@ class VllmEngine:
     ) -> int:
         """Prompt tokens of these messages by the model's own tokenizer and chat template."""
         started = await self._ready()
-        extra = started.template_kwargs(thinking)
+        extra = started.files.thinking_kwargs(thinking)
         return await asyncio.to_thread(started.renderer.count, messages, tools=tools, **extra)
 
     async def tokenizer(self) -> TokenizerFiles:
@@ -240,8 +232,7 @@ class VllmEngine:
         """The prompt's ids; raises ContextOverflow."""
         prompt = call.prompt_ids
         if not prompt:
-            extra = started.template_kwargs(call.thinking)
-            prompt = started.renderer.chat_ids(call.messages, **extra)
+            prompt = started.renderer.chat_ids(call.messages, **started.files.thinking_kwargs(call.thinking))
         check_window(self.model, prompt_tokens=len(prompt), max_tokens=call.max_tokens, window=started.context_tokens)
         return list(prompt)
 

@@ -23,6 +23,15 @@ class TokenizerFiles:
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     """``bos_token``, ``eos_token`` and so on, as templates name them."""
 
+    @property
+    def switches_thinking(self) -> bool:
+        """Whether the template takes ``enable_thinking``."""
+        return "enable_thinking" in (self.chat_template or "")
+
+    def thinking_kwargs(self, thinking: bool | None) -> dict[str, Any]:
+        """The template's arguments for long thinking on or off; empty for None, and where it has no switch."""
+        return {"enable_thinking": thinking} if thinking is not None and self.switches_thinking else {}
+
     @classmethod
     def from_folder(cls, path: str | Path) -> TokenizerFiles:
         """Read ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja`` (which wins).

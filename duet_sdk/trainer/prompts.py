@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.handoff import LocalThinkRenderer, Think, alone
@@ -56,7 +56,7 @@ class PairPrompts:
             except ConfigError as err:
                 raise ConfigError(f"the {stage} cannot be trained: {err}") from err
         self._handoff = Think(LocalThinkRenderer(self.generator), reasoner=self.reasoner, takes_ids=True)
-        self._switches = [("enable_thinking" in (files.chat_template or "")) for files in (reasoner, generator)]
+        self._thinks, self._answers = reasoner.thinking_kwargs(True), generator.thinking_kwargs(False)
         self.ask_ids = lru_cache(maxsize=4096)(self._ask_ids)
         self.alone_ids = lru_cache(maxsize=4096)(self._alone_ids)
 
@@ -73,14 +73,12 @@ class PairPrompts:
     def _ask_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The prompt that makes the reasoner think about a question."""
         call = self._handoff.ask(messages, limit=1, prompts=_NO_PROMPTS, tools=())
-        extra: dict[str, Any] = {"enable_thinking": True} if self._switches[0] else {}
-        return self.reasoner.chat_ids(call.messages, **extra)
+        return self.reasoner.chat_ids(call.messages, **self._thinks)
 
     def _alone_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The prompt of the generator without a signal, its thinking off."""
         call = alone(messages, prompts=_NO_PROMPTS)
-        extra: dict[str, Any] = {"enable_thinking": False} if self._switches[1] else {}
-        return self.generator.chat_ids(call.messages, **extra)
+        return self.generator.chat_ids(call.messages, **self._answers)
 
     def guided_ids(self, messages: tuple[Message, ...], signal: str) -> tuple[int, ...]:
         """The prompt of the generator whose turn holds the signal; that without one where it is empty."""

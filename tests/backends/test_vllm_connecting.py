@@ -29,7 +29,7 @@ from duet_sdk.settings import Endpoint
 async def test_vllm_is_known_by_what_it_answers():
     async with served() as (server, backend):
         can = await backend.connect()
-        assert (can.context_tokens, can.prompt_ids, can.switch_thinking) == (4096, True, True)
+        assert (can.context_tokens, can.prompt_ids, can.switch_thinking, can.strict_tools) == (4096, True, True, True)
         asked = len(server.seen)
         assert await backend.connect() == can
         assert (len(server.seen), server.calls) == (asked, [])
@@ -39,6 +39,7 @@ async def test_another_server_can_do_less():
     async with served(vllm=False) as (server, backend):
         can = await backend.connect()
         assert (can.context_tokens, can.prompt_ids, can.switch_thinking, can.tools) == (None, False, False, True)
+        assert not can.strict_tools
         chunks = await chunks_of(backend, Call(max_tokens=9, messages=QUESTION, thinking=False))
         assert (await backend.count_tokens(QUESTION), await backend.tokenizer()) == (None, None)
     assert server.calls[0].keys() == {"model", "max_tokens", "stream", "stream_options", "messages"}

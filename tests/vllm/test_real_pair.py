@@ -1,5 +1,7 @@
 """Pairs on real servers, end to end: what each model read, what was billed, what the reply says."""
 
+import json
+
 import cues
 import pytest
 import tap
@@ -140,6 +142,18 @@ async def test_a_conversation_with_tools_ends_in_a_call(thinker):
         )
     (call,) = reply.tool_calls
     assert (call.name, call.arguments, reply.finish_reason) == ("weather", '{"city": "Paris"}', "tool_calls")
+
+
+async def test_a_call_that_is_forced_keeps_to_the_tool_s_schema(plain):
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Paris", "Lyon"]}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": parameters}}
+    async with AsyncDuetClient(Scripted("Look up Paris."), plain.model) as duet:
+        reply = await duet.chat(
+            QUESTION, tools=[tool], tool_choice="required", temperature=0, budget=Budget(answer_tokens=48)
+        )
+    (call,) = reply.tool_calls
+    assert json.loads(call.arguments)["city"] in ("Paris", "Lyon")
+    assert [attempt.kind for attempt in reply.receipt.attempts if attempt.stage == "generator"] == ["answer"]
 
 
 async def test_logprobs_reach_the_reply(plain):
