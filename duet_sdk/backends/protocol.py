@@ -76,6 +76,8 @@ class Call:
     """What the open turn after ``messages`` holds already."""
     whole: bool = False
     """The caller needs no deltas: a backend may ask for the answer in one piece."""
+    joined: bool = False
+    """The caller must be able to stop the model, but looks at no deltas: what arrives at once may come as one chunk."""
 
 
 @dataclass(slots=True)  # not frozen: that makes it three times as dear to build, and one comes with every token

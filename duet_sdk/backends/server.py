@@ -12,6 +12,7 @@ from pydantic_core import from_json
 
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.http import TRANSPORT_ERRORS, BodyTooLong, Http, drain, read_body
+from duet_sdk.backends.joining import Joiner
 from duet_sdk.backends.protocol import Chunk
 from duet_sdk.backends.scale_out import GENERATE, Derender
 from duet_sdk.backends.sse import EventParser, LineTooLong
@@ -37,6 +38,8 @@ class Generation:
     reader: Reader
     derender: Derender | None = None
     """Makes another request of it, to `GENERATE`, and the answer to that one such as ``path`` gives."""
+    joiner: Joiner | None = None
+    """Makes fewer chunks of it, where nobody looks at each."""
 
 
 class Server:
@@ -87,7 +90,7 @@ class Server:
             BackendError: see `duet_sdk.backends.failures.Failures`; ContextOverflow and InvalidRequest likewise.
         """
         wanted = await prepare()
-        body, reader, derender = wanted.body, wanted.reader, wanted.derender
+        body, reader, derender, joiner = wanted.body, wanted.reader, wanted.derender, wanted.joiner
         if derender is None:
             response = await self._send("POST", wanted.path, body)
         else:
@@ -104,7 +107,8 @@ class Server:
                 events = parser.feed(data)
                 if derender is not None:
                     events = await self._derendered(derender, events)
-                for chunk in self._read(reader, events, body):
+                read = self._read(reader, events, body)
+                for chunk in read if joiner is None else joiner.join(read):
                     yield chunk
                 if reader.done:
                     break

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from duet_sdk.backends.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.http import Http
+from duet_sdk.backends.joining import Joiner
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.protocol import Call, Capabilities, Chunk
@@ -149,7 +150,8 @@ class VllmBackend:
         derender = None
         if call.thought is not None and not call.thought.by_text:
             derender = Derender(self._server.ask, body, call.thought.prompt_ids)
-        return Generation(path_of(call), body, Reader(call, dialect=facts.dialect), derender)
+        joiner = Joiner(call.max_tokens) if call.joined else None
+        return Generation(path_of(call), body, Reader(call, dialect=facts.dialect), derender, joiner)
 
     async def count_tokens(
         self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None

@@ -260,7 +260,7 @@ class Signalling:
         self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
     ) -> RunningCall:
         slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
-        call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant)
+        call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant, joined=not self._shows)
         return RunningCall(slot, call, kind=kind, prompt=prompt, until=self._until)
 
     async def _finish(self, asking: Asking) -> AsyncGenerator[Event, None]:
