@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.toy.family import Chain
 
 SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
+LEAST_RIGHT = 0.93
+"""Share of the taught reasoner's sampled traces that must be right, in each form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     trainer = JointTrainer(
         config, questions=[one.question() for one in questions], validation=validation, grader=grader
     )
+    _check_taught(trainer, [chain for chain in held if chain.steps], tell)
     before, before_longer = (_measure(trainer, None, chains) for chains in (held, longer))
     tell(f"before: {before[None].tokens_mean:.1f} tokens of the reasoner, accuracy {before[None].guided:.3f}")
     began = time.monotonic()
@@ -157,6 +160,30 @@ def _teach_one(stage: str, folder: Path, lesson: Lesson, lines: multiprocessing.
 
     torch.set_num_threads(1)
     teach("reasoner" if stage == "reasoner" else "generator", folder, lesson, tell=lines.put)
+
+
+def _check_taught(trainer: JointTrainer, chains: list[Chain], tell: Callable[[str], None]) -> None:
+    """Joint training keeps the form that is right more often, so both must be before it begins.
+
+    Raises:
+        TrainingError: the reasoner's sampled traces are wrong too often in one form, or never have it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.trainer.quiet import quiet
+
+    with quiet():
+        reasoner: PreTrainedModel = AutoModelForCausalLM.from_pretrained(trainer.start.reasoner)
+        pair = PairModels(reasoner, reasoner, trainer.prompts, SIGNAL_TOKENS, ANSWER_TOKENS, temperature=1.0)
+        traces = [signal.text for signal in pair.signals([one.question() for one in chains])]
+    told = [(trace, chain) for trace, chain in zip(traces, chains, strict=True) if trace]
+    for form, is_verbose in (("terse", False), ("verbose", True)):
+        right = [trace.rstrip(" ;").endswith(chain.answer) for trace, chain in told if (";" in trace) == is_verbose]
+        share = sum(right) / len(right) if right else 0.0
+        tell(f"taught: {len(right)} of {len(traces)} sampled traces are {form}, {share:.3f} of them right")
+        if share < LEAST_RIGHT:
+            raise TrainingError(f"the toy's {form} traces are right too rarely ({share:.3f}): teach it for longer")
 
 
 def _measure(trainer: JointTrainer, trained: Trained | None, chains: list[Chain]) -> dict[Hashable, Evaluation]:

@@ -24,6 +24,8 @@ OPERATORS = ("add", "take", "double")
 OPENINGS = ("dial at", "start from", "mark is")
 QUESTIONS = ("now ?", "where ?", "tell it .")
 MARKS = 10
+MOST_MOVED = 3
+"""Marks that one operation adds or takes at most: so few facts of arithmetic are learned in minutes."""
 SEEN_LENGTHS = range(4)
 LONGER = range(4, 7)
 
@@ -112,7 +114,7 @@ def chain(rng: random.Random, length: int) -> Chain:
     steps = []
     for day in DAYS[:length]:
         operator = rng.choice(OPERATORS)
-        operand = None if operator == "double" else rng.randrange(1, MARKS)
+        operand = None if operator == "double" else rng.randrange(1, MOST_MOVED + 1)
         change = value if operand is None else operand if operator == "add" else -operand
         steps.append(Step(day, value, operator, operand, (value + change) % MARKS))
         value = steps[-1].after

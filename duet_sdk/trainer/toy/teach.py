@@ -30,10 +30,10 @@ class Lesson:
     seed: int = 0
     lengths: tuple[int, ...] = (0, 1, 1, 2, 2, 2, 3, 3, 3, 3)
     """Lengths of chains to teach by: long ones are harder, so they come more often."""
-    reasoner_steps: int = 1600
-    generator_steps: int = 900
-    batch: int = 64
-    learning_rate: float = 8e-3
+    reasoner_steps: int = 1400
+    generator_steps: int = 1400
+    batch: int = 32
+    learning_rate: float = 4e-3
     terse: float = 0.5
     """Share of the reasoner's traces that are terse, until both forms are learned."""
     settled_terse: float = 0.25
@@ -54,8 +54,8 @@ def teach(
     """Make one of the two models in ``folder`` and teach it; the two need nothing of each other."""
     from duet_sdk.trainer.prompts import PairPrompts
 
-    hidden, seed = (64, 2 * lesson.seed) if stage == "reasoner" else (48, 2 * lesson.seed + 1)
-    models.save(folder, hidden=hidden, layers=2, seed=seed)
+    hidden, layers, seed = (96, 3, 2 * lesson.seed) if stage == "reasoner" else (48, 2, 2 * lesson.seed + 1)
+    models.save(folder, hidden=hidden, layers=layers, seed=seed)
     prompts = PairPrompts.of(folder, folder)
     rng = random.Random(seed + 1000)
     # Chosen by the lesson's seed alone, so that two lessons that differ in style see the same questions.
@@ -111,7 +111,7 @@ def _fit(
     """Plain supervised steps on completions, on rows drawn at random; the last fifth on the settled ones."""
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, lesson.learning_rate, total_steps=steps, pct_start=0.1)
     rng = random.Random(lesson.seed)
     for step in range(steps):
