@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +14,9 @@ from trl import GRPOTrainer
 from duet_sdk.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+_Value = TypeVar("_Value")
 
 _CITATION = (
     "@misc{duet2026, title = {When Less is Enough: Efficient Inference via Collaborative Reasoning}, "
@@ -101,6 +104,10 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL's, under this policy's prefix."""
-        if self.log_prefix and self.args.report_to:
-            logs = {f"{self.log_prefix}{name}": value for name, value in logs.items()}
-        super().log(logs, start_time)
+        # TRL puts its own measures in after us, and empties what it took them from.
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode] = defaultdict(list, self._prefixed(self._metrics[mode]))
+        super().log(self._prefixed(logs), start_time)
+
+    def _prefixed(self, values: Mapping[str, _Value]) -> dict[str, _Value]:
+        return {f"{self.log_prefix}{name}": value for name, value in values.items()}

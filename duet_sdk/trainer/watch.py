@@ -62,6 +62,7 @@ class Watch:
         self._guard = WatchState()
         self._asked_to_stop = threading.Event()
         self._row: dict[str, JsonValue] = {}
+        self._logged: dict[str, JsonValue] = {}
         self._policies: dict[StageName, Policy] = {}
 
     def attach(self, reasoner: Policy, generator: Policy, *, validate: Callable[[int], object]) -> None:
@@ -98,6 +99,7 @@ class Watch:
     def before_round(self) -> None:
         """A round begins that both policies will see to its end, also where it is the last."""
         self.round += 1
+        self._logged = {}
         self.stopped = self.stopped or self._anyone_asked_to_stop()
 
     def on_round(self, facts: RoundFacts) -> None:
@@ -137,16 +139,16 @@ class Watch:
         for name in _KEPT_LOGS:
             value = logs.get(name)
             if value is not None:
-                self._row[f"{name}_{stage}".replace("/", "_")] = float(value)
+                self._logged[f"{name}_{stage}".replace("/", "_")] = float(value)
         if stage == "generator":
             return
         for name in ("entropy", "kl"):
-            self._row[name] = self._row.get(f"{name}_reasoner")
+            self._logged[name] = self._logged.get(f"{name}_reasoner")
         entropy = logs.get("entropy")
         if self._config.guard.enabled and entropy is not None and math.isfinite(entropy):
             self._guard, findings = watching.observe_entropy(self._guard, entropy, self._config.guard)
             self._tell(findings)
-        self._journal.metrics(self._row)
+        self._journal.metrics({**self._row, **self._logged})
 
     def saved(self, stage: StageName, step: int) -> None:
         """A policy's checkpoint is written but for its marker."""
@@ -188,7 +190,8 @@ class _Steps(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """As transformers calls it."""
-        self._watch.logged(self._stage, logs or {})
+        plain = {name.removeprefix(f"{self._stage}/"): value for name, value in (logs or {}).items()}
+        self._watch.logged(self._stage, plain)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """As transformers calls it."""
