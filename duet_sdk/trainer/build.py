@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,7 +18,7 @@ from duet_sdk.errors import ConfigError
 from duet_sdk.trainer.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -147,6 +149,27 @@ def check_context(config: TrainConfig, start: Start) -> None:
             )
 
 
+def order_of(questions: int, *, each: int, rounds: int, seed: int) -> list[int]:
+    """Places in the data for all rounds: every pass over the questions is shuffled anew, its incomplete round left out.
+
+    All that a run takes stands in one list, so that a resumed run finds its place in it. TRL's own shuffling begins
+    anew with a process, and would give later passes the first one's order.
+
+    Args:
+        questions: how many there are, at least ``each``.
+        each: questions of a round.
+        rounds: rounds of the run.
+        seed: of the shuffling; a longer run begins as a shorter one.
+    """
+    places: list[int] = []
+    for number in count():
+        if len(places) >= rounds * each:
+            break
+        shuffled = random.Random(f"{seed} {number}").sample(range(questions), questions)
+        places += shuffled[: questions - questions % each]
+    return places[: rounds * each]
+
+
 def build_policy(
     stage: StageName,
     config: TrainConfig,
@@ -154,10 +177,10 @@ def build_policy(
     prompts: PairPrompts,
     functions: Functions,
     *,
-    questions: int,
+    places: Sequence[int],
     rounds: int,
 ) -> Policy:
-    """One policy's trainer, ready to train."""
+    """One policy's trainer, ready to train on these places in the data, in this order."""
     part = config.reasoner if stage == "reasoner" else config.generator
     group = config.rollout.signals * (1 if stage == "reasoner" else config.rollout.answers)
     # The reasoner stops where its thinking ends: what follows is never used.
@@ -169,7 +192,7 @@ def build_policy(
         reward_funcs=functions.reward,
         args=args,
         # Places in the data, as a rollout function is given nothing else of a row.
-        train_dataset=Dataset.from_dict({"prompt": [str(place) for place in range(questions)]}),
+        train_dataset=Dataset.from_dict({"prompt": [str(place) for place in places]}),
         processing_class=load_tokenizer(start.folder(stage)),
         rollout_func=functions.rollout,
         callbacks=[functions.callback],
@@ -213,6 +236,7 @@ def _settings(
         gradient_accumulation_steps=passes,
         steps_per_generation=rollout.mini_batches * passes,
         num_generations=group,
+        shuffle_dataset=False,
         max_completion_length=part.max_new_tokens,
         max_steps=rounds * rollout.mini_batches,
         learning_rate=part.learning_rate,

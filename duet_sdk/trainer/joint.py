@@ -187,6 +187,8 @@ class JointTrainer:
             if self._rank == 0:
                 checkpoints.forget_after(step)
                 journal.forget_after(int(state["round"]))
+                if state["round"] == self._course.rounds:
+                    journal.forget_validation(self._course.rounds)
                 journal.decision("resume", f"from step {step}", round=int(state["round"]), step=step)
             return step, int(state["gentler"])
         if any(folder.glob("*/checkpoint-*")) or (folder / "metrics.jsonl").exists():

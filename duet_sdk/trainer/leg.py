@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.build import Functions, StageName, build_policy
+from duet_sdk.trainer.build import Functions, StageName, build_policy, order_of
 from duet_sdk.trainer.coupling import Coupling, Setting
 from duet_sdk.trainer.handover import Handover, check_precision
 from duet_sdk.trainer.quiet import quiet
@@ -100,9 +100,10 @@ def prepare_leg(course: Course, start: Start, *, gentler: int) -> Leg:
         on_round=watch.on_round,
     )
 
+    places = order_of(len(course.questions), each=config.rollout.questions, rounds=course.rounds, seed=config.seed)
+
     def build(stage: StageName, functions: Functions) -> Policy:
-        sizes = {"questions": len(course.questions), "rounds": course.rounds}
-        return build_policy(stage, config, start, course.prompts, functions, **sizes)
+        return build_policy(stage, config, start, course.prompts, functions, places=places, rounds=course.rounds)
 
     with quiet():
         reasoner = build("reasoner", Functions(coupling.write, coupling.reward_signals, watch.callback("reasoner")))

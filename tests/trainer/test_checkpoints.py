@@ -71,3 +71,15 @@ def test_a_resumed_run_makes_later_rounds_again_and_keeps_its_decisions(tmp_path
     assert [row["round"] for row in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
     assert read_lines(tmp_path / "metrics.jsonl")[0]["guided"] is None
     assert len(read_lines(tmp_path / "decisions.jsonl")) == 4
+
+
+def test_a_validation_that_is_made_again_is_dropped_with_its_samples(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in (1, 2):
+        journal.metrics({"round": number, "phase": "train"})
+        journal.metrics({"round": number, "phase": "validation"})
+        journal.sample({"round": number})
+    journal.forget_validation(2)
+    rows = [(row["round"], row["phase"]) for row in read_lines(tmp_path / "metrics.jsonl")]
+    assert rows == [(1, "train"), (1, "validation"), (2, "train")]
+    assert [row["round"] for row in read_lines(tmp_path / "samples.jsonl")] == [1]

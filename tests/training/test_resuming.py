@@ -14,6 +14,7 @@ import torch
 from conftest import Varied, weights
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.trainer.build import order_of
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.coupling import Coupling
 from duet_sdk.trainer.joint import JointTrainer, Trained
@@ -79,6 +80,49 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
     assert found.rounds == 6
     assert same(found, wanted)
     assert curve(config) == curve(whole)
+
+
+def test_a_run_resumed_past_its_first_pass_over_the_questions_goes_on_in_order(
+    configure: Configure, questions: tuple[Question, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine questions, four a round: two rounds a pass, and one question left out of each."""
+
+    def make(config: TrainConfig) -> JointTrainer:
+        return JointTrainer(config, questions=questions[:9], validation=(), grader=Varied())
+
+    sections = {"training": {"rounds": 6, "save_every": 1}}
+    whole = configure(**sections, output=str(tmp_path / "whole"))
+    wanted = make(whole).train()
+    config = configure(**sections)
+    with monkeypatch.context() as patch:
+        kill_in_round(patch, 5)
+        with pytest.raises(Killed):
+            make(config).train()
+    assert same(make(config).train(resume=True), wanted)
+    assert curve(config) == curve(whole)
+
+
+def test_every_pass_over_the_questions_has_an_order_of_its_own() -> None:
+    places = order_of(9, each=4, rounds=5, seed=0)
+    passes = [places[:8], places[8:16]]
+    assert len(places) == 20
+    assert [len(set(one)) for one in passes] == [8, 8]
+    assert passes[0] != passes[1]
+    assert order_of(9, each=4, rounds=7, seed=0)[:20] == places
+    assert order_of(9, each=4, rounds=5, seed=1) != places
+
+
+def test_a_finished_run_that_is_resumed_trains_no_round_more(
+    configure: Configure, trainer: Make, tmp_path: Path
+) -> None:
+    config = configure(training={"rounds": 4, "save_every": 2})
+    wanted = trainer(config).train()
+    before = curve(config)
+    found = trainer(config).train(resume=True)
+    assert same(found, wanted)
+    assert found.rounds == 4
+    assert found.pair is not None
+    assert curve(config) == before
 
 
 def test_sigterm_saves_both_policies_after_the_next_round_and_the_run_goes_on_from_there(
