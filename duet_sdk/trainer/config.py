@@ -134,7 +134,7 @@ class Objective(Section):
     generator_group: GroupName = "question"
     """Which of the generator's answers are compared: all of a question's, or those of one signal."""
     divide_by_std: bool = True
-    """Divide advantages by their group's standard deviation."""
+    """Divide advantages by their group's standard deviation; by the root of their mean square under ``baseline``."""
     std_epsilon: Positive = 1e-4
     """Added to that deviation; TRL's value, far below what a grade can change."""
 
