@@ -392,6 +392,15 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; take float32"
                 )
+        training, guard = self.training, self.guard
+        kept = (training.keep - 1) * training.save_every
+        if guard.enabled and guard.retries and 0 < kept <= guard.patience:
+            raise ValueError(
+                f"the {training.keep} checkpoints kept (training.keep), {training.save_every} rounds apart "
+                f"(training.save_every), reach {kept} rounds back at worst, and a collapse is certain after "
+                f"{guard.patience} (guard.patience): none from before would be left; raise keep or save_every, or set "
+                "guard.retries to 0"
+            )
         one, two = self.reasoner.vllm, self.generator.vllm
         if one and two and one.mode == two.mode == "server" and one.group_port == two.group_port:
             raise ValueError(f"both vllm servers have group_port {one.group_port}; give the generator another one")

@@ -148,7 +148,7 @@ class JointTrainer:
             if gentler >= retries:
                 journal.decision("stop", f"collapsed after {gentler} retries: {watch.collapsed}", round=watch.round)
                 break
-            gentler, step = gentler + 1, self._last_good()
+            gentler, step = gentler + 1, self._last_good(watch.fell_after)
             if self._rank == 0:
                 self._course.checkpoints.forget_after(step)
             factor = self._config.guard.gentler**gentler
@@ -190,7 +190,8 @@ class JointTrainer:
                 if state["round"] == self._course.rounds:
                     journal.forget_validation(self._course.rounds)
                 journal.decision("resume", f"from step {step}", round=int(state["round"]), step=step)
-            return step, int(state["gentler"])
+            # Also where the run was killed before it saved anything after it went back.
+            return step, journal.count("back")
         if any(folder.glob("*/checkpoint-*")) or (folder / "metrics.jsonl").exists():
             raise ConfigError(f"{folder} holds a run; resume it, or name another folder as output")
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,11 +199,11 @@ class JointTrainer:
             write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
         return None, 0
 
-    def _last_good(self) -> int | None:
-        """The last common checkpoint at which the guard had nothing to say."""
+    def _last_good(self, fell_after: int) -> int | None:
+        """The last common checkpoint before that round's update, at which the guard had nothing to say."""
         checkpoints = self._course.checkpoints
         for step in reversed(checkpoints.common()):
             state = checkpoints.state("reasoner", step)
-            if state is not None and state["good"]:
+            if state is not None and state["good"] and state["round"] < fell_after:
                 return step
         return None

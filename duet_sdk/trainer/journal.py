@@ -37,6 +37,10 @@ class Journal:
         """Something that the trainer decided or noticed, and why."""
         self._append(DECISIONS, {"kind": kind, "what": what, **facts, "time_s": round(time.time(), 3)})
 
+    def count(self, kind: str) -> int:
+        """Decisions of a kind so far, those before a resumption included."""
+        return sum(row.get("kind") == kind for row in read_lines(self.folder / DECISIONS))
+
     def forget_after(self, round_number: int) -> None:
         """Drop measures and samples of later rounds, which a resumed run makes again. Decisions stay."""
         for name in (METRICS, SAMPLES):

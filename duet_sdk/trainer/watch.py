@@ -39,6 +39,7 @@ class Watch:
     Attributes:
         round: rounds done, that under way included.
         collapsed: what the guard saw when it ended the leg, None where it did not.
+        fell_after: the round after whose update accuracy fell, where it collapsed.
         stopped: whether a signal from outside ended it.
     """
 
@@ -53,6 +54,7 @@ class Watch:
     ) -> None:
         self.round = 0
         self.collapsed: str | None = None
+        self.fell_after = 0
         self.stopped = False
         self._validate: Callable[[int], object] | None = None
         self._config, self._setting = config, setting
@@ -76,8 +78,8 @@ class Watch:
         self._schedule = ScheduleState.from_json(state["schedule"])
         self._guard = WatchState.from_json(state["guard"])
         # A run that goes back more gently takes the checkpoint's lambda with less weight, too.
-        objective = self._setting.objective
-        self._schedule = replace(self._schedule, lam=min(self._schedule.lam, objective.lam_max))
+        softer = self._config.guard.gentler ** (self._gentler - int(state["gentler"]))
+        self._schedule = replace(self._schedule, lam=self._schedule.lam * softer)
         self._setting.lam = self._schedule.lam
 
     def callback(self, stage: StageName) -> TrainerCallback:
@@ -169,6 +171,8 @@ class Watch:
             self._journal.decision(finding.kind, finding.what, round=self.round)
             if finding.kind == "collapse":
                 self.collapsed = finding.what
+                # A round grades what the updates before it made.
+                self.fell_after = self.round - self._guard.below
 
     def _anyone_asked_to_stop(self) -> bool:
         """Whether any process was asked to; all stop after the same round."""

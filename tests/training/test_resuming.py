@@ -181,14 +181,17 @@ def test_a_full_disk_ends_the_run_in_words_and_leaves_no_half_checkpoint(configu
     assert not list(config.output.glob("*/checkpoint-*"))
 
 
+class Falling(Varied):
+    """Grades all right for ten rounds, then all wrong."""
+
+    def grade(self, asked: object, answers: list[str]) -> list[float]:
+        self.graded += len(answers)
+        return [float(self.graded <= 10 * 16) for _ in answers]
+
+
 def test_a_collapse_goes_back_to_the_last_good_checkpoint_more_gently_and_then_stops(
     configure: Configure, questions: tuple[Question, ...]
 ) -> None:
-    class Falling(Varied):
-        def grade(self, asked: object, answers: list[str]) -> list[float]:
-            self.graded += len(answers)
-            return [float(self.graded <= 8 * 16) for _ in answers]
-
     config = configure(
         training={"rounds": 20, "save_every": 2, "keep": 5},
         guard={"enabled": True, "patience": 3, "retries": 2, "gentler": 0.5},
@@ -199,6 +202,25 @@ def test_a_collapse_goes_back_to_the_last_good_checkpoint_more_gently_and_then_s
     assert "accuracy is 0.000 for 3 rounds, 1.000 was reached" in trained.stopped
     decisions = [row for row in read_lines(config.output / "decisions.jsonl") if row["kind"] in ("back", "stop")]
     assert [row["kind"] for row in decisions] == ["back", "back", "stop"]
-    assert [row.get("step") for row in decisions[:2]] == [8, 8]
+    # The update of round 10 made what round 11 grades as lost; that of round 8 is the last saved before it.
+    assert [row.get("step") for row in decisions[:2]] == [8, 6]
     rates = [row["learning_rate_reasoner"] for row in read_lines(config.output / "metrics.jsonl")]
     assert [rates[0], rates[-1]] == pytest.approx([1e-3, 2.5e-4])
+
+
+def test_a_run_that_is_killed_after_it_went_back_goes_on_as_gently(
+    configure: Configure, questions: tuple[Question, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(
+        training={"rounds": 20, "save_every": 2, "keep": 5},
+        guard={"enabled": True, "patience": 3, "retries": 1, "gentler": 0.5},
+    )
+    with monkeypatch.context() as patch:
+        kill_in_round(patch, 14)  # the first after going back
+        with pytest.raises(Killed):
+            JointTrainer(config, questions=questions, validation=(), grader=Falling()).train()
+    shorter = configure(training={"rounds": 10, "save_every": 2, "keep": 5}, guard={"gentler": 0.5})
+    JointTrainer(shorter, questions=questions, validation=(), grader=Varied()).train(resume=True)
+    # transformers tells a rate one round late after loading.
+    rates = {row["round"]: row["learning_rate_reasoner"] for row in curve(config) if row["phase"] == "train"}
+    assert [rates[8], rates[10]] == pytest.approx([1e-3, 0.5e-3])
