@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.build import Start, check_context, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
 from duet_sdk.trainer.data import prepare
@@ -180,16 +181,12 @@ class JointTrainer:
         values = self._config.model_dump(mode="json")
         if resume:
             step = checkpoints.last_common()
-            state = checkpoints.state("reasoner", step)
-            if state is None:
-                raise TrainingError(f"the checkpoint at step {step} in {folder} changed while it was read; try again")
-            refuse_changes(state["config"], values, run=folder)
+            begun = read_json(folder / CONFIG) if step is None else self._state(step)["config"]
+            if begun is None:
+                raise TrainingError(f"{folder} holds no run to resume; start it")
+            refuse_changes(begun, values, run=folder)
             if self._rank == 0:
-                checkpoints.forget_after(step)
-                journal.forget_after(int(state["round"]))
-                if state["round"] == self._course.rounds:
-                    journal.forget_validation(self._course.rounds)
-                journal.decision("resume", f"from step {step}", round=int(state["round"]), step=step)
+                self._forget_after(step)
             # Also where the run was killed before it saved anything after it went back.
             return step, journal.count("back")
         if any(folder.glob("*/checkpoint-*")) or (folder / "metrics.jsonl").exists():
@@ -198,6 +195,27 @@ class JointTrainer:
         if self._rank == 0:
             write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
         return None, 0
+
+    def _forget_after(self, step: int | None) -> None:
+        """Drop what the run did after this step, or altogether; its decisions stay."""
+        checkpoints, journal = self._course.checkpoints, self._course.journal
+        checkpoints.forget_after(step)
+        # A run's first validation is of round 0.
+        last = -1 if step is None else int(self._state(step)["round"])
+        journal.forget_after(last)
+        if last == self._course.rounds:
+            journal.forget_validation(last)
+        journal.decision(
+            "resume", "from the start" if step is None else f"from step {step}", round=max(last, 0), step=step
+        )
+
+    def _state(self, step: int) -> dict[str, Any]:
+        state = self._course.checkpoints.state("reasoner", step)
+        if state is None:
+            raise TrainingError(
+                f"the checkpoint at step {step} in {self._config.output} is not whole any more; try again"
+            )
+        return state
 
     def _last_good(self, fell_after: int) -> int | None:
         """The last common checkpoint before that round's update, at which the guard had nothing to say."""

@@ -43,6 +43,16 @@ def test_a_checkpoint_of_one_policy_only_is_refused_by_name(tmp_path: Path) -> N
         Checkpoints(tmp_path).last_common()
 
 
+def test_before_the_first_checkpoint_of_both_there_is_nothing_to_resume_from(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).last_common() is None
+    save(tmp_path, "generator", 5)
+    save(tmp_path, "reasoner", 5, marked=False)
+    assert Checkpoints(tmp_path).last_common() is None
+    save(tmp_path, "generator", 10)
+    with pytest.raises(TrainingError, match=r"reasoner has none, generator has \[5, 10\]"):
+        Checkpoints(tmp_path).last_common()
+
+
 def test_what_is_later_or_half_is_removed_before_a_course_is_taken_again(tmp_path: Path) -> None:
     for stage in ("reasoner", "generator"):
         save(tmp_path, stage, 5)
