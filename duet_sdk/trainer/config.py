@@ -249,7 +249,7 @@ class Training(Section):
     precision: Precision = "bf16"
     """Arithmetic of both policies; accelerate knows one for a process."""
     save_every: CountOrNone = 50
-    """Rounds between checkpoints; 0 saves at the end and on SIGTERM only."""
+    """Rounds between checkpoints, beside those at the end and on SIGTERM; 0 for these only."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Checkpoints kept of each policy, from 2: the newest may be of one policy only."""
     validate_every: CountOrNone = 10
@@ -259,7 +259,7 @@ class Training(Section):
     log_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where TRL logs to, beside the run's own ``metrics.jsonl``."""
     log_samples: CountOrNone = 4
-    """Samples of question, signal and answer kept of each round in ``samples.jsonl``."""
+    """Samples of question, signal and answer kept of each validation in ``samples.jsonl``."""
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
     fsdp: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from duet_sdk.pair import Pair
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.question import Grader, Question
+    from duet_sdk.trainer.watch import Watch
 
 CONFIG, RESULT = "config.json", "result.json"
 
@@ -138,29 +140,41 @@ class JointTrainer:
             ConfigError: the folder holds another run.
         """
         step, gentler = self._prepare(resume)
-        journal, retries = self._course.journal, self._config.guard.retries
         origin = start or self.start
         while True:
             leg = prepare_leg(self._course, origin, gentler=gentler)
             leg.run(self._course, step)
-            watch = leg.watch
-            if watch.collapsed is None or watch.stopped:
-                break
-            if gentler >= retries:
-                journal.decision("stop", f"collapsed after {gentler} retries: {watch.collapsed}", round=watch.round)
-                break
-            gentler, step = gentler + 1, self._last_good(watch.fell_after)
-            if self._rank == 0:
-                self._course.checkpoints.forget_after(step)
-            factor = self._config.guard.gentler**gentler
-            journal.decision(
-                "back",
-                f"back to {f'step {step}' if step else 'the start'} with alpha, lambda, its bounds and learning rates "
-                f"times {factor:g}: {watch.collapsed}",
-                round=watch.round,
-                step=step,
-            )
-        return self._finish(leg, origin)
+            if not self._goes_back(leg.watch, gentler):
+                return self._finish(leg, origin)
+            gentler += 1
+            step = self._go_back(leg.watch, gentler)
+            # Policies and callbacks know each other; two new models need the memory of these.
+            del leg
+            gc.collect()
+
+    def _goes_back(self, watch: Watch, gentler: int) -> bool:
+        """Whether a leg that was so gentle collapsed and may be tried again."""
+        if watch.collapsed is None or watch.stopped:
+            return False
+        if gentler < self._config.guard.retries:
+            return True
+        what = f"collapsed after {gentler} retries: {watch.collapsed}"
+        self._course.journal.decision("stop", what, round=watch.round)
+        return False
+
+    def _go_back(self, watch: Watch, gentler: int) -> int | None:
+        """The step from which to go on so gently, with all later checkpoints removed; None for the start."""
+        step = self._last_good(watch.fell_after)
+        if self._rank == 0:
+            self._course.checkpoints.forget_after(step)
+        self._course.journal.decision(
+            "back",
+            f"back to {f'step {step}' if step else 'the start'} with alpha, lambda, its bounds and learning rates "
+            f"times {self._config.guard.gentler**gentler:g}: {watch.collapsed}",
+            round=watch.round,
+            step=step,
+        )
+        return step
 
     def _finish(self, leg: Leg, origin: Start) -> Trained:
         """Measure and save what was trained; a run that was stopped or collapsed keeps its checkpoints only."""

@@ -53,6 +53,8 @@ class Leg:
     watch: Watch
     coupling: Coupling
     validation: Validation
+    validated: tuple[int, Validated] | None = None
+    """Round and result of the last validation."""
 
     def run(self, course: Course, step: int | None) -> None:
         """Train from a common checkpoint at ``step``, or from the start, until the end, a signal, or a collapse."""
@@ -74,11 +76,13 @@ class Leg:
                 self.coupling.handover.end()
 
     def validate(self, round_number: int) -> Validated | None:
-        """Measure the pair; None where there is nothing to validate on."""
+        """Measure the pair, once after a round; None where there is nothing to validate on."""
         if not self.validation.questions:
             return None
-        with quiet():
-            return self.validation.run(round_number)
+        if self.validated is None or self.validated[0] != round_number:
+            with quiet():
+                self.validated = round_number, self.validation.run(round_number)
+        return self.validated[1]
 
 
 def prepare_leg(course: Course, start: Start, *, gentler: int) -> Leg:

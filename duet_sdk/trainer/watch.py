@@ -120,11 +120,11 @@ class Watch:
             self._guard, findings = watching.observe(self._guard, facts, self._config.guard)
             self._tell(findings)
 
-    def step_ended(self, stage: StageName, step: int, control: Any) -> None:
-        """A policy took an optimizer step; says whether to save and whether to stop."""
+    def step_ended(self, stage: StageName, step: int, control: Any, *, last: bool) -> None:
+        """A policy took an optimizer step, the last of its run or not; says whether to save and whether to stop."""
         if step % self._config.rollout.mini_batches:
             return
-        if self.stopped:
+        if self.stopped or last:
             control.should_save = True
         if stage == "reasoner":
             if self.stopped or self.collapsed is not None:
@@ -189,7 +189,8 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """As transformers calls it."""
-        self._watch.step_ended(self._stage, state.global_step, control)
+        last = state.global_step == state.max_steps
+        self._watch.step_ended(self._stage, state.global_step, control, last=last)
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 from conftest import Varied, weights
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.trainer import joint
 from duet_sdk.trainer.build import order_of
+from duet_sdk.trainer.checkpoints import Checkpoints
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.coupling import Coupling
 from duet_sdk.trainer.joint import JointTrainer, Trained
@@ -125,6 +128,13 @@ def test_a_finished_run_that_is_resumed_trains_no_round_more(
     assert curve(config) == before
 
 
+def test_a_run_saves_and_validates_once_after_its_last_round(configure: Configure, trainer: Make) -> None:
+    config = configure(training={"rounds": 3, "save_every": 0, "validate_every": 3, "validation_questions": 4})
+    trainer(config).train()
+    assert [row["round"] for row in curve(config) if row["phase"] == "validation"] == [0, 3]
+    assert Checkpoints(config.output).common() == [3]
+
+
 def test_sigterm_saves_both_policies_after_the_next_round_and_the_run_goes_on_from_there(
     configure: Configure, questions: tuple[Question, ...], trainer: Make, tmp_path: Path
 ) -> None:
@@ -195,13 +205,23 @@ class Falling(Varied):
 
 
 def test_a_collapse_goes_back_to_the_last_good_checkpoint_more_gently_and_then_stops(
-    configure: Configure, questions: tuple[Question, ...]
+    configure: Configure, questions: tuple[Question, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure(
         training={"rounds": 20, "save_every": 2, "keep": 5},
         guard={"enabled": True, "patience": 3, "retries": 2, "gentler": 0.5},
     )
+    prepare, before = joint.prepare_leg, []
+
+    def alone(*given: object, **named: object) -> object:
+        assert all(policy() is None for policy in before), "a leg's policies are still there when the next is built"
+        leg = prepare(*given, **named)
+        before.extend([weakref.ref(leg.reasoner), weakref.ref(leg.generator)])
+        return leg
+
+    monkeypatch.setattr(joint, "prepare_leg", alone)
     trained = JointTrainer(config, questions=questions, validation=(), grader=Falling()).train()
+    assert len(before) == 6
     assert trained.stopped is not None
     assert trained.pair is None
     assert "accuracy is 0.000 for 3 rounds, 1.000 was reached" in trained.stopped
