@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
 from duet_sdk import models
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-    from duet_sdk.trainer.config import Lora, Model, TrainConfig
+    from duet_sdk.trainer.config import Lora, Model, TrainConfig, Training
     from duet_sdk.trainer.prompts import PairPrompts
 
 StageName = Literal["reasoner", "generator"]
@@ -128,6 +130,22 @@ def check_sizes(config: TrainConfig, *, processes: int) -> None:
             )
 
 
+def check_names(config: TrainConfig) -> None:
+    """Refuse a learning-rate schedule or an optimizer that transformers does not know.
+
+    Raises:
+        ConfigError: it does not; says which names there are.
+    """
+    for place, name, known in (
+        ("training.lr_schedule", config.training.lr_schedule, SchedulerType),
+        ("reasoner.optimizer", config.reasoner.optimizer, OptimizerNames),
+        ("generator.optimizer", config.generator.optimizer, OptimizerNames),
+    ):
+        names = sorted(one.value for one in known)
+        if name not in names:
+            raise ConfigError(f"{place} is {name!r}, and transformers knows {', '.join(names)}")
+
+
 def check_context(config: TrainConfig, start: Start) -> None:
     """Refuse limits that a model's window cannot hold.
 
@@ -209,6 +227,12 @@ def _groups(config: TrainConfig) -> list[tuple[StageName, Model, int]]:
     return [("reasoner", config.reasoner, signals), ("generator", config.generator, signals * answers)]
 
 
+def _schedule(training: Training) -> str:
+    """The schedule's name; transformers' constant one knows no warm-up."""
+    warm = training.warmup_rounds > 0 and training.lr_schedule == "constant"
+    return "constant_with_warmup" if warm else training.lr_schedule
+
+
 def _settings(
     stage: StageName, config: TrainConfig, part: Model, *, group: int, rounds: int, ends: tuple[int, ...]
 ) -> GRPOConfig:
@@ -240,7 +264,7 @@ def _settings(
         max_completion_length=part.max_new_tokens,
         max_steps=rounds * rollout.mini_batches,
         learning_rate=part.learning_rate,
-        lr_scheduler_type=training.lr_schedule,
+        lr_scheduler_type=_schedule(training),
         warmup_steps=training.warmup_rounds * rollout.mini_batches,
         adam_beta2=training.adam_beta2,
         max_grad_norm=training.max_grad_norm,

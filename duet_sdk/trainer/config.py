@@ -272,7 +272,8 @@ class Guard(Section):
     enabled: bool = True
     """Watch for collapse."""
     drop: Share = 0.1
-    """Accuracy below the reference at which the run is warned of; twice that for ``patience`` rounds is a collapse."""
+    """Accuracy below the reference of which the run is warned; twice that, or half of what was reached where that is
+    less, for ``patience`` rounds is a collapse."""
     empty: Share = 0.9
     """Share of empty signals that counts as collapse when accuracy has dropped, too."""
     zero_variance: Share = 0.95
@@ -280,7 +281,7 @@ class Guard(Section):
     entropy_floor: NotNegative = 0.0
     """Entropy of the reasoner, nats a token, below which exploration is over and a warning is logged; 0 for none."""
     patience: Count = 5
-    """Rounds in a row that make a collapse."""
+    """Rounds in a row that make a collapse, and rounds between warnings of one kind."""
     retries: CountOrNone = 2
     """Times that the run goes back to its last good checkpoint with a gentler setting; then it stops."""
     gentler: Share = 0.5

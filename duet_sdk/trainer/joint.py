@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.models.folder import read_json
-from duet_sdk.trainer.build import Start, check_context, check_sizes, locate_models
+from duet_sdk.trainer.build import Start, check_context, check_names, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
 from duet_sdk.trainer.data import prepare
 from duet_sdk.trainer.grading import Checked, find_grader
@@ -72,6 +72,7 @@ class JointTrainer:
     ) -> None:
         self._config = config
         self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        check_names(config)
         check_sizes(config, processes=self.processes)
         self.start = locate_models(config)
         check_context(config, self.start)

@@ -106,6 +106,16 @@ def test_a_tracker_gets_both_policies_under_their_names_and_the_run_keeps_its_ow
         assert plain <= {"train/epoch", "train/num_input_tokens_seen"}
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_learning_rates_rise_over_the_rounds_of_warm_up(configure: Configure, trainer: Make, schedule: str) -> None:
+    config = configure(training={"save_every": 0, "warmup_rounds": 2, "lr_schedule": schedule})
+    trainer(config).train()
+    for stage in ("reasoner", "generator"):
+        rates = [row[f"learning_rate_{stage}"] for row in trained_rounds(config)]
+        assert rates[:2] == pytest.approx([0, 0.5e-3])
+        assert rates[2] == pytest.approx(1e-3)
+
+
 def test_policies_that_are_at_different_questions_are_refused(
     configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +209,8 @@ def test_the_generator_alone_is_sampled_for_the_baseline_and_trains_nothing(
         ({"rollout": {"questions": 128}}, "there are 64 questions and a round takes 128"),
         ({"reasoner": {"max_new_tokens": 9000}}, "window holds 512 tokens"),
         ({"reasoner": {"gradient_accumulation": 3}}, "do not divide"),
+        ({"training": {"lr_schedule": "cosin"}}, "training.lr_schedule is 'cosin', and transformers knows constant, "),
+        ({"generator": {"optimizer": "adam"}}, "generator.optimizer is 'adam', and transformers knows .*adamw_torch"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(
