@@ -335,6 +335,9 @@ class Propose(Section):
     """Rows of an update."""
     learning_rate: Positive = 1e-5
     """Of supervised tuning in this stage."""
+    held: Count = 512
+    """Answers sampled to held-out questions for a cycle's verdict, all of which take part, some more than once; 512
+    tell differences of some 3 %. The interval stands in ``decisions.jsonl``."""
     accept_drop: Share = 0.01
     """Sampled accuracy of the pair that a cycle may cost; above it is rolled back."""
     back_tracks: CountOrNone = 3

@@ -97,12 +97,13 @@ class JointTrainer:
                 f"there are {len(questions)} questions and a round takes {config.rollout.questions}; give more data, "
                 "or lower rollout.questions"
             )
+        self._held = tuple(validation)
         each = min(config.training.validation_questions, len(validation)) // self.processes
         self._course = Course(
             config=config,
             prompts=prompts,
             questions=tuple(questions),
-            validation=tuple(validation)[self._rank * each : (self._rank + 1) * each],
+            validation=self._held[self._rank * each : (self._rank + 1) * each],
             grader=checked if grader is None else grader,
             rounds=rounds,
             journal=Journal(config.output, writes=self._rank == 0),
@@ -115,9 +116,9 @@ class JointTrainer:
         return self._course.questions
 
     @property
-    def validation(self) -> Sequence[Question]:
-        """What this process validates on."""
-        return self._course.validation
+    def held(self) -> Sequence[Question]:
+        """All that is held out, also what no validation asks."""
+        return self._held
 
     @property
     def grader(self) -> Grader:
