@@ -22,6 +22,7 @@ from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.coupling import Coupling
 from duet_sdk.trainer.joint import JointTrainer, Trained
 from duet_sdk.trainer.journal import read_lines
+from duet_sdk.trainer.leg import softened
 from duet_sdk.trainer.question import Question
 
 Configure = Callable[..., TrainConfig]
@@ -194,6 +195,21 @@ def test_a_full_disk_ends_the_run_in_words_and_leaves_no_half_checkpoint(configu
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(config.output.glob("*/checkpoint-*"))
+
+
+def test_a_run_that_went_back_takes_less_weight_on_length_and_smaller_steps(configure: Configure) -> None:
+    config = configure(
+        reasoner={"learning_rate": 8e-6},
+        generator={"learning_rate": 4e-6},
+        objective={"alpha": 0.4, "lam": 0.2, "lam_max": 0.8, "cap": 0.6, "eta": 0.03},
+        guard={"gentler": 0.5},
+    )
+    assert softened(config, 0) == config
+    soft = softened(config, 2)
+    objective = soft.objective
+    assert (objective.alpha, objective.lam, objective.lam_max, objective.cap) == pytest.approx((0.1, 0.05, 0.2, 0.15))
+    assert objective.eta == 0.03
+    assert (soft.reasoner.learning_rate, soft.generator.learning_rate) == pytest.approx((2e-6, 1e-6))
 
 
 class Falling(Varied):
