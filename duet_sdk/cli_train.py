@@ -61,7 +61,7 @@ def train_run(
         screen = Console(stderr=True, highlight=False)
         if trained.stopped == "signal":
             screen.print(f"stopped and saved after round {trained.rounds}; go on with --resume")
-            raise typer.Exit(130)
+            raise typer.Exit(143)  # as shells tell of a process that SIGTERM ended
         if trained.stopped is not None:
             raise TrainingError(
                 f"the run collapsed and was ended after round {trained.rounds}: {trained.stopped}; "

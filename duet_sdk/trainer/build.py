@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
 from duet_sdk import models
@@ -16,12 +20,12 @@ from duet_sdk.errors import ConfigError
 from duet_sdk.trainer.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-    from duet_sdk.trainer.config import Lora, Model, TrainConfig
+    from duet_sdk.trainer.config import Lora, Model, TrainConfig, Training
     from duet_sdk.trainer.prompts import PairPrompts
 
 StageName = Literal["reasoner", "generator"]
@@ -126,6 +130,22 @@ def check_sizes(config: TrainConfig, *, processes: int) -> None:
             )
 
 
+def check_names(config: TrainConfig) -> None:
+    """Refuse a learning-rate schedule or an optimizer that transformers does not know.
+
+    Raises:
+        ConfigError: it does not; says which names there are.
+    """
+    for place, name, known in (
+        ("training.lr_schedule", config.training.lr_schedule, SchedulerType),
+        ("reasoner.optimizer", config.reasoner.optimizer, OptimizerNames),
+        ("generator.optimizer", config.generator.optimizer, OptimizerNames),
+    ):
+        names = sorted(one.value for one in known)
+        if name not in names:
+            raise ConfigError(f"{place} is {name!r}, and transformers knows {', '.join(names)}")
+
+
 def check_context(config: TrainConfig, start: Start) -> None:
     """Refuse limits that a model's window cannot hold.
 
@@ -147,6 +167,27 @@ def check_context(config: TrainConfig, start: Start) -> None:
             )
 
 
+def order_of(questions: int, *, each: int, rounds: int, seed: int) -> list[int]:
+    """Places in the data for all rounds: every pass over the questions is shuffled anew, its incomplete round left out.
+
+    All that a run takes stands in one list, so that a resumed run finds its place in it. TRL's own shuffling begins
+    anew with a process, and would give later passes the first one's order.
+
+    Args:
+        questions: how many there are, at least ``each``.
+        each: questions of a round.
+        rounds: rounds of the run.
+        seed: of the shuffling; a longer run begins as a shorter one.
+    """
+    places: list[int] = []
+    for number in count():
+        if len(places) >= rounds * each:
+            break
+        shuffled = random.Random(f"{seed} {number}").sample(range(questions), questions)
+        places += shuffled[: questions - questions % each]
+    return places[: rounds * each]
+
+
 def build_policy(
     stage: StageName,
     config: TrainConfig,
@@ -154,10 +195,10 @@ def build_policy(
     prompts: PairPrompts,
     functions: Functions,
     *,
-    questions: int,
+    places: Sequence[int],
     rounds: int,
 ) -> Policy:
-    """One policy's trainer, ready to train."""
+    """One policy's trainer, ready to train on these places in the data, in this order."""
     part = config.reasoner if stage == "reasoner" else config.generator
     group = config.rollout.signals * (1 if stage == "reasoner" else config.rollout.answers)
     # The reasoner stops where its thinking ends: what follows is never used.
@@ -169,7 +210,7 @@ def build_policy(
         reward_funcs=functions.reward,
         args=args,
         # Places in the data, as a rollout function is given nothing else of a row.
-        train_dataset=Dataset.from_dict({"prompt": [str(place) for place in range(questions)]}),
+        train_dataset=Dataset.from_dict({"prompt": [str(place) for place in places]}),
         processing_class=load_tokenizer(start.folder(stage)),
         rollout_func=functions.rollout,
         callbacks=[functions.callback],
@@ -184,6 +225,12 @@ def build_policy(
 def _groups(config: TrainConfig) -> list[tuple[StageName, Model, int]]:
     signals, answers = config.rollout.signals, config.rollout.answers
     return [("reasoner", config.reasoner, signals), ("generator", config.generator, signals * answers)]
+
+
+def _schedule(training: Training) -> str:
+    """The schedule's name; transformers' constant one knows no warm-up."""
+    warm = training.warmup_rounds > 0 and training.lr_schedule == "constant"
+    return "constant_with_warmup" if warm else training.lr_schedule
 
 
 def _settings(
@@ -213,10 +260,11 @@ def _settings(
         gradient_accumulation_steps=passes,
         steps_per_generation=rollout.mini_batches * passes,
         num_generations=group,
+        shuffle_dataset=False,
         max_completion_length=part.max_new_tokens,
         max_steps=rounds * rollout.mini_batches,
         learning_rate=part.learning_rate,
-        lr_scheduler_type=training.lr_schedule,
+        lr_scheduler_type=_schedule(training),
         warmup_steps=training.warmup_rounds * rollout.mini_batches,
         adam_beta2=training.adam_beta2,
         max_grad_norm=training.max_grad_norm,

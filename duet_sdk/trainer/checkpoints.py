@@ -63,14 +63,17 @@ class Checkpoints:
         """Steps at which both policies have one, in order."""
         return sorted(set.intersection(*(set(self.steps(stage)) for stage in STAGES)))
 
-    def last_common(self) -> int:
-        """The step to resume from.
+    def last_common(self) -> int | None:
+        """The step to resume from; None where the run was killed before both policies had their first.
 
         Raises:
-            TrainingError: there is none; says what is there.
+            TrainingError: a policy's checkpoints are gone; says what is there.
         """
         if common := self.common():
             return common[-1]
+        # The generator saves first, so this is all that a kill leaves.
+        if not self.steps("reasoner") and len(self.steps("generator")) <= 1:
+            return None
         there = ", ".join(f"{stage} has {self.steps(stage) or 'none'}" for stage in STAGES)
         raise TrainingError(
             f"{self.run} has no checkpoint of both policies at one step to resume from ({there}); start the run anew, "

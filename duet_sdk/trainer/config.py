@@ -134,7 +134,7 @@ class Objective(Section):
     generator_group: GroupName = "question"
     """Which of the generator's answers are compared: all of a question's, or those of one signal."""
     divide_by_std: bool = True
-    """Divide advantages by their group's standard deviation."""
+    """Divide advantages by their group's standard deviation; by the root of their mean square under ``baseline``."""
     std_epsilon: Positive = 1e-4
     """Added to that deviation; TRL's value, far below what a grade can change."""
 
@@ -249,7 +249,7 @@ class Training(Section):
     precision: Precision = "bf16"
     """Arithmetic of both policies; accelerate knows one for a process."""
     save_every: CountOrNone = 50
-    """Rounds between checkpoints; 0 saves at the end and on SIGTERM only."""
+    """Rounds between checkpoints, beside those at the end and on SIGTERM; 0 for these only."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Checkpoints kept of each policy, from 2: the newest may be of one policy only."""
     validate_every: CountOrNone = 10
@@ -259,7 +259,7 @@ class Training(Section):
     log_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where TRL logs to, beside the run's own ``metrics.jsonl``."""
     log_samples: CountOrNone = 4
-    """Samples of question, signal and answer kept of each round in ``samples.jsonl``."""
+    """Samples of question, signal and answer kept of each validation in ``samples.jsonl``."""
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
     fsdp: str | None = None
@@ -272,7 +272,8 @@ class Guard(Section):
     enabled: bool = True
     """Watch for collapse."""
     drop: Share = 0.1
-    """Accuracy below the reference at which the run is warned of; twice that for ``patience`` rounds is a collapse."""
+    """Accuracy below the reference of which the run is warned; twice that, or half of what was reached where that is
+    less, for ``patience`` rounds is a collapse."""
     empty: Share = 0.9
     """Share of empty signals that counts as collapse when accuracy has dropped, too."""
     zero_variance: Share = 0.95
@@ -280,7 +281,7 @@ class Guard(Section):
     entropy_floor: NotNegative = 0.0
     """Entropy of the reasoner, nats a token, below which exploration is over and a warning is logged; 0 for none."""
     patience: Count = 5
-    """Rounds in a row that make a collapse."""
+    """Rounds in a row that make a collapse, and rounds between warnings of one kind."""
     retries: CountOrNone = 2
     """Times that the run goes back to its last good checkpoint with a gentler setting; then it stops."""
     gentler: Share = 0.5
@@ -334,6 +335,9 @@ class Propose(Section):
     """Rows of an update."""
     learning_rate: Positive = 1e-5
     """Of supervised tuning in this stage."""
+    held: Count = 512
+    """Answers sampled to held-out questions for a cycle's verdict, all of which take part, some more than once; 512
+    tell differences of some 3 %. The interval stands in ``decisions.jsonl``."""
     accept_drop: Share = 0.01
     """Sampled accuracy of the pair that a cycle may cost; above it is rolled back."""
     back_tracks: CountOrNone = 3
@@ -392,6 +396,15 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; take float32"
                 )
+        training, guard = self.training, self.guard
+        kept = (training.keep - 1) * training.save_every
+        if guard.enabled and guard.retries and 0 < kept <= guard.patience:
+            raise ValueError(
+                f"the {training.keep} checkpoints kept (training.keep), {training.save_every} rounds apart "
+                f"(training.save_every), reach {kept} rounds back at worst, and a collapse is certain after "
+                f"{guard.patience} (guard.patience): none from before would be left; raise keep or save_every, or set "
+                "guard.retries to 0"
+            )
         one, two = self.reasoner.vllm, self.generator.vllm
         if one and two and one.mode == two.mode == "server" and one.group_port == two.group_port:
             raise ValueError(f"both vllm servers have group_port {one.group_port}; give the generator another one")

@@ -11,7 +11,6 @@ from duet_sdk.trainer.intervals import Z95, share_interval
 from duet_sdk.trainer.sampling import Decoding, sample
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
     from transformers import PreTrainedModel
 
     from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
@@ -74,18 +73,6 @@ class Evaluation:
     """The mean's 95 % interval (normal)."""
     empty: float
     """Share of empty signals."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As JSON holds it."""
-        return {
-            "questions": self.questions,
-            "guided": self.guided,
-            "guided_interval": list(self.guided_interval),
-            "alone": self.alone,
-            "tokens_mean": self.tokens_mean,
-            "tokens_interval": list(self.tokens_interval),
-            "empty": self.empty,
-        }
 
 
 def evaluate(

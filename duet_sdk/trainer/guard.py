@@ -43,6 +43,8 @@ class WatchState:
     """Rounds in a row far below the reference."""
     without_variance: int = 0
     """Rounds in a row in which hardly any group had variance."""
+    slipping: int = 0
+    """Rounds in a row in which smoothed accuracy was below the reference, but no collapse was near."""
     low_entropy: int = 0
     """Rounds in a row below the entropy floor."""
 
@@ -73,16 +75,18 @@ def observe(state: WatchState, facts: RoundFacts, guard: Guard) -> tuple[WatchSt
     state = _smoothed(state, facts.guided)
     findings: list[Finding] = []
     lost = state.reference - facts.guided
-    far = lost > 2 * guard.drop or (lost > guard.drop and facts.empty >= guard.empty)
+    # Half of a low accuracy is a collapse, too: there may be no 2 * drop to lose.
+    far = lost > min(2 * guard.drop, state.reference / 2) or (lost > guard.drop and facts.empty >= guard.empty)
+    slips = state.reference - state.accuracy > guard.drop
     if state.rounds > _FIRST and far:
-        state = replace(state, below=state.below + 1)
+        state = replace(state, below=state.below + 1, slipping=0)
         findings.append(_accuracy_finding(state, facts, guard))
+    elif state.rounds > _FIRST and slips:
+        state = replace(state, below=0, slipping=state.slipping + 1)
+        if state.slipping % guard.patience == 0:
+            findings.append(_slipping_finding(state))
     else:
-        state = replace(state, below=0)
-        if state.rounds > _FIRST and state.reference - state.accuracy > guard.drop:
-            findings.append(
-                Finding("warning", f"smoothed accuracy is {state.accuracy:.3f}, {state.reference:.3f} was reached")
-            )
+        state = replace(state, below=0, slipping=0)
     alike = state.without_variance + 1 if facts.zero_variance >= guard.zero_variance else 0
     state = replace(state, without_variance=alike)
     if alike and alike % guard.patience == 0:
@@ -116,6 +120,11 @@ def _accuracy_finding(state: WatchState, facts: RoundFacts, guard: Guard) -> Fin
         f"{facts.empty:.0%} of the signals are empty, they have {facts.tokens_mean:.1f} tokens"
     )
     return Finding("collapse" if state.below >= guard.patience else "warning", what)
+
+
+def _slipping_finding(state: WatchState) -> Finding:
+    what = f"smoothed accuracy is {state.accuracy:.3f} for {state.slipping} rounds, {state.reference:.3f} was reached"
+    return Finding("warning", what)
 
 
 def _smoothed(state: WatchState, guided: float) -> WatchState:

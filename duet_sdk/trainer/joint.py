@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duet_sdk.errors import ConfigError, TrainingError
-from duet_sdk.trainer.build import Start, check_context, check_sizes, locate_models
+from duet_sdk.models.folder import read_json
+from duet_sdk.trainer.build import Start, check_context, check_names, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
 from duet_sdk.trainer.data import prepare
 from duet_sdk.trainer.grading import Checked, find_grader
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from duet_sdk.pair import Pair
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.question import Grader, Question
+    from duet_sdk.trainer.watch import Watch
 
 CONFIG, RESULT = "config.json", "result.json"
 
@@ -69,6 +72,7 @@ class JointTrainer:
     ) -> None:
         self._config = config
         self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        check_names(config)
         check_sizes(config, processes=self.processes)
         self.start = locate_models(config)
         check_context(config, self.start)
@@ -93,12 +97,13 @@ class JointTrainer:
                 f"there are {len(questions)} questions and a round takes {config.rollout.questions}; give more data, "
                 "or lower rollout.questions"
             )
+        self._held = tuple(validation)
         each = min(config.training.validation_questions, len(validation)) // self.processes
         self._course = Course(
             config=config,
             prompts=prompts,
             questions=tuple(questions),
-            validation=tuple(validation)[self._rank * each : (self._rank + 1) * each],
+            validation=self._held[self._rank * each : (self._rank + 1) * each],
             grader=checked if grader is None else grader,
             rounds=rounds,
             journal=Journal(config.output, writes=self._rank == 0),
@@ -111,9 +116,9 @@ class JointTrainer:
         return self._course.questions
 
     @property
-    def validation(self) -> Sequence[Question]:
-        """What this process validates on."""
-        return self._course.validation
+    def held(self) -> Sequence[Question]:
+        """All that is held out, also what no validation asks."""
+        return self._held
 
     @property
     def grader(self) -> Grader:
@@ -137,29 +142,41 @@ class JointTrainer:
             ConfigError: the folder holds another run.
         """
         step, gentler = self._prepare(resume)
-        journal, retries = self._course.journal, self._config.guard.retries
         origin = start or self.start
         while True:
             leg = prepare_leg(self._course, origin, gentler=gentler)
             leg.run(self._course, step)
-            watch = leg.watch
-            if watch.collapsed is None or watch.stopped:
-                break
-            if gentler >= retries:
-                journal.decision("stop", f"collapsed after {gentler} retries: {watch.collapsed}", round=watch.round)
-                break
-            gentler, step = gentler + 1, self._last_good()
-            if self._rank == 0:
-                self._course.checkpoints.forget_after(step)
-            factor = self._config.guard.gentler**gentler
-            journal.decision(
-                "back",
-                f"back to {f'step {step}' if step else 'the start'} with alpha, lambda, its bounds and learning rates "
-                f"times {factor:g}: {watch.collapsed}",
-                round=watch.round,
-                step=step,
-            )
-        return self._finish(leg, origin)
+            if not self._goes_back(leg.watch, gentler):
+                return self._finish(leg, origin)
+            gentler += 1
+            step = self._go_back(leg.watch, gentler)
+            # Policies and callbacks know each other; two new models need the memory of these.
+            del leg
+            gc.collect()
+
+    def _goes_back(self, watch: Watch, gentler: int) -> bool:
+        """Whether a leg that was so gentle collapsed and may be tried again."""
+        if watch.collapsed is None or watch.stopped:
+            return False
+        if gentler < self._config.guard.retries:
+            return True
+        what = f"collapsed after {gentler} retries: {watch.collapsed}"
+        self._course.journal.decision("stop", what, round=watch.round)
+        return False
+
+    def _go_back(self, watch: Watch, gentler: int) -> int | None:
+        """The step from which to go on so gently, with all later checkpoints removed; None for the start."""
+        step = self._last_good(watch.fell_after)
+        if self._rank == 0:
+            self._course.checkpoints.forget_after(step)
+        self._course.journal.decision(
+            "back",
+            f"back to {f'step {step}' if step else 'the start'} with alpha, lambda, its bounds and learning rates "
+            f"times {self._config.guard.gentler**gentler:g}: {watch.collapsed}",
+            round=watch.round,
+            step=step,
+        )
+        return step
 
     def _finish(self, leg: Leg, origin: Start) -> Trained:
         """Measure and save what was trained; a run that was stopped or collapsed keeps its checkpoints only."""
@@ -180,15 +197,14 @@ class JointTrainer:
         values = self._config.model_dump(mode="json")
         if resume:
             step = checkpoints.last_common()
-            state = checkpoints.state("reasoner", step)
-            if state is None:
-                raise TrainingError(f"the checkpoint at step {step} in {folder} changed while it was read; try again")
-            refuse_changes(state["config"], values, run=folder)
+            begun = read_json(folder / CONFIG) if step is None else self._state(step)["config"]
+            if begun is None:
+                raise TrainingError(f"{folder} holds no run to resume; start it")
+            refuse_changes(begun, values, run=folder)
             if self._rank == 0:
-                checkpoints.forget_after(step)
-                journal.forget_after(int(state["round"]))
-                journal.decision("resume", f"from step {step}", round=int(state["round"]), step=step)
-            return step, int(state["gentler"])
+                self._forget_after(step)
+            # Also where the run was killed before it saved anything after it went back.
+            return step, journal.count("back")
         if any(folder.glob("*/checkpoint-*")) or (folder / "metrics.jsonl").exists():
             raise ConfigError(f"{folder} holds a run; resume it, or name another folder as output")
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,11 +212,32 @@ class JointTrainer:
             write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
         return None, 0
 
-    def _last_good(self) -> int | None:
-        """The last common checkpoint at which the guard had nothing to say."""
+    def _forget_after(self, step: int | None) -> None:
+        """Drop what the run did after this step, or altogether; its decisions stay."""
+        checkpoints, journal = self._course.checkpoints, self._course.journal
+        checkpoints.forget_after(step)
+        # A run's first validation is of round 0.
+        last = -1 if step is None else int(self._state(step)["round"])
+        journal.forget_after(last)
+        if last == self._course.rounds:
+            journal.forget_validation(last)
+        journal.decision(
+            "resume", "from the start" if step is None else f"from step {step}", round=max(last, 0), step=step
+        )
+
+    def _state(self, step: int) -> dict[str, Any]:
+        state = self._course.checkpoints.state("reasoner", step)
+        if state is None:
+            raise TrainingError(
+                f"the checkpoint at step {step} in {self._config.output} is not whole any more; try again"
+            )
+        return state
+
+    def _last_good(self, fell_after: int) -> int | None:
+        """The last common checkpoint before that round's update, at which the guard had nothing to say."""
         checkpoints = self._course.checkpoints
         for step in reversed(checkpoints.common()):
             state = checkpoints.state("reasoner", step)
-            if state is not None and state["good"]:
+            if state is not None and state["good"] and state["round"] < fell_after:
                 return step
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pydantic import JsonValue
 
@@ -37,12 +37,23 @@ class Journal:
         """Something that the trainer decided or noticed, and why."""
         self._append(DECISIONS, {"kind": kind, "what": what, **facts, "time_s": round(time.time(), 3)})
 
+    def count(self, kind: str) -> int:
+        """Decisions of a kind so far, those before a resumption included."""
+        return sum(row.get("kind") == kind for row in read_lines(self.folder / DECISIONS))
+
     def forget_after(self, round_number: int) -> None:
         """Drop measures and samples of later rounds, which a resumed run makes again. Decisions stay."""
-        if not self.writes:
-            return
         for name in (METRICS, SAMPLES):
-            kept = [row for row in read_lines(self.folder / name) if _round(row) <= round_number]
+            self._keep(name, lambda row: _round(row) <= round_number)
+
+    def forget_validation(self, round_number: int) -> None:
+        """Drop a round's validation, which a run that is resumed at its end makes again."""
+        self._keep(METRICS, lambda row: _round(row) != round_number or row.get("phase") != "validation")
+        self._keep(SAMPLES, lambda row: _round(row) != round_number)
+
+    def _keep(self, name: str, wanted: Callable[[Mapping[str, JsonValue]], bool]) -> None:
+        if self.writes:
+            kept = [row for row in read_lines(self.folder / name) if wanted(row)]
             write_whole(self.folder / name, "".join(_line(row) for row in kept))
 
     def _append(self, name: str, row: Mapping[str, JsonValue]) -> None:

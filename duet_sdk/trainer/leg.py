@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.build import Functions, StageName, build_policy
+from duet_sdk.trainer.build import Functions, StageName, build_policy, order_of
 from duet_sdk.trainer.coupling import Coupling, Setting
 from duet_sdk.trainer.handover import Handover, check_precision
 from duet_sdk.trainer.quiet import quiet
@@ -53,6 +53,8 @@ class Leg:
     watch: Watch
     coupling: Coupling
     validation: Validation
+    validated: tuple[int, Validated] | None = None
+    """Round and result of the last validation."""
 
     def run(self, course: Course, step: int | None) -> None:
         """Train from a common checkpoint at ``step``, or from the start, until the end, a signal, or a collapse."""
@@ -74,11 +76,13 @@ class Leg:
                 self.coupling.handover.end()
 
     def validate(self, round_number: int) -> Validated | None:
-        """Measure the pair; None where there is nothing to validate on."""
+        """Measure the pair, once after a round; None where there is nothing to validate on."""
         if not self.validation.questions:
             return None
-        with quiet():
-            return self.validation.run(round_number)
+        if self.validated is None or self.validated[0] != round_number:
+            with quiet():
+                self.validated = round_number, self.validation.run(round_number)
+        return self.validated[1]
 
 
 def prepare_leg(course: Course, start: Start, *, gentler: int) -> Leg:
@@ -100,9 +104,10 @@ def prepare_leg(course: Course, start: Start, *, gentler: int) -> Leg:
         on_round=watch.on_round,
     )
 
+    places = order_of(len(course.questions), each=config.rollout.questions, rounds=course.rounds, seed=config.seed)
+
     def build(stage: StageName, functions: Functions) -> Policy:
-        sizes = {"questions": len(course.questions), "rounds": course.rounds}
-        return build_policy(stage, config, start, course.prompts, functions, **sizes)
+        return build_policy(stage, config, start, course.prompts, functions, places=places, rounds=course.rounds)
 
     with quiet():
         reasoner = build("reasoner", Functions(coupling.write, coupling.reward_signals, watch.callback("reasoner")))

@@ -135,6 +135,9 @@ def generator_advantages(grades: Tensor, objective: Objective) -> Tensor:
 def group_advantages(rewards: Tensor, *, divide_by_std: bool, epsilon: float, baseline: Tensor | None = None) -> Tensor:
     """A = (R − mean) / (std + ε) within each group; std is the sample's (n − 1), as in TRL and the reference code.
 
+    With a baseline, the root mean square of R − baseline takes the place of std, which is 0 where all rewards are alike
+    and would make their distance to the baseline count ten thousandfold.
+
     Args:
         rewards: (groups, members), members from 2.
         divide_by_std: whether to divide.
@@ -146,7 +149,10 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool, epsilon: float, ba
     """
     middle = rewards.mean(dim=1) if baseline is None else baseline
     advantages = rewards - middle[:, None]
-    return advantages / (rewards.std(dim=1, keepdim=True) + epsilon) if divide_by_std else advantages
+    if not divide_by_std:
+        return advantages
+    spread = rewards.std(dim=1) if baseline is None else advantages.square().mean(dim=1).sqrt()
+    return advantages / (spread[:, None] + epsilon)
 
 
 def zero_variance_share(rewards: Tensor) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +14,9 @@ from trl import GRPOTrainer
 from duet_sdk.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+_Value = TypeVar("_Value")
 
 _CITATION = (
     "@misc{duet2026, title = {When Less is Enough: Efficient Inference via Collaborative Reasoning}, "
@@ -87,6 +90,8 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
                 f"the checkpoint of step {step} cannot be written to {self.args.output_dir}: {err}; make room there "
                 "(training.keep says how many are kept) and resume: earlier checkpoints are as they were"
             ) from err
+        # The first process declares the checkpoint whole by what lies in it, so all must have written their part.
+        self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As TRL's; the learning rate is the configured one, also where the checkpoint had another."""
@@ -101,6 +106,10 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL's, under this policy's prefix."""
-        if self.log_prefix and self.args.report_to:
-            logs = {f"{self.log_prefix}{name}": value for name, value in logs.items()}
-        super().log(logs, start_time)
+        # TRL puts its own measures in after us, and empties what it took them from.
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode] = defaultdict(list, self._prefixed(self._metrics[mode]))
+        super().log(self._prefixed(logs), start_time)
+
+    def _prefixed(self, values: Mapping[str, _Value]) -> dict[str, _Value]:
+        return {f"{self.log_prefix}{name}": value for name, value in values.items()}

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from duet_sdk.errors import ConfigError
+from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer
+from duet_sdk.trainer.checkpoints import refuse_changes
 from duet_sdk.trainer.evaluation import PairModels
 from duet_sdk.trainer.joint import JointTrainer, Trained
 from duet_sdk.trainer.journal import write_whole
@@ -46,10 +48,14 @@ class Supervised:
         """As `duet_sdk.trainer.proposing.cycle.Tuner`."""
         model = copy.deepcopy(pair.reasoner if stage == "reasoner" else pair.generator)
         part = self.config.reasoner if stage == "reasoner" else self.config.generator
+        batch = min(self.batch, len(rows))
         tuning = Tuning(
             learning_rate=self.learning_rate,
-            batch=min(self.batch, len(rows)),
+            batch=batch,
             steps=steps,
+            passes=min(part.gradient_accumulation, batch),
+            gradient_checkpointing=part.gradient_checkpointing,
+            optimizer=part.optimizer,
             precision=self.config.training.precision,
             use_cpu=self.config.training.use_cpu,
             seed=self.config.seed,
@@ -67,7 +73,8 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
     """Propose shorter forms where that is configured, then train jointly.
 
     Raises:
-        TrainingError: as `JointTrainer.train`.
+        TrainingError: as `JointTrainer.train`; nothing is held out or right to propose from; or proposals are there,
+            made with another configuration.
         ConfigError: as `JointTrainer.train`, or proposals were asked for on several processes.
     """
     trainer = trainer or JointTrainer(config)
@@ -79,7 +86,10 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
         )
     folder = config.output / "proposed"
     start = Start(folder / "reasoner", folder / "generator")
-    if not (folder / _DONE).is_file():
+    done = read_json(folder / _DONE)
+    if done is not None:
+        refuse_changes(done["config"], config.model_dump(mode="json"), run=folder)
+    else:
         pair, origin = _load(config, trainer)
         cycle = Cycle(
             config.propose,
@@ -88,13 +98,13 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
             trainer.journal,
         )
         config.output.mkdir(parents=True, exist_ok=True)
-        asked, held = trainer.questions, trainer.validation
+        asked, held = trainer.questions, trainer.held
         for number in range(config.propose.cycles):
             first = number * config.propose.signals % max(1, len(asked) - config.propose.signals)
             pair = cycle.run(pair, asked[first : first + config.propose.signals], held, number + 1)
         if config.propose.empty:
             pair = propose_silence(cycle, pair, asked[: config.propose.signals], held)
-        _save(pair, origin, folder, {"cycles": config.propose.cycles})
+        _save(pair, origin, folder, {"config": config.model_dump(mode="json")})
     return trainer.train(resume=resume, start=start)
 
 
@@ -103,8 +113,11 @@ def run_warmup(config: TrainConfig, *, trainer: JointTrainer | None = None) -> d
 
     Raises:
         TrainingError: nothing could be kept.
+        ConfigError: it was started on several processes.
     """
     trainer = trainer or JointTrainer(config)
+    if trainer.processes > 1:
+        raise ConfigError("the warm-up runs on one process: start it without torchrun")
     pair, origin = _load(config, trainer)
     config.output.mkdir(parents=True, exist_ok=True)
     supervised = Supervised(config, origin, config.warmup.learning_rate, config.warmup.batch)

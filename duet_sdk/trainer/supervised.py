@@ -32,14 +32,16 @@ class Tuning:
     """How long and how fast."""
 
     learning_rate: float
+    """Its highest; it rises over a tenth of the steps and falls along a cosine."""
     batch: int
-    steps: int = -1
-    """Updates; -1 goes by ``epochs``."""
-    epochs: float = 1.0
+    """Rows of an update."""
+    steps: int
+    """Updates."""
+    passes: int = 1
+    """Into which an update is split to save memory, at most ``batch``."""
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw_torch"
     precision: str = "float32"
-    schedule: str = "cosine"
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
     use_cpu: bool = False
     seed: int = 0
 
@@ -91,17 +93,19 @@ def _tune(
     }
     config = SFTConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=tuning.batch,
+        # Rounded up: an update has some rows more where passes do not divide it.
+        per_device_train_batch_size=-(-tuning.batch // tuning.passes),
+        gradient_accumulation_steps=tuning.passes,
         max_steps=tuning.steps,
-        num_train_epochs=tuning.epochs,
         learning_rate=tuning.learning_rate,
-        lr_scheduler_type=tuning.schedule,
-        warmup_steps=tuning.warmup_share,
-        weight_decay=tuning.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        weight_decay=0.0,
         max_grad_norm=1.0,
+        optim=tuning.optimizer,
         max_length=None,
         completion_only_loss=True,
-        gradient_checkpointing=False,
+        gradient_checkpointing=tuning.gradient_checkpointing,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,

@@ -39,6 +39,7 @@ class Watch:
     Attributes:
         round: rounds done, that under way included.
         collapsed: what the guard saw when it ended the leg, None where it did not.
+        fell_after: the round after whose update accuracy fell, where it collapsed.
         stopped: whether a signal from outside ended it.
     """
 
@@ -53,6 +54,7 @@ class Watch:
     ) -> None:
         self.round = 0
         self.collapsed: str | None = None
+        self.fell_after = 0
         self.stopped = False
         self._validate: Callable[[int], object] | None = None
         self._config, self._setting = config, setting
@@ -62,6 +64,7 @@ class Watch:
         self._guard = WatchState()
         self._asked_to_stop = threading.Event()
         self._row: dict[str, JsonValue] = {}
+        self._logged: dict[str, JsonValue] = {}
         self._policies: dict[StageName, Policy] = {}
 
     def attach(self, reasoner: Policy, generator: Policy, *, validate: Callable[[int], object]) -> None:
@@ -75,8 +78,8 @@ class Watch:
         self._schedule = ScheduleState.from_json(state["schedule"])
         self._guard = WatchState.from_json(state["guard"])
         # A run that goes back more gently takes the checkpoint's lambda with less weight, too.
-        objective = self._setting.objective
-        self._schedule = replace(self._schedule, lam=min(self._schedule.lam, objective.lam_max))
+        softer = self._config.guard.gentler ** (self._gentler - int(state["gentler"]))
+        self._schedule = replace(self._schedule, lam=self._schedule.lam * softer)
         self._setting.lam = self._schedule.lam
 
     def callback(self, stage: StageName) -> TrainerCallback:
@@ -98,6 +101,7 @@ class Watch:
     def before_round(self) -> None:
         """A round begins that both policies will see to its end, also where it is the last."""
         self.round += 1
+        self._logged = {}
         self.stopped = self.stopped or self._anyone_asked_to_stop()
 
     def on_round(self, facts: RoundFacts) -> None:
@@ -116,11 +120,11 @@ class Watch:
             self._guard, findings = watching.observe(self._guard, facts, self._config.guard)
             self._tell(findings)
 
-    def step_ended(self, stage: StageName, step: int, control: Any) -> None:
-        """A policy took an optimizer step; says whether to save and whether to stop."""
+    def step_ended(self, stage: StageName, step: int, control: Any, *, last: bool) -> None:
+        """A policy took an optimizer step, the last of its run or not; says whether to save and whether to stop."""
         if step % self._config.rollout.mini_batches:
             return
-        if self.stopped:
+        if self.stopped or last:
             control.should_save = True
         if stage == "reasoner":
             if self.stopped or self.collapsed is not None:
@@ -137,16 +141,16 @@ class Watch:
         for name in _KEPT_LOGS:
             value = logs.get(name)
             if value is not None:
-                self._row[f"{name}_{stage}".replace("/", "_")] = float(value)
+                self._logged[f"{name}_{stage}".replace("/", "_")] = float(value)
         if stage == "generator":
             return
         for name in ("entropy", "kl"):
-            self._row[name] = self._row.get(f"{name}_reasoner")
+            self._logged[name] = self._logged.get(f"{name}_reasoner")
         entropy = logs.get("entropy")
         if self._config.guard.enabled and entropy is not None and math.isfinite(entropy):
             self._guard, findings = watching.observe_entropy(self._guard, entropy, self._config.guard)
             self._tell(findings)
-        self._journal.metrics(self._row)
+        self._journal.metrics({**self._row, **self._logged})
 
     def saved(self, stage: StageName, step: int) -> None:
         """A policy's checkpoint is written but for its marker."""
@@ -167,6 +171,8 @@ class Watch:
             self._journal.decision(finding.kind, finding.what, round=self.round)
             if finding.kind == "collapse":
                 self.collapsed = finding.what
+                # A round grades what the updates before it made.
+                self.fell_after = self.round - self._guard.below
 
     def _anyone_asked_to_stop(self) -> bool:
         """Whether any process was asked to; all stop after the same round."""
@@ -183,12 +189,14 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """As transformers calls it."""
-        self._watch.step_ended(self._stage, state.global_step, control)
+        last = state.global_step == state.max_steps
+        self._watch.step_ended(self._stage, state.global_step, control, last=last)
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """As transformers calls it."""
-        self._watch.logged(self._stage, logs or {})
+        plain = {name.removeprefix(f"{self._stage}/"): value for name, value in (logs or {}).items()}
+        self._watch.logged(self._stage, plain)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """As transformers calls it."""

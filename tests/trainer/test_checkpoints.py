@@ -43,6 +43,16 @@ def test_a_checkpoint_of_one_policy_only_is_refused_by_name(tmp_path: Path) -> N
         Checkpoints(tmp_path).last_common()
 
 
+def test_before_the_first_checkpoint_of_both_there_is_nothing_to_resume_from(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).last_common() is None
+    save(tmp_path, "generator", 5)
+    save(tmp_path, "reasoner", 5, marked=False)
+    assert Checkpoints(tmp_path).last_common() is None
+    save(tmp_path, "generator", 10)
+    with pytest.raises(TrainingError, match=r"reasoner has none, generator has \[5, 10\]"):
+        Checkpoints(tmp_path).last_common()
+
+
 def test_what_is_later_or_half_is_removed_before_a_course_is_taken_again(tmp_path: Path) -> None:
     for stage in ("reasoner", "generator"):
         save(tmp_path, stage, 5)
@@ -71,3 +81,15 @@ def test_a_resumed_run_makes_later_rounds_again_and_keeps_its_decisions(tmp_path
     assert [row["round"] for row in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
     assert read_lines(tmp_path / "metrics.jsonl")[0]["guided"] is None
     assert len(read_lines(tmp_path / "decisions.jsonl")) == 4
+
+
+def test_a_validation_that_is_made_again_is_dropped_with_its_samples(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in (1, 2):
+        journal.metrics({"round": number, "phase": "train"})
+        journal.metrics({"round": number, "phase": "validation"})
+        journal.sample({"round": number})
+    journal.forget_validation(2)
+    rows = [(row["round"], row["phase"]) for row in read_lines(tmp_path / "metrics.jsonl")]
+    assert rows == [(1, "train"), (1, "validation"), (2, "train")]
+    assert [row["round"] for row in read_lines(tmp_path / "samples.jsonl")] == [1]

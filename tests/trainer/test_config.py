@@ -56,6 +56,7 @@ def test_overrides_reach_into_sections(file: Path) -> None:
         ("data.provider_answers=yes", "rights must say why"),
         ("reasoner.weights=bfloat16", "updates would be lost to rounding"),
         ("rollout.mini_batches=3", "must be a multiple of mini_batches"),
+        ("training.save_every=2", r"reach 4 rounds back at worst, and a collapse is certain after 5"),
         ("training.keep=1", "greater than or equal to 2"),
         ("nonsense", "write section.key=value"),
         ("seed.inner=1", "'seed' is a value, not a section"),
@@ -71,6 +72,12 @@ def test_one_answer_to_a_signal_is_fine_unless_signals_are_groups(file: Path) ->
     assert load_config(file, ["rollout.answers=1"]).rollout.answers == 1
     with pytest.raises(ConfigError, match="nothing is compared"):
         load_config(file, ["rollout.answers=1", "objective.generator_group=signal"])
+
+
+def test_checkpoints_need_not_reach_back_where_the_run_never_goes_back(file: Path) -> None:
+    for never in ("guard.retries=0", "guard.enabled=no", "training.keep=4"):
+        assert load_config(file, ["training.save_every=2", never]).training.save_every == 2
+    assert load_config(file, ["training.save_every=0"]).training.save_every == 0
 
 
 def test_a_missing_file_and_a_missing_key_are_told(tmp_path: Path) -> None:

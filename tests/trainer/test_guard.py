@@ -51,6 +51,21 @@ def test_accuracy_far_below_what_was_reached_is_a_collapse_after_some_rounds() -
     assert "100% of the signals are empty" in noticed[-1][0].what
 
 
+def test_a_low_accuracy_that_is_lost_is_a_collapse_too() -> None:
+    low, lost, held = (replace(GOOD, guided=guided) for guided in (0.15, 0.0, 0.08))
+    assert watch([low] * 10 + [lost] * 5, Guard(drop=0.1, patience=5))[1][-1][0].kind == "collapse"
+    assert watch([low] * 10 + [held] * 5, Guard(drop=0.1, patience=5))[1][10:] == [[]] * 5
+
+
+def test_accuracy_that_slips_is_told_once_in_a_while() -> None:
+    less = replace(GOOD, guided=0.72)
+    state, noticed = watch([GOOD] * 10 + [less] * 20, Guard(drop=0.1, patience=5))
+    told = [at for at, findings in enumerate(noticed) if findings]
+    assert len(told) == 3
+    assert [told[1] - told[0], told[2] - told[1]] == [5, 5]
+    assert state.good
+
+
 def test_one_bad_round_is_no_collapse_and_is_forgotten() -> None:
     bad = replace(GOOD, guided=0.5)
     state, noticed = watch(([GOOD] * 10 + [bad]) * 5, Guard(patience=2))

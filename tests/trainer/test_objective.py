@@ -82,6 +82,15 @@ def test_utility_as_baseline_rewards_only_what_beats_the_generator_alone() -> No
     assert advantages.tolist() == [near([0.75, 0.25, -0.25, 0.5])]
 
 
+def test_advantages_against_a_baseline_stay_bounded_where_all_rewards_are_alike() -> None:
+    objective = Objective(marginal="baseline", std_epsilon=1e-4)
+    rewards = torch.tensor([[0.85, 0.85], [0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    alone = torch.tensor([0.35, 0.5, 0.0], dtype=torch.float64)
+    advantages = subject.reasoner_advantages(rewards, objective, alone=alone)
+    # 0.5 / (0.5 + ε) each; nothing; 1 / (√½ + ε) and 0.
+    assert advantages.tolist() == [near([0.99980004, 0.99980004]), [0, 0], near([1.41401359, 0.0])]
+
+
 def test_utility_as_weight_makes_length_dearer_where_the_generator_needs_no_help() -> None:
     weighted = Objective(reward="additive", marginal="weight", budget_tokens=1000)
     both_right = torch.ones(2, 2, dtype=torch.float64)

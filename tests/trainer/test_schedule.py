@@ -50,6 +50,27 @@ def test_guarded_rises_while_accuracy_holds_up_to_its_cap() -> None:
     assert states[-1].lam == pytest.approx(0.5 * 1000 / 4000)
 
 
+def test_guarded_halves_lambda_on_a_sharp_drop_and_lowers_it_in_steps_on_a_small_one() -> None:
+    objective = Objective(reward="additive", schedule="guarded", budget_tokens=1000, eta=0.01, warm_rounds=2, lam=0.1)
+    held = [(0.9, 1500)] * 2
+    # Round 3 keeps accuracy: 0.1 + 0.01·min(1500/1000 - 1, 1); its length takes no part in the cap of 0.5·1000/1500.
+    assert run(objective, [*held, (0.9, 1500)])[-1].lam == pytest.approx(0.105)
+    # 0.79 is more than 5 tolerances of 0.02 below 0.9.
+    assert run(objective, [*held, (0.79, 1500)])[-1].lam == pytest.approx(0.05)
+    # 0.81 once makes 0.8·0.9 + 0.2·0.81 = 0.882, which is tolerated; twice makes 0.8676, 0.0124 below 0.88.
+    small = run(objective, [*held, (0.81, 1500), (0.81, 1500)])
+    assert [state.lam for state in small[-2:]] == pytest.approx([0.105, 0.105 - 40 * 0.01 * 0.0124])
+
+
+def test_pi_by_hand() -> None:
+    objective = Objective(reward="additive", schedule="pi", budget_tokens=1000, warm_rounds=2, lam=0.1)
+    found = run(objective, [(0.9, 1500)] * 3 + [(0.8, 1500)])
+    # Gap 0.02 at first, with no change known: 0.1·exp(2·0.02). Then 0.88 - 0.88 = 0: the change of -0.02 counts
+    # four times.
+    assert found[3].lam == pytest.approx(0.1 * 1.0408107742)
+    assert found[4].lam == pytest.approx(0.1 * 1.0408107742 * 0.9231163464)
+
+
 @given(rounds, st.sampled_from(["constant", "dual", "guarded", "pi"]))
 def test_lambda_stays_within_its_bounds(seen: list[tuple[float, float]], schedule: ScheduleName) -> None:
     objective = Objective(reward="additive", schedule=schedule, budget_tokens=500, eta=0.3, lam=0.1, lam_max=0.7)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from duet_sdk.trainer.checkpoints import Checkpoints
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.question import Question
@@ -29,13 +28,7 @@ def main(file: Path) -> None:
     config = checked(json.loads(file.read_text()), str(file))
     questions = [one.question() for one in family.chains(3, 64, lengths=[0, 1])]
     trainer = JointTrainer(config, questions=questions, validation=questions[:8], grader=Varied())
-    if Checkpoints(config.output).common():
-        trainer.train(resume=True)
-    else:
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            (config.output / name).unlink(missing_ok=True)
-        Checkpoints(config.output).forget_after(None)
-        trainer.train()
+    trainer.train(resume=(config.output / "config.json").is_file())
 
 
 if __name__ == "__main__":

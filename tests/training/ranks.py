@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import sys
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
+from duet_sdk.trainer.policy import Policy
 from duet_sdk.trainer.question import Question
 from duet_sdk.trainer.toy import family
 
@@ -31,16 +34,35 @@ def digest(model: torch.nn.Module) -> str:
     return hashlib.sha256(b"".join(values)).hexdigest()
 
 
+def save_late(self: Policy, folder: str, save: Callable[[Policy, str], None] = Policy._save_rng_state) -> None:
+    """The second process is slow to write its part of a checkpoint."""
+    time.sleep(0.3 * int(os.environ["RANK"]))
+    save(self, folder)
+
+
+def steps(config: TrainConfig, stage: str) -> int | None:
+    """Updates in the optimizer of a policy's last checkpoint, None where there is none."""
+    saved = sorted((config.output / stage).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    if not saved:
+        return None
+    state = torch.load(saved[-1] / "optimizer.pt", weights_only=True)["state"]
+    return max(int(one["step"]) for one in state.values())
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    Policy._save_rng_state = save_late
     questions = [one.question() for one in family.chains(3, 64, lengths=[0, 1])]
     found = []
     for values in json.loads((folder / "runs.json").read_text()):
         config = checked(values, "runs.json")
-        trained = JointTrainer(config, questions=questions, validation=questions[:8], grader=Varied()).train()
+        resume = (config.output / "config.json").is_file()
+        joint = JointTrainer(config, questions=questions, validation=questions[:8], grader=Varied())
+        trained = joint.train(resume=resume)
         found.append(
             {
                 "rounds": trained.rounds,
+                "steps": [steps(config, stage) for stage in ("reasoner", "generator")],
                 "reasoner": digest(trained.reasoner),
                 "generator": digest(trained.generator),
                 "reasoner_before": digest(AutoModelForCausalLM.from_pretrained(config.reasoner.model)),

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Varied, weights
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.trainer import coupling, handover
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer, Trained
+from duet_sdk.trainer.journal import read_lines
 from duet_sdk.trainer.policy import Policy
 from duet_sdk.trainer.question import Question
 
@@ -41,6 +43,11 @@ def steps_of(config: TrainConfig) -> dict[str, int]:
     return found
 
 
+def trained_rounds(config: TrainConfig) -> list[dict[str, object]]:
+    """What was measured of each round of training."""
+    return [row for row in read_lines(config.output / "metrics.jsonl") if row["phase"] == "train"]
+
+
 @pytest.mark.parametrize("passes", [(1, 1), (1, 2), (2, 1), (2, 2)])
 def test_both_policies_take_every_step_whatever_their_gradient_accumulation(
     configure: Configure, trainer: Make, pair: Path, passes: tuple[int, int]
@@ -64,6 +71,49 @@ def test_mini_batches_are_updates_of_both(configure: Configure, trainer: Make) -
     config = configure(rollout={"mini_batches": 2})
     trainer(config).train()
     assert steps_of(config) == {"reasoner": 8, "generator": 8}
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+def test_a_rounds_row_holds_the_logs_of_both_policies(configure: Configure, trainer: Make, mini_batches: int) -> None:
+    config = configure(rollout={"mini_batches": mini_batches}, training={"rounds": 2, "save_every": 0})
+    trainer(config).train()
+    rows = trained_rounds(config)
+    assert [row["round"] for row in rows] == [1, 2]
+    for row in rows:
+        for name in ("loss", "grad_norm", "entropy", "learning_rate"):
+            assert {f"{name}_reasoner", f"{name}_generator"} <= row.keys()
+    # Each round's own: norms of gradients are not alike by chance.
+    assert len({row[f"grad_norm_{stage}"] for row in rows for stage in ("reasoner", "generator")}) == 4
+
+
+def test_a_tracker_gets_both_policies_under_their_names_and_the_run_keeps_its_own_record(
+    configure: Configure, trainer: Make
+) -> None:
+    config = configure(training={"rounds": 2, "save_every": 0, "log_to": ["tensorboard"]})
+    trainer(config).train()
+    assert [row["round"] for row in trained_rounds(config)] == [1, 2]
+    for stage in ("reasoner", "generator"):
+        file = next((config.output / stage).rglob("events.out.tfevents.*"))
+        told = {
+            value.tag
+            for event in EventFileLoader(str(file)).Load()
+            for value in event.summary.value
+            if value.tag.startswith("train/")
+        }
+        # transformers counts steps and epochs after everyone.
+        plain = {tag for tag in told if not tag.startswith(f"train/{stage}/")}
+        assert {f"train/{stage}/loss", f"train/{stage}/reward", f"train/{stage}/entropy"} <= told
+        assert plain <= {"train/epoch", "train/num_input_tokens_seen"}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_learning_rates_rise_over_the_rounds_of_warm_up(configure: Configure, trainer: Make, schedule: str) -> None:
+    config = configure(training={"save_every": 0, "warmup_rounds": 2, "lr_schedule": schedule})
+    trainer(config).train()
+    for stage in ("reasoner", "generator"):
+        rates = [row[f"learning_rate_{stage}"] for row in trained_rounds(config)]
+        assert rates[:2] == pytest.approx([0, 0.5e-3])
+        assert rates[2] == pytest.approx(1e-3)
 
 
 def test_policies_that_are_at_different_questions_are_refused(
@@ -159,6 +209,8 @@ def test_the_generator_alone_is_sampled_for_the_baseline_and_trains_nothing(
         ({"rollout": {"questions": 128}}, "there are 64 questions and a round takes 128"),
         ({"reasoner": {"max_new_tokens": 9000}}, "window holds 512 tokens"),
         ({"reasoner": {"gradient_accumulation": 3}}, "do not divide"),
+        ({"training": {"lr_schedule": "cosin"}}, "training.lr_schedule is 'cosin', and transformers knows constant, "),
+        ({"generator": {"optimizer": "adam"}}, "generator.optimizer is 'adam', and transformers knows .*adamw_torch"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from duet_sdk import DuetClient, Pair
 from duet_sdk.cli import app
+from duet_sdk.trainer import stages
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.toy import family
@@ -89,3 +91,11 @@ def test_wrong_values_are_told_and_exit_with_2(file: Path) -> None:
     done = CliRunner().invoke(app, ["train", "run", str(file), "objective.alpha=7"])
     assert done.exit_code == 2
     assert "objective.alpha" in done.output
+
+
+def test_a_run_that_sigterm_ended_exits_as_shells_tell_of_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SimpleNamespace(stopped="signal", rounds=3, pair=None)
+    monkeypatch.setattr(stages, "run_training", lambda *_given, **_named: ended)
+    done = CliRunner().invoke(app, ["train", "run", str(file)])
+    assert done.exit_code == 143
+    assert "saved after round 3; go on with --resume" in done.stderr

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import weights
+from transformers import AutoModelForCausalLM
 
-from duet_sdk.errors import TrainingError
+from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.trainer import sampling, stages, supervised
 from duet_sdk.trainer.config import Propose, TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.journal import Journal, read_lines
 from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
-from duet_sdk.trainer.proposing.cycle import Cycle
+from duet_sdk.trainer.proposing.cycle import Cycle, Sampled, Verdict
 from duet_sdk.trainer.proposing.rules import DropText, DropWord, apply_all, text_rules, word_rules
 from duet_sdk.trainer.proposing.silence import propose_silence
 from duet_sdk.trainer.question import Question
-from duet_sdk.trainer.stages import run_warmup
-from duet_sdk.trainer.supervised import Row
+from duet_sdk.trainer.stages import run_training, run_warmup
+from duet_sdk.trainer.supervised import Row, Tuning
 from duet_sdk.trainer.toy import family
 from duet_sdk.trainer.warmup import form
 from duet_sdk.types import Message
@@ -164,6 +168,38 @@ def test_a_cycle_that_costs_accuracy_is_rolled_back_with_ever_fewer_rules(prompt
     assert counts[0] > counts[-1]
 
 
+class Never:
+    def grade(self, asked: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        return [0.0 for _ in answers]
+
+
+def test_a_cycle_without_held_out_questions_or_right_signals_says_so(prompts: PairPrompts, tmp_path: Path) -> None:
+    pair, settings = Scripted(prompts), Propose(cycles=1, rules="tokens")
+    with pytest.raises(TrainingError, match="set data.holdout"):
+        Cycle(settings, Same(), learner(prompts), Journal(tmp_path)).run(pair, QUESTIONS, (), 1)
+    with pytest.raises(TrainingError, match="set data.holdout"):
+        propose_silence(Cycle(settings, Same(), learner(prompts), Journal(tmp_path)), pair, QUESTIONS, ())
+    with pytest.raises(TrainingError, match=f"none of the {len(QUESTIONS)} signals sampled leads to a right answer"):
+        Cycle(settings, Never(), learner(prompts), Journal(tmp_path)).run(pair, QUESTIONS, QUESTIONS, 1)
+
+
+def test_a_verdict_is_on_so_many_answers_and_tells_its_interval(prompts: PairPrompts, tmp_path: Path) -> None:
+    cycle = Cycle(Propose(held=50), Same(), learner(prompts), Journal(tmp_path))
+    assert len(cycle.measure_held(Scripted(prompts), QUESTIONS[:4]).grades) == 50
+    assert len(cycle.measure_held(Scripted(prompts), QUESTIONS * 3).grades) == 3 * len(QUESTIONS)
+    before = Sampled(1.0, 20.0, [], [1.0] * 100)
+    held, lost, longer = (
+        Verdict.of(before, after, accept_drop=0.015)
+        for after in (
+            Sampled(0.99, 12.0, [], [1.0] * 99 + [0.0]),
+            Sampled(0.98, 12.0, [], [1.0] * 98 + [0.0] * 2),
+            Sampled(1.0, 20.0, [], [1.0] * 100),
+        )
+    )
+    assert [held.kept, lost.kept, longer.kept] == [True, False, False]
+    assert held.told == ("accepted: accuracy 1.000 → 0.990 (-0.054 to +0.028 on 100 answers), tokens 20.0 → 12.0")
+
+
 def test_silence_is_proposed_only_where_the_generator_alone_is_right(prompts: PairPrompts, tmp_path: Path) -> None:
     cycle = Cycle(Propose(empty=True), Same(), learner(prompts), Journal(tmp_path))
     after = propose_silence(cycle, Scripted(prompts), QUESTIONS, QUESTIONS)
@@ -190,25 +226,90 @@ def test_dropping_keeps_the_last_sentence_and_varies() -> None:
     assert all(text.endswith("Four.") for text in found)
 
 
+def start_weights(folder: Path) -> torch.Tensor:
+    return weights(AutoModelForCausalLM.from_pretrained(folder))
+
+
 def test_a_warm_up_tunes_both_models_and_says_what_it_kept(
-    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer]
+    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer], pair: Path
 ) -> None:
     config = configure(warmup={"questions": 16, "keep": 0.25, "checks": 2, "batch": 4, "learning_rate": 1e-3})
     report = run_warmup(config, trainer=trainer(config))
     assert report["asked"] == 16
     assert set(report["kept"]) == {"whole", "dropped", "numbers", "plan"}  # type: ignore[arg-type]
     for stage in ("reasoner", "generator"):
-        assert (config.output / "warm" / stage / "model.safetensors").is_file()
+        assert not torch.equal(start_weights(config.output / "warm" / stage), start_weights(pair / stage))
         assert (config.output / "warm" / stage / "chat_template.jinja").is_file()
 
 
 def test_a_warm_up_in_which_nothing_is_right_says_so(
     configure: Callable[..., TrainConfig], questions: tuple[Question, ...]
 ) -> None:
-    class Never:
-        def grade(self, asked: Sequence[Question], answers: Sequence[str]) -> list[float]:
-            return [0.0 for _ in answers]
-
     config = configure(warmup={"questions": 4})
     with pytest.raises(TrainingError, match="with no form of the 4 signals"):
         run_warmup(config, trainer=JointTrainer(config, questions=questions, grader=Never()))
+
+
+def test_a_warm_up_on_several_processes_is_refused(
+    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer]
+) -> None:
+    joint = trainer(configure())
+    joint.processes = 2
+    with pytest.raises(ConfigError, match="warm-up runs on one process"):
+        run_warmup(joint._config, trainer=joint)
+
+
+def test_a_run_proposes_once_and_trains_what_that_left(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proposing = {"cycles": 1, "rules": "tokens", "signals": 8, "held": 8, "max_rules": 1, "screen_accuracy": 0.0}
+    quick = {"adapt_steps": 1, "tune_steps": 2, "batch": 4, "learning_rate": 1e-2, "back_tracks": 0}
+    config = configure(propose={**proposing, **quick}, training={"rounds": 1, "save_every": 0})
+    # Random models learn nothing to accept by in two steps.
+    monkeypatch.setattr(Verdict, "of", classmethod(lambda cls, *_given, **_named: cls(True, "accepted: by a test")))
+    trained = run_training(config, trainer=trainer(config))
+    kinds = [row["kind"] for row in read_lines(config.output / "decisions.jsonl")]
+    assert [kind for kind in kinds if kind != "screen"] == ["proposal", "verdict"]
+    assert "screen" in kinds
+    proposed = {stage: start_weights(config.output / "proposed" / stage) for stage in ("reasoner", "generator")}
+    for stage, model in (("reasoner", trained.reasoner), ("generator", trained.generator)):
+        # One round at 1e-3 moves no weight further than its rate, two steps at 1e-2 do.
+        assert (weights(model) - proposed[stage]).abs().max() < 2e-3
+    run_training(config, resume=True, trainer=trainer(config))
+    assert [row["kind"] for row in read_lines(config.output / "decisions.jsonl")] == [*kinds, "resume"]
+    other = configure(propose={**proposing, **quick, "max_rules": 2}, training={"rounds": 1, "save_every": 0})
+    with pytest.raises(TrainingError, match="propose.max_rules: 1 → 2"):
+        run_training(other, resume=True, trainer=trainer(other))
+
+
+def test_supervised_tuning_takes_the_models_own_settings(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Tuning] = []
+
+    def spying(model: Any, tokenizer: Any, rows: Any, tuning: Tuning, **named: Any) -> Any:
+        seen.append(tuning)
+        return supervised.tune(model, tokenizer, rows, tuning, **named)
+
+    monkeypatch.setattr(stages, "tune", spying)
+    config = configure(
+        reasoner={"gradient_accumulation": 2, "optimizer": "sgd"},
+        generator={"gradient_checkpointing": True},
+        warmup={"questions": 8, "keep": 0.0, "checks": 1, "batch": 4, "styles": ["whole"]},
+    )
+    run_warmup(config, trainer=trainer(config))
+    assert [(one.passes, one.optimizer, one.gradient_checkpointing) for one in seen] == [
+        (2, "sgd", False),
+        (1, "adamw_torch", True),
+    ]
+
+
+def test_samples_are_drawn_together_as_far_as_tokens_allow() -> None:
+    assert [len(batch) for batch in sampling._batches([10] * 600, 48)] == [256, 256, 88]
+    # 8 · (8192 + 7000) tokens are within 131,072, nine are not.
+    assert [len(batch) for batch in sampling._batches([7000] * 18, 8192)] == [8, 8, 2]
+    assert list(sampling._batches([30, 10, 200_000], 5)) == [[1, 0], [2]]

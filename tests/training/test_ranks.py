@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from duet_sdk.trainer.config import TrainConfig
+from duet_sdk.trainer.journal import read_lines
 
 PROGRAM = Path(__file__).with_name("ranks.py")
 
@@ -46,11 +47,26 @@ def test_both_processes_end_with_the_same_moved_policies_for_every_gradient_accu
     first, second = launch(configs, tmp_path)
     assert first == second
     for config, found in zip(configs, first, strict=True):
+        assert found["steps"] == [3, 3]  # saved at the end
         assert found["reasoner"] != found["reasoner_before"]
         assert found["generator"] != found["generator_before"]
         rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
         assert [row["round"] for row in rows if row["phase"] == "train"] == [1, 2, 3]
         assert {row["questions"] for row in rows if row["phase"] == "validation"} == {4}
+
+
+def test_two_processes_resume_from_a_checkpoint_that_one_of_them_was_slow_to_write(
+    configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    def run(name: str, rounds: int) -> TrainConfig:
+        return configure(output=str(tmp_path / name), training={"rounds": rounds, "save_every": 2})
+
+    first, second = launch([run("stopped", 2), run("stopped", 4), run("whole", 4)], tmp_path)
+    assert first == second
+    assert [found["rounds"] for found in first] == [2, 4, 4]
+    assert first[1] == first[2]
+    decisions = read_lines(tmp_path / "stopped" / "decisions.jsonl")
+    assert [row["step"] for row in decisions if row["kind"] == "resume"] == [2]
 
 
 def test_questions_that_do_not_divide_into_processes_are_refused(

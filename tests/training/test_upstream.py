@@ -31,6 +31,12 @@ def test_trl_still_takes_a_rollout_function_with_prompts_and_trainer() -> None:
     assert "self.rollout_func(prompts, self)" in inspect.getsource(GRPOTrainer._generate)
 
 
+def test_trl_keeps_its_measures_by_mode_and_name_until_it_logs_them() -> None:
+    assert "self._metrics[mode].items()" in inspect.getsource(GRPOTrainer.log), (
+        "TRL no longer keeps its measures in _metrics, whose names Policy.log puts a prefix before"
+    )
+
+
 def test_accelerate_keeps_its_gradient_state_in_one_shared_dictionary() -> None:
     assert isinstance(GradientState._shared_state, dict), "Handover swaps GradientState._shared_state"
     assert GradientState().__dict__ is GradientState._shared_state

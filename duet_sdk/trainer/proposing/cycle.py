@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from duet_sdk.errors import TrainingError
+from duet_sdk.trainer.intervals import difference_interval
 from duet_sdk.trainer.proposing.rules import apply_all, text_rules, word_rules
 from duet_sdk.trainer.supervised import Row
 
@@ -38,7 +40,33 @@ class Sampled:
     tokens: float
     """Mean of a signal."""
     signals: list[str]
-    right: list[bool]
+    grades: list[float]
+
+    @property
+    def right(self) -> list[bool]:
+        """Which answers are all right."""
+        return [grade >= 1 for grade in self.grades]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a changed pair is kept."""
+
+    kept: bool
+    told: str
+    """The verdict with what it was made from."""
+
+    @classmethod
+    def of(cls, before: Sampled, after: Sampled, *, accept_drop: float) -> Verdict:
+        """On samples of the same questions before and after; kept where tokens are saved and accuracy is held."""
+        change = difference_interval(after.grades, before.grades)
+        kept = change.value >= -accept_drop and after.tokens < before.tokens
+        told = (
+            f"{'accepted' if kept else 'rolled back'}: accuracy {before.accuracy:.3f} → {after.accuracy:.3f} "
+            f"({change.low:+.3f} to {change.high:+.3f} on {len(after.grades)} answers), "
+            f"tokens {before.tokens:.1f} → {after.tokens:.1f}"
+        )
+        return cls(kept, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +81,13 @@ class Cycle:
     def run(self, pair: PairModels, questions: Sequence[Question], held: Sequence[Question], number: int) -> PairModels:
         """The pair after a cycle: retrained where that held its accuracy on ``held``, else as it was."""
         fresh = replace(pair, temperature=1.0, seed=pair.seed + 1000 * number)
-        before = self.measure(fresh, held)
+        before = self.measure_held(fresh, held)
         seen = self.measure(fresh, questions)
+        if not any(seen.right):
+            raise TrainingError(
+                f"none of the {len(questions)} signals sampled leads to a right answer, so there is nothing to "
+                "shorten; take a stronger generator or easier questions"
+            )
         candidates = word_rules(seen.signals) if self.settings.rules == "tokens" else text_rules()
         candidates = [rule for rule in candidates if self._saves(rule, seen.signals, questions) > 0]
         self._tell(number, "proposal", f"{len(candidates)} rules: {', '.join(rule.name for rule in candidates)}")
@@ -66,28 +99,37 @@ class Cycle:
             if not chosen:
                 break
             learned = self._learn(fresh, questions, seen, chosen)
-            after = self.measure(learned, held)
-            kept = after.accuracy >= before.accuracy - self.settings.accept_drop and after.tokens < before.tokens
+            verdict = Verdict.of(before, self.measure_held(learned, held), accept_drop=self.settings.accept_drop)
             self._tell(
                 number,
                 "verdict",
-                f"{'accepted' if kept else 'rolled back'}: accuracy {before.accuracy:.3f} → {after.accuracy:.3f}, "
-                f"tokens {before.tokens:.1f} → {after.tokens:.1f} with {', '.join(rule.name for rule in chosen)}",
+                f"{verdict.told} with {', '.join(rule.name for rule in chosen)}",
                 attempt=attempt,
-                accepted=kept,
+                accepted=verdict.kept,
             )
-            if kept:
+            if verdict.kept:
                 return replace(learned, temperature=pair.temperature, seed=pair.seed)
             chosen = chosen[: len(chosen) // 2]
         return pair
 
     def measure(self, pair: PairModels, questions: Sequence[Question]) -> Sampled:
-        """Sampled accuracy and length."""
+        """Sampled accuracy and length on questions, one at least."""
         written = pair.signals(questions)
         texts = [signal.text for signal in written]
         grades = self.grader.grade(questions, pair.answers(questions, texts))
         tokens = sum(signal.tokens for signal in written) / len(written)
-        return Sampled(sum(grades) / len(grades), tokens, texts, [grade >= 1 for grade in grades])
+        return Sampled(sum(grades) / len(grades), tokens, texts, grades)
+
+    def measure_held(self, pair: PairModels, held: Sequence[Question]) -> Sampled:
+        """The same on held-out questions, over and over until there are ``propose.held`` answers.
+
+        Raises:
+            TrainingError: nothing is held out.
+        """
+        if not held:
+            raise TrainingError("proposals are judged on held-out questions, and there are none; set data.holdout")
+        number = max(self.settings.held, len(held))
+        return self.measure(pair, [held[at % len(held)] for at in range(number)])
 
     def _saves(self, rule: Rule, signals: Sequence[str], questions: Sequence[Question]) -> float:
         """Words that a rule deletes from a signal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from duet_sdk.trainer.proposing.cycle import Verdict
 from duet_sdk.trainer.supervised import Row
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def propose_silence(
     Everywhere else the reasoner is tuned on its own right signals as they are, so that it forgets nothing.
     """
     fresh = replace(pair, temperature=1.0)
-    before = cycle.measure(fresh, held)
+    before = cycle.measure_held(fresh, held)
     seen = cycle.measure(fresh, questions)
     needless = [True] * len(questions)
     for check in range(_CHECKS):
@@ -42,12 +43,6 @@ def propose_silence(
     if not any(needless):
         return pair
     learned = cycle.tune(fresh, "reasoner", rows, cycle.settings.tune_steps)
-    after = cycle.measure(learned, held)
-    kept = after.accuracy >= before.accuracy - cycle.settings.accept_drop and after.tokens < before.tokens
-    cycle.journal.decision(
-        "verdict",
-        f"silence {'accepted' if kept else 'rolled back'}: accuracy {before.accuracy:.3f} → {after.accuracy:.3f}, "
-        f"tokens {before.tokens:.1f} → {after.tokens:.1f}",
-        accepted=kept,
-    )
-    return replace(learned, temperature=pair.temperature) if kept else pair
+    verdict = Verdict.of(before, cycle.measure_held(learned, held), accept_drop=cycle.settings.accept_drop)
+    cycle.journal.decision("verdict", f"silence {verdict.told}", accepted=verdict.kept)
+    return replace(learned, temperature=pair.temperature) if verdict.kept else pair
