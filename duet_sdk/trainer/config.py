@@ -153,7 +153,7 @@ class Grading(Section):
     timeout_s: Positive = 5.0
     """Seconds for one answer; a grader that hangs is ended and the answer counts as wrong."""
     workers: CountOrNone = 0
-    """Processes that grade; 0 grades in the training process where the grader cannot hang."""
+    """Processes that grade; 0 is as 1. ``exact`` and ``choice`` cannot hang and grade in the training process."""
 
 
 class Data(Section):
