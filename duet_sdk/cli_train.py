@@ -53,7 +53,7 @@ def train_run(
             hardware = Hardware(gpus, nodes, gpu_gb, server_gpus, fsdp2)
             _show_plan(config, file, hardware, as_json=as_json)
             return
-        trained = _train(config, resume=resume)
+        trained = _train(config, file.resolve().parent, resume=resume)
         facts = json.loads((config.output / "result.json").read_text("utf-8")) if trained.pair else {}
         facts |= {"stopped": trained.stopped, "pair": str(trained.pair.folder) if trained.pair else None}
         if as_json:
@@ -82,9 +82,14 @@ def train_warmup(file: RunFile, overrides: Overrides = None, as_json: AsJson = F
 
         config = load_config(file, overrides or ())
         _needs_extra()
+        from duet_sdk.trainer.joint import JointTrainer
         from duet_sdk.trainer.stages import run_warmup
 
-        report = run_warmup(config)
+        trainer = JointTrainer(config, beside=file.resolve().parent)
+        try:
+            report = run_warmup(config, trainer=trainer)
+        finally:
+            trainer.close()
         if as_json:
             sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
         Console(stderr=True, highlight=False).print(f"the warmed-up models are in {config.output / 'warm'}")
@@ -104,11 +109,12 @@ def train_report(
         sys.stdout.write(f"{write_report(run, to)}\n")
 
 
-def _train(config: TrainConfig, *, resume: bool) -> Trained:
+def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
     _needs_extra()
+    from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.stages import run_training
 
-    return run_training(config, resume=resume)
+    return run_training(config, resume=resume, trainer=JointTrainer(config, beside=beside))
 
 
 def _show_plan(config: TrainConfig, file: Path, hardware: Hardware, *, as_json: bool) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.build import Start, check_context, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
-from duet_sdk.trainer.data import prepare
+from duet_sdk.trainer.data import check_same_on_all_ranks, fingerprint, prepare
 from duet_sdk.trainer.grading import Checked, find_grader
 from duet_sdk.trainer.journal import Journal, write_whole
 from duet_sdk.trainer.leg import Course, Leg, prepare_leg
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.question import Grader, Question
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, DATA, RESULT = "config.json", "data.json", "result.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,11 @@ class JointTrainer:
         questions: what to train on, in place of ``config.data.train``.
         validation: what to validate on, in place of what the data section says; needs ``questions``.
         grader: grades answers, in place of ``config.data.grading``.
+        beside: folder in which a grader's module is looked for first; None takes the working directory.
 
     Raises:
         ConfigError: the batch, the windows or the templates do not allow it.
-        TrainingError: the data cannot be used.
+        TrainingError: the data or the grader cannot be used.
         ModelNotFound: a model is missing.
     """
 
@@ -66,24 +69,23 @@ class JointTrainer:
         questions: Sequence[Question] | None = None,
         validation: Sequence[Question] = (),
         grader: Grader | None = None,
+        beside: Path | None = None,
     ) -> None:
         self._config = config
         self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         check_sizes(config, processes=self.processes)
+        # Before the models are fetched: a name that is wrong should not cost a download.
+        self._own_grader = None if grader is not None else _grader_of(config, beside or Path.cwd())
         self.start = locate_models(config)
         check_context(config, self.start)
         self.prompts = prompts = PairPrompts.of(self.start.reasoner, self.start.generator)
         self.data: dict[str, JsonValue] = {}
         """What became of the data's rows."""
-        if grader is None:
-            grading = config.data.grading
-            checked = Checked(find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1)))
         if questions is None:
-            readable = checked if grader is None else None
             prepared = prepare(
                 config.data,
                 seed=config.seed,
-                grader=readable,
+                grader=self._own_grader,
                 count_tokens=lambda question: len(prompts.ask_ids(question.messages)),
             )
             questions, validation, self.data = prepared.train, prepared.validation, prepared.report.facts()
@@ -93,13 +95,14 @@ class JointTrainer:
                 f"there are {len(questions)} questions and a round takes {config.rollout.questions}; give more data, "
                 "or lower rollout.questions"
             )
+        self._fingerprint, self._all_questions = fingerprint(questions), fingerprint([*questions, *validation])
         each = min(config.training.validation_questions, len(validation)) // self.processes
         self._course = Course(
             config=config,
             prompts=prompts,
             questions=tuple(questions),
             validation=tuple(validation)[self._rank * each : (self._rank + 1) * each],
-            grader=checked if grader is None else grader,
+            grader=self._own_grader or cast("Grader", grader),
             rounds=rounds,
             journal=Journal(config.output, writes=self._rank == 0),
             checkpoints=Checkpoints(config.output),
@@ -136,11 +139,23 @@ class JointTrainer:
             TrainingError: the run cannot start or go on; the last checkpoint is as it was.
             ConfigError: the folder holds another run.
         """
+        try:
+            return self._train(resume, start)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the processes that grade; training does it at its end."""
+        if self._own_grader is not None:
+            self._own_grader.close()
+
+    def _train(self, resume: bool, start: Start | None) -> Trained:
         step, gentler = self._prepare(resume)
         journal, retries = self._course.journal, self._config.guard.retries
         origin = start or self.start
         while True:
             leg = prepare_leg(self._course, origin, gentler=gentler)
+            check_same_on_all_ranks(self._all_questions, _gathered)
             leg.run(self._course, step)
             watch = leg.watch
             if watch.collapsed is None or watch.stopped:
@@ -184,6 +199,7 @@ class JointTrainer:
             if state is None:
                 raise TrainingError(f"the checkpoint at step {step} in {folder} changed while it was read; try again")
             refuse_changes(state["config"], values, run=folder)
+            self._refuse_other_questions(folder)
             if self._rank == 0:
                 checkpoints.forget_after(step)
                 journal.forget_after(int(state["round"]))
@@ -194,7 +210,21 @@ class JointTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
             write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
+            write_whole(folder / DATA, json.dumps({**self.data, "fingerprint": self._fingerprint}, indent=2))
         return None, 0
+
+    def _refuse_other_questions(self, folder: Path) -> None:
+        """A file that changed under its name gives other questions at the same places.
+
+        Raises:
+            TrainingError: the run was started with other questions.
+        """
+        known = (read_json(folder / DATA) or {}).get("fingerprint")
+        if known != self._fingerprint:
+            raise TrainingError(
+                f"{folder} was started with other questions (fingerprint {str(known)[:12]}, now "
+                f"{self._fingerprint[:12]}); put the data back as it was, or start a run in another folder"
+            )
 
     def _last_good(self) -> int | None:
         """The last common checkpoint at which the guard had nothing to say."""
@@ -204,3 +234,16 @@ class JointTrainer:
             if state is not None and state["good"]:
                 return step
         return None
+
+
+def _grader_of(config: TrainConfig, beside: Path) -> Checked:
+    grading = config.data.grading
+    found = find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1), beside=beside)
+    return Checked(found)
+
+
+def _gathered(own: str) -> list[str]:
+    """The values of all processes, in order of rank."""
+    from accelerate.utils import gather_object
+
+    return list(gather_object([own]))

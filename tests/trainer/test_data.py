@@ -231,8 +231,15 @@ def test_the_fingerprint_is_the_same_in_another_process():
     assert done.stdout.strip() == fingerprint(shuffled(asked(*(f"q{at}" for at in range(50))), 7))
 
 
-@pytest.mark.parametrize("other", [Question((Message("user", "q"),), "2"), Question((Message("user", "r"),), "1")])
-def test_the_fingerprint_tells_prompts_and_answers_apart(other):
+@pytest.mark.parametrize(
+    "other",
+    [
+        Question((Message("user", "q"),), "2"),
+        Question((Message("user", "r"),), "1"),
+        Question((Message("user", "q"),), "1", columns={"tests": "assert True"}),
+    ],
+)
+def test_the_fingerprint_tells_prompts_answers_and_columns_apart(other):
     assert fingerprint([Question((Message("user", "q"),), "1")]) != fingerprint([other])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from duet_sdk import DuetClient, Pair
 from duet_sdk.cli import app
+from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.toy import family
@@ -83,6 +85,28 @@ def test_a_dry_run_loads_nothing_and_says_what_the_run_takes(file: Path, tmp_pat
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["fits"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_grader_lies_beside_the_runs_file_and_its_process_ends_with_the_training(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside_the_run.py").write_text(
+        "import os, zlib\n\n"
+        "def by_letters(completions, **columns):\n"
+        f"    open({str(tmp_path / 'process')!r}, 'w').write(str(os.getpid()))\n"
+        "    return [zlib.crc32(chat[-1]['content'].encode()) % 2 for chat in completions]\n"
+    )
+    named = ["data.grading.grader=beside_the_run:by_letters", "training.rounds=1", "training.validate_every=0"]
+    done = CliRunner().invoke(app, ["train", "run", str(file), *named])
+    assert done.exit_code == 0, done.output
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)
+
+
+def test_a_grader_that_is_not_there_is_told_before_models_are_looked_for(configure: Callable[..., TrainConfig]) -> None:
+    config = configure(
+        reasoner={"model": "/no/such/folder"}, data={"train": "unused", "grading": {"grader": "no_such_module:grade"}}
+    )
+    with pytest.raises(TrainingError, match="the grader 'no_such_module:grade' cannot be started"):
+        JointTrainer(config)
 
 
 def test_wrong_values_are_told_and_exit_with_2(file: Path) -> None:

@@ -41,7 +41,7 @@ def question_of(
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """SHA-256 of prompts and answers in their order; two runs with the same one saw the same questions alike.
+    """SHA-256 of prompts, answers and other columns in their order; equal where two runs saw the same questions alike.
 
     >>> one, two = (question_of({"prompt": text, "answer": "1"}, source="") for text in "ab")
     >>> fingerprint([one, two]) == fingerprint([two, one])
@@ -50,7 +50,8 @@ def fingerprint(questions: Iterable[Question]) -> str:
     digest = hashlib.sha256()
     for question in questions:
         chat = [[message.role, message.text] for message in question.messages]
-        digest.update(json.dumps([chat, question.answer], ensure_ascii=True).encode() + b"\n")
+        row = [chat, question.answer, dict(question.columns)]
+        digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
 
