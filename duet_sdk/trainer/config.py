@@ -170,7 +170,7 @@ class Data(Section):
     validation_split: str = "test"
     """Split of a hub validation set."""
     revision: str | None = None
-    """Revision of a hub data set; pinned in the pair."""
+    """Revision of the hub data set ``train``, and of its other splits and subsets; pinned in the pair."""
     prompt_column: str = "prompt"
     """Column of the question: text, or chat messages."""
     answer_column: str = "answer"

@@ -295,6 +295,33 @@ def test_what_stands_in_the_validation_set_is_not_trained_on(tmp_path):
     assert (done.report.leaked, done.report.train, done.report.validation) == (3, 7, 3)
 
 
+def test_a_validation_set_is_filtered_as_the_training_set_is(tmp_path):
+    train = write(tmp_path / "a.jsonl", *numbered(10))
+    rows = [{"prompt": "Why is it so? " * 20, "answer": "1"}, {"prompt": "Which one?", "answer": " ####"}]
+    validation = write(tmp_path / "v.jsonl", {"prompt": "One plus one?", "answer": "2"}, *rows)
+    data = Data(train=train, validation=validation, max_prompt_tokens=20)
+    count = {"count_tokens": lambda question: len(question.text.split())}
+    done = prepare(data, seed=0, grader=Exact(), **count)
+    assert [question.text for question in done.validation] == ["One plus one?"]
+    assert (done.report.validation, done.report.validation_dropped) == (1, 2)
+    alone = Data(train=train, validation=write(tmp_path / "w.jsonl", rows[0]), max_prompt_tokens=20)
+    with pytest.raises(TrainingError, match="no question of .* is left to validate on: 1 read"):
+        prepare(alone, seed=0, **count)
+
+
+def test_the_revision_holds_for_all_that_is_read_of_its_data_set(tmp_path, monkeypatch):
+    asked_for = {}
+
+    def reading(name, *, revision=None, **_):
+        asked_for[name] = revision
+        return asked(f"What is in {name}?")
+
+    monkeypatch.setattr(sys.modules["duet_sdk.trainer.data.prepare"], "read_questions", reading)
+    data = Data(train="owner/set#train", validation="owner/set:hard#test", leak_against=("other/set",), revision="v1")
+    prepare(data, seed=0)
+    assert asked_for == {"owner/set#train": "v1", "owner/set:hard#test": "v1", "other/set": None}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -378,6 +378,11 @@ class TestMathVerify:
             (r"\boxed{(1,2)}", "(2,1)", 0.0),
             (r"\boxed{2}", r"The result is $\boxed{2}$", 1.0),
             (r"\boxed{2}", "6 / 3 = 2\n#### 2", 1.0),
+            (r"Not \boxed{1}, but \boxed{7}", "7", 1.0),
+            (r"Not \boxed{7}, but \boxed{1}", "7", 0.0),
+            (r"\boxed{1}, \boxed{2}", "1,2", 0.0),
+            (r"The answer is $\frac{1}{2}$.", "0.5", 1.0),
+            ("It may be 7, the answer is 3.", "7", 0.0),
         ],
     )
     def test_answers_are_compared_as_mathematics(self, grader, answer, reference, score):
@@ -394,8 +399,9 @@ class TestMathVerify:
         grades = grader.grade([Attempt(r"\boxed{10^{10^{10^{10}}}}", "3"), Attempt(r"\boxed{3}", "3")])
         assert [(grade.score, grade.fault) for grade in grades] == [(0.0, "no grade within 2 s"), (1.0, None)]
 
-    def test_a_text_without_an_answer_is_not_read(self, grader):
-        assert grader.grade([Attempt("no idea", "204")]) == [Grade(0.0, read=False)]
+    @pytest.mark.parametrize("text", ["no idea", "I tried 3 and then 204, no idea.", "204"])
+    def test_a_text_that_states_no_answer_is_not_read(self, grader, text):
+        assert grader.grade([Attempt(text, "204")]) == [Grade(0.0, read=False)]
 
     def test_references_that_are_no_mathematics_are_found(self, grader):
         assert grader.unreadable(["204", r"\frac12", "", "?!"]) == [2, 3]
