@@ -182,7 +182,7 @@ class JointTrainer:
         stopped = "signal" if watch.stopped else watch.collapsed
         pair = None
         if stopped is None:
-            outcome = Outcome(self._config, origin, self.data, watch.round, leg.validate(watch.round))
+            outcome = Outcome(self._config, origin, self.start, self.data, watch.round, leg.validate(watch.round))
             pair = save_pair(leg.reasoner, leg.generator, outcome, writes=self._rank == 0)
             if self._rank == 0:
                 write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from duet_sdk import DuetClient, Pair
+from duet_sdk import DuetClient, Pair, models
 from duet_sdk.cli import app
 from duet_sdk.errors import TrainingError
+from duet_sdk.pair import merge_adapters
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.toy import family
@@ -78,6 +83,64 @@ def test_adapters_are_trained_and_saved_as_adapters(
     assert trained.pair.manifest.reasoner.adapter == "reasoner-adapter"
     weights = load_file(config.output / "pair" / "reasoner-adapter" / "adapter_model.safetensors")
     assert any(bool(value.any()) for key, value in weights.items() if "lora_B" in key)
+
+
+def test_a_model_that_is_kept_in_bfloat16_is_saved_as_such_and_says_so(
+    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer], pair: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(pair / "reasoner", start)
+    AutoModelForCausalLM.from_pretrained(start, dtype=torch.bfloat16).save_pretrained(start)
+    config = configure(reasoner={"model": str(start)}, training={"rounds": 1})
+    trainer(config).train()
+    saved = config.output / "pair" / "reasoner"
+    assert {value.dtype for value in load_file(saved / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((saved / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.fixture
+def pulled(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub model ``some/tiny`` in the cache, as `models.pull` writes it; there is no hub."""
+    monkeypatch.setenv("DUET_CACHE_DIR", str(tmp_path / "cache"))
+    folder = models.cache_folder() / "some--tiny@v1"
+    shutil.copytree(pair / "reasoner", folder)
+    files = {
+        file.name: {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in folder.iterdir()
+    }
+    facts = {"format": 1, "name": "some/tiny", "revision": "v1", "source": f"hub some/tiny@{'a' * 40}", "files": files}
+    (folder / "duet.json").write_text(json.dumps(facts))
+    return folder
+
+
+# As in test_merge.py.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_the_pair_names_the_hubs_model_and_its_commit(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    pulled: Path,
+    tmp_path: Path,
+    lora: dict[str, int] | None,
+) -> None:
+    config = configure(reasoner={"model": "some/tiny", "revision": "v1", "lora": lora}, training={"rounds": 1})
+    trained = trainer(config).train()
+    assert trained.pair is not None
+    entry = trained.pair.manifest.reasoner
+    if lora is None:
+        assert (entry.base, entry.base_revision) == ("some/tiny", "a" * 40)
+        return
+    assert (entry.model, entry.revision) == ("transformers/some/tiny", "a" * 40)
+    merged = merge_adapters(trained.pair, tmp_path / "merged")
+    assert (merged.manifest.reasoner.base, merged.manifest.reasoner.base_revision) == ("some/tiny", "a" * 40)
+
+
+def test_an_adapter_on_a_model_of_this_machine_names_its_folder(
+    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer], pair: Path
+) -> None:
+    trained = trainer(configure(reasoner={"lora": {"r": 4, "alpha": 8}}, training={"rounds": 1})).train()
+    assert trained.pair is not None
+    assert trained.pair.manifest.reasoner.model == f"transformers/{pair / 'reasoner'}"
 
 
 def test_a_dry_run_loads_nothing_and_says_what_the_run_takes(file: Path, tmp_path: Path) -> None:
