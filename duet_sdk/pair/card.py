@@ -54,8 +54,10 @@ def _metadata(manifest: Manifest) -> dict[str, JsonValue]:
     if isinstance(manifest.language, str):
         facts["language"] = [manifest.language]
     data = manifest.data if isinstance(manifest.data, dict) else {}
-    if isinstance(source := data.get("train"), str) and _HUB_NAME.fullmatch(source):
-        facts["datasets"] = [source]
+    named = data.get("datasets")
+    named = named if isinstance(named, list) else []
+    if sets := [name for name in named if isinstance(name, str) and _HUB_NAME.fullmatch(name)]:
+        facts["datasets"] = sets
     facts["tags"] = ["duet", "reasoning", "trl", "grpo"]
     if results := _results(manifest):
         facts["model-index"] = [{"name": "pair", "results": results}]

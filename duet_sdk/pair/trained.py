@@ -51,7 +51,7 @@ class TrainingFacts(BaseModel):
     training: dict[str, JsonValue] = {}
     """The run's configuration."""
     data: dict[str, JsonValue] = {}
-    """Where questions are from, how many, their ``fingerprint``, and ``rights``."""
+    """How many questions, their ``fingerprint``, ``rights``, and ``datasets``: their names on the hub."""
     metrics: dict[str, JsonValue] = {}
     """Measured on validation: ``guided``, ``alone``, ``utility``, ``tokens_mean``, …"""
     data_licence: str | None = None

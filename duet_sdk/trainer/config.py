@@ -185,6 +185,8 @@ class Data(Section):
     """Evaluation sets whose questions must not be trained on, as files or hub data sets."""
     leak_ngram: Count = 13
     """Words in a row that make a leak; 13 is the usual choice."""
+    licence: str | None = None
+    """Licence of the questions and answers, for the pair's manifest and card."""
     rights: str | None = None
     """Where answers come from and why they may be used; needed when a provider's model wrote them."""
     provider_answers: bool = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from duet_sdk.errors import PairError, TrainingError
 from duet_sdk.models import commit_of
 from duet_sdk.pair.trained import TrainedModel, TrainingFacts, limit_for, save_trained
+from duet_sdk.trainer.published import is_local_model, published_config, published_data
 from duet_sdk.trainer.quiet import quiet
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: 
         facts = TrainingFacts(
             signal_tokens=outcome.signal_tokens,
             answer_tokens=config.generator.max_new_tokens,
-            training=config.model_dump(mode="json", exclude={"output"}),
-            data=outcome.data,
+            training=published_config(config),
+            data=published_data(outcome.data, data),
+            data_licence=data.licence,
             metrics=outcome.validated.row if outcome.validated else {},
             tasks=data.tasks,
             language=data.language,
@@ -95,9 +97,12 @@ def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: 
 def _trained(folder: Path, stage: StageName, part: Model, outcome: Outcome) -> TrainedModel:
     """A model with where it is from: the hub's name and commit where there are such."""
     start, configured = outcome.start.folder(stage), outcome.configured.folder(stage)
-    if part.lora is not None and (start != configured or Path(part.model).expanduser().is_dir()):
+    local = is_local_model(part.model)
+    if part.lora is not None and (local or start != configured):
         # An adapter fits what it was trained on, and nothing else.
         return TrainedModel(folder, base=str(start.resolve()), licence=part.licence)
+    if local:
+        return TrainedModel(folder, licence=part.licence)
     revision = commit_of(configured) or part.revision
     return TrainedModel(folder, base=part.model, revision=revision, licence=part.licence)
 

@@ -21,6 +21,7 @@ from duet_sdk.errors import TrainingError
 from duet_sdk.pair import merge_adapters
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
+from duet_sdk.trainer.journal import read_lines
 from duet_sdk.trainer.toy import family
 
 
@@ -36,6 +37,7 @@ def file(configure: Callable[..., TrainConfig], tmp_path: Path) -> Path:
             "holdout": 8,
             "deduplicate": False,
             "grading": {"grader": "exact"},
+            "licence": "CC-BY-4.0",
         },
         training={"rounds": 2, "validate_every": 1},
     )
@@ -53,6 +55,11 @@ def test_the_command_trains_a_pair_that_is_served(file: Path, tmp_path: Path) ->
     assert pair.manifest.handoff == "think"
     assert pair.manifest.training["objective"]["alpha"] == 0.2  # type: ignore[index, call-overload]
     assert pair.manifest.data["train"] + pair.manifest.data["validation"] == 64  # type: ignore[index, call-overload, operator]
+    assert pair.manifest.licences["data"] == "CC-BY-4.0"  # type: ignore[index, call-overload]
+    assert str(tmp_path) not in (run / "pair" / "pair.json").read_text()
+    validated = [row for row in read_lines(run / "metrics.jsonl") if row["phase"] == "validation"]
+    assert [row["faults"] for row in validated] == [0.0] * len(validated)
+    assert all(0 <= row["unread"] <= 1 for row in validated)
     with DuetClient.from_pair(run / "pair") as duet:
         reply = duet.chat("dial at four . now ?")
     assert reply.usage.generator.output_tokens > 0

@@ -45,7 +45,7 @@ def read_questions(
     if named := _SPLIT.fullmatch(name):
         name, split = named[1], named[2]
     path = Path(name).expanduser()
-    is_file = path.suffix in (".jsonl", ".json", ".ndjson")
+    is_file = _is_file(path)
     rows = _lines(path) if is_file else _hub_rows(name, split, revision)
     questions, flaws = [], []
     for source, row in rows:
@@ -64,6 +64,22 @@ def read_questions(
         where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in its split {split!r}"
         raise TrainingError(f"{where}; there is nothing to train on")
     return questions
+
+
+def is_hub_set(name: str) -> bool:
+    """Whether a name is read as a data set of the hub, and not as a file or folder of this machine.
+
+    >>> is_hub_set("owner/name:subset#test"), is_hub_set("questions.jsonl")
+    (True, False)
+    """
+    named = _SPLIT.fullmatch(name)
+    place = named[1] if named else name
+    path = Path(place).expanduser()
+    return not _is_file(path) and not path.is_dir() and _HUB_NAME.fullmatch(place) is not None
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix in (".jsonl", ".json", ".ndjson")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | TrainingError]]:
