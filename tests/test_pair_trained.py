@@ -85,6 +85,14 @@ def test_the_card_is_in_the_hubs_form(trained):
     assert "Trained with tools: no" in card.text
 
 
+def test_models_folders_may_be_texts(tmp_path):
+    big, small = model_folder(tmp_path / "big"), model_folder(tmp_path / "small")
+    pair = save_trained(
+        str(tmp_path / "pair"), reasoner=TrainedModel(str(big)), generator=TrainedModel(str(small)), facts=FACTS
+    )
+    assert (pair.folder / "reasoner" / "config.json").is_file()
+
+
 def test_licences_that_differ_are_no_single_one(tmp_path):
     big, small = model_folder(tmp_path / "big"), model_folder(tmp_path / "small")
     pair = save_trained(
