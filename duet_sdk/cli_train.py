@@ -14,6 +14,8 @@ from duet_sdk.errors import ConfigError, MissingExtra, TrainingError
 from duet_sdk.terminal import AsJson, reporting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.joint import Trained
     from duet_sdk.trainer.plan import Hardware
@@ -51,7 +53,7 @@ def train_run(
             if gpus is None:
                 gpus = 0 if config.training.use_cpu else 1
             hardware = Hardware(gpus, nodes, gpu_gb, server_gpus, fsdp2)
-            _show_plan(config, file, hardware, as_json=as_json)
+            _show_plan(config, file, overrides or (), hardware, as_json=as_json)
             return
         trained = _train(config, file.resolve().parent, resume=resume)
         facts = json.loads((config.output / "result.json").read_text("utf-8")) if trained.pair else {}
@@ -117,10 +119,10 @@ def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
     return run_training(config, resume=resume, trainer=JointTrainer(config, beside=beside))
 
 
-def _show_plan(config: TrainConfig, file: Path, hardware: Hardware, *, as_json: bool) -> None:
+def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardware: Hardware, *, as_json: bool) -> None:
     from duet_sdk.trainer.plan import plan, print_plan
 
-    made = plan(config, hardware, file=file)
+    made = plan(config, hardware, file=file, overrides=overrides)
     if as_json:
         sys.stdout.write(json.dumps(made.to_dict(), ensure_ascii=False, indent=2) + "\n")
     else:

@@ -265,7 +265,8 @@ class Training(Section):
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
     fsdp: str | None = None
-    """FSDP as transformers names it, such as ``full_shard auto_wrap``; set by the recipes for several GPUs."""
+    """FSDP as transformers names it, such as ``full_shard auto_wrap``; None where accelerate's file sets it, as in the
+    recipes."""
 
 
 class Guard(Section):
