@@ -34,7 +34,7 @@ def published_data(facts: Mapping[str, JsonValue], data: Data) -> dict[str, Json
 
     What names rows or shows words of questions stays in the run's folder.
     """
-    kept = {name: value for name, value in facts.items() if not isinstance(value, list | dict)}
+    kept: dict[str, JsonValue] = {name: value for name, value in facts.items() if not isinstance(value, list | dict)}
     named = [name for name in (data.train, data.validation) if name is not None and is_hub_set(name)]
     sets: list[JsonValue] = list(dict.fromkeys(name.partition("#")[0].partition(":")[0] for name in named))
     return {**kept, "datasets": sets} if sets else kept
