@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from duet_sdk import models
 from duet_sdk.errors import MissingExtra, PairError
+from duet_sdk.models.folder import WANTED
 from duet_sdk.models.sources import local_library, no_bars
 from duet_sdk.pair.folder import refuse_target, write
 from duet_sdk.pair.manifest import Manifest, ModelEntry
@@ -18,7 +19,7 @@ from duet_sdk.pair.pair import Pair
 if TYPE_CHECKING:
     from duet_sdk.types import Stage
 
-_NOT_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+_NOT_WEIGHTS = tuple(pattern for pattern in WANTED if pattern != "*.safetensors")
 
 
 def merge_adapters(pair: Pair, target: str | Path) -> Pair:

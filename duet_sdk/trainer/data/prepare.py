@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.config import Data
 from duet_sdk.trainer.data.overlap import Leak, find_leaks, words_of
-from duet_sdk.trainer.data.question import fingerprint, shuffled
+from duet_sdk.trainer.data.question import MissingColumn, fingerprint, shuffled
 from duet_sdk.trainer.data.read import read_questions
 from duet_sdk.trainer.grading import ReferenceReader
 from duet_sdk.trainer.question import Question
@@ -94,7 +94,6 @@ def prepare(
         TrainingError: a data set cannot be used, or nothing is left to train or validate on.
         MissingExtra: a hub data set is named and ``datasets`` is not installed.
     """
-    check_rights(data)
     columns = {"prompt_column": data.prompt_column, "answer_column": data.answer_column}
     questions = read_questions(data.train, split=data.split, revision=data.revision, **columns)
     report = DataReport(read=len(questions), rights=data.rights)
@@ -132,19 +131,6 @@ def prepare(
     return Prepared(questions, validation, report)
 
 
-def check_rights(data: Data) -> None:
-    """Refuse answers of a provider's model for which nobody says why they may be trained on.
-
-    Raises:
-        TrainingError: ``data.provider_answers`` is set and ``data.rights`` is not.
-    """
-    if data.provider_answers and not (data.rights or "").strip():
-        raise TrainingError(
-            "the answers were written by a provider's model (data.provider_answers), and most providers' terms "
-            "restrict training on them; state in data.rights why these may be used"
-        )
-
-
 def _short(questions: list[Question], count_tokens: CountTokens | None, most: int) -> list[Question]:
     """Those whose prompts have at most so many tokens."""
     if count_tokens is None:
@@ -172,9 +158,7 @@ def _evaluation(name: str, data: Data) -> list[Question]:
                 prompt_column=column,
                 answer_column=None,
             )
-        except TrainingError as err:
-            if "has no column" not in str(err):
-                raise
+        except MissingColumn as err:
             last = err
     raise TrainingError(f"data.leak_against: {last}")
 

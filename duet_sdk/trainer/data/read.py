@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from duet_sdk.errors import MissingExtra, TrainingError
-from duet_sdk.trainer.data.question import question_of
+from duet_sdk.trainer.data.question import MissingColumn, question_of
 from duet_sdk.trainer.question import Question
 
 MOST_TOLD = 3
@@ -38,6 +38,7 @@ def read_questions(
         answer_column: the right answer: a text or a number; None where nobody needs it.
 
     Raises:
+        MissingColumn: the first row that is of no use lacks a column.
         TrainingError: there is no such data set, it is empty, or rows are of no use; names the file, its lines and
             columns.
         MissingExtra: it is no file, and ``datasets`` is not installed.
@@ -47,19 +48,21 @@ def read_questions(
     path = Path(name).expanduser()
     is_file = _is_file(path)
     rows = _lines(path) if is_file else _hub_rows(name, split, revision)
-    questions, flaws = [], []
+    questions: list[Question] = []
+    flaws: list[TrainingError] = []
     for source, row in rows:
         try:
             if isinstance(row, TrainingError):
                 raise row
             questions.append(question_of(row, source=source, prompt_column=prompt_column, answer_column=answer_column))
         except TrainingError as err:
-            flaws.append(str(err))
+            flaws.append(err)
             if len(flaws) > MOST_TOLD:
                 break
     if flaws:
         more = "; and there are more" if len(flaws) > MOST_TOLD else ""
-        raise TrainingError("; ".join(flaws[:MOST_TOLD]) + more)
+        kind = MissingColumn if isinstance(flaws[0], MissingColumn) else TrainingError
+        raise kind("; ".join(map(str, flaws[:MOST_TOLD])) + more)
     if not questions:
         where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in its split {split!r}"
         raise TrainingError(f"{where}; there is nothing to train on")
