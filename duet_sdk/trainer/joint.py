@@ -209,8 +209,9 @@ class JointTrainer:
             raise ConfigError(f"{folder} holds a run; resume it, or name another folder as output")
         folder.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
-            write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
+            # The configuration last: where it is, the run can be resumed.
             write_whole(folder / DATA, json.dumps({**self.data, "fingerprint": self._fingerprint}, indent=2))
+            write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
         return None, 0
 
     def _refuse_other_questions(self, folder: Path) -> None:
