@@ -14,6 +14,8 @@ from duet_sdk.errors import ConfigError, MissingExtra, TrainingError
 from duet_sdk.terminal import AsJson, reporting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.joint import Trained
     from duet_sdk.trainer.plan import Hardware
@@ -51,9 +53,9 @@ def train_run(
             if gpus is None:
                 gpus = 0 if config.training.use_cpu else 1
             hardware = Hardware(gpus, nodes, gpu_gb, server_gpus, fsdp2)
-            _show_plan(config, file, hardware, as_json=as_json)
+            _show_plan(config, file, overrides or (), hardware, as_json=as_json)
             return
-        trained = _train(config, resume=resume)
+        trained = _train(config, file.resolve().parent, resume=resume)
         facts = json.loads((config.output / "result.json").read_text("utf-8")) if trained.pair else {}
         facts |= {"stopped": trained.stopped, "pair": str(trained.pair.folder) if trained.pair else None}
         if as_json:
@@ -82,9 +84,14 @@ def train_warmup(file: RunFile, overrides: Overrides = None, as_json: AsJson = F
 
         config = load_config(file, overrides or ())
         _needs_extra()
+        from duet_sdk.trainer.joint import JointTrainer
         from duet_sdk.trainer.stages import run_warmup
 
-        report = run_warmup(config)
+        trainer = JointTrainer(config, beside=file.resolve().parent)
+        try:
+            report = run_warmup(config, trainer=trainer)
+        finally:
+            trainer.close()
         if as_json:
             sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
         Console(stderr=True, highlight=False).print(f"the warmed-up models are in {config.output / 'warm'}")
@@ -104,17 +111,18 @@ def train_report(
         sys.stdout.write(f"{write_report(run, to)}\n")
 
 
-def _train(config: TrainConfig, *, resume: bool) -> Trained:
+def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
     _needs_extra()
+    from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.stages import run_training
 
-    return run_training(config, resume=resume)
+    return run_training(config, resume=resume, trainer=JointTrainer(config, beside=beside))
 
 
-def _show_plan(config: TrainConfig, file: Path, hardware: Hardware, *, as_json: bool) -> None:
+def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardware: Hardware, *, as_json: bool) -> None:
     from duet_sdk.trainer.plan import plan, print_plan
 
-    made = plan(config, hardware, file=file)
+    made = plan(config, hardware, file=file, overrides=overrides)
     if as_json:
         sys.stdout.write(json.dumps(made.to_dict(), ensure_ascii=False, indent=2) + "\n")
     else:

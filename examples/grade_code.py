@@ -1,16 +1,19 @@
 """A grader of your own: Python code is right where it passes a question's tests, run in a process of its own.
 
-In a run's file: `data.grading.grader: grade_code:passes_tests`, with this file's folder beside it, and a column `tests`
+In a run's file: `data.grading.grader: grade_code:passes_tests`, with this file beside the run's, and a column `tests`
 with Python assertions. `python examples/grade_code.py` tries it on four answers.
 
-What the process is kept from: more than 5 s of CPU and 10 s in all, more than 512 MiB, files (and output) over 1 MiB,
-and more than 32 open files. Its folder is empty and removed, its environment is empty, and where Linux lets users make
-namespaces (`unshare`), it has no network.
+What the process is kept from: more than 2 s of CPU and 3 s in all, more than 512 MiB, files (and output) over 1 MiB,
+and more than 32 open files. The 3 s are below `data.grading.timeout_s` (5), so that a program is ended here, with all
+that it started; where the grader itself is killed, an alarm of the program's own ends it a second later. Its folder
+is empty and removed, its environment is empty, and where Linux lets users make namespaces (`unshare`), it has no
+network.
 
-What nothing here stops: it runs as your user, so it can read every file that you can read, and write where you can; it
-can start processes, and one that leaves its group outlives it; it can look up the mark that says "passed" in the
-frame that runs it. Where `unshare` does not work it has the network, too (`isolated()` says so). A model in training
-tries odd things: for code that you do not trust use a container or a virtual machine without your files.
+What nothing here stops: it runs as your user, so it can read every file that you can read, and write where you can;
+it can start processes, and one that leaves its group outlives it; it can switch off its alarm; it can look up the
+mark that says "passed" in the frame that runs it. Where `unshare` does not work it has the network, too (`isolated()`
+says so). A model in training tries odd things: for code that you do not trust use a container or a virtual machine
+without your files.
 """
 
 import os
@@ -24,10 +27,11 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 
-CPU_S, WALL_S = 5, 10
+CPU_S, WALL_S = 2, 3
 _CODE = re.compile(r"```(?:python|py)?\n(.*?)```", re.DOTALL)
 _LIMITED = """\
-import resource, sys
+import resource, signal, sys
+signal.alarm(int(sys.argv[2]))
 limits = {"CPU": int(sys.argv[1]), "AS": 512 * 2**20, "FSIZE": 2**20, "NOFILE": 32, "CORE": 0}
 for what, most in limits.items():
     resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
@@ -55,7 +59,8 @@ def last_block(text):
 def runs(program):
     """Whether a program ends by itself, in time and without an error."""
     # The program comes by standard input: an argument would show in the list of processes. -I: nothing of the user's.
-    command = [*(_NO_NETWORK if isolated() else []), sys.executable, "-I", "-S", "-c", _LIMITED, str(CPU_S)]
+    limits = [str(CPU_S), str(WALL_S + 1)]
+    command = [*(_NO_NETWORK if isolated() else []), sys.executable, "-I", "-S", "-c", _LIMITED, *limits]
     # Exit code 0 alone is no proof: exit(0) in the middle passes no test.
     mark = secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:

@@ -368,6 +368,18 @@ def test_revisions_live_side_by_side(hub: Hub, tmp_path: Path) -> None:
     assert [(model.name, model.revision) for model in models.listing(root)] == [("some/tiny", "refs/pr/1")]
 
 
+def test_a_commit_that_is_here_by_another_name_is_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    root, commit = tmp_path / "cache", "a" * 40
+    assert models.find("some/tiny", revision=commit, root=root) is None
+    branch = models.pull("some/tiny", revision="v1", root=root, endpoint=hub.url)
+    assert models.commit_of(branch) == commit
+    asked = len(hub.asked)
+    assert models.pull("some/tiny", revision=commit, root=root, endpoint=hub.url) == branch
+    assert models.find("some/tiny", revision=commit, root=root) == branch
+    assert models.find("some/tiny", revision="b" * 40, root=root) is None
+    assert len(hub.asked) == asked
+
+
 def test_a_hub_model_with_pickled_weights_only_is_refused_before_it_is_fetched(
     hub: Hub, folder: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ FACTS = TrainingFacts(
     signal_tokens=64,
     answer_tokens=128,
     training={"seed": 3, "objective": {"reward": "gated"}},
-    data={"train": "owner/questions", "fingerprint": "ab" * 32, "train_questions": 100, "rights": None},
+    data={"train": 100, "datasets": ["owner/questions"], "fingerprint": "ab" * 32, "rights": None},
     metrics={"guided": 0.98, "alone": 0.15, "utility": 0.83, "tokens_mean": 11.25},
     data_licence="MIT",
     tasks=("arithmetic",),
@@ -83,6 +83,14 @@ def test_the_card_is_in_the_hubs_form(trained):
     assert results == {"guided": 0.98, "alone": 0.15, "tokens_mean": 11.25}
     assert "Signal limit: 64 tokens" in card.text
     assert "Trained with tools: no" in card.text
+
+
+def test_models_folders_may_be_texts(tmp_path):
+    big, small = model_folder(tmp_path / "big"), model_folder(tmp_path / "small")
+    pair = save_trained(
+        str(tmp_path / "pair"), reasoner=TrainedModel(str(big)), generator=TrainedModel(str(small)), facts=FACTS
+    )
+    assert (pair.folder / "reasoner" / "config.json").is_file()
 
 
 def test_licences_that_differ_are_no_single_one(tmp_path):

@@ -74,7 +74,19 @@ def find(name: str, *, revision: str | None = None, root: Path | None = None, ve
         ConfigError: ``name`` cannot be the name of a model.
     """
     folder = place(name, revision, cache_folder(root))
-    return folder if _intact(folder, hashes=verify) else None
+    if _intact(folder, hashes=verify):
+        return folder
+    return next((one for one in _of_commit(folder, name, revision) if _intact(one, hashes=verify)), None)
+
+
+def commit_of(folder: Path) -> str | None:
+    """The hub's commit that a model of the cache is from; None for any other folder.
+
+    >>> commit_of(Path("no/such/folder")) is None
+    True
+    """
+    source = str(_manifest(folder).get("source", ""))
+    return source.rpartition("@")[2] if source.startswith("hub ") else None
 
 
 def pull(
@@ -102,6 +114,9 @@ def pull(
         MissingExtra: huggingface_hub or filelock is not installed.
     """
     folder, hub_id, tell = place(name, revision, cache_folder(root)), _hub_id(name), progress or silent
+    for one in _of_commit(folder, name, revision):
+        if _intact(one, hashes=True):
+            return one
 
     def fill(fresh: Path) -> str:
         return download(hub_id, revision, fresh, tell, endpoint)
@@ -203,6 +218,18 @@ def _version(distribution: str) -> str:
 
 def _hub_id(name: str) -> str:
     return EMBEDDED if name == "embedded" else name
+
+
+def _of_commit(folder: Path, name: str, revision: str | None) -> list[Path]:
+    """Models beside ``folder`` that a branch or tag named when they were fetched, and that are of this commit."""
+    if revision is None:
+        return []
+    unpinned = place(name, None, folder.parent).name
+    return [one for one in sorted(folder.parent.glob(f"{unpinned}*")) if _is_at(one, _hub_id(name), revision)]
+
+
+def _is_at(folder: Path, hub_id: str, commit: str) -> bool:
+    return _manifest(folder).get("name") == hub_id and commit_of(folder) == commit
 
 
 def _build(folder: Path, facts: dict[str, str | None], fetch: Callable[[Path], str], tell: Progress) -> Path:

@@ -54,12 +54,18 @@ def _metadata(manifest: Manifest) -> dict[str, JsonValue]:
     if isinstance(manifest.language, str):
         facts["language"] = [manifest.language]
     data = manifest.data if isinstance(manifest.data, dict) else {}
-    if isinstance(source := data.get("train"), str) and _HUB_NAME.fullmatch(source):
-        facts["datasets"] = [source]
+    if sets := _hub_sets(data.get("datasets")):
+        facts["datasets"] = sets
     facts["tags"] = ["duet", "reasoning", "trl", "grpo"]
     if results := _results(manifest):
         facts["model-index"] = [{"name": "pair", "results": results}]
     return facts
+
+
+def _hub_sets(value: JsonValue) -> list[JsonValue]:
+    """The names of data sets in what a manifest holds, which anybody may have written."""
+    named = value if isinstance(value, list) else []
+    return [name for name in named if isinstance(name, str) and _HUB_NAME.fullmatch(name)]
 
 
 def _results(manifest: Manifest) -> list[JsonValue]:

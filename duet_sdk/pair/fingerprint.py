@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from duet_sdk.errors import ConfigError, InvalidRequest, MissingExtra
@@ -41,12 +41,10 @@ def fingerprint_of_folder(folder: Path) -> Fingerprint:
         files = TokenizerFiles.from_folder(folder)
     except ConfigError:
         return Fingerprint(quantisation=quantisation_of_folder(folder))
-    template = None if files.chat_template is None else _sum(files.chat_template)
-    return Fingerprint(
-        tokenizer=_sum(files.tokenizer_json),
-        chat_template=template,
+    return replace(
+        fingerprint_of_files(files),
         quantisation=quantisation_of_folder(folder),
-        conversation=None if template is None else _conversation(files),
+        conversation=None if files.chat_template is None else _conversation(files),
     )
 
 

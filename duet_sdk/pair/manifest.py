@@ -137,8 +137,6 @@ class Manifest(_Part):
     """System prompts by stage, in place of DUET's own."""
     reasoner_params: _Sampling | None = None
     generator_params: _Sampling | None = None
-    tags: tuple[str, str] | None = None
-    """What opens and closes a signal, where training chose its own."""
     metrics: JsonValue = None
     """This and the next five are kept as they are."""
     training: JsonValue = None

@@ -6,10 +6,11 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duet_sdk import models
 from duet_sdk.errors import MissingExtra, PairError
+from duet_sdk.models.folder import WANTED
 from duet_sdk.models.sources import local_library, no_bars
 from duet_sdk.pair.folder import refuse_target, write
 from duet_sdk.pair.manifest import Manifest, ModelEntry
@@ -18,7 +19,7 @@ from duet_sdk.pair.pair import Pair
 if TYPE_CHECKING:
     from duet_sdk.types import Stage
 
-_NOT_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+_NOT_WEIGHTS = tuple(pattern for pattern in WANTED if pattern != "*.safetensors")
 
 
 def merge_adapters(pair: Pair, target: str | Path) -> Pair:
@@ -28,7 +29,8 @@ def merge_adapters(pair: Pair, target: str | Path) -> Pair:
     float32 are saved as such.
 
     Raises:
-        PairError: the pair has no adapter, is not on disk, or an adapter does not fit its base.
+        PairError: the pair has no adapter, is not on disk, an adapter does not fit its base, or the merged pair cannot
+            be written.
         ModelNotFound: a base is missing or incomplete.
         ConnectFailed: a base has to be downloaded and the hub does not answer.
         MissingExtra: torch, transformers or peft is not installed.
@@ -38,19 +40,28 @@ def merge_adapters(pair: Pair, target: str | Path) -> Pair:
         raise PairError("this pair has no adapters: its models are whole, so there is nothing to merge")
     folder = Path(target).expanduser().resolve()
     refuse_target(folder)
-    with tempfile.TemporaryDirectory(prefix="duet-merge-") as place:
-        sources: dict[Stage, Path] = {}
-        entries: dict[str, ModelEntry] = {}
-        for stage, entry in pair.manifest.stages.items():
-            if stage in stages:
-                merged = Path(place, stage)
-                _merge(_base(pair, stage), _adapter(pair, stage), merged)
-                sources[stage] = merged
-                entries[stage] = _merged_entry(entry, stage)
-            elif (bundled := pair.model_folder(stage)) is not None:
-                sources[stage] = bundled
-        manifest: Manifest = pair.manifest.model_copy(update=entries)
-        return dataclasses.replace(pair, manifest=write(folder, manifest, sources), folder=folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Where the pair goes: the system's place for such files is often small, or memory.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.merge-", dir=folder.parent) as place:
+            manifest = _write_merged(pair, stages, folder, Path(place))
+    except OSError as err:
+        raise PairError(f"cannot write the merged pair to {folder}: {err}") from err
+    return dataclasses.replace(pair, manifest=manifest, folder=folder)
+
+
+def _write_merged(pair: Pair, stages: list[Stage], folder: Path, place: Path) -> Manifest:
+    """Merge these stages' models in ``place`` and write the pair; returns its manifest."""
+    sources: dict[Stage, Path] = {}
+    entries: dict[str, ModelEntry] = {}
+    for stage, entry in pair.manifest.stages.items():
+        if stage in stages:
+            sources[stage] = place / stage
+            _merge(_base(pair, stage), _adapter(pair, stage), sources[stage])
+            entries[stage] = _merged_entry(entry, stage)
+        elif (bundled := pair.model_folder(stage)) is not None:
+            sources[stage] = bundled
+    return write(folder, pair.manifest.model_copy(update=entries), sources)
 
 
 def _merged_entry(entry: ModelEntry, stage: str) -> ModelEntry:
@@ -87,6 +98,20 @@ def _adapter(pair: Pair, stage: Stage) -> Path:
     return folder
 
 
+def _save(model: Any, target: Path) -> None:
+    """Write a model; what safetensors says of a full disk is no OSError.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(target)
+    except SafetensorError as err:
+        raise OSError(str(err)) from err
+
+
 def _merge(base: Path, adapter: Path, target: Path) -> None:
     torch, transformers = (local_library(name) for name in ("torch", "transformers"))
     try:
@@ -107,7 +132,7 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
                 f"the adapter in {adapter} does not fit its base {base} ({type(err).__name__}); take the revision that "
                 "it was trained on"
             ) from err
-        merged.to(held).save_pretrained(target)
+        _save(merged.to(held), target)
     for pattern in _NOT_WEIGHTS:
         for source in (base, adapter):  # what training saved beside the adapter goes over the base's
             for file in source.glob(pattern):

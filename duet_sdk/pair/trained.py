@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 class TrainedModel:
     """One model that training left in a folder: a whole model, or a LoRA adapter (``adapter_config.json``)."""
 
-    folder: Path
+    folder: str | Path
     base: str | None = None
     """Hub id or folder of the model it started from; needed for an adapter."""
     revision: str | None = None
     """Revision of that model."""
     licence: str | None = None
     """Licence of that model, as an SPDX name where there is one."""
+
+    @property
+    def place(self) -> Path:
+        """The folder as a path."""
+        return Path(self.folder).expanduser()
 
 
 class TrainingFacts(BaseModel):
@@ -51,7 +56,7 @@ class TrainingFacts(BaseModel):
     training: dict[str, JsonValue] = {}
     """The run's configuration."""
     data: dict[str, JsonValue] = {}
-    """Where questions are from, how many, their ``fingerprint``, and ``rights``."""
+    """How many questions, their ``fingerprint``, ``rights``, and ``datasets``: their names on the hub."""
     metrics: dict[str, JsonValue] = {}
     """Measured on validation: ``guided``, ``alone``, ``utility``, ``tokens_mean``, …"""
     data_licence: str | None = None
@@ -114,8 +119,8 @@ def save_trained(
         raise PairError(f"this cannot be a pair: {flaw(err)}") from err
     folder = Path(target).expanduser().resolve()
     refuse_target(folder)
-    sources = {stage: model.folder for stage, model in models.items() if not is_adapter(model.folder)}
-    adapters = {stage: model.folder for stage, model in models.items() if is_adapter(model.folder)}
+    sources = {stage: model.place for stage, model in models.items() if not is_adapter(model.place)}
+    adapters = {stage: model.place for stage, model in models.items() if is_adapter(model.place)}
     return Pair(write(folder, manifest, sources, adapters), folder)
 
 
@@ -143,7 +148,7 @@ def limit_for(lengths: Sequence[int], *, cut: float = 0.01, step: int = 8) -> in
 
 def _entry(stage: str, model: TrainedModel) -> ModelEntry:
     """What the manifest says of a model; the folder's name is put in when it is written."""
-    sums = fingerprint_of_folder(model.folder)
+    sums = fingerprint_of_folder(model.place)
     pins: Mapping[str, str | None] = {
         "tokenizer": sums.tokenizer,
         "chat_template": sums.chat_template,
@@ -152,10 +157,10 @@ def _entry(stage: str, model: TrainedModel) -> ModelEntry:
         "base": model.base,
         "base_revision": model.revision,
     }
-    if not is_adapter(model.folder):
-        check_folder(model.folder)
+    if not is_adapter(model.place):
+        check_folder(model.place)
         return ModelEntry(folder=stage, **pins)
-    check_adapter(model.folder)
+    check_adapter(model.place)
     if model.base is None:
         raise PairError(f"the {stage} in {model.folder} is an adapter, and nobody says on which model; name its base")
     base = {**pins, "base": None, "base_revision": None}

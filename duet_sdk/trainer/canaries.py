@@ -11,14 +11,15 @@ from pydantic import JsonValue
 
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import DuetError, TrainingError
-from duet_sdk.trainer.grading import Attempt, Grader
+from duet_sdk.trainer.grading import Checked, Grader
 from duet_sdk.trainer.intervals import Interval, difference_interval, share_interval
 from duet_sdk.trainer.question import Question
+from duet_sdk.types import Reply, Sampling
 
 CONCURRENT = 8
 """Questions asked at the same time."""
 MOST_FAILED = 0.1
-"""Share of questions that may fail; over it nothing is said."""
+"""Share of questions that may fail, and of answers that the grader may fail on; over it nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,63 +64,113 @@ async def measure_utility(
 ) -> Utility:
     """Ask every question twice, with a signal and without, and compare the grades.
 
+    A reasoner that chose to write nothing has given its signal: such an answer counts as guided.
+
     Args:
-        client: the pair, its gate asking always.
+        client: the pair, without a signal cache.
         questions: held out from training.
         grader: grades both ways alike.
-        recorded: the utility that training measured.
+        recorded: the utility that training measured, taken as exact.
         seed: of both models' sampling, where they take one.
         tell: told of the progress.
 
     Raises:
-        TrainingError: there are no questions, or more than a tenth failed; names the first error.
+        TrainingError: there are no questions, or more than a tenth failed, or the grader failed on more than a tenth of
+            the answers; names the first error.
     """
     if not questions:
         raise TrainingError("there are no canary questions to measure on")
-    done = 0
-    limit = asyncio.Semaphore(CONCURRENT)
-
-    async def ask(question: Question) -> tuple[str, str, int] | DuetError:
-        nonlocal done
-        async with limit:
-            try:
-                guided = await client.chat(question.messages, mode="duet", gate="always", seed=seed)
-                alone = await client.chat(question.messages, mode="generator", seed=seed)
-            except DuetError as error:
-                return error
-            finally:
-                done += 1
-                if tell is not None:
-                    tell("asking canaries", done / len(questions))
-        if guided.served_by not in ("pair", "pair_cut"):
-            return TrainingError(f"an answer was served by {guided.served_by}, not by the pair")
-        return guided.text, alone.text, guided.usage.reasoner.output_tokens
-
-    async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(ask(question)) for question in questions]
-    pairs = list(zip(questions, (task.result() for task in asked), strict=True))
-    answered = [(question, result) for question, result in pairs if not isinstance(result, DuetError)]
-    errors = [result for _, result in pairs if isinstance(result, DuetError)]
-    if len(errors) > MOST_FAILED * len(questions):
-        raise TrainingError(
-            f"{len(errors)} of {len(questions)} canary questions failed; the first: {errors[0]}"
-        ) from errors[0]
-
-    def grades(texts: list[str]) -> list[float]:
-        attempts = [
-            Attempt(text, question.answer, question.text, question.columns)
-            for (question, _), text in zip(answered, texts, strict=True)
-        ]
-        return [grade.score for grade in grader.grade(attempts)]
-
-    guided = await asyncio.to_thread(grades, [result[0] for _, result in answered])
-    alone = await asyncio.to_thread(grades, [result[1] for _, result in answered])
+    results = await _ask_all(client, questions, seed=seed, tell=tell)
+    _refuse_failures(results)
+    answered = [
+        (question, result)
+        for question, result in zip(questions, results, strict=True)
+        if not isinstance(result, DuetError)
+    ]
+    asked, pairs = [question for question, _ in answered], [result for _, result in answered]
+    # Over the window of this measurement: a grader that fails on all of few answers must not give 0 against 0.
+    checked = Checked(grader, most_faults=MOST_FAILED, window=2 * len(asked))
+    guided = await asyncio.to_thread(checked.grade, asked, [pair.guided for pair in pairs])
+    alone = await asyncio.to_thread(checked.grade, asked, [pair.alone for pair in pairs])
     return Utility(
         questions=len(answered),
-        failed=len(errors),
+        failed=len(questions) - len(answered),
         guided=share_interval(sum(guided), len(answered)),
         alone=share_interval(sum(alone), len(answered)),
         utility=difference_interval(guided, alone),
-        signal_tokens=statistics.fmean(result[2] for _, result in answered),
+        signal_tokens=statistics.fmean(pair.signal_tokens for pair in pairs),
         recorded=recorded,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Both answers to a question."""
+
+    guided: str
+    alone: str
+    signal_tokens: int
+
+
+async def _ask_all(
+    client: AsyncDuetClient,
+    questions: Sequence[Question],
+    *,
+    seed: int,
+    tell: Callable[[str, float], None] | None,
+) -> list[_Answers | DuetError]:
+    """What each question came to, in their order."""
+    done, limit = 0, asyncio.Semaphore(CONCURRENT)
+
+    async def ask(question: Question) -> _Answers | DuetError:
+        nonlocal done
+        async with limit:
+            found = await _ask(client, question, seed)
+        done += 1
+        if tell is not None:
+            tell("asking canaries", done / len(questions))
+        return found
+
+    async with asyncio.TaskGroup() as tasks:
+        asked = [tasks.create_task(ask(question)) for question in questions]
+    return [task.result() for task in asked]
+
+
+async def _ask(client: AsyncDuetClient, question: Question, seed: int) -> _Answers | DuetError:
+    """Both answers to one question, or why there are none."""
+    try:
+        # `seed` alone sets the stage that answers.
+        guided = await client.chat(
+            question.messages, mode="duet", gate="always", seed=seed, reasoner_params=Sampling(seed=seed)
+        )
+        alone = await client.chat(question.messages, mode="generator", seed=seed)
+    except DuetError as error:
+        return error
+    if guided.served_by not in ("pair", "pair_cut") and not _was_silent(guided):
+        return TrainingError(f"an answer was served by {guided.served_by}, not by the pair")
+    return _Answers(guided.text, alone.text, guided.usage.reasoner.output_tokens)
+
+
+def _was_silent(reply: Reply) -> bool:
+    """Whether the reasoner was asked, ended by itself without a fault, and wrote no signal."""
+    attempts = [attempt for attempt in reply.receipt.attempts if attempt.stage == "reasoner"]
+    return (
+        reply.served_by == "generator_fallback"
+        and bool(attempts)
+        and all(attempt.error_type is None for attempt in attempts)
+        and not reply.signal.text
+        and not reply.signal.truncated
+    )
+
+
+def _refuse_failures(results: Sequence[_Answers | DuetError]) -> None:
+    """Say nothing of a pair where more than a tenth of its questions failed.
+
+    Raises:
+        TrainingError: they did.
+    """
+    errors = [result for result in results if isinstance(result, DuetError)]
+    if len(errors) > MOST_FAILED * len(results):
+        raise TrainingError(
+            f"{len(errors)} of {len(results)} canary questions failed; the first: {errors[0]}"
+        ) from errors[0]

@@ -153,7 +153,7 @@ class Grading(Section):
     timeout_s: Positive = 5.0
     """Seconds for one answer; a grader that hangs is ended and the answer counts as wrong."""
     workers: CountOrNone = 0
-    """Processes that grade; 0 grades in the training process where the grader cannot hang."""
+    """Processes that grade; 0 is as 1. ``exact`` and ``choice`` cannot hang and grade in the training process."""
 
 
 class Data(Section):
@@ -170,7 +170,7 @@ class Data(Section):
     validation_split: str = "test"
     """Split of a hub validation set."""
     revision: str | None = None
-    """Revision of a hub data set; pinned in the pair."""
+    """Revision of the hub data set ``train``, and of its other splits and subsets; pinned in the pair."""
     prompt_column: str = "prompt"
     """Column of the question: text, or chat messages."""
     answer_column: str = "answer"
@@ -185,6 +185,8 @@ class Data(Section):
     """Evaluation sets whose questions must not be trained on, as files or hub data sets."""
     leak_ngram: Count = 13
     """Words in a row that make a leak; 13 is the usual choice."""
+    licence: str | None = None
+    """Licence of the questions and answers, for the pair's manifest and card."""
     rights: str | None = None
     """Where answers come from and why they may be used; needed when a provider's model wrote them."""
     provider_answers: bool = False
@@ -263,7 +265,8 @@ class Training(Section):
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
     fsdp: str | None = None
-    """FSDP as transformers names it, such as ``full_shard auto_wrap``; set by the recipes for several GPUs."""
+    """FSDP as transformers names it, such as ``full_shard auto_wrap``; None where accelerate's file sets it, as in the
+    recipes."""
 
 
 class Guard(Section):

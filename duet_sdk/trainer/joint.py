@@ -6,13 +6,14 @@ import gc
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.build import Start, check_context, check_names, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
-from duet_sdk.trainer.data import prepare
+from duet_sdk.trainer.data import check_same_on_all_ranks, fingerprint, prepare
 from duet_sdk.trainer.grading import Checked, find_grader
 from duet_sdk.trainer.journal import Journal, write_whole
 from duet_sdk.trainer.leg import Course, Leg, prepare_leg
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.question import Grader, Question
     from duet_sdk.trainer.watch import Watch
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, DATA, RESULT = "config.json", "data.json", "result.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,11 @@ class JointTrainer:
         questions: what to train on, in place of ``config.data.train``.
         validation: what to validate on, in place of what the data section says; needs ``questions``.
         grader: grades answers, in place of ``config.data.grading``.
+        beside: folder in which a grader's module is looked for first; None takes the working directory.
 
     Raises:
         ConfigError: the batch, the windows or the templates do not allow it.
-        TrainingError: the data cannot be used.
+        TrainingError: the data or the grader cannot be used.
         ModelNotFound: a model is missing.
     """
 
@@ -69,25 +71,24 @@ class JointTrainer:
         questions: Sequence[Question] | None = None,
         validation: Sequence[Question] = (),
         grader: Grader | None = None,
+        beside: Path | None = None,
     ) -> None:
         self._config = config
         self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         check_names(config)
         check_sizes(config, processes=self.processes)
+        # Before the models are fetched: a name that is wrong should not cost a download.
+        self._own_grader = None if grader is not None else _grader_of(config, beside or Path.cwd())
         self.start = locate_models(config)
         check_context(config, self.start)
         self.prompts = prompts = PairPrompts.of(self.start.reasoner, self.start.generator)
         self.data: dict[str, JsonValue] = {}
         """What became of the data's rows."""
-        if grader is None:
-            grading = config.data.grading
-            checked = Checked(find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1)))
         if questions is None:
-            readable = checked if grader is None else None
             prepared = prepare(
                 config.data,
                 seed=config.seed,
-                grader=readable,
+                grader=self._own_grader,
                 count_tokens=lambda question: len(prompts.ask_ids(question.messages)),
             )
             questions, validation, self.data = prepared.train, prepared.validation, prepared.report.facts()
@@ -98,13 +99,14 @@ class JointTrainer:
                 "or lower rollout.questions"
             )
         self._held = tuple(validation)
+        self._fingerprint, self._all_questions = fingerprint(questions), fingerprint([*questions, *validation])
         each = min(config.training.validation_questions, len(validation)) // self.processes
         self._course = Course(
             config=config,
             prompts=prompts,
             questions=tuple(questions),
             validation=self._held[self._rank * each : (self._rank + 1) * each],
-            grader=checked if grader is None else grader,
+            grader=self._own_grader or cast("Grader", grader),
             rounds=rounds,
             journal=Journal(config.output, writes=self._rank == 0),
             checkpoints=Checkpoints(config.output),
@@ -141,10 +143,22 @@ class JointTrainer:
             TrainingError: the run cannot start or go on; the last checkpoint is as it was.
             ConfigError: the folder holds another run.
         """
+        try:
+            return self._train(resume, start)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the processes that grade; training does it at its end."""
+        if self._own_grader is not None:
+            self._own_grader.close()
+
+    def _train(self, resume: bool, start: Start | None) -> Trained:
         step, gentler = self._prepare(resume)
         origin = start or self.start
         while True:
             leg = prepare_leg(self._course, origin, gentler=gentler)
+            check_same_on_all_ranks(self._all_questions, _gathered)
             leg.run(self._course, step)
             if not self._goes_back(leg.watch, gentler):
                 return self._finish(leg, origin)
@@ -184,7 +198,7 @@ class JointTrainer:
         stopped = "signal" if watch.stopped else watch.collapsed
         pair = None
         if stopped is None:
-            outcome = Outcome(self._config, origin, self.data, watch.round, leg.validate(watch.round))
+            outcome = Outcome(self._config, origin, self.start, self.data, watch.round, leg.validate(watch.round))
             pair = save_pair(leg.reasoner, leg.generator, outcome, writes=self._rank == 0)
             if self._rank == 0:
                 write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
@@ -201,6 +215,7 @@ class JointTrainer:
             if begun is None:
                 raise TrainingError(f"{folder} holds no run to resume; start it")
             refuse_changes(begun, values, run=folder)
+            self._refuse_other_questions(folder)
             if self._rank == 0:
                 self._forget_after(step)
             # Also where the run was killed before it saved anything after it went back.
@@ -209,6 +224,8 @@ class JointTrainer:
             raise ConfigError(f"{folder} holds a run; resume it, or name another folder as output")
         folder.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
+            # The configuration last: where it is, the run can be resumed.
+            write_whole(folder / DATA, json.dumps({**self.data, "fingerprint": self._fingerprint}, indent=2))
             write_whole(folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False))
         return None, 0
 
@@ -233,6 +250,19 @@ class JointTrainer:
             )
         return state
 
+    def _refuse_other_questions(self, folder: Path) -> None:
+        """A file that changed under its name gives other questions at the same places.
+
+        Raises:
+            TrainingError: the run was started with other questions.
+        """
+        known = (read_json(folder / DATA) or {}).get("fingerprint")
+        if known != self._fingerprint:
+            raise TrainingError(
+                f"{folder} was started with other questions (fingerprint {str(known)[:12]}, now "
+                f"{self._fingerprint[:12]}); put the data back as it was, or start a run in another folder"
+            )
+
     def _last_good(self, fell_after: int) -> int | None:
         """The last common checkpoint before that round's update, at which the guard had nothing to say."""
         checkpoints = self._course.checkpoints
@@ -241,3 +271,16 @@ class JointTrainer:
             if state is not None and state["good"] and state["round"] < fell_after:
                 return step
         return None
+
+
+def _grader_of(config: TrainConfig, beside: Path) -> Checked:
+    grading = config.data.grading
+    found = find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1), beside=beside)
+    return Checked(found)
+
+
+def _gathered(own: str) -> list[str]:
+    """The values of all processes, in order of rank."""
+    from accelerate.utils import gather_object
+
+    return list(gather_object([own]))

@@ -67,7 +67,8 @@ def read_lines(file: Path) -> list[dict[str, JsonValue]]:
     if not file.is_file():
         return []
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    # Not `splitlines`: signs that it takes for the end of a line, such as U+2028, stand as they are in a text of JSON.
+    for line in file.read_text(encoding="utf-8").split("\n"):
         try:
             found.append(json.loads(line))
         except ValueError:

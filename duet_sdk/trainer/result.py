@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import PairError, TrainingError
+from duet_sdk.models import commit_of
 from duet_sdk.pair.trained import TrainedModel, TrainingFacts, limit_for, save_trained
+from duet_sdk.trainer.published import is_local_model, published_config, published_data
 from duet_sdk.trainer.quiet import quiet
 
 if TYPE_CHECKING:
+    import torch
     from pydantic import JsonValue
 
     from duet_sdk.pair import Pair
@@ -32,6 +36,8 @@ class Outcome:
 
     config: TrainConfig
     start: Start
+    configured: Start
+    """What ``start`` would be if no stage before had made new models."""
     data: dict[str, JsonValue]
     rounds: int
     validated: Validated | None
@@ -72,27 +78,33 @@ def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: 
         facts = TrainingFacts(
             signal_tokens=outcome.signal_tokens,
             answer_tokens=config.generator.max_new_tokens,
-            training=config.model_dump(mode="json", exclude={"output"}),
-            data=outcome.data,
+            training=published_config(config),
+            data=published_data(outcome.data, data),
+            data_licence=data.licence,
             metrics=outcome.validated.row if outcome.validated else {},
             tasks=data.tasks,
             language=data.language,
             toy=config.toy,
         )
         parts: dict[StageName, Model] = {"reasoner": config.reasoner, "generator": config.generator}
-        trained = [
-            TrainedModel(
-                folders[stage],
-                base=str(outcome.start.folder(stage)) if part.lora else part.model,
-                revision=part.revision,
-                licence=part.licence,
-            )
-            for stage, part in parts.items()
-        ]
+        trained = [_trained(folders[stage], stage, part, outcome) for stage, part in parts.items()]
         try:
             return save_trained(config.output / PAIR, reasoner=trained[0], generator=trained[1], facts=facts)
         except PairError as err:
             raise TrainingError(f"the run is done, but its pair could not be written: {err}") from err
+
+
+def _trained(folder: Path, stage: StageName, part: Model, outcome: Outcome) -> TrainedModel:
+    """A model with where it is from: the hub's name and commit where there are such."""
+    start, configured = outcome.start.folder(stage), outcome.configured.folder(stage)
+    local = is_local_model(part.model)
+    if part.lora is not None and (local or start != configured):
+        # An adapter fits what it was trained on, and nothing else.
+        return TrainedModel(folder, base=str(start.resolve()), licence=part.licence)
+    if local:
+        return TrainedModel(folder, licence=part.licence)
+    revision = commit_of(configured) or part.revision
+    return TrainedModel(folder, base=part.model, revision=revision, licence=part.licence)
 
 
 def _export(policy: Policy, stage: StageName, outcome: Outcome, target: Path, *, writes: bool) -> Path:
@@ -109,6 +121,8 @@ def _export(policy: Policy, stage: StageName, outcome: Outcome, target: Path, *,
     if start_dtype is not None and start_dtype != dtype:
         state = {name: value.to(start_dtype) if value.is_floating_point() else value for name, value in state.items()}
     model.save_pretrained(target, state_dict=state)
+    if start_dtype is not None and (target / "config.json").is_file():
+        _name_dtype(target / "config.json", start_dtype)
     # Training stopped the reasoner at its closing tag by an end token more; serving does that by a stop text.
     if (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(target)
@@ -118,7 +132,13 @@ def _export(policy: Policy, stage: StageName, outcome: Outcome, target: Path, *,
     return target
 
 
-def _dtype_of(folder: Path) -> object:
+def _name_dtype(file: Path, dtype: torch.dtype) -> None:
+    """Say in a model's configuration how its weights are saved; transformers names how they were held in training."""
+    values = {**json.loads(file.read_text("utf-8")), "dtype": str(dtype).removeprefix("torch.")}
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _dtype_of(folder: Path) -> torch.dtype | None:
     """The type in which the starting model keeps its weights; None where it does not say."""
     import torch
     from transformers import AutoConfig

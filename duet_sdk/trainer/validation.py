@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from duet_sdk.trainer.facts import stands_in
+from duet_sdk.trainer.grading import Checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from duet_sdk.trainer.coupling import Coupling
     from duet_sdk.trainer.journal import Journal
-    from duet_sdk.trainer.question import Question
+    from duet_sdk.trainer.question import Grader, Question
 
 _SEED = 7919
 """Of every validation, so that they differ by the models alone."""
@@ -64,6 +65,7 @@ class Validation:
             "tokens_p95": float(tokens.quantile(0.95)),
             "empty": float(empty.mean()),
             "leak_rate": float(leak.mean()),
+            **_grading(self.coupling.grader),
         }
         self.journal.metrics(row)
         return Validated(row, [int(one) for one in tokens])
@@ -101,3 +103,11 @@ class Validation:
                 for question, signal, right, without in facts
             ]
         )
+
+
+def _grading(grader: Grader) -> dict[str, JsonValue]:
+    """Shares of the answers graded since the last validation, by this process: in which none was found, and faults."""
+    if not isinstance(grader, Checked):
+        return {}
+    counts = grader.take_counts()
+    return {"unread": counts.unread_share, "faults": counts.fault_share}

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, Message, Pair
-from duet_sdk.backends.scripted import Scripted
+from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cli import app
-from duet_sdk.errors import TrainingError
+from duet_sdk.errors import ConnectFailed, TrainingError
 from duet_sdk.trainer.canaries import measure_utility
-from duet_sdk.trainer.grading import Exact
+from duet_sdk.trainer.grading import Exact, find_grader
 from duet_sdk.trainer.intervals import difference_interval, share_interval
 from duet_sdk.trainer.question import Question
 
@@ -99,6 +99,36 @@ async def test_a_pair_that_does_not_answer_says_nothing_of_its_worth():
     async with AsyncDuetClient("vllm/m@http://127.0.0.1:9/v1", "scripted/17") as client:
         with pytest.raises(TrainingError, match="3 of 3 canary questions failed; the first: .*generator_fallback"):
             await measure_utility(client, asked(3), Exact())
+
+
+async def test_a_pair_that_learned_silence_is_measured_all_the_same():
+    async with AsyncDuetClient(Scripted(""), "scripted/17") as client:
+        found = await measure_utility(client, asked(10), Exact())
+    assert (found.questions, found.failed) == (10, 0)
+    assert (found.guided.value, found.alone.value) == (1.0, 1.0)
+
+
+async def test_a_reasoner_that_fails_is_not_silent():
+    broken = Scripted(Script("", error=ConnectFailed("it broke", backend="scripted", model="r")))
+    async with AsyncDuetClient(broken, "scripted/17") as client:
+        with pytest.raises(TrainingError, match="3 of 3 canary questions failed"):
+            await measure_utility(client, asked(3), Exact())
+
+
+async def test_a_grader_that_fails_on_everything_says_nothing_of_a_pair():
+    def failing(completions, **_columns):
+        raise ValueError("broken")
+
+    async with AsyncDuetClient("scripted/by sieve", "scripted/17") as client:
+        with pytest.raises(TrainingError, match=r"the grader 'failing' failed on 3 of .*ValueError \(3 times\)"):
+            await measure_utility(client, asked(3), find_grader(failing))
+
+
+async def test_both_models_are_sampled_by_the_seed():
+    reasoner, generator = Scripted("by sieve"), Scripted("17")
+    async with AsyncDuetClient(reasoner, generator) as client:
+        await measure_utility(client, asked(2), Exact(), seed=5)
+    assert [call.sampling.seed for call in [*reasoner.calls, *generator.calls]] == [5] * 6
 
 
 async def test_no_questions_are_refused():

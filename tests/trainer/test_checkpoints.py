@@ -70,6 +70,14 @@ def test_a_changed_configuration_is_refused_with_the_difference(tmp_path: Path) 
         refuse_changes(old, {**old, "objective": {"alpha": 0.5}}, run=tmp_path)
 
 
+def test_a_sample_with_any_sign_of_unicode_is_one_row(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    row = {"round": 1, "signal": "a\u2028b\u0085c\x0bd\re"}
+    journal.sample(row)
+    journal.forget_after(1)
+    assert read_lines(tmp_path / "samples.jsonl") == [row]
+
+
 def test_a_resumed_run_makes_later_rounds_again_and_keeps_its_decisions(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for number in range(1, 5):

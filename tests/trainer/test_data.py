@@ -231,8 +231,15 @@ def test_the_fingerprint_is_the_same_in_another_process():
     assert done.stdout.strip() == fingerprint(shuffled(asked(*(f"q{at}" for at in range(50))), 7))
 
 
-@pytest.mark.parametrize("other", [Question((Message("user", "q"),), "2"), Question((Message("user", "r"),), "1")])
-def test_the_fingerprint_tells_prompts_and_answers_apart(other):
+@pytest.mark.parametrize(
+    "other",
+    [
+        Question((Message("user", "q"),), "2"),
+        Question((Message("user", "r"),), "1"),
+        Question((Message("user", "q"),), "1", columns={"tests": "assert True"}),
+    ],
+)
+def test_the_fingerprint_tells_prompts_answers_and_columns_apart(other):
     assert fingerprint([Question((Message("user", "q"),), "1")]) != fingerprint([other])
 
 
@@ -288,6 +295,33 @@ def test_what_stands_in_the_validation_set_is_not_trained_on(tmp_path):
     assert (done.report.leaked, done.report.train, done.report.validation) == (3, 7, 3)
 
 
+def test_a_validation_set_is_filtered_as_the_training_set_is(tmp_path):
+    train = write(tmp_path / "a.jsonl", *numbered(10))
+    rows = [{"prompt": "Why is it so? " * 20, "answer": "1"}, {"prompt": "Which one?", "answer": " ####"}]
+    validation = write(tmp_path / "v.jsonl", {"prompt": "One plus one?", "answer": "2"}, *rows)
+    data = Data(train=train, validation=validation, max_prompt_tokens=20)
+    count = {"count_tokens": lambda question: len(question.text.split())}
+    done = prepare(data, seed=0, grader=Exact(), **count)
+    assert [question.text for question in done.validation] == ["One plus one?"]
+    assert (done.report.validation, done.report.validation_dropped) == (1, 2)
+    alone = Data(train=train, validation=write(tmp_path / "w.jsonl", rows[0]), max_prompt_tokens=20)
+    with pytest.raises(TrainingError, match="no question of .* is left to validate on: 1 read"):
+        prepare(alone, seed=0, **count)
+
+
+def test_the_revision_holds_for_all_that_is_read_of_its_data_set(tmp_path, monkeypatch):
+    asked_for = {}
+
+    def reading(name, *, revision=None, **_):
+        asked_for[name] = revision
+        return asked(f"What is in {name}?")
+
+    monkeypatch.setattr(sys.modules["duet_sdk.trainer.data.prepare"], "read_questions", reading)
+    data = Data(train="owner/set#train", validation="owner/set:hard#test", leak_against=("other/set",), revision="v1")
+    prepare(data, seed=0)
+    assert asked_for == {"owner/set#train": "v1", "owner/set:hard#test": "v1", "other/set": None}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -311,8 +345,5 @@ def test_a_providers_answers_need_rights(tmp_path):
     train = write(tmp_path / "a.jsonl", *numbered(20))
     with pytest.raises(ValueError, match="rights must say why they may be used"):
         Data(train=train, provider_answers=True)
-    unchecked = Data.model_construct(**{**Data(train=train).model_dump(), "provider_answers": True})
-    with pytest.raises(TrainingError, match="state in data.rights why these may be used"):
-        prepare(unchecked, seed=0)
     done = prepare(Data(train=train, holdout=2, provider_answers=True, rights="our own model's, Apache-2.0"), seed=0)
     assert done.report.rights == "our own model's, Apache-2.0"

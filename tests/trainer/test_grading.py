@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import threading
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.trainer.grading import Attempt, Checked, Exact, Grade, MultipleChoice, find_grader
 from duet_sdk.trainer.grading.plain import final_answer, plain_form
+from duet_sdk.trainer.grading.process import GradingProcess
 from duet_sdk.trainer.question import Question
 from duet_sdk.types import Message
 
@@ -50,6 +53,21 @@ def beyond(completions, **columns):
 def too_few(completions, **columns):
     return []
 
+def starts_a_program(completions, folder, **columns):
+    import subprocess
+    with open(folder[0] + "/alive", "w") as alive:
+        subprocess.run(["sleep", "600"], stdout=alive)
+
+def closes_its_output(completions, **columns):
+    import os
+    os.closerange(3, 64)
+    time.sleep(600)
+
+def tells_its_process(completions, **columns):
+    import os
+    time.sleep(0.2)
+    return [os.getpid() % 100_000 / 100_000] * len(completions)
+
 async def later(completions, **columns):
     return [0.5 for _ in completions]
 
@@ -63,8 +81,8 @@ def own(tmp_path: Path):
     (tmp_path / "own_graders.py").write_text(OWN)
     made = []
 
-    def make(function: str, limit_s: float = 5.0):
-        made.append(find_grader(f"own_graders:{function}", limit_s=limit_s, beside=tmp_path))
+    def make(function: str, limit_s: float = 5.0, processes: int = 1):
+        made.append(find_grader(f"own_graders:{function}", limit_s=limit_s, processes=processes, beside=tmp_path))
         return made[-1]
 
     yield make
@@ -162,6 +180,49 @@ def test_a_function_that_hangs_is_killed_and_only_its_answer_is_wrong(own):
     assert grades == [Grade(1.0), Grade(0.0, read=False, fault="no grade within 0.5 s"), Grade(1.0)]
 
 
+def test_one_answer_of_many_that_hangs_costs_nine_limits_and_not_the_rounds(own, monkeypatch):
+    ask, waited = GradingProcess.ask, []
+
+    def told(self, question, *, limit_s):
+        reply = ask(self, question, limit_s=limit_s)
+        waited.append(limit_s if "fault" in reply else 0.0)
+        return reply
+
+    monkeypatch.setattr(GradingProcess, "ask", told)
+    grader = own("hangs_on_slow", limit_s=0.5)
+    grades = grader.grade([Attempt("slow" if at == 20 else "fast", "1") for at in range(40)])
+    assert [at for at, grade in enumerate(grades) if grade.fault] == [20]
+    assert sum(waited) == 9 * 0.5
+
+
+def test_a_lambda_gets_eight_answers_at_most():
+    sizes = []
+    grader = find_grader(lambda completions, **_: sizes.append(len(completions)) or [1.0] * len(completions))
+    assert scores(grader, *[("x", "1")] * 20) == [1.0] * 20
+    assert sizes == [8, 8, 4]
+
+
+def test_what_a_killed_function_had_started_ends_with_it(own, tmp_path):
+    os.mkfifo(tmp_path / "alive")
+    with os.fdopen(os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK), "rb") as alive:
+        grader = own("starts_a_program", limit_s=1.0)
+        grades = grader.grade([Attempt("x", "1", "", {"folder": str(tmp_path)})])
+        assert grades == [Grade(0.0, read=False, fault="no grade within 1 s")]
+        # The pipe is at its end, and so readable, once nobody holds its other side.
+        assert select.select([alive], [], [], 20)[0]
+        assert alive.read() == b""
+
+
+def test_a_process_that_only_closes_its_output_is_killed(own):
+    grades = own("closes_its_output", limit_s=30.0).grade([Attempt("x", "1")])
+    assert grades == [Grade(0.0, read=False, fault="the grading process closed its output")]
+
+
+def test_a_function_is_called_in_as_many_processes_as_asked_for(own):
+    grader = own("tells_its_process", processes=2)
+    assert len(set(scores(grader, *[("x", "1")] * 16))) == 2
+
+
 def test_a_function_that_raises_makes_its_answer_wrong_and_its_words_stay_out(own):
     grades = own("raises_on_odd").grade([Attempt("odd", "1"), Attempt("even", "1")])
     assert grades == [Grade(0.0, read=False, fault="ValueError"), Grade(1.0)]
@@ -202,7 +263,7 @@ def test_a_function_that_loses_answers_is_a_fault(own):
 def test_a_function_that_is_not_there_ends_the_run_at_once(tmp_path, name, words):
     (tmp_path / "own_graders.py").write_text(OWN)
     with pytest.raises(TrainingError, match=f"the grader '{name}' cannot be started: .*{words}"):
-        find_grader(name, beside=tmp_path).grade([Attempt("x", "1")])
+        find_grader(name, beside=tmp_path)
 
 
 def test_a_lambda_is_called_in_this_process_within_the_limit():
@@ -317,6 +378,11 @@ class TestMathVerify:
             (r"\boxed{(1,2)}", "(2,1)", 0.0),
             (r"\boxed{2}", r"The result is $\boxed{2}$", 1.0),
             (r"\boxed{2}", "6 / 3 = 2\n#### 2", 1.0),
+            (r"Not \boxed{1}, but \boxed{7}", "7", 1.0),
+            (r"Not \boxed{7}, but \boxed{1}", "7", 0.0),
+            (r"\boxed{1}, \boxed{2}", "1,2", 0.0),
+            (r"The answer is $\frac{1}{2}$.", "0.5", 1.0),
+            ("It may be 7, the answer is 3.", "7", 0.0),
         ],
     )
     def test_answers_are_compared_as_mathematics(self, grader, answer, reference, score):
@@ -333,8 +399,9 @@ class TestMathVerify:
         grades = grader.grade([Attempt(r"\boxed{10^{10^{10^{10}}}}", "3"), Attempt(r"\boxed{3}", "3")])
         assert [(grade.score, grade.fault) for grade in grades] == [(0.0, "no grade within 2 s"), (1.0, None)]
 
-    def test_a_text_without_an_answer_is_not_read(self, grader):
-        assert grader.grade([Attempt("no idea", "204")]) == [Grade(0.0, read=False)]
+    @pytest.mark.parametrize("text", ["no idea", "I tried 3 and then 204, no idea.", "204"])
+    def test_a_text_that_states_no_answer_is_not_read(self, grader, text):
+        assert grader.grade([Attempt(text, "204")]) == [Grade(0.0, read=False)]
 
     def test_references_that_are_no_mathematics_are_found(self, grader):
         assert grader.unreadable(["204", r"\frac12", "", "?!"]) == [2, 3]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
+from duet_sdk.cli import app
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import load_config
@@ -141,6 +144,23 @@ def test_servers_are_started_first_on_gpus_of_their_own():
     assert made.launch[1].startswith("torchrun --nproc-per-node 3 ")
 
 
+def test_a_server_has_the_revision_that_is_trained():
+    server = {"mode": "server", "max_model_length": 8704}
+    changes = {"reasoner__vllm": server, "reasoner__revision": "v1"}
+    made = plan(config(**changes), Hardware(gpus=2, server_gpus=1))
+    assert "trl vllm-serve --model Qwen/Qwen3-4B --revision v1 --port 8000 " in made.launch[0]
+
+
+def test_servers_on_several_machines_are_a_problem():
+    made = plan(config(reasoner__vllm={"mode": "server"}), Hardware(gpus=8, nodes=2, server_gpus=1))
+    assert any("vLLM servers are planned for one machine only" in problem for problem in made.problems)
+
+
+def test_the_launch_line_can_be_pasted_and_has_what_goes_over_the_file():
+    made = plan(config(), file=Path("my runs/r.yaml"), overrides=["data.leak_against=[a.jsonl]", "seed=1"])
+    assert made.launch == ("duet train run 'my runs/r.yaml' 'data.leak_against=[a.jsonl]' seed=1",)
+
+
 def test_a_model_that_is_not_here_leaves_memory_out_and_says_so():
     made = plan(config(reasoner={"model": "owner/unknown"}))
     assert (made.parts, made.peak_gb) == ((), None)
@@ -205,12 +225,27 @@ def test_on_the_cpu_no_gpu_is_asked_for():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_loads_and_its_plan_fits_its_hardware(path):
+def test_a_recipe_loads_and_its_plan_fits_its_hardware(path, monkeypatch):
+    monkeypatch.chdir(path.parents[1])
     text = path.read_text(encoding="utf-8")
     assert "# Status: not run." in text
     (line,) = (line for line in text.splitlines() if line.startswith("# hardware: "))
     hardware = Hardware(**yaml.safe_load(line.removeprefix("# hardware: ")))
     made = plan(load_config(path), hardware, file=path, questions=40_000)
+    command = next(line for line in text.splitlines() if line.startswith("# `duet "))
+    words = shlex.split(command.strip("#` ."))
+    done = CliRunner().invoke(app, [*words[1:], "--json"])
+    assert done.exit_code == 0
+    shown = json.loads(done.stdout)
+    assert {name: shown["hardware"][name] for name in ("gpus", "nodes", "server_gpus", "sharded")} == {
+        "gpus": hardware.gpus,
+        "nodes": hardware.nodes,
+        "server_gpus": hardware.server_gpus,
+        "sharded": hardware.sharded,
+    }
+    recipe = load_config(path)
+    if recipe.data.validation is None:
+        assert recipe.training.validation_questions == recipe.data.holdout
     assert made.problems == ()
     assert made.peak_gb is not None
     assert 20 < made.peak_gb < 80

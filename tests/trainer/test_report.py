@@ -29,7 +29,16 @@ def measures(rounds: int) -> list[dict[str, object]]:
     ]  # fmt: skip
     validation = [
         {"round": 0, "phase": "validation", "guided": 0.95, "alone": 0.125, "utility": 0.825, "tokens_mean": 40.0},
-        {"round": rounds, "phase": "validation", "guided": 0.96, "alone": 0.25, "utility": 0.71, "tokens_mean": 10.0},
+        {
+            "round": rounds,
+            "phase": "validation",
+            "guided": 0.96,
+            "alone": 0.25,
+            "utility": 0.71,
+            "tokens_mean": 10.0,
+            "unread": 0.5,
+            "faults": 0.0,
+        },
     ]
     return [*train, *validation]
 
@@ -66,6 +75,7 @@ def test_a_page_has_curves_figures_decisions_samples_and_configuration(run):
         "<h1>first run</h1>",
         "100 rounds",
         "First and last validation",
+        "Answers that could not be read or graded",
         "-75.0%",
         "entropy is 0.01",
         "sum: 4",

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
@@ -49,6 +50,17 @@ def steps(config: TrainConfig, stage: str) -> int | None:
     return max(int(one["step"]) for one in state.values())
 
 
+def differing(folder: Path) -> None:
+    """The second process misses a question; what each of them says of it."""
+    questions = [one.question() for one in family.chains(3, 64, lengths=[0, 1])]
+    rank = int(os.environ["RANK"])
+    config = checked(json.loads((folder / "runs.json").read_text())[0], "runs.json")
+    try:
+        JointTrainer(config, questions=questions[rank:], grader=Varied()).train()
+    except TrainingError as error:
+        (folder / f"rank{rank}.json").write_text(json.dumps([str(error)]))
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     Policy._save_rng_state = save_late
@@ -73,4 +85,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    {"main": main, "differing": differing}[sys.argv[1]](Path(sys.argv[2]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,23 @@ def test_the_merged_pair_is_whole_and_keeps_its_facts(adapters, pair, tmp_path):
     assert (tmp_path / "merged" / "generator" / "model.safetensors").read_bytes() == (
         pair / "generator" / "model.safetensors"
     ).read_bytes()
+
+
+def test_merging_needs_no_room_but_where_the_pair_goes(adapters, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    merged = merge_adapters(adapters, tmp_path / "new" / "merged")
+    assert [path.name for path in merged.folder.parent.iterdir()] == ["merged"]
+
+
+def test_a_full_disk_is_told_in_words_and_leaves_nothing(adapters, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        with pytest.raises(PairError, match="cannot write the merged pair to "):
+            merge_adapters(adapters, tmp_path / "new" / "merged")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_the_merged_pair_answers_and_is_what_it_pins(adapters, tmp_path):

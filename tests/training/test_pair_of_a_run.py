@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from duet_sdk import DuetClient, Pair
+from duet_sdk import DuetClient, Pair, models
 from duet_sdk.cli import app
+from duet_sdk.errors import TrainingError
+from duet_sdk.pair import merge_adapters
 from duet_sdk.trainer import stages
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
+from duet_sdk.trainer.journal import read_lines
 from duet_sdk.trainer.toy import family
 
 
@@ -31,6 +39,7 @@ def file(configure: Callable[..., TrainConfig], tmp_path: Path) -> Path:
             "holdout": 8,
             "deduplicate": False,
             "grading": {"grader": "exact"},
+            "licence": "CC-BY-4.0",
         },
         training={"rounds": 2, "validate_every": 1},
     )
@@ -48,6 +57,11 @@ def test_the_command_trains_a_pair_that_is_served(file: Path, tmp_path: Path) ->
     assert pair.manifest.handoff == "think"
     assert pair.manifest.training["objective"]["alpha"] == 0.2  # type: ignore[index, call-overload]
     assert pair.manifest.data["train"] + pair.manifest.data["validation"] == 64  # type: ignore[index, call-overload, operator]
+    assert pair.manifest.licences["data"] == "CC-BY-4.0"  # type: ignore[index, call-overload]
+    assert str(tmp_path) not in (run / "pair" / "pair.json").read_text()
+    validated = [row for row in read_lines(run / "metrics.jsonl") if row["phase"] == "validation"]
+    assert [row["faults"] for row in validated] == [0.0] * len(validated)
+    assert all(0 <= row["unread"] <= 1 for row in validated)
     with DuetClient.from_pair(run / "pair") as duet:
         reply = duet.chat("dial at four . now ?")
     assert reply.usage.generator.output_tokens > 0
@@ -80,11 +94,91 @@ def test_adapters_are_trained_and_saved_as_adapters(
     assert any(bool(value.any()) for key, value in weights.items() if "lora_B" in key)
 
 
+def test_a_model_that_is_kept_in_bfloat16_is_saved_as_such_and_says_so(
+    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer], pair: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(pair / "reasoner", start)
+    AutoModelForCausalLM.from_pretrained(start, dtype=torch.bfloat16).save_pretrained(start)
+    config = configure(reasoner={"model": str(start)}, training={"rounds": 1})
+    trainer(config).train()
+    saved = config.output / "pair" / "reasoner"
+    assert {value.dtype for value in load_file(saved / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((saved / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.fixture
+def pulled(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub model ``some/tiny`` in the cache, as `models.pull` writes it; there is no hub."""
+    monkeypatch.setenv("DUET_CACHE_DIR", str(tmp_path / "cache"))
+    folder = models.cache_folder() / "some--tiny@v1"
+    shutil.copytree(pair / "reasoner", folder)
+    files = {
+        file.name: {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in folder.iterdir()
+    }
+    facts = {"format": 1, "name": "some/tiny", "revision": "v1", "source": f"hub some/tiny@{'a' * 40}", "files": files}
+    (folder / "duet.json").write_text(json.dumps(facts))
+    return folder
+
+
+# As in test_merge.py.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_the_pair_names_the_hubs_model_and_its_commit(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    pulled: Path,
+    tmp_path: Path,
+    lora: dict[str, int] | None,
+) -> None:
+    config = configure(reasoner={"model": "some/tiny", "revision": "v1", "lora": lora}, training={"rounds": 1})
+    trained = trainer(config).train()
+    assert trained.pair is not None
+    entry = trained.pair.manifest.reasoner
+    if lora is None:
+        assert (entry.base, entry.base_revision) == ("some/tiny", "a" * 40)
+        return
+    assert (entry.model, entry.revision) == ("transformers/some/tiny", "a" * 40)
+    merged = merge_adapters(trained.pair, tmp_path / "merged")
+    assert (merged.manifest.reasoner.base, merged.manifest.reasoner.base_revision) == ("some/tiny", "a" * 40)
+
+
+def test_an_adapter_on_a_model_of_this_machine_names_its_folder(
+    configure: Callable[..., TrainConfig], trainer: Callable[[TrainConfig], JointTrainer], pair: Path
+) -> None:
+    trained = trainer(configure(reasoner={"lora": {"r": 4, "alpha": 8}}, training={"rounds": 1})).train()
+    assert trained.pair is not None
+    assert trained.pair.manifest.reasoner.model == f"transformers/{pair / 'reasoner'}"
+
+
 def test_a_dry_run_loads_nothing_and_says_what_the_run_takes(file: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", "run", str(file), "--dry-run", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["fits"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_grader_lies_beside_the_runs_file_and_its_process_ends_with_the_training(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside_the_run.py").write_text(
+        "import os, zlib\n\n"
+        "def by_letters(completions, **columns):\n"
+        f"    open({str(tmp_path / 'process')!r}, 'w').write(str(os.getpid()))\n"
+        "    return [zlib.crc32(chat[-1]['content'].encode()) % 2 for chat in completions]\n"
+    )
+    named = ["data.grading.grader=beside_the_run:by_letters", "training.rounds=1", "training.validate_every=0"]
+    done = CliRunner().invoke(app, ["train", "run", str(file), *named])
+    assert done.exit_code == 0, done.output
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)
+
+
+def test_a_grader_that_is_not_there_is_told_before_models_are_looked_for(configure: Callable[..., TrainConfig]) -> None:
+    config = configure(
+        reasoner={"model": "/no/such/folder"}, data={"train": "unused", "grading": {"grader": "no_such_module:grade"}}
+    )
+    with pytest.raises(TrainingError, match="the grader 'no_such_module:grade' cannot be started"):
+        JointTrainer(config)
 
 
 def test_wrong_values_are_told_and_exit_with_2(file: Path) -> None:

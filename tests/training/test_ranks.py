@@ -18,14 +18,16 @@ from duet_sdk.trainer.journal import read_lines
 PROGRAM = Path(__file__).with_name("ranks.py")
 
 
-def launch(configs: list[TrainConfig], folder: Path, processes: int = 2) -> list[list[dict[str, object]]]:
+def launch(
+    configs: list[TrainConfig], folder: Path, processes: int = 2, what: str = "main"
+) -> list[list[dict[str, object]]]:
     """Train each by torchrun, one start for all, and give what each process says of its policies."""
     (folder / "runs.json").write_text(json.dumps([config.model_dump(mode="json") for config in configs]))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command += [f"--master_port={port}", str(PROGRAM), str(folder)]
+    command += [f"--master_port={port}", str(PROGRAM), what, str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -67,6 +69,14 @@ def test_two_processes_resume_from_a_checkpoint_that_one_of_them_was_slow_to_wri
     assert first[1] == first[2]
     decisions = read_lines(tmp_path / "stopped" / "decisions.jsonl")
     assert [row["step"] for row in decisions if row["kind"] == "resume"] == [2]
+
+
+def test_processes_with_other_questions_end_together_and_say_so(
+    configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    first, second = launch([configure(training={"rounds": 2})], tmp_path, what="differing")
+    assert first == second
+    assert "see different questions (rank 0 " in str(first[0])
 
 
 def test_questions_that_do_not_divide_into_processes_are_refused(

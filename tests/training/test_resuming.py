@@ -185,6 +185,15 @@ def test_a_changed_configuration_is_refused_and_a_finished_run_is_not_overwritte
         trainer(config).train()
 
 
+def test_a_run_is_not_resumed_with_other_questions_under_the_same_name(
+    configure: Configure, questions: tuple[Question, ...], trainer: Make
+) -> None:
+    trainer(configure(training={"rounds": 2})).train()
+    other = JointTrainer(configure(training={"rounds": 3}), questions=questions[::-1], grader=Varied())
+    with pytest.raises(TrainingError, match="was started with other questions"):
+        other.train(resume=True)
+
+
 def test_a_full_disk_ends_the_run_in_words_and_leaves_no_half_checkpoint(configure: Configure, trainer: Make) -> None:
     config = configure(training={"rounds": 4, "save_every": 2})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -4,7 +4,7 @@ from duet_sdk.trainer.data.overlap import Leak, find_leaks
 from duet_sdk.trainer.data.prepare import DataReport, Prepared, prepare
 from duet_sdk.trainer.data.question import fingerprint, question_of, shuffled
 from duet_sdk.trainer.data.ranks import check_same_on_all_ranks
-from duet_sdk.trainer.data.read import read_questions
+from duet_sdk.trainer.data.read import is_hub_set, read_questions
 
 __all__ = [
     "DataReport",
@@ -13,6 +13,7 @@ __all__ = [
     "check_same_on_all_ranks",
     "find_leaks",
     "fingerprint",
+    "is_hub_set",
     "prepare",
     "question_of",
     "read_questions",

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.config import Data
 from duet_sdk.trainer.data.overlap import Leak, find_leaks, words_of
-from duet_sdk.trainer.data.question import fingerprint, shuffled
+from duet_sdk.trainer.data.question import MissingColumn, fingerprint, shuffled
 from duet_sdk.trainer.data.read import read_questions
 from duet_sdk.trainer.grading import ReferenceReader
 from duet_sdk.trainer.question import Question
@@ -49,6 +49,8 @@ class DataReport:
     """Left out by ``data.max_questions``."""
     train: int = 0
     validation: int = 0
+    validation_dropped: int = 0
+    """Of ``data.validation``, as their reference cannot be read or their prompt is too long; not in the above."""
     fingerprint: str = ""
     """Of the questions trained on, in their order."""
     validation_fingerprint: str = ""
@@ -92,21 +94,27 @@ def prepare(
         TrainingError: a data set cannot be used, or nothing is left to train or validate on.
         MissingExtra: a hub data set is named and ``datasets`` is not installed.
     """
-    check_rights(data)
     columns = {"prompt_column": data.prompt_column, "answer_column": data.answer_column}
     questions = read_questions(data.train, split=data.split, revision=data.revision, **columns)
     report = DataReport(read=len(questions), rights=data.rights)
     questions = _readable(questions, grader, report)
-    if count_tokens is not None:
-        short = [question for question in questions if count_tokens(question) <= data.max_prompt_tokens]
-        report.too_long, questions = len(questions) - len(short), short
+    short = _short(questions, count_tokens, data.max_prompt_tokens)
+    report.too_long, questions = len(questions) - len(short), short
     if data.deduplicate:
         questions = _without_duplicates(questions, report)
     evaluation = {name: _evaluation(name, data) for name in data.leak_against}
     validation = None
     if data.validation is not None:
-        validation = read_questions(data.validation, split=data.validation_split, **columns)
-        validation = _readable(validation, grader, None)
+        given = read_questions(
+            data.validation, split=data.validation_split, revision=_revision(data.validation, data), **columns
+        )
+        validation = _short(_readable(given, grader, None), count_tokens, data.max_prompt_tokens)
+        report.validation_dropped = len(given) - len(validation)
+        if not validation:
+            raise TrainingError(
+                f"no question of {data.validation} is left to validate on: {len(given)} read, all over "
+                f"data.max_prompt_tokens ({data.max_prompt_tokens}) or with unreadable answers"
+            )
         evaluation[data.validation] = validation
     questions = _without_leaks(questions, evaluation, data.leak_ngram, report)
     if not questions:
@@ -123,27 +131,34 @@ def prepare(
     return Prepared(questions, validation, report)
 
 
-def check_rights(data: Data) -> None:
-    """Refuse answers of a provider's model for which nobody says why they may be trained on.
+def _short(questions: list[Question], count_tokens: CountTokens | None, most: int) -> list[Question]:
+    """Those whose prompts have at most so many tokens."""
+    if count_tokens is None:
+        return questions
+    return [question for question in questions if count_tokens(question) <= most]
 
-    Raises:
-        TrainingError: ``data.provider_answers`` is set and ``data.rights`` is not.
-    """
-    if data.provider_answers and not (data.rights or "").strip():
-        raise TrainingError(
-            "the answers were written by a provider's model (data.provider_answers), and most providers' terms "
-            "restrict training on them; state in data.rights why these may be used"
-        )
+
+def _revision(name: str, data: Data) -> str | None:
+    """``data.revision`` is one of the set trained on; another set knows nothing of it."""
+
+    def repository(one: str) -> str:
+        return one.partition("#")[0].partition(":")[0]
+
+    return data.revision if repository(name) == repository(data.train) else None
 
 
 def _evaluation(name: str, data: Data) -> list[Question]:
     """An evaluation set; its columns may be named otherwise, and its answers do not matter here."""
     for column in dict.fromkeys((data.prompt_column, "prompt", "question", "problem", "Question")):
         try:
-            return read_questions(name, split=data.validation_split, prompt_column=column, answer_column=None)
-        except TrainingError as err:
-            if "has no column" not in str(err):
-                raise
+            return read_questions(
+                name,
+                split=data.validation_split,
+                revision=_revision(name, data),
+                prompt_column=column,
+                answer_column=None,
+            )
+        except MissingColumn as err:
             last = err
     raise TrainingError(f"data.leak_against: {last}")
 
@@ -215,5 +230,5 @@ def _told(report: DataReport) -> str:
     return (
         f"{report.read} read; dropped: {report.unreadable} with unreadable answers, {report.too_long} too long, "
         f"{report.duplicates} duplicates, {report.leaked} leaked, {report.beyond} beyond data.max_questions; "
-        f"{report.train} to train, {report.validation} to validate"
+        f"{report.train} to train, {report.validation} to validate ({report.validation_dropped} of their set dropped)"
     )

@@ -17,6 +17,10 @@ from duet_sdk.types import Message, Role
 _ROLES = ("system", "user", "assistant")
 
 
+class MissingColumn(TrainingError):
+    """A row has no column of the name that was given; where names differ between sets, another is tried."""
+
+
 def question_of(
     row: Mapping[str, object], *, source: str, prompt_column: str = "prompt", answer_column: str | None = "answer"
 ) -> Question:
@@ -26,12 +30,13 @@ def question_of(
     '2'
 
     Raises:
-        TrainingError: a column is missing, empty, or of no use; names the source, the column and what is there.
+        MissingColumn: a column is missing.
+        TrainingError: a column is empty, or of no use; names the source, the column and what is there.
     """
     for name in (prompt_column, answer_column):
         if name is not None and name not in row:
             known = ", ".join(repr(column) for column in row) or "none"
-            raise TrainingError(
+            raise MissingColumn(
                 f"{source} has no column {name!r}, it has {known}; set data.prompt_column and data.answer_column"
             )
     messages = _messages(row[prompt_column], f"{source}, column {prompt_column!r}")
@@ -41,7 +46,7 @@ def question_of(
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """SHA-256 of prompts and answers in their order; two runs with the same one saw the same questions alike.
+    """SHA-256 of prompts, answers and other columns in their order; equal where two runs saw the same questions alike.
 
     >>> one, two = (question_of({"prompt": text, "answer": "1"}, source="") for text in "ab")
     >>> fingerprint([one, two]) == fingerprint([two, one])
@@ -50,7 +55,8 @@ def fingerprint(questions: Iterable[Question]) -> str:
     digest = hashlib.sha256()
     for question in questions:
         chat = [[message.role, message.text] for message in question.messages]
-        digest.update(json.dumps([chat, question.answer], ensure_ascii=True).encode() + b"\n")
+        row = [chat, question.answer, dict(question.columns)]
+        digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from duet_sdk.errors import MissingExtra, TrainingError
-from duet_sdk.trainer.data.question import question_of
+from duet_sdk.trainer.data.question import MissingColumn, question_of
 from duet_sdk.trainer.question import Question
 
 MOST_TOLD = 3
@@ -38,6 +38,7 @@ def read_questions(
         answer_column: the right answer: a text or a number; None where nobody needs it.
 
     Raises:
+        MissingColumn: the first row that is of no use lacks a column.
         TrainingError: there is no such data set, it is empty, or rows are of no use; names the file, its lines and
             columns.
         MissingExtra: it is no file, and ``datasets`` is not installed.
@@ -45,25 +46,43 @@ def read_questions(
     if named := _SPLIT.fullmatch(name):
         name, split = named[1], named[2]
     path = Path(name).expanduser()
-    is_file = path.suffix in (".jsonl", ".json", ".ndjson")
+    is_file = _is_file(path)
     rows = _lines(path) if is_file else _hub_rows(name, split, revision)
-    questions, flaws = [], []
+    questions: list[Question] = []
+    flaws: list[TrainingError] = []
     for source, row in rows:
         try:
             if isinstance(row, TrainingError):
                 raise row
             questions.append(question_of(row, source=source, prompt_column=prompt_column, answer_column=answer_column))
         except TrainingError as err:
-            flaws.append(str(err))
+            flaws.append(err)
             if len(flaws) > MOST_TOLD:
                 break
     if flaws:
         more = "; and there are more" if len(flaws) > MOST_TOLD else ""
-        raise TrainingError("; ".join(flaws[:MOST_TOLD]) + more)
+        kind = MissingColumn if isinstance(flaws[0], MissingColumn) else TrainingError
+        raise kind("; ".join(map(str, flaws[:MOST_TOLD])) + more)
     if not questions:
         where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in its split {split!r}"
         raise TrainingError(f"{where}; there is nothing to train on")
     return questions
+
+
+def is_hub_set(name: str) -> bool:
+    """Whether a name is read as a data set of the hub, and not as a file or folder of this machine.
+
+    >>> is_hub_set("owner/name:subset#test"), is_hub_set("questions.jsonl")
+    (True, False)
+    """
+    named = _SPLIT.fullmatch(name)
+    place = named[1] if named else name
+    path = Path(place).expanduser()
+    return not _is_file(path) and not path.is_dir() and _HUB_NAME.fullmatch(place) is not None
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix in (".jsonl", ".json", ".ndjson")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | TrainingError]]:

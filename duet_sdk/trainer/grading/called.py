@@ -8,6 +8,7 @@ from typing import Any
 
 from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.grading.limited import DEFAULT_LIMIT_S, to_grade
+from duet_sdk.trainer.grading.parts import grade_part, parts_of
 from duet_sdk.trainer.grading.protocol import Attempt, Grade
 from duet_sdk.trainer.grading.reward_function import call
 
@@ -37,14 +38,7 @@ class CalledFunction:
         Raises:
             TrainingError: it hung several times.
         """
-        if not attempts:
-            return []
-        outcome = self._within_limit(attempts)
-        if isinstance(outcome, str) and len(attempts) > 1:
-            return [grade for attempt in attempts for grade in self.grade([attempt])]
-        if isinstance(outcome, str):
-            return [Grade(0.0, read=False, fault=outcome)]
-        return [Grade(0.0, read=False) if score is None else to_grade({"score": _number(score)}) for score in outcome]
+        return [grade for part in parts_of(attempts) for grade in grade_part(part, self._within_limit)]
 
     def unreadable(self, references: Sequence[str]) -> list[int]:
         """Nobody but the function knows, so none."""
@@ -53,17 +47,17 @@ class CalledFunction:
     def close(self) -> None:
         """Nothing can be stopped."""
 
-    def _within_limit(self, attempts: Sequence[Attempt]) -> list[object] | str:
-        """The scores, or what went wrong."""
+    def _within_limit(self, attempts: Sequence[Attempt]) -> list[Grade] | str:
+        """The grades, or what went wrong."""
         rows: list[dict[str, Any]] = [
             {"question": one.question, "answer": one.answer, "columns": {**one.columns, "answer": one.reference}}
             for one in attempts
         ]
-        outcome: list[list[object] | str] = []
+        outcome: list[list[Grade] | str] = []
 
         def work() -> None:
             try:
-                outcome.append(call(self._function, rows))
+                outcome.append([_graded(score) for score in call(self._function, rows)])
             except Exception as error:  # noqa: BLE001 - the user's code: whatever it is, its answer counts as wrong
                 outcome.append(type(error).__name__)
 
@@ -79,6 +73,12 @@ class CalledFunction:
                 "'module:function', so that it runs in a process that can"
             )
         return f"no grade within {self._limit_s * len(attempts):g} s"
+
+
+def _graded(score: object) -> Grade:
+    if score is None:
+        return Grade(0.0, read=False)
+    return to_grade({"score": _number(score)})
 
 
 def _number(score: object) -> Any:

@@ -30,12 +30,13 @@ def find_grader(
     Args:
         named: see `GraderLike`.
         limit_s: seconds for one answer, where the grader could hang.
-        processes: how many grade at the same time, for ``math``.
+        processes: how many grade at the same time, for ``math`` and ``module:function``.
         beside: folder in which modules of functions are looked for first, such as that of the run's file.
 
     Raises:
         ConfigError: the name is unknown.
         MissingExtra: math-verify is not installed.
+        TrainingError: the function named cannot be imported.
     """
     match named:
         case "math":
@@ -45,7 +46,9 @@ def find_grader(
         case "choice":
             return MultipleChoice()
         case str() if _FUNCTION.fullmatch(named):
-            return RewardFunction(named, limit_s=limit_s, beside=beside)
+            grader = RewardFunction(named, limit_s=limit_s, processes=processes, beside=beside)
+            grader.start()
+            return grader
         case str():
             raise ConfigError(
                 f"there is no grader {named!r}; known are 'math', 'exact', 'choice', and 'module:function' for "

@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import JsonValue
 
 from duet_sdk.errors import ConfigError, MissingExtra
+from duet_sdk.trainer.grading.parts import grade_part, parts_of
 from duet_sdk.trainer.grading.process import GradingProcess
 from duet_sdk.trainer.grading.protocol import Attempt, Grade
 
@@ -76,16 +77,19 @@ class RewardFunction:
     number in [0, 1] for each, or None where an answer cannot be read. It may be ``async``. Token ids and the trainer's
     state are not passed on.
 
-    It is called with all answers at once, and ``limit_s`` for each of them; where that hangs or fails, it is called
-    with each answer alone, so that only those which cause it count as wrong.
+    It is called with up to eight answers at once, and ``limit_s`` for each of them; where that hangs or fails, it is
+    called with each answer alone, so that only those which cause it count as wrong.
 
     Args:
         function: ``module:function``; the module is found as Python finds it.
         limit_s: seconds for one answer.
+        processes: how many grade at the same time.
         beside: folder in which the module is looked for first.
     """
 
-    def __init__(self, function: str, *, limit_s: float = DEFAULT_LIMIT_S, beside: Path | None = None) -> None:
+    def __init__(
+        self, function: str, *, limit_s: float = DEFAULT_LIMIT_S, processes: int = 1, beside: Path | None = None
+    ) -> None:
         self.name = function
         self._limit_s = _checked(limit_s)
         order: dict[str, JsonValue] = {
@@ -93,29 +97,33 @@ class RewardFunction:
             "function": function,
             "beside": str(beside) if beside else None,
         }
-        self._process = GradingProcess(order, what=f"the grader {function!r}")
+        self._pool = _Pool(lambda: GradingProcess(order, what=f"the grader {function!r}"), processes)
+
+    def start(self) -> None:
+        """Start a process and import the function, which the first grading would do otherwise.
+
+        Raises:
+            TrainingError: it cannot be imported, or is no function.
+        """
+        self._pool.start()
 
     def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
         """The function's scores."""
-        if not attempts:
-            return []
-        reply = self._ask(attempts)
-        if "grades" not in reply and len(attempts) > 1:
-            return [grade for attempt in attempts for grade in self.grade([attempt])]
-        grades = reply.get("grades")
-        if not isinstance(grades, list):
-            return [to_grade(reply)]
-        return [to_grade(one if isinstance(one, dict) else {}) for one in grades]
+
+        def one(process: GradingProcess, part: Sequence[Attempt]) -> list[Grade]:
+            return grade_part(part, lambda some: self._ask(process, some))
+
+        return [grade for part in self._pool.run(one, parts_of(attempts)) for grade in part]
 
     def unreadable(self, references: Sequence[str]) -> list[int]:
         """Nobody but the function knows, so none."""
         return []
 
     def close(self) -> None:
-        """Kill the process."""
-        self._process.close()
+        """Kill the processes."""
+        self._pool.close()
 
-    def _ask(self, attempts: Sequence[Attempt]) -> dict[str, JsonValue]:
+    def _ask(self, process: GradingProcess, attempts: Sequence[Attempt]) -> list[Grade] | str:
         rows: list[JsonValue] = [
             {
                 "question": attempt.question,
@@ -124,7 +132,11 @@ class RewardFunction:
             }
             for attempt in attempts
         ]
-        return self._process.ask({"rows": rows}, limit_s=self._limit_s * len(attempts))
+        reply = process.ask({"rows": rows}, limit_s=self._limit_s * len(attempts))
+        grades = reply.get("grades")
+        if not isinstance(grades, list):
+            return str(reply.get("fault"))
+        return [to_grade(one if isinstance(one, dict) else {}) for one in grades]
 
 
 def to_grade(reply: dict[str, JsonValue]) -> Grade:
@@ -145,6 +157,10 @@ class _Pool:
         if size < 1:
             raise ConfigError(f"a grader needs at least 1 process, got {size}")
         self._processes = [make() for _ in range(size)]
+
+    def start(self) -> None:
+        """Start the first process; the others start with their first work."""
+        self._processes[0].start()
 
     def run(self, work: Callable[[GradingProcess, Item], Result], items: Sequence[Item]) -> list[Result]:
         """The results in the order of the items."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from duet_sdk.trainer.grading.plain import final_answer
+from duet_sdk.trainer.grading.plain import final_answer, stated_answer
 
 # It warns that its own limits are off, which they are on purpose.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -25,7 +25,9 @@ def judge(asked: dict[str, object]) -> dict[str, object]:
         return {"score": 0.0, "read": False, "fault": "the reference cannot be read"}
     from math_verify import verify
 
-    found = _parse(str(asked["answer"]))
+    # The last stated answer alone: math-verify would take any formula of the text, and of several boxes their set.
+    stated = stated_answer(str(asked["answer"]))
+    found = [] if stated is None else _parse_stated(stated)
     if not found:
         return {"score": 0.0, "read": False}
     # An answer on which the comparison itself fails is odd, not right: math-verify says False.
@@ -34,8 +36,12 @@ def judge(asked: dict[str, object]) -> dict[str, object]:
 
 def _parse_reference(text: str) -> list[Any]:
     """A reference is mathematics whether or not the data set put it between dollars."""
-    stated = final_answer(text) or text
-    return _parse(f"\\boxed{{{stated}}}") or _parse(stated)
+    return _parse_stated(final_answer(text) or text)
+
+
+def _parse_stated(text: str) -> list[Any]:
+    bare = text.strip().rstrip(".").strip("*$ ")
+    return _parse(f"\\boxed{{{bare}}}") or _parse(text)
 
 
 def _parse(text: str) -> list[Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -18,6 +20,9 @@ from duet_sdk.errors import TrainingError
 
 START_LIMIT_S = 120.0
 """Importing sympy, or what a user's function imports, takes seconds on a busy machine."""
+
+END_LIMIT_S = 1.0
+"""For a process that has closed its output to end; a function can close it and go on."""
 
 _WORKER = Path(__file__).with_name("worker.py")
 
@@ -42,7 +47,7 @@ class GradingProcess:
         Raises:
             TrainingError: the worker cannot be started.
         """
-        process = self._process or self._start()
+        process = self.start()
         try:
             self._send(process, {**question, "limit_s": limit_s})
             reply = self._receive(process, limit_s)
@@ -52,17 +57,19 @@ class GradingProcess:
             self.close()
             return {"fault": f"no grade within {limit_s:g} s"}
         if reply is None:
-            code = process.wait()
+            fault = _end_of(process)
             self.close()
-            return {"fault": f"the grading process died (exit code {code})"}
+            return {"fault": fault}
         return reply
 
     def close(self) -> None:
-        """Kill the process; harmless when there is none."""
+        """Kill the process and what it started in its group; harmless when there is none."""
         process, self._process, self._unread = self._process, None, b""
         if process is None:
             return
-        process.kill()
+        # The group, not the process alone: what a function started must not go on without it.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -71,10 +78,20 @@ class GradingProcess:
                 except BrokenPipeError:
                     continue
 
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, started where there is none.
+
+        Raises:
+            TrainingError: it cannot be started.
+        """
+        return self._process or self._start()
+
     def _start(self) -> subprocess.Popen[bytes]:
         # By its path, without that path's folder among the modules' (-P): the first line says where modules lie.
         command = [sys.executable, "-P", str(_WORKER)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         self._process = process
         folders: list[JsonValue] = [folder or str(Path.cwd()) for folder in sys.path]
         if (beside := self._order.get("beside")) is not None:
@@ -112,3 +129,11 @@ class GradingProcess:
         line, _, self._unread = self._unread.partition(b"\n")
         value: dict[str, JsonValue] = json.loads(line)
         return value
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> str:
+    """How a process ended that gives no more answers."""
+    try:
+        return f"the grading process died (exit code {process.wait(END_LIMIT_S)})"
+    except subprocess.TimeoutExpired:
+        return "the grading process closed its output"

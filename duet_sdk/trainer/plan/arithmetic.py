@@ -47,11 +47,6 @@ class Batches:
         """Answers graded in a round."""
         return self.questions * (self.signals * self.answers + self.alone)
 
-    @property
-    def most_signal_tokens(self) -> int:
-        """Signals of a round; multiplied by their limit, the tokens that a round can cost."""
-        return self.questions * self.signals
-
 
 def batches(config: TrainConfig, *, processes: int, questions: int | None = None) -> Batches:
     """The round that a configuration makes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,7 +70,12 @@ class Plan:
 
 
 def plan(
-    config: TrainConfig, hardware: Hardware | None = None, *, file: Path | None = None, questions: int | None = None
+    config: TrainConfig,
+    hardware: Hardware | None = None,
+    *,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    questions: int | None = None,
 ) -> Plan:
     """What a run will take.
 
@@ -77,6 +83,7 @@ def plan(
         config: the run.
         hardware: what it will run on; one GPU of 80 GB by default, or the CPU where the configuration says so.
         file: the configuration's file, for the launch line.
+        overrides: values of the command line that ``config`` has over the file's, for the launch line.
         questions: to train on, where known.
 
     Raises:
@@ -116,7 +123,7 @@ def plan(
         batches=made,
         shapes=shapes,
         parts=tuple(parts),
-        launch=tuple(launch_lines(config, machine, file or Path("run.yaml"))),
+        launch=tuple(launch_lines(config, machine, file or Path("run.yaml"), overrides)),
         problems=tuple(problems),
         notes=tuple(notes),
     )
@@ -153,12 +160,18 @@ def _server_problems(stages: dict[str, Model], machine: Hardware) -> list[str]:
         for part in stages.values()
         if part.vllm is not None and part.vllm.mode == "server"
     )
+    found = []
+    if needed and machine.nodes > 1:
+        found.append(
+            "vLLM servers are planned for one machine only: on several, start them yourself and name each in "
+            "vllm.server_base_url, or take mode: colocate"
+        )
     if needed > machine.server_gpus:
-        return [
+        found.append(
             f"vLLM servers need {needed} GPUs of their own and have {machine.server_gpus}: a server cannot share a GPU "
             "with a training process"
-        ]
-    return []
+        )
+    return found
 
 
 def _notes(config: TrainConfig, machine: Hardware) -> list[str]:

@@ -67,6 +67,12 @@ PANELS = (
         0.0,
         1.0,
     ),
+    Panel(
+        "Answers that could not be read or graded",
+        (("no answer found", "validation", "unread"), ("the grader failed", "validation", "faults")),
+        0.0,
+        1.0,
+    ),
     Panel("Entropy of the reasoner", (("nats a token", "train", "entropy"),), 0.0),
     Panel("KL of the reasoner to its start", (("KL", "train", "kl"),), 0.0),
     Panel("Loss", (("reasoner", "train", "loss_reasoner"), ("generator", "train", "loss_generator"))),
