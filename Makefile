@@ -58,10 +58,11 @@ train-demo: ## train a toy pair from nothing, measure it, and ask it (at most te
 	"$$python" examples/train_demo.py $(ARGS) && \
 	"$$python" -m duet_sdk ask "dial at four . monday add three , tuesday double . now ?" --pair build/train-demo/run/pair
 
-test-training: ## tests of the trainer, two processes and kill -9 included (first some minutes for its environment)
+test-training: ## tests of the trainer, two processes and kill -9 included, and a short train-demo (first some minutes for its environment)
 	@python=$$($(PYTHON) .ci/environment train) && export PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 && \
 	"$$python" -m pytest tests/training tests/trainer $(ARGS) && \
-	"$$python" -m pytest --doctest-modules duet_sdk/trainer $(ARGS)
+	"$$python" -m pytest --doctest-modules duet_sdk/trainer $(ARGS) && \
+	OMP_NUM_THREADS=2 "$$python" examples/train_demo.py --short --folder build/train-demo-short
 
 types: ## types, by mypy
 	$(SETUP) test lint

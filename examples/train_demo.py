@@ -20,7 +20,7 @@ from duet_sdk.trainer.toy import family
 from duet_sdk.trainer.toy.demo import Scale, Shown, demonstrate
 from duet_sdk.trainer.toy.teach import Lesson
 
-SHORT = Lesson(lengths=(0, 1, 1, 2, 2, 2), reasoner_steps=700, generator_steps=450)
+SHORT = Lesson(lengths=(0, 1, 1, 2, 2, 2), reasoner_steps=800, generator_steps=800)
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
     shutil.rmtree(given.folder, ignore_errors=True)
     lesson = SHORT if given.short else Lesson()
     lesson = Lesson(**{**{name: getattr(lesson, name) for name in lesson.__slots__}, "seed": given.seed})
-    scale = Scale(lesson=lesson, rounds=60 if given.short else 100, questions=300 if given.short else 600)
+    scale = Scale(lesson=lesson, rounds=50 if given.short else 100, questions=300 if given.short else 600)
     began = time.monotonic()
     shown = demonstrate(given.folder, scale, tell=lambda text: print(text, file=sys.stderr, flush=True))
     table(shown)
