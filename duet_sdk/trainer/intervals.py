@@ -35,7 +35,8 @@ def share_interval(right: float, total: int) -> Interval:
     share, z2 = right / total, Z95**2
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    # Rounding must not push a bound past the share itself, where none or all are right.
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def difference_interval(one: Sequence[float], other: Sequence[float]) -> Interval:

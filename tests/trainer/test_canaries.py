@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -32,6 +32,7 @@ def questions_file(path: Path, count: int, answer: str = "17") -> str:
     return str(path)
 
 
+@example([(0.0, 0.0)] * 7)
 @given(GRADES)
 def test_intervals_hold_their_values_and_stay_in_range(pairs):
     one, other = [a for a, _ in pairs], [b for _, b in pairs]
