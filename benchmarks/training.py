@@ -93,7 +93,7 @@ def main() -> int:
     if not given.print:
         starts = sorted({ARMS[name].start for name in given.arms})
         taught = [(given.folder, start, seed) for seed in given.seeds for start in starts]
-        arms = [(given.folder, name, seed) for seed in given.seeds for name in given.arms]
+        arms = [(given.folder, name, seed) for name in given.arms for seed in given.seeds]
         with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
             for done in (pool.map(teach_both, *zip(*taught, strict=True)), pool.map(run, *zip(*arms, strict=True))):
                 for line in done:

@@ -11,6 +11,8 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from duet_sdk import Budget, Sampling
 
+TWICE = "calls the tool twice where any number of calls from one on is allowed"
+
 
 class TestRealVllm(ChatModelIntegrationTests):
     model: str
@@ -68,3 +70,16 @@ class TestRealVllm(ChatModelIntegrationTests):
     @pytest.mark.xfail(reason="writes a string without end", strict=False)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
+
+    @pytest.mark.xfail(reason=TWICE, strict=False)
+    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
+    def test_tool_calling(self, model: BaseChatModel) -> None:
+        super().test_tool_calling(model)
+
+    @pytest.mark.xfail(reason=TWICE, strict=False)
+    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
+        await super().test_tool_calling_async(model)
+
+    @pytest.mark.xfail(reason="its call does not come to an end within the limit", strict=False)
+    def test_bind_runnables_as_tools(self, model: BaseChatModel) -> None:
+        super().test_bind_runnables_as_tools(model)
