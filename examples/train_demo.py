@@ -42,7 +42,10 @@ def main() -> int:
     stages = ", ".join(f"{name} {spent:.0f} s" for name, spent in shown.seconds.items())
     print(f"{time.monotonic() - began:.0f} s in all: {stages}")
     wanted = 0.4 if given.short else 0.6
-    print(f"the reasoner's tokens: {-shown.saved:+.0%} (wanted: {-wanted:+.0%}); accuracy held: {shown.held}")
+    change = f"{shown.change.value:+.3f} [{shown.change.low:+.3f}, {shown.change.high:+.3f}]"
+    print(
+        f"the reasoner's tokens: {-shown.saved:+.0%} (wanted: {-wanted:+.0%}); accuracy: {change}, held: {shown.held}"
+    )
     return 0 if shown.saved >= wanted and shown.held else 1
 
 

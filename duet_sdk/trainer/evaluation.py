@@ -73,6 +73,8 @@ class Evaluation:
     """The mean's 95 % interval (normal)."""
     empty: float
     """Share of empty signals."""
+    right: tuple[float, ...]
+    """Grade of each answer with a signal, in the questions' order."""
 
 
 def evaluate(
@@ -117,6 +119,7 @@ def _summary(signals: Sequence[WrittenSignal], guided: Sequence[float], alone: S
         tokens_mean=mean,
         tokens_interval=(mean - half, mean + half),
         empty=sum(not signal.text for signal in signals) / number,
+        right=tuple(guided),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import TrainingError
+from duet_sdk.trainer.intervals import Interval, difference_interval
 from duet_sdk.trainer.toy.teach import Lesson, teach
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.toy.family import Chain
 
 SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
-LEAST_RIGHT = 0.93
+LEAST_RIGHT = 0.9
 """Share of the taught reasoner's sampled traces that must be right, in each form."""
+MOST_LOST = 0.03
+"""How far below the start the difference's interval may reach: so many questions as are asked can tell that much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,14 @@ class Shown:
         return 1 - self.after[None].tokens_mean / self.before[None].tokens_mean
 
     @property
+    def change(self) -> Interval:
+        """Accuracy after minus accuracy before, on the same questions, with its interval."""
+        return difference_interval(self.after[None].right, self.before[None].right)
+
+    @property
     def held(self) -> bool:
-        """Whether accuracy is not below the start, as far as so many questions can tell."""
-        return self.after[None].guided_interval[1] >= self.before[None].guided >= 0 and (
-            self.after[None].guided >= self.before[None].guided_interval[0]
-        )
+        """Whether accuracy is not below the start, and this is known to `MOST_LOST`."""
+        return self.change.high >= 0 and self.change.low >= -MOST_LOST
 
 
 def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> Shown:
