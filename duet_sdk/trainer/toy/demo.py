@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.toy.family import Chain
 
 SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
-LEAST_RIGHT = 0.9
+LEAST_RIGHT = 0.85
 """Share of the taught reasoner's sampled traces that must be right, in each form."""
-MOST_LOST = 0.03
-"""How far below the start the difference's interval may reach: so many questions as are asked can tell that much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,9 @@ class Shown:
         """Accuracy after minus accuracy before, on the same questions, with its interval."""
         return difference_interval(self.after[None].right, self.before[None].right)
 
-    @property
-    def held(self) -> bool:
-        """Whether accuracy is not below the start, and this is known to `MOST_LOST`."""
-        return self.change.high >= 0 and self.change.low >= -MOST_LOST
+    def held(self, most_lost: float) -> bool:
+        """Whether the difference's interval shows that no more than this share of accuracy is lost."""
+        return self.change.low >= -most_lost
 
 
 def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> Shown:
