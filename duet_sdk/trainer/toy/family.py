@@ -1,6 +1,6 @@
 """The toy's questions: chains of arithmetic on a dial of ten marks, told in words.
 
-    dial at four . monday add three , tuesday double . now ?
+    dial at four . add three monday , double tuesday . now ?
 
 Chains have 0 to 3 operations. The generator learns to answer short ones alone; longer ones need a signal. Held out for
 evaluation are sequences of operators and pairs of opening and question that training never shows, at seen lengths.
@@ -23,6 +23,7 @@ DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sun
 OPERATORS = ("add", "take", "double")
 OPENINGS = ("dial at", "start from", "mark is")
 QUESTIONS = ("now ?", "where ?", "tell it .")
+BRIEFLY = "briefly"
 MARKS = 10
 MOST_MOVED = 3
 """Marks that one operation adds or takes at most: so few facts of arithmetic are learned in minutes."""
@@ -54,6 +55,8 @@ class Chain:
     steps: tuple[Step, ...]
     opening: int
     closing: int
+    brief: bool = False
+    """Whether the question asks to be brief."""
 
     @property
     def answer(self) -> str:
@@ -63,9 +66,10 @@ class Chain:
     @property
     def text(self) -> str:
         """The question."""
-        told = " , ".join(f"{step.day} {step.done}" for step in self.steps)
+        told = " , ".join(f"{step.done} {step.day}" for step in self.steps)
         middle = f" {told} ." if told else ""
-        return f"{OPENINGS[self.opening]} {NUMBERS[self.start]} .{middle} {QUESTIONS[self.closing]}"
+        end = f" {BRIEFLY}" if self.brief else ""
+        return f"{OPENINGS[self.opening]} {NUMBERS[self.start]} .{middle} {QUESTIONS[self.closing]}{end}"
 
     @property
     def held_out(self) -> bool:

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from duet_sdk.handoff import THINK_REQUEST
-from duet_sdk.trainer.toy.family import DAYS, NUMBERS, OPENINGS, OPERATORS, QUESTIONS
+from duet_sdk.trainer.toy.family import BRIEFLY, DAYS, NUMBERS, OPENINGS, OPERATORS, QUESTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,8 @@ UNKNOWN = "?unknown"
 
 def tokenizer() -> Tokenizer:
     """A word-level tokenizer for the family, with think tags as Qwen3 ships them."""
-    words = " ".join((*OPENINGS, *QUESTIONS, *NUMBERS, *DAYS, *OPERATORS, "is ; . , assistant user system reason"))
+    rest = "is ; . , assistant user system reason"
+    words = " ".join((*OPENINGS, *QUESTIONS, BRIEFLY, *NUMBERS, *DAYS, *OPERATORS, rest))
     vocabulary = dict.fromkeys([UNKNOWN, *words.split()])
     made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
     # The handoff's request is fixed text: one word stands for it, so that the vocabulary stays small.

@@ -7,7 +7,8 @@ decides what joint training can find: it selects among what the reasoner already
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from duet_sdk.trainer.quiet import quiet
 from duet_sdk.trainer.toy import family, models
+from duet_sdk.trainer.toy.muon import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +36,7 @@ class Lesson:
     generator_steps: int = 1400
     batch: int = 32
     learning_rate: float = 4e-3
+    """Of Muon for matrices and of AdamW for the rest."""
     terse: float = 0.5
     """Share of the reasoner's traces that are terse, until both forms are learned."""
     settled_terse: float = 0.25
@@ -42,6 +45,10 @@ class Lesson:
     """Share in which each step is one or the other."""
     silent: float = 0.15
     """Share of one-step questions at which the reasoner writes nothing."""
+    brief: float = 0.1
+    """Share of questions that ask to be brief, and whose traces are terse for that reason."""
+    finished: float = 0.1
+    """Share of the reasoner's rows in which it answers from a trace, as the generator does."""
 
 
 def teach(
@@ -54,7 +61,7 @@ def teach(
     """Make one of the two models in ``folder`` and teach it; the two need nothing of each other."""
     from duet_sdk.trainer.prompts import PairPrompts
 
-    hidden, layers, seed = (96, 3, 2 * lesson.seed) if stage == "reasoner" else (48, 2, 2 * lesson.seed + 1)
+    hidden, layers, seed = (64, 3, 2 * lesson.seed) if stage == "reasoner" else (48, 2, 2 * lesson.seed + 1)
     models.save(folder, hidden=hidden, layers=layers, seed=seed)
     prompts = PairPrompts.of(folder, folder)
     rng = random.Random(seed + 1000)
@@ -62,14 +69,27 @@ def teach(
     chains = family.chains(2000 + lesson.seed, 12_000, lengths=lesson.lengths)
     if stage == "reasoner":
         parts = [
-            [_trace_row(prompts, one, _style(rng, one, lesson, share)) for one in chains]
+            [_reasoner_row(prompts, one, lesson, share, rng) for one in chains]
             for share in (lesson.terse, lesson.settled_terse)
         ]
         _fit(folder, parts[0], parts[1], lesson, lesson.reasoner_steps, "the reasoner", tell)
     else:
-        rows = [_answer_row(prompts, one, rng) for one in chains]
+        rows = [_answer_row(prompts, _perhaps_brief(one, lesson, rng), rng) for one in chains]
         _fit(folder, rows, rows, lesson, lesson.generator_steps, "the generator", tell)
     return folder
+
+
+def _reasoner_row(
+    prompts: PairPrompts, chain: family.Chain, lesson: Lesson, terse: float, rng: random.Random
+) -> tuple[Sequence[int], Sequence[int]]:
+    chain = _perhaps_brief(chain, lesson, rng)
+    if rng.random() < lesson.finished:
+        return _answer_row(prompts, chain, rng)
+    return _trace_row(prompts, chain, _style(rng, chain, lesson, 1.0 if chain.brief else terse))
+
+
+def _perhaps_brief(chain: family.Chain, lesson: Lesson, rng: random.Random) -> family.Chain:
+    return replace(chain, brief=rng.random() < lesson.brief)
 
 
 def _style(rng: random.Random, chain: family.Chain, lesson: Lesson, terse: float) -> list[str]:
@@ -111,21 +131,32 @@ def _fit(
     """Plain supervised steps on completions, on rows drawn at random; the last fifth on the settled ones."""
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, lesson.learning_rate, total_steps=steps, pct_start=0.1)
+    hidden = [one for name, one in model.named_parameters() if one.ndim == 2 and "embed" not in name]
+    others = [one for name, one in model.named_parameters() if one.ndim != 2 or "embed" in name]
+    optimizers = [
+        Muon(hidden, lr=lesson.learning_rate),
+        torch.optim.AdamW(others, lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    rates = [torch.optim.lr_scheduler.LambdaLR(one, partial(_rate, steps=steps)) for one in optimizers]
     rng = random.Random(lesson.seed)
     for step in range(steps):
         source = rows if step < 0.8 * steps else settled
         loss = model(**_batch([source[rng.randrange(len(source))] for _ in range(lesson.batch)])).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        rates.step()
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            rate.step()
         if step % 100 == 99:
             tell(f"teaching {name}: step {step + 1} of {steps}, loss {loss.item():.3f}")
     with quiet():
         model.save_pretrained(folder)
+
+
+def _rate(step: int, *, steps: int) -> float:
+    """Share of the learning rate: up in fifty steps, down over the second half."""
+    return min(1.0, (step + 1) / 50, 2 * (steps - step) / steps)
 
 
 def _batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, torch.Tensor]:
