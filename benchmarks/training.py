@@ -5,7 +5,8 @@
 Needs the extra train. Every arm starts from the same two taught models of its seed (``terse``: the reasoner has seen
 terse traces beside verbose ones; ``verbose``: it has not) and is measured greedily on the same held-out questions. An
 arm that is done is not run again, so that the script can be stopped and go on; what is there is printed, means over the
-seeds with 95 % intervals (t). "Extracted" takes the last number of the signal for the answer, without a generator.
+seeds with 95 % intervals (t). "M finishes" lets the reasoner answer from its own signal, in the generator's place;
+"extracted" takes the last number of the signal for the answer, without a generator.
 """
 
 import argparse
@@ -71,6 +72,7 @@ ARMS = {
     "sft-terse": Arm("SFT of M on terse traces, no RL", instead="sft_on_terse"),
     "rejection": Arm("M's shortest right signals of 8, SFT", instead="rejection_sampling"),
     "alone": Arm("M alone, gated, answer extracted", instead="alone_with_length_penalty"),
+    "prompted": Arm("M untrained, asked to be brief", instead="untrained"),
     "cut": Arm("M untrained, cut at 8 tokens", instead="cut_short"),
     "verbose": Arm("the pair taught without terse traces", start="verbose", instead="untrained"),
     "verbose-gated": Arm("the same, gated", start="verbose", sections={"objective": GATED}),
@@ -112,7 +114,9 @@ def teach_both(folder: Path, start: str, seed: int) -> str:
     target, began = folder / f"{start}-{seed}", time.monotonic()
     if not (target / "taught").exists():
         lesson = (
-            Lesson(seed=seed) if start == "terse" else Lesson(seed=seed, terse=0, settled_terse=0, mixed=0, silent=0)
+            Lesson(seed=seed)
+            if start == "terse"
+            else Lesson(seed=seed, terse=0, settled_terse=0, mixed=0, silent=0, brief=0)
         )
         for stage in ("reasoner", "generator"):
             teach(stage, target / "start" / stage, lesson)
@@ -158,7 +162,8 @@ class Toy:
         self.folder.mkdir(parents=True)
         lengths = self.scale.lesson.lengths
         self.chains = family.chains(5000 + seed, ROUNDS * QUESTIONS, lengths=lengths)
-        self.held = family.chains(9000, HELD, lengths=sorted(set(lengths)), held_out=True)
+        held = family.chains(9000, HELD, lengths=sorted(set(lengths)), held_out=True)
+        self.held = [replace(chain, brief=name == "prompted") for chain in held]
         self.validation = family.chains(9002, 200, lengths=sorted(set(lengths)), held_out=True)
 
     def pair(self, *, temperature: float = 0.0) -> "PairModels":
@@ -283,12 +288,14 @@ def extracted(signal: str) -> str | None:
 
 
 def measure(work: Toy, pair: "PairModels") -> dict[str, Any]:
-    """Accuracy of the pair, of m alone and of extraction, and tokens of the reasoner, by length of chain."""
+    """Accuracy of the pair, of m alone, of M finishing and of extraction, and tokens of the reasoner."""
     from duet_sdk.trainer.grading import Checked, Exact
 
     questions, grader = [chain.question() for chain in work.held], Checked(Exact())
     signals = pair.signals(questions)
-    right = grader.grade(questions, pair.answers(questions, [signal.text for signal in signals]))
+    texts = [signal.text for signal in signals]
+    right = grader.grade(questions, pair.answers(questions, texts))
+    finished = grader.grade(questions, replace(pair, generator=pair.reasoner).answers(questions, texts))
     alone = grader.grade(questions, pair.answers(questions, [""] * len(questions)))
     taken = [float(extracted(s.text) == chain.answer) for s, chain in zip(signals, work.held, strict=True)]
     short = [at for at, chain in enumerate(work.held) if len(chain.steps) <= 1]
@@ -296,6 +303,7 @@ def measure(work: Toy, pair: "PairModels") -> dict[str, Any]:
         "accuracy": statistics.fmean(right),
         "tokens": statistics.fmean(signal.tokens for signal in signals),
         "alone": statistics.fmean(alone),
+        "finished": statistics.fmean(finished),
         "extracted": statistics.fmean(taken),
         "short_tokens": statistics.fmean(signals[at].tokens for at in short),
         "short_accuracy": statistics.fmean(right[at] for at in short),
@@ -306,10 +314,11 @@ def table(folder: Path) -> None:
     """Print what there is, an arm a line."""
     columns: dict[str, Callable[[float], str]] = {
         "accuracy": "{:.3f}".format, "tokens": "{:.1f}".format, "alone": "{:.3f}".format,
-        "extracted": "{:.3f}".format, "short_tokens": "{:.1f}".format, "seconds": "{:.0f}".format,
+        "finished": "{:.3f}".format, "extracted": "{:.3f}".format, "short_tokens": "{:.1f}".format,
+        "seconds": "{:.0f}".format,
     }  # fmt: skip
-    print("| arm | seeds | accuracy | tokens | m alone | extracted | tokens, 0–1 steps | s |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| arm | seeds | accuracy | tokens | m alone | M finishes | extracted | tokens, 0–1 steps | s |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, arm in ARMS.items():
         files = sorted((folder / "results").glob(f"{name}-[0-9]*.json"))
         found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -319,7 +328,7 @@ def table(folder: Path) -> None:
             print(f"| {arm.says} | {len(good)} | {' | '.join(cells)} |")
         for one in found:
             if "error" in one:
-                print(f"| {arm.says} | failed | {one['error'].replace('|', '/')} | | | | | |")
+                print(f"| {arm.says} | failed | {one['error'].replace('|', '/')} | | | | | | |")
 
 
 def spread(values: Sequence[float], write: Callable[[float], str]) -> str:

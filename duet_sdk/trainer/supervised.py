@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft import PeftConfig
+    from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -114,9 +115,20 @@ def _tune(
         dataloader_pin_memory=False,
         **settings,
     )
+    before = _own_forwards(model)
     trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     tuned: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
+    # TRL gives the model a forward of its own that is bound to it: a copy of the model would still run this one.
+    for module in _own_forwards(tuned):
+        del module.forward
+    for module, forward in before.items():
+        module.forward = forward
     tuned.eval()  # type: ignore[no-untyped-call]
     return tuned
+
+
+def _own_forwards(model: PreTrainedModel) -> dict[Module, Any]:
+    """Modules whose forward is not their class's."""
+    return {module: vars(module)["forward"] for module in model.modules() if "forward" in vars(module)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.trainer import sampling, stages, supervised
+from duet_sdk.trainer.build import load_tokenizer
 from duet_sdk.trainer.config import Propose, TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.journal import Journal, read_lines
@@ -306,6 +308,18 @@ def test_supervised_tuning_takes_the_models_own_settings(
         (2, "sgd", False),
         (1, "adamw_torch", True),
     ]
+
+
+def test_a_tuned_model_can_be_copied_and_tuned_again(pair: Path, tmp_path: Path) -> None:
+    model, words = AutoModelForCausalLM.from_pretrained(pair / "reasoner"), load_tokenizer(pair / "reasoner")
+    tuning = Tuning(learning_rate=1e-2, batch=4, steps=5, use_cpu=True)
+    prompt, written = torch.tensor([[1, 2, 3, 4, 5]]), []
+    for _ in range(3):
+        written.append(model(prompt).logits.detach())
+        row = Row((1, 2, 3), (4, 5))
+        model = supervised.tune(copy.deepcopy(model), words, [row] * 4, tuning, folder=tmp_path)
+    assert not torch.equal(written[0], written[1])
+    assert not torch.equal(written[1], written[2])
 
 
 def test_samples_are_drawn_together_as_far_as_tokens_allow() -> None:
