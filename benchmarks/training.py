@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 ROUNDS, QUESTIONS, HELD = 60, 16, 400
 GATED: dict[str, Any] = {"reward": "gated", "alpha": 0.3}
+PROPOSE: dict[str, Any] = {
+    "cycles": 2, "rules": "tokens", "signals": 3000, "learning_rate": 5e-4, "tune_steps": 600, "back_tracks": 5,
+}  # fmt: skip
 FROZEN = 1e-12
 """A learning rate that moves nothing."""
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
@@ -79,7 +82,7 @@ ARMS = {
     "verbose-propose": Arm(
         "the same, two cycles of propose, then gated",
         start="verbose",
-        sections={"objective": GATED, "propose": {"cycles": 2, "rules": "tokens"}},
+        sections={"objective": GATED, "propose": PROPOSE},
     ),
 }
 
@@ -95,7 +98,8 @@ def main() -> int:
     if not given.print:
         starts = sorted({ARMS[name].start for name in given.arms})
         taught = [(given.folder, start, seed) for seed in given.seeds for start in starts]
-        arms = [(given.folder, name, seed) for name in given.arms for seed in given.seeds]
+        names = sorted(given.arms, key=lambda name: "propose" not in name)  # the longest first
+        arms = [(given.folder, name, seed) for name in names for seed in given.seeds]
         with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
             for done in (pool.map(teach_both, *zip(*taught, strict=True)), pool.map(run, *zip(*arms, strict=True))):
                 for line in done:
@@ -160,11 +164,17 @@ class Toy:
         self.folder = folder / "runs" / f"{name}-{seed}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        lengths = self.scale.lesson.lengths
-        self.chains = family.chains(5000 + seed, ROUNDS * QUESTIONS, lengths=lengths)
-        held = family.chains(9000, HELD, lengths=sorted(set(lengths)), held_out=True)
+        self.chains = self.draw(ROUNDS * QUESTIONS)
+        lengths = sorted(set(self.scale.lesson.lengths))
+        held = family.chains(9000, HELD, lengths=lengths, held_out=True)
         self.held = [replace(chain, brief=name == "prompted") for chain in held]
-        self.validation = family.chains(9002, 200, lengths=sorted(set(lengths)), held_out=True)
+        self.validation = family.chains(9002, 200, lengths=lengths, held_out=True)
+
+    def draw(self, number: int) -> list["Chain"]:
+        """Questions to train on; more of them begin with the same."""
+        from duet_sdk.trainer.toy import family
+
+        return family.chains(5000 + self.seed, number, lengths=self.scale.lesson.lengths)
 
     def pair(self, *, temperature: float = 0.0) -> "PairModels":
         """The pair as it was taught."""
@@ -195,9 +205,11 @@ def joint(work: Toy, sections: dict[str, Any]) -> "PairModels":
     for name, given in sections.items():
         values[name].update(given if isinstance(given, dict) else {"learning_rate": given})
     config = checked(values, "an arm")
+    proposed = config.propose.cycles * config.propose.signals
+    chains = work.draw(proposed) if proposed else work.chains
     trainer = JointTrainer(
         config,
-        questions=[one.question() for one in work.chains],
+        questions=[one.question() for one in chains],
         validation=[one.question() for one in work.validation],
         grader=Checked(Exact()),
     )

@@ -10,7 +10,7 @@ from duet_sdk.cli import print_figures, progress_bar, show
 from duet_sdk.models import embedded
 
 QUESTION = "Which city is the capital of France, and which river runs through it?"
-TOY_QUESTION = "dial at four . monday add three , tuesday double . now ?"
+TOY_QUESTION = "dial at four . add three monday , double tuesday . now ?"
 
 with progress_bar() as tell:
     embedded(progress=tell)

@@ -344,7 +344,7 @@ class Propose(Section):
     accept_drop: Share = 0.01
     """Sampled accuracy of the pair that a cycle may cost; above it is rolled back."""
     back_tracks: CountOrNone = 3
-    """Times that a cycle is tried again with half as many rules."""
+    """Times that a cycle is tried again, with either half of the rules that failed, and with halves of those."""
     empty: bool = False
     """Also propose empty signals where the generator alone is right."""
 

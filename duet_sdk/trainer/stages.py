@@ -16,8 +16,8 @@ from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer
 from duet_sdk.trainer.checkpoints import refuse_changes
 from duet_sdk.trainer.evaluation import PairModels
-from duet_sdk.trainer.joint import JointTrainer, Trained
-from duet_sdk.trainer.journal import write_whole
+from duet_sdk.trainer.joint import CONFIG, JointTrainer, Trained
+from duet_sdk.trainer.journal import DECISIONS, write_whole
 from duet_sdk.trainer.proposing.cycle import Cycle
 from duet_sdk.trainer.proposing.silence import propose_silence
 from duet_sdk.trainer.quiet import quiet
@@ -84,6 +84,10 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
         raise ConfigError(
             "propose runs on one process; run it alone first (training.rounds=1), then name OUTPUT/proposed's models"
         )
+    if resume and not (config.output / CONFIG).exists():
+        if not (config.output / DECISIONS).exists():
+            return trainer.train(resume=True)  # which says that there is nothing to resume
+        resume = False  # killed before joint training began: proposals that were made to their end are kept
     folder = config.output / "proposed"
     start = Start(folder / "reasoner", folder / "generator")
     done = read_json(folder / _DONE)
@@ -100,7 +104,7 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
         config.output.mkdir(parents=True, exist_ok=True)
         asked, held = trainer.questions, trainer.held
         for number in range(config.propose.cycles):
-            first = number * config.propose.signals % max(1, len(asked) - config.propose.signals)
+            first = number * config.propose.signals % max(1, len(asked) - config.propose.signals + 1)
             pair = cycle.run(pair, asked[first : first + config.propose.signals], held, number + 1)
         if config.propose.empty:
             pair = propose_silence(cycle, pair, asked[: config.propose.signals], held)

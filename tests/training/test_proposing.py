@@ -170,6 +170,17 @@ def test_a_cycle_that_costs_accuracy_is_rolled_back_with_ever_fewer_rules(prompt
     assert counts[0] > counts[-1]
 
 
+def test_a_rule_that_does_harm_does_not_condemn_the_other_half(prompts: PairPrompts, tmp_path: Path) -> None:
+    settings = Propose(cycles=1, rules="tokens", screen_accuracy=1.0, back_tracks=6)
+    # The reasoner cannot do without ';', which is among the first rules as it saves most.
+    cycle = Cycle(settings, Same(), learner(prompts, breaks_with=";"), Journal(tmp_path))
+    words = cycle.run(Scripted(prompts), QUESTIONS, QUESTIONS, 1).signal.split()
+    assert ";" in words
+    assert len(words) < len(TRACE.split())
+    verdicts = [row for row in read_lines(tmp_path / "decisions.jsonl") if row["kind"] == "verdict"]
+    assert [row["accepted"] for row in verdicts] == [False] * (len(verdicts) - 1) + [True]
+
+
 class Never:
     def grade(self, asked: Sequence[Question], answers: Sequence[str]) -> list[float]:
         return [0.0 for _ in answers]
@@ -284,6 +295,29 @@ def test_a_run_proposes_once_and_trains_what_that_left(
     other = configure(propose={**proposing, **quick, "max_rules": 2}, training={"rounds": 1, "save_every": 0})
     with pytest.raises(TrainingError, match="propose.max_rules: 1 → 2"):
         run_training(other, resume=True, trainer=trainer(other))
+
+
+def test_a_run_that_was_killed_among_its_proposals_is_resumed(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proposing = {"cycles": 2, "rules": "tokens", "signals": 8, "held": 8, "max_rules": 1, "screen_accuracy": 0.0}
+    quick = {"adapt_steps": 1, "tune_steps": 2, "batch": 4, "learning_rate": 1e-2, "back_tracks": 0}
+    config = configure(propose={**proposing, **quick}, training={"rounds": 1, "save_every": 0})
+    with pytest.raises(TrainingError, match="no run to resume"):
+        run_training(config, resume=True, trainer=trainer(config))
+    cycle = Cycle.run
+
+    def killed_at_the_second(*given: Any) -> Any:
+        if given[-1] == 2:
+            raise KeyboardInterrupt
+        return cycle(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Cycle, "run", killed_at_the_second)
+        run_training(config, trainer=trainer(config))
+    assert run_training(config, resume=True, trainer=trainer(config)).rounds == 1
 
 
 def test_supervised_tuning_takes_the_models_own_settings(

@@ -7,6 +7,7 @@ cost it no accuracy when they are gone, results cost it all.
 from __future__ import annotations
 
 import random
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,9 +96,11 @@ class Cycle:
             return pair
         adapted = self._adapt(fresh, questions, seen, candidates, number)
         chosen = self._screen(adapted, questions, seen, candidates, number)
+        waiting = deque([chosen] if chosen else [])
         for attempt in range(self.settings.back_tracks + 1):
-            if not chosen:
+            if not waiting:
                 break
+            chosen = waiting.popleft()
             learned = self._learn(fresh, questions, seen, chosen)
             verdict = Verdict.of(before, self.measure_held(learned, held), accept_drop=self.settings.accept_drop)
             self._tell(
@@ -109,7 +112,9 @@ class Cycle:
             )
             if verdict.kept:
                 return replace(learned, temperature=pair.temperature, seed=pair.seed)
-            chosen = chosen[: len(chosen) // 2]
+            # Either half may be what did harm.
+            half = len(chosen) // 2
+            waiting.extend(part for part in (chosen[:half], chosen[half:]) if half)
         return pair
 
     def measure(self, pair: PairModels, questions: Sequence[Question]) -> Sampled:
