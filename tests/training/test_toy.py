@@ -73,3 +73,16 @@ def test_a_lesson_lowers_the_loss_and_is_the_same_every_time(tmp_path: Path) -> 
     one, two = (teach.teach("generator", tmp_path / name, lesson, tell=told.append) for name in "ab")
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
     assert float(told[0].split()[-1]) < 1.5  # of 3.8 for a guess among all words
+
+
+def test_a_further_course_goes_on_with_what_the_first_has_taught(tmp_path: Path) -> None:
+    lesson, told = teach.Lesson(generator_steps=200, batch=16), []
+    teach.teach("generator", tmp_path, lesson, tell=told.append)
+    teach.teach("generator", tmp_path, lesson, course=1, tell=told.append)
+    assert [line.split(",")[0] for line in told] == [
+        "teaching the generator: step 100 of 200",
+        "teaching the generator: step 200 of 200",
+        "teaching the generator: step 100 of 100",
+    ]
+    first, last = (float(line.split()[-1]) for line in (told[0], told[2]))
+    assert last < first

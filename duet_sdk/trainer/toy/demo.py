@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
 LEAST_RIGHT = 0.85
 """Share of the taught reasoner's sampled traces that must be right, in each form."""
+MOST_COURSES = 3
+"""How often the reasoner is taught at most until they are; what it learns in one differs from machine to machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,17 @@ class Shown:
 
 
 def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> Shown:
-    """Teach both models from random weights, train them jointly, and measure the pair before and after."""
+    """Teach both models from random weights, train them jointly, and measure the pair before and after.
+
+    Raises:
+        TrainingError: a reasoner that was taught again and again is wrong too often.
+    """
     from duet_sdk.trainer.grading import Checked, Exact
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.toy import family
 
     began, seconds = time.monotonic(), {}
     _teach_both(folder, scale.lesson, tell)
-    seconds["teaching"] = time.monotonic() - began
     config = configure(folder, scale)
     questions = family.chains(
         5000 + scale.lesson.seed, config.rollout.questions * scale.rounds, lengths=scale.lesson.lengths
@@ -86,7 +91,8 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     trainer = JointTrainer(
         config, questions=[one.question() for one in questions], validation=validation, grader=grader
     )
-    _check_taught(trainer, [chain for chain in held if chain.steps], tell)
+    _teach_on(trainer, [chain for chain in held if chain.steps], scale.lesson, tell)
+    seconds["teaching"] = time.monotonic() - began
     before, before_longer = (_measure(trainer, None, chains) for chains in (held, longer))
     tell(f"before: {before[None].tokens_mean:.1f} tokens of the reasoner, accuracy {before[None].guided:.3f}")
     began = time.monotonic()
@@ -165,11 +171,25 @@ def _teach_one(stage: str, folder: Path, lesson: Lesson, lines: multiprocessing.
     teach("reasoner" if stage == "reasoner" else "generator", folder, lesson, tell=lines.put)
 
 
-def _check_taught(trainer: JointTrainer, chains: list[Chain], tell: Callable[[str], None]) -> None:
-    """Joint training keeps the form that is right more often, so both must be before it begins.
+def _teach_on(trainer: JointTrainer, chains: list[Chain], lesson: Lesson, tell: Callable[[str], None]) -> None:
+    """Teach the reasoner in further courses until its traces are right often enough.
 
     Raises:
-        TrainingError: the reasoner's sampled traces are wrong too often in one form, or never have it.
+        TrainingError: they are not after the last.
+    """
+    for course in range(1, MOST_COURSES):
+        if _share_right(trainer, chains, tell) >= LEAST_RIGHT:
+            return
+        teach("reasoner", trainer.start.reasoner, lesson, course=course, tell=tell)
+    share = _share_right(trainer, chains, tell)
+    if share < LEAST_RIGHT:
+        raise TrainingError(f"the toy's traces are right too rarely ({share:.3f}): teach it for longer")
+
+
+def _share_right(trainer: JointTrainer, chains: list[Chain], tell: Callable[[str], None]) -> float:
+    """Share of the reasoner's sampled traces that are right, in the form in which fewer are.
+
+    Joint training keeps the form that is right more often, so both must be before it begins.
     """
     from transformers import AutoModelForCausalLM
 
@@ -181,12 +201,12 @@ def _check_taught(trainer: JointTrainer, chains: list[Chain], tell: Callable[[st
         pair = PairModels(reasoner, reasoner, trainer.prompts, SIGNAL_TOKENS, ANSWER_TOKENS, temperature=1.0)
         traces = [signal.text for signal in pair.signals([one.question() for one in chains])]
     told = [(trace, chain) for trace, chain in zip(traces, chains, strict=True) if trace]
+    shares = []
     for form, is_verbose in (("terse", False), ("verbose", True)):
         right = [trace.rstrip(" ;").endswith(chain.answer) for trace, chain in told if (";" in trace) == is_verbose]
-        share = sum(right) / len(right) if right else 0.0
-        tell(f"taught: {len(right)} of {len(traces)} sampled traces are {form}, {share:.3f} of them right")
-        if share < LEAST_RIGHT:
-            raise TrainingError(f"the toy's {form} traces are right too rarely ({share:.3f}): teach it for longer")
+        shares.append(sum(right) / len(right) if right else 0.0)
+        tell(f"taught: {len(right)} of {len(traces)} sampled traces are {form}, {shares[-1]:.3f} of them right")
+    return min(shares)
 
 
 def _measure(trainer: JointTrainer, trained: Trained | None, chains: list[Chain]) -> dict[Hashable, Evaluation]:

@@ -56,13 +56,23 @@ def teach(
     folder: Path,
     lesson: Lesson,
     *,
+    course: int = 0,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> Path:
-    """Make one of the two models in ``folder`` and teach it; the two need nothing of each other."""
+    """Make one of the two models in ``folder`` and teach it; the two need nothing of each other.
+
+    Args:
+        stage: which.
+        folder: where it lies.
+        lesson: what it is taught.
+        course: 0 for the first; a later one goes on with the model in ``folder``, for half as many steps.
+        tell: given a line every hundred steps.
+    """
     from duet_sdk.trainer.prompts import PairPrompts
 
     hidden, layers, seed = (64, 3, 2 * lesson.seed) if stage == "reasoner" else (48, 2, 2 * lesson.seed + 1)
-    models.save(folder, hidden=hidden, layers=layers, seed=seed)
+    if course == 0:
+        models.save(folder, hidden=hidden, layers=layers, seed=seed)
     prompts = PairPrompts.of(folder, folder)
     rng = random.Random(seed + 1000)
     # Chosen by the lesson's seed alone, so that two lessons that differ in style see the same questions.
@@ -72,10 +82,10 @@ def teach(
             [_reasoner_row(prompts, one, lesson, share, rng) for one in chains]
             for share in (lesson.terse, lesson.settled_terse)
         ]
-        _fit(folder, parts[0], parts[1], lesson, lesson.reasoner_steps, "the reasoner", tell)
+        _fit(folder, parts[0], parts[1], lesson, lesson.reasoner_steps, course, "the reasoner", tell)
     else:
         rows = [_answer_row(prompts, _perhaps_brief(one, lesson, rng), rng) for one in chains]
-        _fit(folder, rows, rows, lesson, lesson.generator_steps, "the generator", tell)
+        _fit(folder, rows, rows, lesson, lesson.generator_steps, course, "the generator", tell)
     return folder
 
 
@@ -125,10 +135,12 @@ def _fit(
     settled: Sequence[tuple[Sequence[int], Sequence[int]]],
     lesson: Lesson,
     steps: int,
+    course: int,
     name: str,
     tell: Callable[[str], None],
 ) -> None:
     """Plain supervised steps on completions, on rows drawn at random; the last fifth on the settled ones."""
+    steps = steps if course == 0 else steps // 2
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder)
     hidden = [one for name, one in model.named_parameters() if one.ndim == 2 and "embed" not in name]
@@ -138,7 +150,7 @@ def _fit(
         torch.optim.AdamW(others, lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     rates = [torch.optim.lr_scheduler.LambdaLR(one, partial(_rate, steps=steps)) for one in optimizers]
-    rng = random.Random(lesson.seed)
+    rng = random.Random(lesson.seed + 1000 * course)
     for step in range(steps):
         source = rows if step < 0.8 * steps else settled
         loss = model(**_batch([source[rng.randrange(len(source))] for _ in range(lesson.batch)])).loss
