@@ -32,7 +32,7 @@ def main() -> int:
     lesson, wanted, most_lost = Lesson(seed=given.seed), 0.6, 0.02
     scale = Scale(lesson=lesson)
     if given.short:
-        scale, wanted, most_lost = Scale(lesson=lesson, rounds=60, questions=300), 0.4, 0.06
+        scale, wanted, most_lost = Scale(lesson=lesson, rounds=60, questions=300), 0.4, 0.03
     began = time.monotonic()
     shown = demonstrate(given.folder, scale, tell=lambda text: print(text, file=sys.stderr, flush=True))
     table(shown)

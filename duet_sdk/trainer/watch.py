@@ -57,6 +57,7 @@ class Watch:
         self.fell_after = 0
         self.stopped = False
         self._validate: Callable[[int], object] | None = None
+        self._validates = False
         self._config, self._setting = config, setting
         self._journal, self._checkpoints = journal, checkpoints
         self._gentler = gentler
@@ -131,8 +132,7 @@ class Watch:
                 control.should_training_stop = True
                 return
             every = self._config.training.validate_every
-            if self._validate is not None and every and self.round % every == 0:
-                self._validate(self.round)
+            self._validates = every > 0 and self.round % every == 0
 
     def logged(self, stage: StageName, logs: Mapping[str, float]) -> None:
         """A policy's trainer logged; the reasoner's closes the round."""
@@ -151,6 +151,9 @@ class Watch:
             self._guard, findings = watching.observe_entropy(self._guard, entropy, self._config.guard)
             self._tell(findings)
         self._journal.metrics({**self._row, **self._logged})
+        if self._validates and self._validate is not None:
+            self._validates = False
+            self._validate(self.round)
 
     def saved(self, stage: StageName, step: int) -> None:
         """A policy's checkpoint is written but for its marker."""

@@ -113,6 +113,21 @@ def prompts(pair: Path) -> PairPrompts:
     return PairPrompts.of(pair / "reasoner", pair / "generator")
 
 
+PROPOSING = {
+    "cycles": 1,
+    "rules": "tokens",
+    "signals": 8,
+    "held": 8,
+    "max_rules": 1,
+    "screen_accuracy": 0.0,
+    "adapt_steps": 1,
+    "tune_steps": 2,
+    "batch": 4,
+    "learning_rate": 1e-2,
+    "back_tracks": 0,
+}
+"""A cycle of seconds."""
+
 QUESTIONS = tuple(
     Question((Message("user", f"{kind} {number} . now ?"),), "eight")
     for number in family.NUMBERS
@@ -277,9 +292,7 @@ def test_a_run_proposes_once_and_trains_what_that_left(
     trainer: Callable[[TrainConfig], JointTrainer],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    proposing = {"cycles": 1, "rules": "tokens", "signals": 8, "held": 8, "max_rules": 1, "screen_accuracy": 0.0}
-    quick = {"adapt_steps": 1, "tune_steps": 2, "batch": 4, "learning_rate": 1e-2, "back_tracks": 0}
-    config = configure(propose={**proposing, **quick}, training={"rounds": 1, "save_every": 0})
+    config = configure(propose=PROPOSING, training={"rounds": 1, "save_every": 0})
     # Random models learn nothing to accept by in two steps.
     monkeypatch.setattr(Verdict, "of", classmethod(lambda cls, *_given, **_named: cls(True, "accepted: by a test")))
     trained = run_training(config, trainer=trainer(config))
@@ -292,7 +305,7 @@ def test_a_run_proposes_once_and_trains_what_that_left(
         assert (weights(model) - proposed[stage]).abs().max() < 2e-3
     run_training(config, resume=True, trainer=trainer(config))
     assert [row["kind"] for row in read_lines(config.output / "decisions.jsonl")] == [*kinds, "resume"]
-    other = configure(propose={**proposing, **quick, "max_rules": 2}, training={"rounds": 1, "save_every": 0})
+    other = configure(propose={**PROPOSING, "max_rules": 2}, training={"rounds": 1, "save_every": 0})
     with pytest.raises(TrainingError, match="propose.max_rules: 1 → 2"):
         run_training(other, resume=True, trainer=trainer(other))
 
@@ -302,9 +315,7 @@ def test_a_run_that_was_killed_among_its_proposals_is_resumed(
     trainer: Callable[[TrainConfig], JointTrainer],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    proposing = {"cycles": 2, "rules": "tokens", "signals": 8, "held": 8, "max_rules": 1, "screen_accuracy": 0.0}
-    quick = {"adapt_steps": 1, "tune_steps": 2, "batch": 4, "learning_rate": 1e-2, "back_tracks": 0}
-    config = configure(propose={**proposing, **quick}, training={"rounds": 1, "save_every": 0})
+    config = configure(propose={**PROPOSING, "cycles": 2}, training={"rounds": 1, "save_every": 0})
     with pytest.raises(TrainingError, match="no run to resume"):
         run_training(config, resume=True, trainer=trainer(config))
     cycle = Cycle.run
@@ -318,6 +329,26 @@ def test_a_run_that_was_killed_among_its_proposals_is_resumed(
         patched.setattr(Cycle, "run", killed_at_the_second)
         run_training(config, trainer=trainer(config))
     assert run_training(config, resume=True, trainer=trainer(config)).rounds == 1
+
+
+def test_a_later_cycle_takes_other_questions_as_far_as_there_are(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Sequence[Question]] = []
+
+    def seeing(_cycle: Cycle, pair: Any, questions: Sequence[Question], *_rest: Any) -> Any:
+        asked.append(questions)
+        return pair
+
+    monkeypatch.setattr(Cycle, "run", seeing)
+    joint = trainer(configure(training={"rounds": 1, "save_every": 0}))
+    half = len(joint.questions) // 2
+    config = configure(propose={**PROPOSING, "cycles": 2, "signals": half}, training={"rounds": 1, "save_every": 0})
+    run_training(config, trainer=trainer(config))
+    assert [list(one) for one in asked] == [list(joint.questions[:half]), list(joint.questions[half : 2 * half])]
+    assert asked[0] != asked[1]
 
 
 def test_supervised_tuning_takes_the_models_own_settings(

@@ -134,6 +134,10 @@ def test_a_run_saves_and_validates_once_after_its_last_round(configure: Configur
     trainer(config).train()
     assert [row["round"] for row in curve(config) if row["phase"] == "validation"] == [0, 3]
     assert Checkpoints(config.output).common() == [3]
+    whole = curve(config)
+    # As if it had been killed while it validated: it is made again, and stands where it stood.
+    trainer(config).train(resume=True)
+    assert curve(config) == whole
 
 
 def test_sigterm_saves_both_policies_after_the_next_round_and_the_run_goes_on_from_there(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.toy.family import Chain
 
 SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
-LEAST_RIGHT = 0.85
+LEAST_RIGHT = 0.9
 """Share of the taught reasoner's sampled traces that must be right, in each form."""
 MOST_COURSES = 3
 """How often the reasoner is taught at most until they are; what it learns in one differs from machine to machine."""
@@ -63,8 +63,8 @@ class Shown:
         return difference_interval(self.after[None].right, self.before[None].right)
 
     def held(self, most_lost: float) -> bool:
-        """Whether the difference's interval shows that no more than this share of accuracy is lost."""
-        return self.change.low >= -most_lost
+        """Whether accuracy is not below the start, and the difference's interval ends at so much lost at most."""
+        return self.change.high >= 0 and self.change.low >= -most_lost
 
 
 def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> Shown:

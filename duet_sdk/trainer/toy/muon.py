@@ -35,7 +35,10 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is None:
                     continue
-                mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
+                state = self.state[matrix]
+                if not state:
+                    state["mean"] = torch.zeros_like(matrix)
+                mean = state["mean"]
                 mean.lerp_(matrix.grad, 1 - group["momentum"])
                 along = orthogonal(matrix.grad.lerp(mean, group["momentum"]))
                 rows, columns = matrix.shape

@@ -77,15 +77,18 @@ def teach(
     rng = random.Random(seed + 1000)
     # Chosen by the lesson's seed alone, so that two lessons that differ in style see the same questions.
     chains = family.chains(2000 + lesson.seed, 12_000, lengths=lesson.lengths)
+    steps = lesson.reasoner_steps if stage == "reasoner" else lesson.generator_steps
+    steps = steps if course == 0 else steps // 2
+    shuffled = random.Random(lesson.seed + 1000 * course)
     if stage == "reasoner":
         parts = [
             [_reasoner_row(prompts, one, lesson, share, rng) for one in chains]
             for share in (lesson.terse, lesson.settled_terse)
         ]
-        _fit(folder, parts[0], parts[1], lesson, lesson.reasoner_steps, course, "the reasoner", tell)
+        _fit(folder, parts[0], parts[1], lesson, steps, shuffled, "the reasoner", tell)
     else:
         rows = [_answer_row(prompts, _perhaps_brief(one, lesson, rng), rng) for one in chains]
-        _fit(folder, rows, rows, lesson, lesson.generator_steps, course, "the generator", tell)
+        _fit(folder, rows, rows, lesson, steps, shuffled, "the generator", tell)
     return folder
 
 
@@ -135,12 +138,11 @@ def _fit(
     settled: Sequence[tuple[Sequence[int], Sequence[int]]],
     lesson: Lesson,
     steps: int,
-    course: int,
+    rng: random.Random,
     name: str,
     tell: Callable[[str], None],
 ) -> None:
     """Plain supervised steps on completions, on rows drawn at random; the last fifth on the settled ones."""
-    steps = steps if course == 0 else steps // 2
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder)
     hidden = [one for name, one in model.named_parameters() if one.ndim == 2 and "embed" not in name]
@@ -150,7 +152,6 @@ def _fit(
         torch.optim.AdamW(others, lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     rates = [torch.optim.lr_scheduler.LambdaLR(one, partial(_rate, steps=steps)) for one in optimizers]
-    rng = random.Random(lesson.seed + 1000 * course)
     for step in range(steps):
         source = rows if step < 0.8 * steps else settled
         loss = model(**_batch([source[rng.randrange(len(source))] for _ in range(lesson.batch)])).loss
