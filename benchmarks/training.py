@@ -70,6 +70,7 @@ ARMS = {
         "silence proposed where m alone is right, then gated",
         sections={"objective": GATED, "propose": {"empty": True}},
     ),
+    "propose": Arm("two cycles of propose, then gated", sections={"objective": GATED, "propose": PROPOSE}),
     "reasoner-only": Arm("gated, m is not trained", sections={"objective": GATED, "generator": FROZEN}),
     "generator-only": Arm("M is not trained", sections={"objective": GATED, "reasoner": FROZEN}),
     "sft-terse": Arm("SFT of M on terse traces, no RL", instead="sft_on_terse"),
@@ -142,7 +143,7 @@ def run(folder: Path, name: str, seed: int) -> str:
     arm, work = ARMS[name], Toy(folder, ARMS[name].start, name, seed)
     try:
         pair = globals()[arm.instead](work) if arm.instead else joint(work, arm.sections)
-        found: dict[str, Any] = measure(work, pair)
+        found: dict[str, Any] = measure(work.held, pair)
     except DuetError as error:
         found = {"error": f"{type(error).__name__}: {error}"}
     found["seconds"] = round(time.monotonic() - began)
@@ -178,16 +179,22 @@ class Toy:
 
     def pair(self, *, temperature: float = 0.0) -> "PairModels":
         """The pair as it was taught."""
-        from transformers import AutoModelForCausalLM
+        return pair_of(self.start / "start", temperature=temperature, seed=self.seed)
 
-        from duet_sdk.trainer.evaluation import PairModels
-        from duet_sdk.trainer.prompts import PairPrompts
-        from duet_sdk.trainer.toy.demo import ANSWER_TOKENS, SIGNAL_TOKENS
 
-        one, two = self.start / "start" / "reasoner", self.start / "start" / "generator"
-        models = [AutoModelForCausalLM.from_pretrained(path) for path in (one, two)]
-        prompts = PairPrompts.of(one, two)
-        return PairModels(*models, prompts, SIGNAL_TOKENS, ANSWER_TOKENS, temperature=temperature, seed=self.seed)
+def pair_of(folder: Path, *, temperature: float = 0.0, seed: int = 0) -> "PairModels":
+    """The pair whose models lie in two folders of this one."""
+    from transformers import AutoModelForCausalLM
+
+    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.trainer.prompts import PairPrompts
+    from duet_sdk.trainer.toy.demo import ANSWER_TOKENS, SIGNAL_TOKENS
+
+    folders = folder / "reasoner", folder / "generator"
+    models = [AutoModelForCausalLM.from_pretrained(path) for path in folders]
+    return PairModels(
+        *models, PairPrompts.of(*folders), SIGNAL_TOKENS, ANSWER_TOKENS, temperature=temperature, seed=seed
+    )
 
 
 def joint(work: Toy, sections: dict[str, Any]) -> "PairModels":
@@ -299,18 +306,18 @@ def extracted(signal: str) -> str | None:
     return next((word for word in reversed(signal.split()) if word in NUMBERS), None)
 
 
-def measure(work: Toy, pair: "PairModels") -> dict[str, Any]:
+def measure(chains: Sequence["Chain"], pair: "PairModels") -> dict[str, Any]:
     """Accuracy of the pair, of m alone, of M finishing and of extraction, and tokens of the reasoner."""
     from duet_sdk.trainer.grading import Checked, Exact
 
-    questions, grader = [chain.question() for chain in work.held], Checked(Exact())
+    questions, grader = [chain.question() for chain in chains], Checked(Exact())
     signals = pair.signals(questions)
     texts = [signal.text for signal in signals]
     right = grader.grade(questions, pair.answers(questions, texts))
     finished = grader.grade(questions, replace(pair, generator=pair.reasoner).answers(questions, texts))
     alone = grader.grade(questions, pair.answers(questions, [""] * len(questions)))
-    taken = [float(extracted(s.text) == chain.answer) for s, chain in zip(signals, work.held, strict=True)]
-    short = [at for at, chain in enumerate(work.held) if len(chain.steps) <= 1]
+    taken = [float(extracted(s.text) == chain.answer) for s, chain in zip(signals, chains, strict=True)]
+    short = [at for at, chain in enumerate(chains) if len(chain.steps) <= 1]
     return {
         "accuracy": statistics.fmean(right),
         "tokens": statistics.fmean(signal.tokens for signal in signals),
