@@ -22,7 +22,7 @@ from duet_sdk.cli_ledger import ledger_app
 from duet_sdk.cli_pair import pair_app
 from duet_sdk.cli_train import train_app
 from duet_sdk.client import EMBEDDED, ClientOptions
-from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
+from duet_sdk.errors import DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
@@ -46,7 +46,9 @@ app.add_typer(train_app, name="train")
 
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
-PairName = Annotated[str | None, typer.Option("--pair", help="Folder or hub id of a pair, in place of both models.")]
+PairName = Annotated[
+    str | None, typer.Option("--pair", help="Folder or hub id of a pair; models named beside it serve the pair's.")
+]
 ModeName = Annotated[Mode, typer.Option(help="Who is asked: the pair, one of them, or for a signal alone.")]
 SignalTokens = Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")]
 AnswerTokens = Annotated[int | None, typer.Option(help="Limit of the answer in tokens.")]
@@ -258,9 +260,7 @@ def _client(reasoner: str | None, generator: str | None, pair: str | None, budge
     options: ClientOptions = {"budget": budget}
     settings = load_settings()
     if pair is not None:
-        if reasoner or generator:
-            raise ConfigError("--pair names both models: leave --reasoner and --generator out")
-        return DuetClient.from_pair(pair, settings=settings, **options)
+        return DuetClient.from_pair(pair, reasoner=reasoner, generator=generator, settings=settings, **options)
     duet = DuetClient(reasoner, generator, settings=settings, **options)
     if EMBEDDED in duet.models.values():
         with progress_bar() as tell:

@@ -76,6 +76,8 @@ def pair_check(
     at_least: Annotated[
         float | None, typer.Option(help="Utility that the interval must lie above, else the exit code is 1.")
     ] = None,
+    reasoner: Annotated[str | None, typer.Option(help="Model that serves the pair's reasoner.")] = None,
+    generator: Annotated[str | None, typer.Option(help="Model that serves the pair's generator.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse models that differ from the training's.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +87,9 @@ def pair_check(
     from duet_sdk.trainer.grading import find_grader
 
     async def work(tell: Any) -> Utility:
-        async with AsyncDuetClient.from_pair(pair, strict=strict, settings=load_settings()) as client:
+        async with AsyncDuetClient.from_pair(
+            pair, reasoner=reasoner, generator=generator, strict=strict, settings=load_settings()
+        ) as client:
             return await measure_utility(client, asked, judge, recorded=_recorded(pair), seed=seed, tell=tell)
 
     with reporting():

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack, get_args
 
-from duet_sdk.backends.connect import ModelLike, connect
+from duet_sdk.backends.connect import ModelLike, connect, with_tokenizer
 from duet_sdk.backends.resilience import Breaker
 from duet_sdk.budget import LedgerLike, RequestBudget, connect_ledger
 from duet_sdk.cache import SignalCache
@@ -218,6 +218,8 @@ class AsyncDuetClient:
         cls,
         pair: str | Path | Pair,
         *,
+        reasoner: ModelLike | None = None,
+        generator: ModelLike | None = None,
         strict: bool = False,
         settings: Settings | None = None,
         **options: Unpack[ClientOptions],
@@ -229,21 +231,30 @@ class AsyncDuetClient:
 
         Args:
             pair: a folder, a hub name, or a pair.
+            reasoner: what serves the pair's reasoner, such as a vLLM server that was started on its folder; the pair's
+                own copy, in this process, by default. A server's prompts are made with the pair's tokenizer where the
+                server agrees to it.
+            generator: the same for its generator.
             strict: refuse other models than those of the training, and tools where the pair was trained without,
                 with a PairError; by default both are logged as warnings.
             settings: go over the manifest.
             options: see `ClientOptions`.
 
         Raises:
-            PairError: the folder is no pair, or not what its manifest says, or its models are unmerged adapters.
+            PairError: the folder is no pair, or not what its manifest says, or a model is an unmerged adapter and
+                nothing serves it.
         """
         from duet_sdk.pair import Pair
 
         loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
         if settings is not None:
             options = _over(options, settings.client_options())
-        client = cls(loaded.reasoner_spec, loaded.generator_spec, **_over(options, loaded.client_options()))
-        client._expect(loaded.conformity(strict=strict))
+        client = cls(
+            loaded.reasoner_spec if reasoner is None else _served(loaded, "reasoner", reasoner),
+            loaded.generator_spec if generator is None else _served(loaded, "generator", generator),
+            **_over(options, loaded.client_options()),
+        )
+        client._expect(loaded.conformity(strict=strict, elsewhere={"reasoner": reasoner, "generator": generator}))
         return client
 
     async def chat(
@@ -409,6 +420,12 @@ def _build_parts(
             _handoffs={},
         )
     return parts
+
+
+def _served(pair: Pair, stage: Stage, given: ModelLike) -> ModelLike:
+    """What serves a pair's model, with the pair's tokenizer where there is one."""
+    folder = pair.tokenizer_folder(stage)
+    return given if folder is None else with_tokenizer(given, folder)
 
 
 def _expect(kind: type | tuple[type, ...], **given: object) -> None:

@@ -267,6 +267,8 @@ class DuetClient:
         cls,
         pair: str | Path | Pair,
         *,
+        reasoner: ModelLike | None = None,
+        generator: ModelLike | None = None,
         strict: bool = False,
         settings: Settings | None = None,
         **options: Unpack[ClientOptions],
@@ -277,7 +279,10 @@ class DuetClient:
             PairError: the folder is no pair, or not what its manifest says.
         """
         duet = cls.__new__(cls)
-        duet._begin(AsyncDuetClient.from_pair(pair, strict=strict, settings=settings, **options))  # noqa: SLF001  # its own class
+        client = AsyncDuetClient.from_pair(
+            pair, reasoner=reasoner, generator=generator, strict=strict, settings=settings, **options
+        )
+        duet._begin(client)  # noqa: SLF001  # its own class
         return duet
 
     @classmethod

@@ -81,7 +81,7 @@ def test_ask_says_when_the_signal_was_cut():
         (["ask", "q", "--mode", "both"], 2, "both"),
         (["ask", "q", "--reasoner", "gtp/4", "--generator", "scripted/a"], 2, "there is no backend 'gtp'"),
         (["ask", "q", "--reasoner", "scripted/a"], 2, "the generator is not named"),
-        (["ask", "q", "--pair", "x", "--reasoner", "scripted/a"], 2, "--pair names both models"),
+        (["ask", "q", "--pair", "./no-such-pair", "--reasoner", "scripted/a"], 1, "error:"),
         (["ask", "q", "--pair", "./no-such-pair"], 1, "error:"),
         (["ask"], 2, "Missing argument"),
         (["nonsense"], 2, "No such command"),

@@ -16,10 +16,13 @@ from test_pair import WEIGHTS, change, model_folder
 from tiny_model import random_weights
 
 from duet_sdk import AsyncDuetClient, DuetClient, Message, Pair
-from duet_sdk.errors import Authentication, ConnectFailed, ModelNotFound, PairError
+from duet_sdk.backends.connect import with_tokenizer
+from duet_sdk.backends.scripted import Scripted
+from duet_sdk.errors import Authentication, ConfigError, ConnectFailed, ModelNotFound, PairError
 from duet_sdk.models.sources import Repository
 from duet_sdk.pair import TrainedModel, TrainingFacts, limit_for, push, save_trained
 from duet_sdk.rendering import Renderer, TokenizerFiles
+from duet_sdk.settings import Endpoint
 
 FACTS = TrainingFacts(
     signal_tokens=64,
@@ -430,3 +433,77 @@ class TestUpload:
     def test_a_hub_that_does_not_answer_is_told(self, trained, hub: Hub):
         with pytest.raises(ConnectFailed, match="uploading 'me/pair' failed"):
             push(trained, "me/pair", endpoint="http://127.0.0.1:9")
+
+
+def asked(server: FaultServer) -> list[dict[str, object]]:
+    """The bodies of all requests for output."""
+    return [seen.body for seen in server.seen if seen.body and "max_tokens" in seen.body]
+
+
+class TestServed:
+    """A pair whose models others serve: handoff and limits of its manifest, its tokenizer, its checks."""
+
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> Pair:
+        model = random_weights(tmp_path / "model")
+        return save_trained(
+            tmp_path / "pair",
+            reasoner=TrainedModel(model),
+            generator=TrainedModel(model),
+            facts=TrainingFacts(signal_tokens=4, answer_tokens=5),
+        )
+
+    async def test_servers_take_the_place_of_both_models_and_the_manifests_limits_hold(self, pair):
+        files = TokenizerFiles.from_folder(pair.folder / "reasoner")
+        async with (
+            FaultServer(Answer("17"), files=files) as one,
+            FaultServer(Answer("There are 17."), files=files) as two,
+        ):
+            async with AsyncDuetClient.from_pair(
+                pair, reasoner=f"vllm/m@{one.url}", generator=f"vllm/m@{two.url}", strict=True, handoff="instruct"
+            ) as duet:
+                reply = await duet.chat("How many?")
+        assert reply.text == "There are 17."
+        assert dict(duet.models) == {"reasoner": "vllm/m", "generator": "vllm/m"}
+        assert [asked(server)[-1]["max_tokens"] for server in (one, two)] == [4, 5]
+
+    async def test_a_server_of_another_model_is_refused_if_strict(self, pair):
+        files = TokenizerFiles.from_folder(pair.folder / "reasoner")
+        other = TokenizerFiles(
+            files.tokenizer_json, (files.chat_template or "").replace("\n", " "), files.special_tokens
+        )
+        async with FaultServer(Answer("17"), files=other) as server:
+            duet = AsyncDuetClient.from_pair(
+                pair, reasoner=f"vllm/m@{server.url}", generator="scripted/x", strict=True, handoff="instruct"
+            )
+            async with duet:
+                with pytest.raises(PairError, match="reasoner vllm/m is not what the pair was trained with"):
+                    await duet.chat("How many?")
+
+    def test_a_served_adapter_need_not_be_merged(self, tmp_path):
+        pair = save_trained(
+            tmp_path / "pair",
+            reasoner=TrainedModel(adapter_folder(tmp_path / "lora"), base="Qwen/Qwen3-4B"),
+            generator=TrainedModel(model_folder(tmp_path / "small")),
+            facts=FACTS,
+        )
+        with DuetClient.from_pair(
+            pair, reasoner="scripted/17", generator="scripted/There are 17.", handoff="instruct"
+        ) as duet:
+            assert duet.chat("How many?").text == "There are 17."
+
+
+async def test_a_tokenizer_is_added_where_a_server_names_none(tmp_path):
+    async with FaultServer(Answer("17")) as server:
+        own = Endpoint(model="vllm/m", base_url=server.url, options={"tokenizer": "elsewhere"})
+        assert with_tokenizer(own, tmp_path) is own
+        assert with_tokenizer("scripted/a", tmp_path) == "scripted/a"
+        assert with_tokenizer(plain := Scripted("17"), tmp_path) is plain
+        named = f"vllm/m@{server.url}"
+        for given in (named, Endpoint(model="vllm/m", base_url=server.url)):
+            backend = with_tokenizer(given, tmp_path)
+            with pytest.raises(ConfigError, match=f"there is no tokenizer '{tmp_path}'"):
+                await backend.connect()
+            await backend.aclose()
+        first, second = with_tokenizer([named, "scripted/b"], tmp_path)
+        assert (first.model, second) == ("m", "scripted/b")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from duet_sdk.backends.protocol import Backend
@@ -44,6 +45,22 @@ def connect(given: OneModel) -> tuple[str, Backend]:
     if hasattr(given, "connect_options"):
         return _by_name(given.model, given.connect_options())
     raise ConfigError(f"a model must be named as 'backend/model', or be a backend, got {type(given).__name__}")
+
+
+def with_tokenizer(given: ModelLike, folder: Path) -> ModelLike:
+    """Servers that do not say where their tokenizer lies, with a folder that should hold it; others as they are."""
+    if isinstance(given, str | Backend) or hasattr(given, "connect_options"):
+        return _one_with_tokenizer(cast("OneModel", given), folder)
+    return [_one_with_tokenizer(one, folder) for one in given]
+
+
+def _one_with_tokenizer(given: OneModel, folder: Path) -> OneModel:
+    if isinstance(given, Backend):
+        return given
+    name, options = (given, {}) if isinstance(given, str) else (given.model, given.connect_options())
+    if split_name(name)[0] != "vllm" or "tokenizer" in options:
+        return given
+    return _by_name(name, {**options, "tokenizer": str(folder)})[1]
 
 
 def split_name(name: str) -> tuple[str, str, str | None]:

@@ -179,18 +179,27 @@ class Pair:
             options["generator_params"] = facts.generator_params
         return options
 
-    def conformity(self, *, strict: bool = False) -> Conformity:
+    def conformity(self, *, strict: bool = False, elsewhere: Mapping[Stage, object] | None = None) -> Conformity:
         """What compares models and requests with the manifest.
 
         Args:
             strict: raise deviations instead of logging them.
+            elsewhere: what serves a stage in place of the pair's own model, None where nothing does.
         """
         folders = {}
         for stage, entry in self.manifest.stages.items():
             path = self.model_folder(stage) or local_folder(entry)
-            if path is not None:
+            if path is not None and (elsewhere or {}).get(stage) is None:
                 folders[stage] = path
         return Conformity(self.manifest, folders, strict)
+
+    def tokenizer_folder(self, stage: Stage) -> Path | None:
+        """The folder of this pair, or of a model named by its folder, that holds a model's tokenizer; None without one.
+
+        Raises:
+            PairError: it is in this pair, and this pair is not on disk.
+        """
+        return self.model_folder(stage) or self.adapter_folder(stage) or local_folder(self.manifest.stages[stage])
 
     def model_folder(self, stage: Stage) -> Path | None:
         """The folder of a bundled model, None for a named one.

@@ -16,6 +16,8 @@ from duet_sdk.trainer.published import is_local_model, published_config, publish
 from duet_sdk.trainer.quiet import quiet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from pydantic import JsonValue
 
@@ -115,6 +117,7 @@ def _export(policy: Policy, stage: StageName, outcome: Outcome, target: Path, *,
     state = policy.accelerator.get_state_dict(policy.model)  # gathers shards: every process takes part
     if not writes:
         return target
+    _drop_tied(state, getattr(model, "all_tied_weights_keys", {}), stage)
     source = outcome.start.folder(stage)
     dtype = getattr(model.config, "dtype", None)
     start_dtype = _dtype_of(source)
@@ -130,6 +133,21 @@ def _export(policy: Policy, stage: StageName, outcome: Outcome, target: Path, *,
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
     return target
+
+
+def _drop_tied(state: dict[str, torch.Tensor], tied: Mapping[str, str], stage: StageName) -> None:
+    """Leave out weights that are others' under a second name: gathered from shards, they are no longer one tensor.
+
+    Raises:
+        TrainingError: the two were trained apart.
+    """
+    for name, same_as in tied.items():
+        if name in state and same_as in state and not state.pop(name).equal(state[same_as]):
+            raise TrainingError(
+                f"the {stage}'s {name} and {same_as} are one weight in its configuration and have come apart in "
+                "training, so no pair was written; the checkpoints hold both. This version of accelerate shards tied "
+                "weights wrongly"
+            )
 
 
 def _name_dtype(file: Path, dtype: torch.dtype) -> None:

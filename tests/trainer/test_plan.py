@@ -57,6 +57,19 @@ def test_states_of_the_papers_pair_take_what_was_worked_out_by_hand(changes, rea
     assert gb(made, "generator", *STATES) == pytest.approx(generator, abs=0.06)
 
 
+def test_the_plan_of_the_recipe_on_one_gpu_is_what_was_measured_there():
+    # benchmarks/training_gpu.py on an H200 (docs/training-data.md): 57.3 GB in use on the card after two rounds.
+    recipe = next(path for path in RECIPES if path.stem == "one_h100_lora")
+    made = plan(load_config(recipe))
+    assert made.peak_gb == pytest.approx(57.3, rel=0.05)
+
+
+def test_logits_are_never_held_whole():
+    made = plan(config(reasoner__gradient_accumulation=32))
+    whole = made.batches.reasoner.per_device * 8192 * 151_936 * 2 / 1e9
+    assert 0 < gb(made, "reasoner", "logits") < whole
+
+
 def test_shards_share_states_and_nothing_else():
     whole = plan(config(), Hardware(gpus=4))
     shared = plan(config(), Hardware(gpus=4, sharded=True))

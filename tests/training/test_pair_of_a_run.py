@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -120,6 +121,45 @@ def pulled(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     facts = {"format": 1, "name": "some/tiny", "revision": "v1", "source": f"hub some/tiny@{'a' * 40}", "files": files}
     (folder / "duet.json").write_text(json.dumps(facts))
     return folder
+
+
+def gathered(apart: float) -> Callable[[Accelerator, torch.nn.Module], dict[str, torch.Tensor]]:
+    """What accelerate gathers from shards: each name has a tensor of its own, also those that are tied."""
+
+    def get_state_dict(_: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        state["lm_head.weight"] += apart
+        return state
+
+    return get_state_dict
+
+
+def test_tied_weights_that_were_gathered_from_shards_are_saved_once(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Accelerator, "get_state_dict", gathered(0))
+    config = configure(training={"rounds": 1, "save_every": 0})
+    trained = trainer(config).train()
+    assert trained.pair is not None
+    saved = load_file(trained.pair.folder / "reasoner" / "model.safetensors")
+    assert "model.embed_tokens.weight" in saved
+    assert "lm_head.weight" not in saved
+    loaded = AutoModelForCausalLM.from_pretrained(trained.pair.folder / "reasoner")
+    assert torch.equal(loaded.lm_head.weight, trained.reasoner.lm_head.weight)
+
+
+def test_tied_weights_that_came_apart_are_no_pair(
+    configure: Callable[..., TrainConfig],
+    trainer: Callable[[TrainConfig], JointTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Accelerator, "get_state_dict", gathered(1e-3))
+    config = configure(training={"rounds": 1, "save_every": 0})
+    with pytest.raises(TrainingError, match=r"the reasoner's lm_head.weight and .* have come apart"):
+        trainer(config).train()
+    assert not (config.output / "pair").exists()
 
 
 # As in test_merge.py.

@@ -106,7 +106,15 @@ def plan(
         longest = prompts[stage] + part.max_new_tokens
         parts += policy_states(stage, part, shape, machine)
         parts += rollouts(stage, part, shape, batch, prompt_tokens=prompts[stage], hardware=machine)
-        parts += activations(stage, part, shape, batch, prompt_tokens=prompts[stage])
+        parts += activations(
+            stage,
+            part,
+            shape,
+            batch,
+            prompt_tokens=prompts[stage],
+            mixed=config.training.precision != "float32",
+            sharded=machine.sharded,
+        )
         problems += _length_problems(stage, part, shape, longest)
         if machine.gpus and (problem := engine_problem(stage, part, shape, longest=longest, gpu_gb=machine.gpu_gb)):
             problems.append(problem)

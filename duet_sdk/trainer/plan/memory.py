@@ -18,8 +18,8 @@ RESERVE_GB = 3.0
 _LAYER_BYTES = 34
 """Bytes of a layer's activations a token and hidden unit, with attention that stores no matrix.
 Source: arXiv 2205.05198, equation 2, without its quadratic term."""
-_LOGIT_BYTES = 8
-"""Of each logit: as the model gives it (2), its log-probability in float32 (4), its gradient (2)."""
+_TILE_TOKENS, _TILE_WORDS = 4096, 32_768
+"""TRL never holds all logits: it makes log-probabilities from tiles of so many tokens and words (as of its 1.16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +60,55 @@ def policy_states(stage: str, part: Model, shape: ModelShape, hardware: Hardware
     return rows
 
 
-def activations(stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *, prompt_tokens: int) -> list[Part]:
-    """What one forward and backward pass holds, at the longest sequences."""
+def activations(
+    stage: str,
+    part: Model,
+    shape: ModelShape,
+    batch: PolicyBatches,
+    *,
+    prompt_tokens: int,
+    mixed: bool,
+    sharded: bool,
+) -> list[Part]:
+    """What one forward and backward pass holds, at the longest sequences.
+
+    Args:
+        stage: the policy.
+        part: how it is trained.
+        shape: its sizes.
+        batch: its share of a round.
+        prompt_tokens: of its longest prompt.
+        mixed: whether it computes in two bytes.
+        sharded: whether its weights are spread over the processes and gathered layer by layer (FSDP2).
+    """
     tokens = batch.per_device * (prompt_tokens + part.max_new_tokens)
     inner = shape.hidden * _LAYER_BYTES
     if part.gradient_checkpointing:
         kept, how = shape.layers * shape.hidden * 2 + inner, f"{shape.layers} layers × 2 bytes + one whole"
     else:
         kept, how = shape.layers * inner, f"{shape.layers} layers × {_LAYER_BYTES} bytes"
-    logits = batch.per_device * part.max_new_tokens * shape.vocabulary
-    return [
-        Part(stage, "activations", tokens * kept / 1e9, f"{tokens} tokens × {shape.hidden} × ({how})", at_once=False),
-        Part(
-            stage,
-            "logits",
-            logits * _LOGIT_BYTES / 1e9,
-            f"{batch.per_device} × {part.max_new_tokens} × {shape.vocabulary} × {_LOGIT_BYTES} bytes",
-            at_once=False,
-        ),
+    told = f"{tokens} tokens × {shape.hidden} × ({how})"
+    rows = [
+        Part(stage, "activations", tokens * kept / 1e9, told, at_once=False),
+        _logits(stage, part, shape, batch, width=2 if mixed else 4),
     ]
+    if mixed and (part.weights == "float32" or sharded):
+        copied, what = (shape.vocabulary * shape.hidden, "embeddings") if sharded else (shape.parameters, "weights")
+        how = f"{copied / 1e9:.2f} B × 2 bytes, to compute with"
+        rows.append(Part(stage, f"copies of {what}", copied * 2 / 1e9, how, at_once=False))
+    return rows
+
+
+def _logits(stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *, width: int) -> Part:
+    """A tile of logits, the gradient of what they are made from, and that of the head where it is trained."""
+    scored = batch.per_device * part.max_new_tokens
+    tokens, words = min(scored, _TILE_TOKENS), min(shape.vocabulary, _TILE_WORDS)
+    size = tokens * words * width + scored * shape.hidden * (4 + width)
+    how = f"a tile of {tokens} × {words} × {width} bytes, {scored} × {shape.hidden} × {4 + width}"
+    if part.lora is None:
+        size += shape.vocabulary * shape.hidden * 4
+        how += f", {shape.vocabulary} × {shape.hidden} × 4 for the head's gradient"
+    return Part(stage, "logits", size / 1e9, how, at_once=False)
 
 
 def rollouts(
