@@ -241,7 +241,7 @@ def test_on_the_cpu_no_gpu_is_asked_for():
 def test_a_recipe_loads_and_its_plan_fits_its_hardware(path, monkeypatch):
     monkeypatch.chdir(path.parents[1])
     text = path.read_text(encoding="utf-8")
-    assert "# Status: not run." in text
+    assert "# Status: not run" in text
     (line,) = (line for line in text.splitlines() if line.startswith("# hardware: "))
     hardware = Hardware(**yaml.safe_load(line.removeprefix("# hardware: ")))
     made = plan(load_config(path), hardware, file=path, questions=40_000)
