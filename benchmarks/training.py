@@ -53,6 +53,11 @@ def additive(schedule: str, **more: float) -> dict[str, Any]:
     return {"objective": {"reward": "additive", "schedule": schedule, "budget_tokens": 6.0, "eta": 0.02, **more}}
 
 
+def too_short(schedule: str, *, guard: bool = False) -> dict[str, Any]:
+    """The additive reward with less room than any trace of two steps takes."""
+    return {**additive(schedule, budget_tokens=2.0, eta=0.01), "guard": {"enabled": guard}}
+
+
 def marginal(form: str) -> dict[str, Any]:
     return {"objective": {**GATED, "marginal": form}, "rollout": {"alone": 2}}
 
@@ -63,6 +68,9 @@ ARMS = {
     "constant": Arm("joint, additive, λ = 0.1", sections=additive("constant", lam=0.1)),
     "dual": Arm("joint, additive, dual ascent: the paper's", sections=additive("dual")),
     "guarded": Arm("joint, additive, guarded and capped", sections=additive("guarded")),
+    "dual-short": Arm("the paper's, B = 2, without guards", sections=too_short("dual")),
+    "dual-short-guards": Arm("the paper's, B = 2, the run's guards on", sections=too_short("dual", guard=True)),
+    "guarded-short": Arm("guarded and capped, B = 2, without guards", sections=too_short("guarded")),
     "marginal-paper": Arm("gated, r(m) subtracted", sections=marginal("paper")),
     "marginal-baseline": Arm("gated, r(m) as baseline", sections=marginal("baseline")),
     "marginal-weight": Arm("gated, length weighed by r(m)", sections=marginal("weight")),

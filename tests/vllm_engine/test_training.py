@@ -30,10 +30,26 @@ def varied(prompts, completions, **columns):
 '''
 
 
+# Where a CPU has kernels for it, vLLM 0.32 computes from a packed copy of the weights and takes no new ones.
+UNPACKED = """
+import torch
+from vllm.model_executor.layers import utils
+
+def plain(layer, remove_weight):
+    layer.cpu_linear = torch.nn.functional.linear
+
+utils.dispatch_cpu_unquantized_gemm = plain
+
+from duet_sdk.cli import main
+
+main()
+"""
+
+
 def duet(*arguments: str, folder: Path) -> None:
     """Run the command line."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_given_path()])}
-    command = [sys.executable, "-m", "duet_sdk", *arguments]
+    command = [sys.executable, "-c", UNPACKED, *arguments]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
