@@ -110,8 +110,8 @@ def main() -> int:
         names = sorted(given.arms, key=lambda name: "propose" not in name)  # the longest first
         arms = [(given.folder, name, seed) for name in names for seed in given.seeds]
         with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-            for done in (pool.map(teach_both, *zip(*taught, strict=True)), pool.map(run, *zip(*arms, strict=True))):
-                for line in done:
+            for work, parts in ((teach_both, taught), (run, arms)):  # arms only once all is taught
+                for line in pool.map(work, *zip(*parts, strict=True)):
                     print(line, file=sys.stderr, flush=True)
     table(given.folder)
     return 0
