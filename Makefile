@@ -62,7 +62,9 @@ test-training: ## tests of the trainer, two processes and kill -9 included, and 
 	@python=$$($(PYTHON) .ci/environment train) && export PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 && \
 	"$$python" -m pytest tests/training tests/trainer $(ARGS) && \
 	"$$python" -m pytest --doctest-modules duet_sdk/trainer $(ARGS) && \
-	OMP_NUM_THREADS=2 "$$python" examples/train_demo.py --short --folder build/train-demo-short
+	OMP_NUM_THREADS=2 "$$python" examples/train_demo.py --short --folder build/train-demo-short && \
+	"$$python" -m duet_sdk pair check build/train-demo-short/run/pair --questions build/train-demo-short/held-out.jsonl --at-least 0.1 && \
+	"$$python" -m duet_sdk train run build/train-demo-short/run.yaml output=build/train-demo-short/again training.rounds=2
 
 types: ## types, by mypy
 	$(SETUP) test lint

@@ -235,6 +235,9 @@ def test_on_the_cpu_no_gpu_is_asked_for():
     made = plan(config(training__use_cpu=True))
     assert made.hardware.gpus == 0
     assert not any("GPU" in problem for problem in made.problems)
+    assert not any("packed" in note for note in made.notes)
+    sampled = plan(config(training__use_cpu=True, reasoner__vllm={"max_model_length": 128}))
+    assert any("packed" in note for note in sampled.notes)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -85,6 +85,8 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     )
     seen = sorted(set(scale.lesson.lengths))
     held = family.chains(9000, scale.questions, lengths=seen, held_out=True)
+    _write(folder / "questions.jsonl", questions)
+    _write(folder / "held-out.jsonl", held)
     longer = family.chains(9001, scale.questions // 3, lengths=[seen[-1] + 1, seen[-1] + 2], held_out=True)
     grader = Checked(Exact())
     validation = [one.question() for one in family.chains(9002, 200, lengths=seen, held_out=True)]
@@ -103,7 +105,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
 
 
 def configure(folder: Path, scale: Scale) -> TrainConfig:
-    """The run of the demonstration; also written down, as a file that `duet train run` takes."""
+    """The run of the demonstration; also written down, as a file that `duet train run` takes beside its questions."""
     from duet_sdk.trainer.files import checked
 
     values: dict[str, object] = {
@@ -141,6 +143,12 @@ def configure(folder: Path, scale: Scale) -> TrainConfig:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.yaml").write_text(json.dumps(values, indent=2), encoding="utf-8")  # JSON is YAML
     return checked(values, str(folder / "run.yaml"))
+
+
+def _write(path: Path, chains: list[Chain]) -> None:
+    """As `duet train run` and `duet pair check` read questions."""
+    rows = [json.dumps({"prompt": chain.text, "answer": chain.answer}) for chain in chains]
+    path.write_text("\n".join(rows), encoding="utf-8")
 
 
 def _teach_both(folder: Path, lesson: Lesson, tell: Callable[[str], None]) -> None:
