@@ -6,7 +6,7 @@ Signal and answer as they are written, then figures.
 from pathlib import Path
 
 from duet_sdk import Budget, DuetClient
-from duet_sdk.cli import print_figures, progress_bar, show
+from duet_sdk.cli.ask import print_figures, progress_bar, show
 from duet_sdk.models import embedded
 
 QUESTION = "Which city is the capital of France, and which river runs through it?"

@@ -9,7 +9,7 @@ import pytest
 import templates
 from typer.testing import CliRunner
 
-from duet_sdk.cli import app
+from duet_sdk.cli.ask import app
 from duet_sdk.rendering import signal_template
 
 PAIR = ["--reasoner", "scripted/17 of them", "--generator", "scripted/There are 17."]
@@ -160,7 +160,7 @@ def test_an_interrupt_ends_at_once_with_130():
     # The reasoner itself interrupts the process once it is asked.
     code = """
 import os, signal, sys
-from duet_sdk import cli
+from duet_sdk.cli import ask as cli
 from duet_sdk.backends import scripted
 
 def interrupt(call):

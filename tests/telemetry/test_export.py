@@ -18,7 +18,7 @@ from opentelemetry.util._once import Once
 from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, telemetry
-from duet_sdk.cli import app
+from duet_sdk.cli.ask import app
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.pipeline.observer import SILENT
 from duet_sdk.telemetry.request import observer_of

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, Message, Pair
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.cli import app
+from duet_sdk.cli.ask import app
 from duet_sdk.errors import ConnectFailed, TrainingError
 from duet_sdk.trainer.canaries import measure_utility
 from duet_sdk.trainer.grading import Exact, find_grader

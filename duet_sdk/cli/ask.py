@@ -18,9 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from duet_sdk import models
-from duet_sdk.cli_ledger import ledger_app
-from duet_sdk.cli_pair import pair_app
-from duet_sdk.cli_train import train_app
+from duet_sdk.cli.ledger import ledger_app
+from duet_sdk.cli.pair import pair_app
+from duet_sdk.cli.terminal import AsJson, progress_bar, reporting
+from duet_sdk.cli.train import train_app
 from duet_sdk.client import EMBEDDED, ClientOptions
 from duet_sdk.errors import DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
@@ -28,7 +29,6 @@ from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
 from duet_sdk.telemetry import configure
 from duet_sdk.telemetry.tree import span_tree
-from duet_sdk.terminal import AsJson, progress_bar, reporting
 from duet_sdk.types import Budget, Mode, Reply
 
 app = typer.Typer(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from duet_sdk.cli.terminal import AsJson, reporting
 from duet_sdk.errors import ConfigError, MissingExtra, TrainingError
-from duet_sdk.terminal import AsJson, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

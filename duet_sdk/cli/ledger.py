@@ -21,9 +21,9 @@ from rich.table import Table
 
 from duet_sdk.budget import Balance, Entry, Ledger, Limit, SqliteLedger, connect_ledger
 from duet_sdk.budget.report import Grouping, Row, read, report
+from duet_sdk.cli.terminal import AsJson, reporting
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.settings import load_settings
-from duet_sdk.terminal import AsJson, reporting
 
 ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spending over many requests.")
 
