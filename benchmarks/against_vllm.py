@@ -21,9 +21,9 @@ from typing import Any
 import aiohttp
 
 from duet_sdk import AsyncDuetClient, Budget, Sampling
-from duet_sdk.backends.protocol import Call, Chunk
-from duet_sdk.backends.vllm import VllmBackend
-from duet_sdk.backends.wire import Dialect, request_body
+from duet_sdk.backends.base import Call, Chunk
+from duet_sdk.backends.server.backend import VllmBackend
+from duet_sdk.backends.server.wire import Dialect, request_body
 
 QUESTION = "Tell the story of the city of Paris, from its first settlers to the present day."
 MOST = 1.05

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from duet_sdk import Budget, DuetClient
-from duet_sdk.backends.transformers import TransformersBackend
+from duet_sdk.backends.local.transformers import TransformersBackend
 from duet_sdk.models import embedded
 from duet_sdk.types import Reply
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 
 from duet_sdk import AsyncDuetClient, Budget, Reply
 from duet_sdk.backends import Call
+from duet_sdk.backends.local.transformers import TransformersBackend
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.backends.transformers import TransformersBackend
 from duet_sdk.client import ClientOptions
 from duet_sdk.gate import Confidence, Race
 from duet_sdk.types import Progressive

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from duet_sdk.backends.protocol import Call, Thought
+from duet_sdk.backends.base import Call, Thought
 from duet_sdk.loops import NOTES_TAG
 from duet_sdk.quoting import quoted
 from duet_sdk.rendering import Renderer, neutralise_unknown

@@ -9,7 +9,7 @@ from typing import Any
 from fault_server import DEFAULT, FaultServer
 
 from duet_sdk.backends import Backend, Call, Chunk
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.types import Message, StageUsage
 
 QUESTION = (Message("user", "How many primes are below sixty, please?"),)

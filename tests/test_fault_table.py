@@ -10,7 +10,7 @@ from fault_server import FAULTS, Answer, FaultServer
 
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Scripted
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import DuetError
 from duet_sdk.events import AnswerDelta
 from duet_sdk.types import Retry

@@ -53,7 +53,7 @@ HEAVY = {
 }
 # Modules that are themselves imported on use only, and what each may pull in.
 LEAVES = {
-    "duet_sdk.backends.generation": HEAVY,
+    "duet_sdk.backends.local.generation": HEAVY,
     "duet_sdk.__main__": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.ask": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.train": {"rich", "typer", "pydantic_settings"},

@@ -1,5 +1,5 @@
 """Models behind one protocol: `Backend` is what a stage talks to, `connect` turns a name into one."""
 
-from duet_sdk.backends.protocol import Backend, Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 
 __all__ = ["Backend", "Call", "Capabilities", "Chunk"]

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from duet_sdk.backends.protocol import Backend
+from duet_sdk.backends.base import Backend
 from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ Connect: TypeAlias = Callable[[str, Mapping[str, object]], Backend]
 
 GROUP = "duet_sdk.backends"
 _OURS = {
-    "litellm": "duet_sdk.backends.litellm",
+    "litellm": "duet_sdk.backends.litellm.backend",
     "scripted": "duet_sdk.backends.scripted",
-    "transformers": "duet_sdk.backends.transformers",
-    "vllm": "duet_sdk.backends.vllm",
-    "vllm-engine": "duet_sdk.backends.vllm_engine",
+    "transformers": "duet_sdk.backends.local.transformers",
+    "vllm": "duet_sdk.backends.server.backend",
+    "vllm-engine": "duet_sdk.backends.local.vllm_engine",
 }
 
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from tenacity import RetryCallState
 from tenacity.wait import wait_random_exponential
 
-from duet_sdk.backends.protocol import Backend, Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.errors import BackendError, EndpointResting
 from duet_sdk.pricing import Price
 from duet_sdk.rendering import TokenizerFiles

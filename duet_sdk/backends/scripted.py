@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from duet_sdk.backends.protocol import Call, Capabilities, Chunk
+from duet_sdk.backends.base import Call, Capabilities, Chunk
 from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pricing import FREE, Price

@@ -19,7 +19,7 @@ from duet_sdk.pair.fingerprint import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from duet_sdk.backends.protocol import Backend
+    from duet_sdk.backends.base import Backend
     from duet_sdk.pair.manifest import Manifest
     from duet_sdk.types import Stage
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Protocol, Self, cast
 
-from duet_sdk.backends.protocol import Backend, Call, Chunk
+from duet_sdk.backends.base import Backend, Call, Chunk
 from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
 from duet_sdk.budget.meter import TokenMeter
 from duet_sdk.errors import BackendError, StreamBroken

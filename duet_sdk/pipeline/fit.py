@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from duet_sdk.backends.protocol import Backend, Call, Capabilities
+from duet_sdk.backends.base import Backend, Call, Capabilities
 from duet_sdk.budget import RequestBudget, UsdOf
 from duet_sdk.errors import ConfigError, ContextOverflow, InvalidRequest
 from duet_sdk.pricing import PriceBook

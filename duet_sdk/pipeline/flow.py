@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import TypeVar
 
-from duet_sdk.backends.protocol import Call
+from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duet_sdk.backends.protocol import Backend, Call, Chunk
+    from duet_sdk.backends.base import Backend, Call, Chunk
     from duet_sdk.events import Event
     from duet_sdk.pipeline.draft import Draft
     from duet_sdk.types import Attempt, AttemptKind, Stage

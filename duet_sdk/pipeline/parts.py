@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from duet_sdk.backends.protocol import Backend, Capabilities
+from duet_sdk.backends.base import Backend, Capabilities
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra

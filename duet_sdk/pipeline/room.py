@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from duet_sdk.backends.protocol import Call
+from duet_sdk.backends.base import Call
 from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError
 from duet_sdk.gate import TokenGate

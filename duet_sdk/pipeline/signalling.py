@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from duet_sdk.backends.protocol import Call
+from duet_sdk.backends.base import Call
 from duet_sdk.budget import UsdOf
 from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images

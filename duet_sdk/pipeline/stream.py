@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import cast
 
-from duet_sdk.backends.protocol import Chunk
+from duet_sdk.backends.base import Chunk
 
 _log = logging.getLogger(__name__)
 

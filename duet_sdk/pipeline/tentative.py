@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, cast
 
-from duet_sdk.backends.protocol import Chunk
+from duet_sdk.backends.base import Chunk
 from duet_sdk.errors import BackendError, BudgetExceeded, ConfigError, DeadlineExceeded
 from duet_sdk.events import AttemptEnded, Event
 from duet_sdk.gate import TokenGate

@@ -9,7 +9,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from duet_sdk.backends.protocol import trace_headers
+from duet_sdk.backends.base import trace_headers
 from duet_sdk.telemetry import names
 from duet_sdk.telemetry.attributes import IN_PROCESS, attempt_end, attempt_start, called
 from duet_sdk.telemetry.content import Heard, input_of, tools_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
-    from duet_sdk.backends.protocol import Backend, Call, Chunk
+    from duet_sdk.backends.base import Backend, Call, Chunk
     from duet_sdk.telemetry.attributes import Attributes
     from duet_sdk.telemetry.metrics import Instruments
     from duet_sdk.telemetry.style import Style

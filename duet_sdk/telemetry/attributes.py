@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from duet_sdk.backends.protocol import Backend, Call
+    from duet_sdk.backends.base import Backend, Call
     from duet_sdk.pipeline.draft import Draft
     from duet_sdk.types import Attempt, GateDecision, Labels, Request, Stage, StageUsage
 

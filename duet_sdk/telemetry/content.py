@@ -15,7 +15,7 @@ from duet_sdk.types import ImagePart, TextPart
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duet_sdk.backends.protocol import Call, Chunk
+    from duet_sdk.backends.base import Call, Chunk
     from duet_sdk.pipeline.draft import Draft
     from duet_sdk.types import Json, Message, ToolCall
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from duet_sdk.backends.protocol import Backend, Call
+    from duet_sdk.backends.base import Backend, Call
     from duet_sdk.events import Event
     from duet_sdk.pipeline.draft import Draft
     from duet_sdk.pipeline.observer import AttemptSpan, Observer

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from served import served
 
 from duet_sdk import AsyncDuetClient, Budget
-from duet_sdk.backends.joining import Joiner
-from duet_sdk.backends.protocol import Chunk, TokenLogprob, ToolCallDelta
+from duet_sdk.backends.base import Chunk, TokenLogprob, ToolCallDelta
 from duet_sdk.backends.scripted import Scripted
+from duet_sdk.backends.server.joining import Joiner
 from duet_sdk.errors import StreamBroken
 from duet_sdk.events import SignalDelta
 from duet_sdk.types import StageUsage

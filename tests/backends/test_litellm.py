@@ -15,7 +15,7 @@ from aiohttp import web
 from duet_sdk import AsyncDuetClient, Message, Sampling
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect
-from duet_sdk.backends.litellm import LiteLLMBackend
+from duet_sdk.backends.litellm.backend import LiteLLMBackend
 from duet_sdk.errors import (
     Authentication,
     BackendError,
@@ -443,7 +443,7 @@ def test_a_loopback_address_is_local(options, boundary):
 
 @pytest.mark.parametrize("options", [{"colour": 1}, {"base_url": 1}, {"api_key": 1}, {"context_tokens": True}])
 def test_an_option_that_cannot_be_used_is_named(options):
-    from duet_sdk.backends.litellm import connect as connect_litellm
+    from duet_sdk.backends.litellm.backend import connect as connect_litellm
 
     with pytest.raises(ConfigError, match=next(iter(options))):
         connect_litellm("openai/tiny", options)
@@ -458,7 +458,7 @@ async def test_a_provider_that_nobody_knows_is_named(capsys):
 def test_litellm_is_imported_on_use_only():
     code = (
         "import sys; from duet_sdk.backends.connect import connect; connect('litellm/openai/tiny'); "
-        "assert 'litellm' not in sys.modules and 'duet_sdk.backends.litellm' in sys.modules"
+        "assert 'litellm' not in sys.modules and 'duet_sdk.backends.litellm.backend' in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

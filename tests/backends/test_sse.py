@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duet_sdk.backends.sse import EventParser, LineTooLong
+from duet_sdk.backends.server.sse import EventParser, LineTooLong
 
 EVENTS = ['{"a": "ä 🙂"}', "[DONE]", '{"b":\n1}']
 

@@ -19,8 +19,8 @@ import torch
 
 from duet_sdk import models
 from duet_sdk.backends import Backend, Call, Capabilities, Chunk
-from duet_sdk.backends.generation import load
-from duet_sdk.backends.transformers import TransformersBackend, connect
+from duet_sdk.backends.local.generation import load
+from duet_sdk.backends.local.transformers import TransformersBackend, connect
 from duet_sdk.errors import (
     BackendError,
     ConfigError,
@@ -130,7 +130,7 @@ async def test_a_dtype_or_device_that_is_not_there_is_refused(
 
 
 def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duet_sdk.backends.transformers.find_spec", lambda _name: None)
+    monkeypatch.setattr("duet_sdk.backends.local.transformers.find_spec", lambda _name: None)
     with pytest.raises(MissingExtra, match=r"duet-sdk\[local\]"):
         connect("embedded", {})
 

@@ -10,7 +10,7 @@ from fault_server import Answer, raw_server
 from served import BY_HAND, QUESTION, TOOL, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.types import Sampling, StageUsage, ToolCall
 
 

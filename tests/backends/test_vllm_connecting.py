@@ -14,7 +14,7 @@ from served import BY_HAND, QUESTION, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect as connect_by_name
-from duet_sdk.backends.vllm import VllmBackend, connect
+from duet_sdk.backends.server.backend import VllmBackend, connect
 from duet_sdk.errors import (
     Authentication,
     ConfigError,
@@ -122,7 +122,7 @@ async def test_a_probe_that_failed_is_tried_again():
 
 @pytest.mark.parametrize("path", ["/v1/models", "/version", "/tokenize"])
 async def test_a_server_that_does_not_answer_a_probe_is_not_waited_for_long(path, monkeypatch):
-    monkeypatch.setattr("duet_sdk.backends.server._ASK_S", 0.2)
+    monkeypatch.setattr("duet_sdk.backends.server.client._ASK_S", 0.2)
     async with served() as (server, backend):
         server.stalled.add(path)
         if path == "/v1/models":

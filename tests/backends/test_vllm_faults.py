@@ -16,7 +16,7 @@ from fault_server import FAULTS, Answer, FaultServer, raw_server, refused_url, r
 from served import BY_HAND, CALL, QUESTION, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import (
     Authentication,
     BackendError,
@@ -177,7 +177,7 @@ def test_an_own_authority_is_accepted_by_its_file_but_no_other_name_and_no_old_c
     def connecting(**made):
         with running(tls=self_signed(authority=authority, **made)) as server:
             script = (
-                "import asyncio; from duet_sdk.backends.vllm import VllmBackend; "
+                "import asyncio; from duet_sdk.backends.server.backend import VllmBackend; "
                 f"print(asyncio.run(VllmBackend('m', base_url={server.url!r}).connect()).context_tokens)"
             )
             env = {**os.environ, "SSL_CERT_FILE": str(authority)}

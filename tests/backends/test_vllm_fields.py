@@ -10,7 +10,7 @@ from served import BY_HAND, QUESTION, TOOL, chunks_of, served
 from duet_sdk import AsyncDuetClient, Budget, Sampling
 from duet_sdk.backends import Call
 from duet_sdk.backends.scripted import Scripted
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import ConfigError, Rejected
 from duet_sdk.rendering import Renderer
 

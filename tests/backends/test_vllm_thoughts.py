@@ -13,7 +13,7 @@ from served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
 from duet_sdk import AsyncDuetClient, Message, Sampling
 from duet_sdk.backends import Call
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import InvalidRequest, SignalError
 from duet_sdk.rendering import SIGNAL_ARGUMENT, Renderer, signal_template
 from duet_sdk.types import ImagePart, StageUsage, TextPart, ToolCall

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends import Backend, Call
-from duet_sdk.backends.litellm import LiteLLMBackend
+from duet_sdk.backends.litellm.backend import LiteLLMBackend
+from duet_sdk.backends.local.transformers import TransformersBackend
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.backends.transformers import TransformersBackend
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 
 WORDS = [" one", " two", " drei", " четыре", " 五", " 🙂", " seven", " eight."]
 QUESTION = (Message("user", "Count."),)

@@ -6,7 +6,7 @@ import pytest
 from pipeline.scenes import DOUBT, SURE, check, duet, events_of, kinds
 
 from duet_sdk import Budget
-from duet_sdk.backends.protocol import Capabilities
+from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, SignalError, StreamBroken
 from duet_sdk.events import AttemptStarted, FellBack, GateDecided, SignalDelta, SignalDone

@@ -7,7 +7,7 @@ import pytest
 from pipeline.scenes import DOUBT, GUIDED, SURE, TEN, answering, check, duet, events_of, kinds
 
 from duet_sdk import Budget, BudgetExceeded, Sampling
-from duet_sdk.backends.protocol import Capabilities
+from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, DeadlineExceeded, RateLimited, SignalError
 from duet_sdk.events import AnswerDelta, AttemptStarted, FellBack, GateDecided, SignalDone

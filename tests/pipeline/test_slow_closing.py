@@ -6,7 +6,7 @@ import time
 import pytest
 
 from duet_sdk import AsyncDuetClient, Budget
-from duet_sdk.backends.protocol import Chunk
+from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import DeadlineExceeded
 from duet_sdk.events import AnswerDelta

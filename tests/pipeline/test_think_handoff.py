@@ -9,7 +9,7 @@ from fault_server import Answer, FaultServer
 
 from duet_sdk import AsyncDuetClient, Budget, Message
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import ConfigError
 from duet_sdk.rendering import Renderer
 from duet_sdk.types import Progressive

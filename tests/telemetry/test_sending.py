@@ -17,7 +17,7 @@ from served import served
 
 from duet_sdk import AsyncDuetClient
 from duet_sdk.backends import Chunk
-from duet_sdk.backends.litellm import LiteLLMBackend
+from duet_sdk.backends.litellm.backend import LiteLLMBackend
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.types import StageUsage
 

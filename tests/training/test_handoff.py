@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from duet_sdk import Budget, DuetClient
-from duet_sdk.backends import generation
+from duet_sdk.backends.local import generation
 from duet_sdk.errors import ConfigError
 from duet_sdk.rendering import TokenizerFiles
 from duet_sdk.trainer.prompts import PairPrompts

@@ -9,7 +9,7 @@ import tap
 from duet_sdk import AsyncDuetClient, Budget, Message
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
 
 pytestmark = pytest.mark.vllm
 

@@ -11,11 +11,11 @@ import tap
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect
-from duet_sdk.backends.remote import Remote
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.backends.server import Server
-from duet_sdk.backends.thoughts import LocalWriter, ThoughtPlacer
-from duet_sdk.backends.vllm import VllmBackend
+from duet_sdk.backends.server.backend import VllmBackend
+from duet_sdk.backends.server.client import Server
+from duet_sdk.backends.server.remote import Remote
+from duet_sdk.backends.server.think_placement import LocalWriter, ThoughtPlacer
 
 pytestmark = pytest.mark.vllm
 

@@ -32,7 +32,7 @@ from contracts.test_backend import (
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect
-from duet_sdk.backends.vllm_engine import VllmEngine
+from duet_sdk.backends.local.vllm_engine import VllmEngine
 from duet_sdk.errors import BackendError, ConfigError, ContextOverflow, ModelNotFound, Rejected, StreamBroken
 from duet_sdk.settings import Endpoint
 
@@ -188,7 +188,7 @@ async def test_an_engine_that_cannot_start_says_so(folder):
     ],
 )
 async def test_options_that_cannot_work_are_refused(folder, options, words):
-    from duet_sdk.backends.vllm_engine import connect as make
+    from duet_sdk.backends.local.vllm_engine import connect as make
 
     with pytest.raises(ConfigError, match=words):
         await make(str(folder), options).connect()

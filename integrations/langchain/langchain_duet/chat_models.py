@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils import secret_from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
-from duet_sdk.backends.protocol import Backend
+from duet_sdk.backends.base import Backend
 from duet_sdk.budget import Ledger
 from duet_sdk.cache import SignalCache
 from duet_sdk.client import ClientOptions

@@ -12,7 +12,7 @@ from langchain_duet import ChatDuet
 from pairs import calls, pair
 
 from duet_sdk import Budget
-from duet_sdk.backends.protocol import Capabilities
+from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.errors import ContextOverflow, InvalidRequest
 from duet_sdk.types import Retry

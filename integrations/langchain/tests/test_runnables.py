@@ -20,7 +20,7 @@ from langchain_duet import ChatDuet
 from pairs import pair
 
 from duet_sdk import Budget, BudgetExceeded
-from duet_sdk.backends.protocol import Capabilities
+from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.errors import (

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from duet_sdk.backends.remote import Ask
+from duet_sdk.backends.server.remote import Ask
 from duet_sdk.signal import overlap
 from duet_sdk.types import Json
 

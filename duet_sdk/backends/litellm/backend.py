@@ -15,12 +15,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
-from duet_sdk.backends.litellm_client import Clients, load
-from duet_sdk.backends.litellm_errors import Faults
-from duet_sdk.backends.litellm_model import ModelFacts, facts_of
-from duet_sdk.backends.litellm_wire import answer_chunks, delta_chunk, request_of, usage_of
+from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
+from duet_sdk.backends.litellm.connections import Clients, load
+from duet_sdk.backends.litellm.errors import Faults
+from duet_sdk.backends.litellm.wire import answer_chunks, delta_chunk, request_of, usage_of
 from duet_sdk.backends.options import Known, checked
-from duet_sdk.backends.protocol import Call, Capabilities, Chunk
 from duet_sdk.errors import ConfigError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
 

@@ -7,7 +7,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from duet_sdk.backends.litellm_client import load
+from duet_sdk.backends.litellm.connections import load
 from duet_sdk.errors import (
     Authentication,
     BackendError,
@@ -21,7 +21,7 @@ from duet_sdk.errors import (
 )
 
 if TYPE_CHECKING:
-    from duet_sdk.backends.protocol import Call
+    from duet_sdk.backends.base import Call
     from duet_sdk.types import StageUsage
 
 _LONGEST = 300

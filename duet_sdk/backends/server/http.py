@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-from duet_sdk.backends.protocol import trace_headers
+from duet_sdk.backends.base import trace_headers
 
 _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn closes an idle connection: a request must not meet a closing one."""

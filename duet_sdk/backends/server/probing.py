@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk import models
-from duet_sdk.backends.protocol import Capabilities
-from duet_sdk.backends.wire import Dialect, message_on_wire
+from duet_sdk.backends.base import Capabilities
+from duet_sdk.backends.server.wire import Dialect, message_on_wire
 from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.types import Message

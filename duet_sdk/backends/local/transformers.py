@@ -16,8 +16,8 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, get_args
 
 from duet_sdk import models
+from duet_sdk.backends.base import Call, Capabilities, Chunk
 from duet_sdk.backends.options import Known, check_window, checked_local
-from duet_sdk.backends.protocol import Call, Capabilities, Chunk
 from duet_sdk.errors import (
     BackendError,
     DuetError,
@@ -31,7 +31,7 @@ from duet_sdk.pricing import FREE, Price
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from duet_sdk.backends.generation import LoadedModel
+    from duet_sdk.backends.local.generation import LoadedModel
     from duet_sdk.rendering import TokenizerFiles
     from duet_sdk.types import Json, Message, StageUsage
 
@@ -181,7 +181,7 @@ class TransformersBackend:
     def _load(self) -> LoadedModel:
         for library in ("torch", "transformers", "tokenizers", "safetensors"):
             local_library(library)
-        from duet_sdk.backends.generation import load
+        from duet_sdk.backends.local.generation import load
 
         folder = models.locate(self.model, revision=self._revision)
         models.check_folder(folder)
@@ -193,7 +193,7 @@ class TransformersBackend:
             raise self._error(f"the model in {folder} cannot be loaded{_kind(err)}") from err
 
     def _run(self, loaded: LoadedModel, call: Call, emit: Any, stopped: Event) -> None:
-        from duet_sdk.backends.generation import generate
+        from duet_sdk.backends.local.generation import generate
 
         prompt = call.prompt_ids
         if not prompt:

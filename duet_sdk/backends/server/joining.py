@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from duet_sdk.backends.protocol import Chunk
+from duet_sdk.backends.base import Chunk
 from duet_sdk.errors import BackendError
 
 

@@ -19,9 +19,9 @@ from importlib.util import find_spec
 from typing import Any, get_args
 
 from duet_sdk import models
+from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.local.vllm_params import chunk_of, refusals, sampling_params
 from duet_sdk.backends.options import Known, check_window, checked_local
-from duet_sdk.backends.protocol import Call, Capabilities, Chunk
-from duet_sdk.backends.vllm_params import chunk_of, refusals, sampling_params
 from duet_sdk.errors import BackendError, ConfigError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import FREE, Price
 from duet_sdk.rendering import Renderer, TokenizerFiles

@@ -17,9 +17,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from duet_sdk.backends.protocol import Thought
-from duet_sdk.backends.remote import Ask, Remote
-from duet_sdk.backends.wire import message_on_wire
+from duet_sdk.backends.base import Thought
+from duet_sdk.backends.server.remote import Ask, Remote
+from duet_sdk.backends.server.wire import message_on_wire
 from duet_sdk.errors import BackendError, ConfigError, InvalidRequest, SignalError
 from duet_sdk.rendering import SIGNAL_ARGUMENT, Renderer, ThinkBlock
 from duet_sdk.rendering.control import clean

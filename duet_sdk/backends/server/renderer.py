@@ -13,8 +13,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
-from duet_sdk.backends.remote import Ask, Remote, control_spans
-from duet_sdk.backends.wire import message_on_wire
+from duet_sdk.backends.server.remote import Ask, Remote, control_spans
+from duet_sdk.backends.server.wire import message_on_wire
 from duet_sdk.errors import ConfigError, InvalidRequest, SignalError
 from duet_sdk.rendering.control import clean, find
 from duet_sdk.rendering.probe import ThinkBlock, find_block

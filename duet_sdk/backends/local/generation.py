@@ -26,7 +26,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from duet_sdk.backends.protocol import Call, Chunk
+from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.errors import ConfigError
 from duet_sdk.models.sources import no_bars
 from duet_sdk.rendering import Renderer, TokenizerFiles

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from duet_sdk.backends.protocol import Call, Chunk
-from duet_sdk.backends.wire import message_on_wire
+from duet_sdk.backends.base import Call, Chunk
+from duet_sdk.backends.server.wire import message_on_wire
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.types import StageUsage, TokenLogprob
 
 if TYPE_CHECKING:
-    from duet_sdk.backends.litellm_model import ModelFacts
+    from duet_sdk.backends.litellm.catalogue import ModelFacts
 
 _SOME_THINKING = "low"
 """The effort for a call that is to think: the limit of tokens holds thinking and text together."""

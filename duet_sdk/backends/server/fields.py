@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from duet_sdk.backends.protocol import Call
-from duet_sdk.backends.wire import Dialect
+from duet_sdk.backends.base import Call
+from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.errors import ConfigError
 from duet_sdk.rendering import Renderer
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from duet_sdk.backends.litellm_client import load
-from duet_sdk.backends.protocol import Capabilities
+from duet_sdk.backends.base import Capabilities
+from duet_sdk.backends.litellm.connections import load
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import TokenPrice
 

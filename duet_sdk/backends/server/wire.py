@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from duet_sdk.backends.protocol import Call, Chunk, Thought
+from duet_sdk.backends.base import Call, Chunk, Thought
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.types import Json, Message, StageUsage, TextPart, TokenLogprob

@@ -14,25 +14,25 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
-from duet_sdk.backends.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
+from duet_sdk.backends.base import Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
-from duet_sdk.backends.http import Http
-from duet_sdk.backends.joining import Joiner
 from duet_sdk.backends.options import Known, checked
-from duet_sdk.backends.probing import Facts, Said, probe, tokenize
-from duet_sdk.backends.protocol import Call, Capabilities, Chunk
-from duet_sdk.backends.scale_out import Derender
-from duet_sdk.backends.server import Generation, Server
-from duet_sdk.backends.server_renderer import ServerRenderer
-from duet_sdk.backends.sharing import Shared
-from duet_sdk.backends.thoughts import LocalWriter, ThoughtPlacer
-from duet_sdk.backends.vllm_fields import OwnFields, thinking_budget
-from duet_sdk.backends.wire import (
+from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
+from duet_sdk.backends.server.client import Generation, Server
+from duet_sdk.backends.server.fields import OwnFields, thinking_budget
+from duet_sdk.backends.server.http import Http
+from duet_sdk.backends.server.joining import Joiner
+from duet_sdk.backends.server.probing import Facts, Said, probe, tokenize
+from duet_sdk.backends.server.renderer import ServerRenderer
+from duet_sdk.backends.server.scale_out import Derender
+from duet_sdk.backends.server.think_placement import LocalWriter, ThoughtPlacer
+from duet_sdk.backends.server.wire import (
     Reader,
     message_on_wire,
     path_of,
     request_body,
 )
+from duet_sdk.backends.shared import Shared
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import FREE, Price
 
@@ -55,7 +55,7 @@ class VllmBackend:
         price: what a call costs; None for nothing where the boundary is ``local``, else unknown.
         context_tokens: the model's window; None asks the server.
         tokenizer: a folder with ``tokenizer.json``, or a model in the cache; None looks for the model's own name.
-        capabilities: what is known of the server by hand, by the names of `duet_sdk.backends.probing.Said`.
+        capabilities: what is known of the server by hand, by the names of `duet_sdk.backends.server.probing.Said`.
         priority: vLLM's ``priority`` of every call, lower is earlier; None sends none.
         cache_salt: vLLM's ``cache_salt`` of every call, None sends none: calls share prefix caches with those of the
             same salt only. ``{tenant}`` in it stands for a hash of the request's tenant.

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
 
+from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.failures import Failures
-from duet_sdk.backends.http import TRANSPORT_ERRORS, BodyTooLong, Http, drain, read_body
-from duet_sdk.backends.joining import Joiner
-from duet_sdk.backends.protocol import Chunk
-from duet_sdk.backends.scale_out import GENERATE, Derender
-from duet_sdk.backends.sse import EventParser, LineTooLong
-from duet_sdk.backends.wire import OutputFailed, Reader, encode
+from duet_sdk.backends.server.http import TRANSPORT_ERRORS, BodyTooLong, Http, drain, read_body
+from duet_sdk.backends.server.joining import Joiner
+from duet_sdk.backends.server.scale_out import GENERATE, Derender
+from duet_sdk.backends.server.sse import EventParser, LineTooLong
+from duet_sdk.backends.server.wire import OutputFailed, Reader, encode
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from duet_sdk.backends.protocol import Call, Chunk
+from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.types import Json, StageUsage, TokenLogprob
 
 if TYPE_CHECKING:
