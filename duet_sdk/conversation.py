@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
+from duet_sdk.agents.history import without_signals
 from duet_sdk.errors import InvalidRequest
-from duet_sdk.loops import without_signals
 from duet_sdk.messages import MessagesLike, parse_messages
 from duet_sdk.types import Message, Reply
 

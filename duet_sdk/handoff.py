@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from duet_sdk.agents.history import NOTES_TAG
 from duet_sdk.backends.base import Call, Thought
-from duet_sdk.loops import NOTES_TAG
 from duet_sdk.quoting import quoted
 from duet_sdk.rendering import Renderer, neutralise_unknown
 from duet_sdk.signal import THINK_TAGS, Extractor

@@ -5,7 +5,7 @@ import time
 import agents
 import pytest
 
-from duet_sdk.loops import guarded, has_failed, in_force, why_ask_again
+from duet_sdk.agents.history import guarded, has_failed, in_force, why_ask_again
 from duet_sdk.scope import RunScope
 from duet_sdk.types import ImagePart, Message, TextPart, ToolCall
 

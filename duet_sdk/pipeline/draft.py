@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from duet_sdk.agents.history import without_signals
+from duet_sdk.agents.run import AgentRun, RunMemory, has_tools
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
-from duet_sdk.loops import without_signals
 from duet_sdk.pipeline.charging import Charging
 from duet_sdk.pipeline.observer import SILENT, Observer
-from duet_sdk.pipeline.runs import AgentRun, RunMemory, has_tools
 from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, Alone
 from duet_sdk.types import (

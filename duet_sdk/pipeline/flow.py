@@ -7,12 +7,12 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import TypeVar
 
+from duet_sdk.agents.history import guarded
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
-from duet_sdk.loops import guarded
 from duet_sdk.pipeline.attempt import Begun, RunningCall, Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.parts import Parts, StageModel

@@ -7,13 +7,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from duet_sdk.agents.run import RunMemory
 from duet_sdk.backends.base import Backend, Capabilities
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer, ThoughtPlacer
-from duet_sdk.pipeline.runs import RunMemory
 from duet_sdk.pipeline.stream import Closings
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer

@@ -9,11 +9,11 @@ import agents
 import pytest
 
 from duet_sdk import AsyncDuetClient, Budget, Message
+from duet_sdk.agents.run import RunMemory
 from duet_sdk.backends import Capabilities
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cache import MemorySignalCache
 from duet_sdk.errors import ConfigError, ConnectFailed
-from duet_sdk.pipeline.runs import RunMemory
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.scope import RunScope
 from duet_sdk.types import GateDecision, Retry, ToolCall

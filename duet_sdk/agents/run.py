@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from threading import Lock
 
+from duet_sdk.agents.history import in_force, question_at, turns, why_ask_again, without_signals
 from duet_sdk.gate import Gate, TokenGate
-from duet_sdk.loops import in_force, question_at, turns, why_ask_again, without_signals
 from duet_sdk.receipt import Account
 from duet_sdk.types import GateDecision, Message, Request, RunTotals, Signal, ToolCall, Usage
 
