@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.trainer.measure import PairModels
     from duet_sdk.trainer.toy.family import Chain
 
 ROUNDS, QUESTIONS, HELD = 60, 16, 400
@@ -194,7 +194,7 @@ def pair_of(folder: Path, *, temperature: float = 0.0, seed: int = 0) -> "PairMo
     """The pair whose models lie in two folders of this one."""
     from transformers import AutoModelForCausalLM
 
-    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.trainer.measure import PairModels
     from duet_sdk.trainer.prompts import PairPrompts
     from duet_sdk.trainer.toy.demo import ANSWER_TOKENS, SIGNAL_TOKENS
 
@@ -207,8 +207,8 @@ def pair_of(folder: Path, *, temperature: float = 0.0, seed: int = 0) -> "PairMo
 
 def joint(work: Toy, sections: dict[str, Any]) -> "PairModels":
     """A run of the trainer."""
+    from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.files import checked
-    from duet_sdk.trainer.grading import Checked, Exact
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.stages import run_training
     from duet_sdk.trainer.toy.demo import configure
@@ -316,7 +316,7 @@ def extracted(signal: str) -> str | None:
 
 def measure(chains: Sequence["Chain"], pair: "PairModels") -> dict[str, Any]:
     """Accuracy of the pair, of m alone, of M finishing and of extraction, and tokens of the reasoner."""
-    from duet_sdk.trainer.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import Checked, Exact
 
     questions, grader = [chain.question() for chain in chains], Checked(Exact())
     signals = pair.signals(questions)

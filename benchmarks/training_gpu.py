@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from duet_sdk.evaluation.question import Question
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.plan import Plan
-    from duet_sdk.trainer.question import Question
 
 STAGES = ("reasoner", "generator")
 
@@ -128,7 +128,7 @@ def make_model(folder: Path, shape: Any) -> Path:
 
 def question(seed: int, tokens: int) -> "Question":
     """A question of nearly so many tokens, template included."""
-    from duet_sdk.trainer.question import Question
+    from duet_sdk.evaluation.question import Question
     from duet_sdk.types import Message
 
     text = " ".join(f"w{(seed * 7919 + at * 104729) % 100_000}" for at in range(tokens - 16))

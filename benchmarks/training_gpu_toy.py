@@ -43,8 +43,8 @@ def main() -> int:
 
 def train(folder: Path, given: argparse.Namespace) -> dict[str, Any] | None:
     """What was measured; None on all processes but the first."""
+    from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.files import checked
-    from duet_sdk.trainer.grading import Checked, Exact
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.toy import family
     from duet_sdk.trainer.toy.demo import Scale, configure

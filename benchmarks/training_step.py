@@ -64,8 +64,8 @@ def joint(folder: Path, rounds: int) -> float:
     """Seconds of a joint round."""
     import torch
 
+    from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.files import checked
-    from duet_sdk.trainer.grading import Checked, Exact
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.toy import family
     from duet_sdk.trainer.toy.demo import Scale, configure

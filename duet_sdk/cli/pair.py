@@ -82,9 +82,9 @@ def pair_check(
     as_json: AsJson = False,
 ) -> None:
     """Measure what the signal is worth on held-out questions, with 95 % intervals: after a model or server changed."""
-    from duet_sdk.trainer.canaries import Utility, measure_utility
+    from duet_sdk.evaluation.grading import find_grader
+    from duet_sdk.evaluation.utility import Utility, measure_utility
     from duet_sdk.trainer.data import read_questions
-    from duet_sdk.trainer.grading import find_grader
 
     async def work(tell: Any) -> Utility:
         async with AsyncDuetClient.from_pair(

@@ -19,11 +19,11 @@ from duet_sdk.trainer.facts import RoundFacts, stands_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from duet_sdk.evaluation.question import Grader, Question
     from duet_sdk.trainer.config import Objective, Rollout
     from duet_sdk.trainer.handover import Handover
     from duet_sdk.trainer.policy import Policy
     from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
-    from duet_sdk.trainer.question import Grader, Question
 
 
 @dataclass(slots=True)

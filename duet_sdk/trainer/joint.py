@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.evaluation.grading import Checked, find_grader
 from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.build import Start, check_context, check_names, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
 from duet_sdk.trainer.data import check_same_on_all_ranks, fingerprint, prepare
-from duet_sdk.trainer.grading import Checked, find_grader
 from duet_sdk.trainer.journal import Journal, write_whole
 from duet_sdk.trainer.leg import Course, Leg, prepare_leg
 from duet_sdk.trainer.prompts import PairPrompts
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from transformers import PreTrainedModel
 
+    from duet_sdk.evaluation.question import Grader, Question
     from duet_sdk.pair import Pair
     from duet_sdk.trainer.config import TrainConfig
-    from duet_sdk.trainer.question import Grader, Question
     from duet_sdk.trainer.watch import Watch
 
 CONFIG, DATA, RESULT = "config.json", "data.json", "result.json"

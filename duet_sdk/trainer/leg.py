@@ -16,13 +16,13 @@ from duet_sdk.trainer.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duet_sdk.evaluation.question import Grader, Question
     from duet_sdk.trainer.build import Start
     from duet_sdk.trainer.checkpoints import Checkpoints
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.journal import Journal
     from duet_sdk.trainer.policy import Policy
     from duet_sdk.trainer.prompts import PairPrompts
-    from duet_sdk.trainer.question import Grader, Question
 
 
 @dataclass(frozen=True, slots=True)

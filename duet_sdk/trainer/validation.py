@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from duet_sdk.evaluation.grading import Checked
 from duet_sdk.trainer.facts import stands_in
-from duet_sdk.trainer.grading import Checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import JsonValue
 
+    from duet_sdk.evaluation.question import Grader, Question
     from duet_sdk.trainer.coupling import Coupling
     from duet_sdk.trainer.journal import Journal
-    from duet_sdk.trainer.question import Grader, Question
 
 _SEED = 7919
 """Of every validation, so that they differ by the models alone."""

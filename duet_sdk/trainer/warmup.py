@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from duet_sdk.evaluation.question import Grader, Question
     from duet_sdk.trainer.config import TrainConfig
-    from duet_sdk.trainer.evaluation import PairModels
     from duet_sdk.trainer.journal import Journal
+    from duet_sdk.trainer.measure import PairModels
     from duet_sdk.trainer.proposing.cycle import Tuner
-    from duet_sdk.trainer.question import Grader, Question
 
 _NUMBER = re.compile(r"\d")
 

@@ -15,10 +15,10 @@ from duet_sdk import AsyncDuetClient, Message, Pair
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cli.ask import app
 from duet_sdk.errors import ConnectFailed, TrainingError
-from duet_sdk.trainer.canaries import measure_utility
-from duet_sdk.trainer.grading import Exact, find_grader
-from duet_sdk.trainer.intervals import difference_interval, share_interval
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.grading import Exact, find_grader
+from duet_sdk.evaluation.intervals import difference_interval, share_interval
+from duet_sdk.evaluation.question import Question
+from duet_sdk.evaluation.utility import measure_utility
 
 GRADES = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60)
 

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet_sdk.errors import TrainingError
+from duet_sdk.evaluation.grading import Exact, MultipleChoice
+from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer.config import Data
 from duet_sdk.trainer.data import (
     check_same_on_all_ranks,
@@ -21,8 +23,6 @@ from duet_sdk.trainer.data import (
     read_questions,
     shuffled,
 )
-from duet_sdk.trainer.grading import Exact, MultipleChoice
-from duet_sdk.trainer.question import Question
 from duet_sdk.types import Message
 
 

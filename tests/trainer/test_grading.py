@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from duet_sdk.errors import ConfigError, TrainingError
-from duet_sdk.trainer.grading import Attempt, Checked, Exact, Grade, MultipleChoice, find_grader
-from duet_sdk.trainer.grading.plain import final_answer, plain_form
-from duet_sdk.trainer.grading.process import GradingProcess
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.grading import Attempt, Checked, Exact, Grade, MultipleChoice, find_grader
+from duet_sdk.evaluation.grading.plain import final_answer, plain_form
+from duet_sdk.evaluation.grading.process import GradingProcess
+from duet_sdk.evaluation.question import Question
 from duet_sdk.types import Message
 
 QUESTION = Question((Message("user", "How many?"),), "1", "set, row 0", {"level": 3})

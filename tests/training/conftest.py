@@ -16,10 +16,10 @@ sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__fi
 import pytest
 import torch
 
+from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
-from duet_sdk.trainer.question import Question
 from duet_sdk.trainer.toy import family, models
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
-from duet_sdk.trainer.question import Question
 from duet_sdk.trainer.toy import family
 
 

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import TrainingError
+from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.policy import Policy
-from duet_sdk.trainer.question import Question
 from duet_sdk.trainer.toy import family
 
 

@@ -13,12 +13,12 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer import coupling, handover
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer, Trained
 from duet_sdk.trainer.journal import read_lines
 from duet_sdk.trainer.policy import Policy
-from duet_sdk.trainer.question import Question
 
 Configure = Callable[..., TrainConfig]
 Make = Callable[[TrainConfig], JointTrainer]

@@ -15,6 +15,7 @@ from conftest import weights
 from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer import sampling, stages, supervised
 from duet_sdk.trainer.build import load_tokenizer
 from duet_sdk.trainer.config import Propose, TrainConfig
@@ -24,7 +25,6 @@ from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
 from duet_sdk.trainer.proposing.cycle import Cycle, Sampled, Verdict
 from duet_sdk.trainer.proposing.rules import DropText, DropWord, apply_all, text_rules, word_rules
 from duet_sdk.trainer.proposing.silence import propose_silence
-from duet_sdk.trainer.question import Question
 from duet_sdk.trainer.stages import run_training, run_warmup
 from duet_sdk.trainer.supervised import Row, Tuning
 from duet_sdk.trainer.toy import family

@@ -15,6 +15,7 @@ import torch
 from conftest import Varied, weights
 
 from duet_sdk.errors import ConfigError, TrainingError
+from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer import joint
 from duet_sdk.trainer.build import order_of
 from duet_sdk.trainer.checkpoints import Checkpoints
@@ -23,7 +24,6 @@ from duet_sdk.trainer.coupling import Coupling
 from duet_sdk.trainer.joint import JointTrainer, Trained
 from duet_sdk.trainer.journal import read_lines
 from duet_sdk.trainer.leg import softened
-from duet_sdk.trainer.question import Question
 
 Configure = Callable[..., TrainConfig]
 Make = Callable[[TrainConfig], JointTrainer]

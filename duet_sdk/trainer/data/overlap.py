@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.question import Question
 
 _WORD = re.compile(r"\w+")
 

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pydantic import JsonValue
 
 from duet_sdk.errors import TrainingError
+from duet_sdk.evaluation.datasets import read_questions
+from duet_sdk.evaluation.grading import ReferenceReader
+from duet_sdk.evaluation.question import Question
+from duet_sdk.evaluation.rows import MissingColumn, fingerprint, shuffled
 from duet_sdk.trainer.config import Data
 from duet_sdk.trainer.data.overlap import Leak, find_leaks, words_of
-from duet_sdk.trainer.data.question import MissingColumn, fingerprint, shuffled
-from duet_sdk.trainer.data.read import read_questions
-from duet_sdk.trainer.grading import ReferenceReader
-from duet_sdk.trainer.question import Question
 
 _log = logging.getLogger(__name__)
 

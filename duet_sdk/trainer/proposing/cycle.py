@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.intervals import difference_interval
+from duet_sdk.evaluation.intervals import difference_interval
 from duet_sdk.trainer.proposing.rules import apply_all, text_rules, word_rules
 from duet_sdk.trainer.supervised import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duet_sdk.evaluation.question import Grader, Question
     from duet_sdk.trainer.config import Propose
-    from duet_sdk.trainer.evaluation import PairModels
     from duet_sdk.trainer.journal import Journal
+    from duet_sdk.trainer.measure import PairModels
     from duet_sdk.trainer.proposing.rules import Rule
-    from duet_sdk.trainer.question import Grader, Question
 
 
 class Tuner(Protocol):

@@ -11,9 +11,9 @@ from duet_sdk.trainer.supervised import Row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.evaluation.question import Question
+    from duet_sdk.trainer.measure import PairModels
     from duet_sdk.trainer.proposing.cycle import Cycle
-    from duet_sdk.trainer.question import Question
 
 _CHECKS = 4
 """Answers without a signal that must all be right."""

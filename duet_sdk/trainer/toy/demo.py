@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.intervals import Interval, difference_interval
+from duet_sdk.evaluation.intervals import Interval, difference_interval
 from duet_sdk.trainer.toy.teach import Lesson, teach
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from duet_sdk.trainer.config import TrainConfig
-    from duet_sdk.trainer.evaluation import Evaluation
     from duet_sdk.trainer.joint import JointTrainer, Trained
+    from duet_sdk.trainer.measure import Evaluation
     from duet_sdk.trainer.toy.family import Chain
 
 SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
@@ -73,7 +73,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     Raises:
         TrainingError: a reasoner that was taught again and again is wrong too often.
     """
-    from duet_sdk.trainer.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.toy import family
 
@@ -201,7 +201,7 @@ def _share_right(trainer: JointTrainer, chains: list[Chain], tell: Callable[[str
     """
     from transformers import AutoModelForCausalLM
 
-    from duet_sdk.trainer.evaluation import PairModels
+    from duet_sdk.trainer.measure import PairModels
     from duet_sdk.trainer.quiet import quiet
 
     with quiet():
@@ -221,7 +221,7 @@ def _measure(trainer: JointTrainer, trained: Trained | None, chains: list[Chain]
     """Greedily, by length of chain."""
     from transformers import AutoModelForCausalLM
 
-    from duet_sdk.trainer.evaluation import PairModels, evaluate
+    from duet_sdk.trainer.measure import PairModels, evaluate
     from duet_sdk.trainer.quiet import quiet
 
     start = trainer.start

@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.question import Question
 from duet_sdk.types import Message
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pydantic import JsonValue
 
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import DuetError, TrainingError
-from duet_sdk.trainer.grading import Checked, Grader
-from duet_sdk.trainer.intervals import Interval, difference_interval, share_interval
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.grading import Checked, Grader
+from duet_sdk.evaluation.intervals import Interval, difference_interval, share_interval
+from duet_sdk.evaluation.question import Question
 from duet_sdk.types import Reply, Sampling
 
 CONCURRENT = 8

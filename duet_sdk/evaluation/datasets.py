@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from duet_sdk.errors import MissingExtra, TrainingError
-from duet_sdk.trainer.data.question import MissingColumn, question_of
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.question import Question
+from duet_sdk.evaluation.rows import MissingColumn, question_of
 
 MOST_TOLD = 3
 """Bad rows that one error names."""

@@ -47,10 +47,10 @@ def _prepare(order: dict[str, object]) -> Callable[[dict[str, object]], dict[str
         size = int(str(megabytes)) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
     if order["kind"] == "math":
-        from duet_sdk.trainer.grading.math_answers import judge
+        from duet_sdk.evaluation.grading.math_answers import judge
 
         return judge
-    from duet_sdk.trainer.grading.reward_function import load_judge
+    from duet_sdk.evaluation.grading.reward_function import load_judge
 
     return load_judge(str(order["function"]))
 

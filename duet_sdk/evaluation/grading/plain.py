@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-from duet_sdk.trainer.grading.protocol import Attempt, Grade
+from duet_sdk.evaluation.grading.protocol import Attempt, Grade
 
 LONGEST_ANSWER = 200
 """Characters of a final answer; where a line is longer, no final answer was stated."""

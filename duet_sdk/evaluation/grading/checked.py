@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.grading.protocol import Attempt, Grade, Grader
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.grading.protocol import Attempt, Grade, Grader
+from duet_sdk.evaluation.question import Question
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class GradingCounts:
 class Checked:
     """The trainer's grader, around one that does the work: faults are logged, counted, and past a share end the run.
 
-    >>> from duet_sdk.trainer.grading import Exact
+    >>> from duet_sdk.evaluation.grading import Exact
     >>> from duet_sdk.types import Message
     >>> grader = Checked(Exact())
     >>> grader.grade([Question((Message("user", "How many?"),), "17")] * 2, ["Answer: 17", ""])

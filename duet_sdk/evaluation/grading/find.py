@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from duet_sdk.errors import ConfigError
-from duet_sdk.trainer.grading.called import CalledFunction
-from duet_sdk.trainer.grading.limited import DEFAULT_LIMIT_S, MathVerify, RewardFunction
-from duet_sdk.trainer.grading.plain import Exact, MultipleChoice
-from duet_sdk.trainer.grading.protocol import Grader
+from duet_sdk.evaluation.grading.called import CalledFunction
+from duet_sdk.evaluation.grading.limited import DEFAULT_LIMIT_S, MathVerify, RewardFunction
+from duet_sdk.evaluation.grading.plain import Exact, MultipleChoice
+from duet_sdk.evaluation.grading.protocol import Grader
 
 GraderLike: TypeAlias = str | Grader | Callable[..., Sequence[float | None]]
 """A name (``math``, ``exact``, ``choice``, ``module:function``), a grader, or a function in TRL's signature."""

@@ -11,7 +11,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.question import Question
+from duet_sdk.evaluation.question import Question
 from duet_sdk.types import Message, Role
 
 _ROLES = ("system", "user", "assistant")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from duet_sdk.trainer.grading.protocol import Attempt, Grade
+from duet_sdk.evaluation.grading.protocol import Attempt, Grade
 
 MOST_TOGETHER = 8
 """Answers of one call. What hangs is noticed at the limit of all of them: with a whole round it would take hours."""

@@ -4,10 +4,10 @@ A grader that hangs, fails or gives no usable score makes its answer count as wr
 answers `Checked` ends the run. Graders that could hang run in a process of their own, which is killed at the limit.
 """
 
-from duet_sdk.trainer.grading.checked import Checked, GradingCounts
-from duet_sdk.trainer.grading.find import find_grader
-from duet_sdk.trainer.grading.plain import Exact, MultipleChoice
-from duet_sdk.trainer.grading.protocol import Attempt, Grade, Grader, ReferenceReader
+from duet_sdk.evaluation.grading.checked import Checked, GradingCounts
+from duet_sdk.evaluation.grading.find import find_grader
+from duet_sdk.evaluation.grading.plain import Exact, MultipleChoice
+from duet_sdk.evaluation.grading.protocol import Attempt, Grade, Grader, ReferenceReader
 
 __all__ = [
     "Attempt",

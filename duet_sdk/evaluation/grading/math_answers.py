@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from duet_sdk.trainer.grading.plain import final_answer, stated_answer
+from duet_sdk.evaluation.grading.plain import final_answer, stated_answer
 
 # It warns that its own limits are off, which they are on purpose.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from duet_sdk.trainer.intervals import Z95, share_interval
+from duet_sdk.evaluation.intervals import Z95, share_interval
 from duet_sdk.trainer.sampling import Decoding, sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from duet_sdk.evaluation.question import Grader, Question
     from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
-    from duet_sdk.trainer.question import Grader, Question
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import TypeVar
 from pydantic import JsonValue
 
 from duet_sdk.errors import ConfigError, MissingExtra
-from duet_sdk.trainer.grading.parts import grade_part, parts_of
-from duet_sdk.trainer.grading.process import GradingProcess
-from duet_sdk.trainer.grading.protocol import Attempt, Grade
+from duet_sdk.evaluation.grading.parts import grade_part, parts_of
+from duet_sdk.evaluation.grading.process import GradingProcess
+from duet_sdk.evaluation.grading.protocol import Attempt, Grade
 
 DEFAULT_LIMIT_S = 5.0
 MATH_MEMORY_MB = 4096

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.grading.limited import DEFAULT_LIMIT_S, to_grade
-from duet_sdk.trainer.grading.parts import grade_part, parts_of
-from duet_sdk.trainer.grading.protocol import Attempt, Grade
-from duet_sdk.trainer.grading.reward_function import call
+from duet_sdk.evaluation.grading.limited import DEFAULT_LIMIT_S, to_grade
+from duet_sdk.evaluation.grading.parts import grade_part, parts_of
+from duet_sdk.evaluation.grading.protocol import Attempt, Grade
+from duet_sdk.evaluation.grading.reward_function import call
 
 MOST_ABANDONED = 4
 """Threads that hang cannot be stopped; each keeps a core busy, so after a few of them the run ends."""
