@@ -22,7 +22,7 @@ from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
-from duet_sdk.pipeline.parts import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
+from duet_sdk.pipeline.models import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Self
 
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest
 from duet_sdk.events import AnswerDelta, Done, Event, SignalDelta, ToolCallDelta
-from duet_sdk.pipeline.run import run
+from duet_sdk.pipeline.request import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
     from duet_sdk.pipeline.draft import Draft
-    from duet_sdk.pipeline.parts import Parts
+    from duet_sdk.pipeline.models import Parts
     from duet_sdk.types import Reply
 
 _DELTAS = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})

@@ -13,8 +13,8 @@ from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
 from duet_sdk.budget.meter import TokenMeter
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted
+from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.charging import Charge, Charging
-from duet_sdk.pipeline.fit import PromptSize
 from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pipeline.stream import Closings, Stream
 from duet_sdk.pricing import PriceBook

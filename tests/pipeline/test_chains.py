@@ -18,7 +18,7 @@ from duet_sdk.errors import (
     StreamBroken,
 )
 from duet_sdk.events import AnswerDelta, AttemptEnded, AttemptStarted, FellBack, Retried, SignalDelta, SignalDone
-from duet_sdk.pipeline.parts import OnBreak
+from duet_sdk.pipeline.models import OnBreak
 from duet_sdk.rendering import Renderer
 from duet_sdk.types import Retry
 

@@ -7,7 +7,7 @@ from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Script, Scripted
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.errors import ConnectFailed
 from duet_sdk.events import AnswerDelta, Retried
-from duet_sdk.pipeline.parts import OnBreak
+from duet_sdk.pipeline.models import OnBreak
 from duet_sdk.types import Retry, ToolCall
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}

@@ -30,7 +30,7 @@ from duet_sdk.events import (
     SignalDone,
     ToolCallDelta,
 )
-from duet_sdk.pipeline.parts import Ladder
+from duet_sdk.pipeline.models import Ladder
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.types import GateDecision, ImagePart, Retry, StageUsage, TextPart, ToolCall
 

@@ -11,7 +11,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, SignalError, StreamBroken
 from duet_sdk.events import AttemptStarted, FellBack, GateDecided, SignalDelta, SignalDone
 from duet_sdk.gate import Race
-from duet_sdk.pipeline.parts import OnBreak
+from duet_sdk.pipeline.models import OnBreak
 from duet_sdk.types import Progressive, Retry
 
 SENTENCES = "One is it. Two is it. Three is it. Four is it. Five is it. Six is it."

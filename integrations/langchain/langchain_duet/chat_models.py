@@ -20,7 +20,7 @@ from duet_sdk.cache import SignalCache
 from duet_sdk.client import ClientOptions
 from duet_sdk.context import ContextPolicy
 from duet_sdk.gate import Gate
-from duet_sdk.pipeline.parts import Ladder, OnBreak
+from duet_sdk.pipeline.models import Ladder, OnBreak
 from duet_sdk.pricing import GpuHour, TokenPrice
 from duet_sdk.scope import RunScope
 from duet_sdk.settings import Endpoint, Settings, load_settings

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, SecretStr
 
-from duet_sdk.pipeline.parts import Ladder, OnBreak
+from duet_sdk.pipeline.models import Ladder, OnBreak
 from duet_sdk.pricing import GpuHour, TokenPrice
 from duet_sdk.scope import RunScope
 from duet_sdk.types import Budget, Prompts, Retry, Sampling

@@ -13,7 +13,7 @@ from pairs import pair
 from duet_sdk import Budget, Prompts, Sampling
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.gate import Never
-from duet_sdk.pipeline.parts import Ladder, OnBreak
+from duet_sdk.pipeline.models import Ladder, OnBreak
 from duet_sdk.pricing import GpuHour, TokenPrice
 from duet_sdk.scope import RunScope
 from duet_sdk.settings import Endpoint, Settings

@@ -11,7 +11,7 @@ from pairs import calls, pair
 from duet_sdk import Budget
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import DuetError, StreamBroken
-from duet_sdk.pipeline.parts import OnBreak
+from duet_sdk.pipeline.models import OnBreak
 from duet_sdk.types import Retry
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

@@ -24,7 +24,7 @@ from duet_sdk import errors as ours
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.pipeline.parts import OnBreak
+from duet_sdk.pipeline.models import OnBreak
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.types import Retry, ToolCall
 

@@ -10,11 +10,11 @@ from typing import TypeAlias
 from duet_sdk.errors import BackendError, BudgetExceeded, DeadlineExceeded
 from duet_sdk.events import Event, GateDecided
 from duet_sdk.gate import TokenGate
-from duet_sdk.pipeline.beside import Beside, Work
+from duet_sdk.pipeline.deciding import SHARE_OF_DEADLINE
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.gating import SHARE_OF_DEADLINE
-from duet_sdk.pipeline.room import way_to_try
-from duet_sdk.pipeline.tentative import NO_ROOM, Tentative, check_logprobs
+from duet_sdk.pipeline.speculation.room import way_to_try
+from duet_sdk.pipeline.speculation.tasks import Beside, Work
+from duet_sdk.pipeline.speculation.trial import NO_ROOM, Tentative, check_logprobs
 from duet_sdk.types import GateDecision, Signal
 
 _ONE_BY_ONE = "the budget does not hold both at once, so the generator tried first"

@@ -9,14 +9,14 @@ from contextlib import aclosing
 from duet_sdk.errors import BackendError, DuetError
 from duet_sdk.events import Done, Event, FellBack, GateDecided
 from duet_sdk.gate import Always, Gate, Never
-from duet_sdk.pipeline.answering import Answering
+from duet_sdk.pipeline.answer_stage import Answering
+from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.flow import Flow, is_outage
-from duet_sdk.pipeline.gating import decided
-from duet_sdk.pipeline.parts import Parts
-from duet_sdk.pipeline.progressive import progressive_signal
-from duet_sdk.pipeline.race import gated_by_tokens
-from duet_sdk.pipeline.signalling import Signalling
+from duet_sdk.pipeline.models import Parts
+from duet_sdk.pipeline.signal_stage import Signalling
+from duet_sdk.pipeline.speculation.progressive import progressive_signal
+from duet_sdk.pipeline.speculation.race import gated_by_tokens
 from duet_sdk.pipeline.told import Told
 from duet_sdk.receipt import Alone
 from duet_sdk.types import GateDecision

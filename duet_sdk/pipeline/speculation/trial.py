@@ -12,10 +12,10 @@ from duet_sdk.backends.base import Chunk
 from duet_sdk.errors import BackendError, BudgetExceeded, ConfigError, DeadlineExceeded
 from duet_sdk.events import AttemptEnded, Event
 from duet_sdk.gate import TokenGate
-from duet_sdk.pipeline.answering import Answering
+from duet_sdk.pipeline.answer_stage import Answering
 from duet_sdk.pipeline.attempt import RunningCall
+from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.gating import decided
 from duet_sdk.types import GateDecision, TokenLogprob
 
 NO_ROOM = "the budget leaves the generator no room to try"

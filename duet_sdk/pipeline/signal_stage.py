@@ -15,10 +15,10 @@ from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.handoff import Handoff, alone, review
+from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import RunningCall
-from duet_sdk.pipeline.fit import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
-from duet_sdk.pipeline.parts import StageModel
+from duet_sdk.pipeline.models import StageModel
 from duet_sdk.signal import Extractor
 from duet_sdk.types import AttemptKind, Signal
 

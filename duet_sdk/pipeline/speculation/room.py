@@ -10,10 +10,10 @@ from duet_sdk.backends.base import Call
 from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError
 from duet_sdk.gate import TokenGate
-from duet_sdk.pipeline.fit import price_bound, prompt_size
+from duet_sdk.pipeline.admission import price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.parts import StageModel
-from duet_sdk.pipeline.signalling import Asking, unfilled_answer, way_of_asking
+from duet_sdk.pipeline.models import StageModel
+from duet_sdk.pipeline.signal_stage import Asking, unfilled_answer, way_of_asking
 
 Way: TypeAlias = Literal["beside", "before", "not"]
 """When the generator tries alone: beside the reasoner, before it, or not at all."""

@@ -13,10 +13,10 @@ from duet_sdk.demands import ask_again, strict_tools, unmet
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone
+from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import Begun, RunningCall
-from duet_sdk.pipeline.fit import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.flow import Flow, is_outage
-from duet_sdk.pipeline.parts import StageModel
+from duet_sdk.pipeline.models import StageModel
 from duet_sdk.signal import LeadingThought
 from duet_sdk.types import AttemptKind, Json, Message, Prompts, Sampling, Stage
 

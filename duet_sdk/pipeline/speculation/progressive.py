@@ -13,11 +13,11 @@ from dataclasses import replace
 from duet_sdk.errors import BackendError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.gate import Confidence
-from duet_sdk.pipeline.beside import Beside, Work
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.room import room_for_probe
-from duet_sdk.pipeline.signalling import Asking, Signalling
-from duet_sdk.pipeline.tentative import Tentative, check_logprobs
+from duet_sdk.pipeline.signal_stage import Asking, Signalling
+from duet_sdk.pipeline.speculation.room import room_for_probe
+from duet_sdk.pipeline.speculation.tasks import Beside, Work
+from duet_sdk.pipeline.speculation.trial import Tentative, check_logprobs
 from duet_sdk.signal import Sentence
 from duet_sdk.types import Progressive
 
