@@ -24,9 +24,9 @@ from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
 from duet_sdk.pricing import Price, PriceBook
-from duet_sdk.run import Run
 from duet_sdk.scope import SignalScope, run_scope
 from duet_sdk.signal import CutPolicy, cut_policy
+from duet_sdk.stream import Run
 from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import (
     DEFAULT_BUDGET,

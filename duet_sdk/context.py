@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from duet_sdk.errors import ConfigError
-from duet_sdk.quoting import quoted
+from duet_sdk.rendering.quoting import quoted
 from duet_sdk.types import Message, Stage
 
 ContextPolicy: TypeAlias = Callable[[tuple[Message, ...], Stage], tuple[Message, ...]]

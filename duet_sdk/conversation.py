@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duet_sdk.client import AsyncDuetClient, CallOptions
-    from duet_sdk.run import Run
+    from duet_sdk.stream import Run
 
 
 class AsyncConversation:

@@ -15,8 +15,8 @@ from typing import Literal, Protocol
 
 from duet_sdk.agents.history import NOTES_TAG
 from duet_sdk.backends.base import Call, Thought
-from duet_sdk.quoting import quoted
 from duet_sdk.rendering import Renderer, neutralise_unknown
+from duet_sdk.rendering.quoting import quoted
 from duet_sdk.signal import THINK_TAGS, Extractor
 from duet_sdk.types import HandoffName, Json, Message, Part, Prompts, Sampling, TextPart
 

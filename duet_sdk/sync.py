@@ -19,7 +19,7 @@ from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import Event
 from duet_sdk.messages import MessagesLike
-from duet_sdk.run import Run
+from duet_sdk.stream import Run
 from duet_sdk.types import Message, Reply, Stage
 
 if TYPE_CHECKING:

@@ -10,18 +10,18 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias, get_args
 
 from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.reply import AloneEstimate as AloneEstimate
+from duet_sdk.reply import Attempt as Attempt
+from duet_sdk.reply import AttemptKind as AttemptKind
+from duet_sdk.reply import Cost as Cost
+from duet_sdk.reply import Discarded as Discarded
+from duet_sdk.reply import Receipt as Receipt
+from duet_sdk.reply import RunTotals as RunTotals
+from duet_sdk.reply import Stage as Stage
+from duet_sdk.reply import StageTotals as StageTotals
+from duet_sdk.reply import StageUsage as StageUsage
+from duet_sdk.reply import Usage as Usage
 from duet_sdk.scope import RunScope
-from duet_sdk.usage import AloneEstimate as AloneEstimate
-from duet_sdk.usage import Attempt as Attempt
-from duet_sdk.usage import AttemptKind as AttemptKind
-from duet_sdk.usage import Cost as Cost
-from duet_sdk.usage import Discarded as Discarded
-from duet_sdk.usage import Receipt as Receipt
-from duet_sdk.usage import RunTotals as RunTotals
-from duet_sdk.usage import Stage as Stage
-from duet_sdk.usage import StageTotals as StageTotals
-from duet_sdk.usage import StageUsage as StageUsage
-from duet_sdk.usage import Usage as Usage
 
 Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from duet_sdk.demands import strict_tools, unmet
+from duet_sdk.answer_form import strict_tools, unmet
 from duet_sdk.types import Message, Request, ToolCall
 
 ADD = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from duet_sdk.quoting import break_tag
+from duet_sdk.rendering.quoting import break_tag
 from duet_sdk.scope import RunScope
 from duet_sdk.types import Json, Message, Part, TextPart, ToolCall
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from duet_sdk.database import Format
+from duet_sdk._sqlite import Format
 from duet_sdk.errors import CacheError
 
 SCHEMA: Final = 1

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from duet_sdk._sqlite import Database
 from duet_sdk.cache.file import FORMAT
 from duet_sdk.cache.key import CacheKey
 from duet_sdk.cache.protocol import check_limits, check_tenant, storable
-from duet_sdk.database import Database
 from duet_sdk.types import Signal
 
 

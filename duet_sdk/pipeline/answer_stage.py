@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from duet_sdk.answer_form import ask_again, strict_tools, unmet
 from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.context import flatten_tools
-from duet_sdk.demands import ask_again, strict_tools, unmet
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
 from duet_sdk.handoff import alone

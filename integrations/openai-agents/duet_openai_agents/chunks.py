@@ -11,7 +11,7 @@ from openai.types.completion_usage import CompletionTokensDetails, PromptTokensD
 
 from duet_sdk import Reply
 from duet_sdk.events import AnswerDelta, Done, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
-from duet_sdk.run import Run
+from duet_sdk.stream import Run
 
 MODEL: Final = "duet"
 """In the ``provider_data`` of items: whose they are."""

@@ -13,7 +13,7 @@ from pydantic_ai.usage import RequestUsage
 from duet_pydantic_ai.history import SIGNAL
 from duet_sdk import Reply, errors
 from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
-from duet_sdk.run import Run
+from duet_sdk.stream import Run
 
 _FINISH: dict[str | None, Any] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
 _FINISH["tool_calls"] = "tool_call"
