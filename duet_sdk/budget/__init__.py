@@ -1,12 +1,12 @@
 """Limits that hold: `Budget` bounds one request, a `Ledger` the spending of a tenant, user or session over many."""
 
 from duet_sdk.budget.amount import Amount, Balance, Limit
-from duet_sdk.budget.budget import RequestBudget, Reservation, UsdOf
 from duet_sdk.budget.connect import LedgerLike, connect_ledger
 from duet_sdk.budget.ledger import HOLD_TTL_S, AttemptKind, Entry, EntryFacts, EntryStatus, Hold, Ledger
 from duet_sdk.budget.memory import MemoryLedger
-from duet_sdk.budget.opening import OpenOnFailure
-from duet_sdk.budget.redis import RedisLedger
+from duet_sdk.budget.open_on_failure import OpenOnFailure
+from duet_sdk.budget.redis_ledger import RedisLedger
+from duet_sdk.budget.request import RequestBudget, Reservation, UsdOf
 from duet_sdk.budget.scope import scope_of
 from duet_sdk.budget.sqlite import SqliteLedger
 from duet_sdk.types import Budget

@@ -7,7 +7,7 @@ from urllib.parse import urldefrag
 
 from duet_sdk.budget.ledger import Ledger
 from duet_sdk.budget.memory import MemoryLedger
-from duet_sdk.budget.redis import RedisLedger
+from duet_sdk.budget.redis_ledger import RedisLedger
 from duet_sdk.budget.sqlite import SqliteLedger
 from duet_sdk.errors import ConfigError
 

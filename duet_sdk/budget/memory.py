@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from duet_sdk.budget.amount import NOTHING, Amount, Balance, Limit, Units, amount_of, usd_of
-from duet_sdk.budget.booking import (
+from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
+from duet_sdk.budget.rules import (
     EXPIRED_AT_ONCE,
     Asked,
     Booked,
@@ -25,7 +26,6 @@ from duet_sdk.budget.booking import (
     settled_otherwise,
     used_otherwise,
 )
-from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
 from duet_sdk.budget.scope import check_scope
 from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
 

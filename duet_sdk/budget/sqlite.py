@@ -15,8 +15,8 @@ from typing import Any, Generic, Self, TypeVar
 from duet_sdk._sqlite import Database
 from duet_sdk.budget import sqlite_book as rows
 from duet_sdk.budget.amount import Amount, Balance, Limit, amount_of
-from duet_sdk.budget.booking import Asked, check_moment, hold_in_time, unless_cancelled
 from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
+from duet_sdk.budget.rules import Asked, check_moment, hold_in_time, unless_cancelled
 from duet_sdk.budget.scope import check_scope
 from duet_sdk.budget.sqlite_tables import FORMAT
 from duet_sdk.errors import DuetError

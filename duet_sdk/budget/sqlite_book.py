@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from duet_sdk.budget.amount import NOTHING, Limit, Units, amount_of, usd_of
-from duet_sdk.budget.booking import (
+from duet_sdk.budget.ledger import Entry, EntryFacts, Hold
+from duet_sdk.budget.rules import (
     EXPIRED_AT_ONCE,
     REMEMBER_S,
     Asked,
@@ -19,7 +20,6 @@ from duet_sdk.budget.booking import (
     settled_otherwise,
     used_otherwise,
 )
-from duet_sdk.budget.ledger import Entry, EntryFacts, Hold
 from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
 
 _USED_TO_S: Final = 3600

@@ -142,7 +142,7 @@ async def test_closing_says_what_was_never_told(store, clock, caplog):
 
 
 async def test_no_more_is_owed_than_is_kept(ledger, store, monkeypatch):
-    monkeypatch.setattr("duet_sdk.budget.opening._MOST_OWED", 2)
+    monkeypatch.setattr("duet_sdk.budget.open_on_failure._MOST_OWED", 2)
     store.down = True
     for _ in range(2):
         await (await ledger.hold(["tenant:a"], tokens(1))).settle(tokens(1))

@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from duet_sdk.budget.amount import Amount, Balance, Limit, Units, amount_of, usd_of
-from duet_sdk.budget.booking import (
+from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
+from duet_sdk.budget.redis_client import RedisScript
+from duet_sdk.budget.rules import (
     Asked,
     Standing,
     check_moment,
@@ -21,8 +23,6 @@ from duet_sdk.budget.booking import (
     unless_cancelled,
     used_otherwise,
 )
-from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
-from duet_sdk.budget.redis_client import RedisScript
 from duet_sdk.budget.scope import check_scope
 from duet_sdk.budget.window import SECOND, moment_of
 from duet_sdk.errors import ConfigError, LedgerError

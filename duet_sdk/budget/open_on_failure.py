@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from duet_sdk.budget.amount import Amount, Balance, Limit
-from duet_sdk.budget.booking import Asked
 from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold, Ledger
 from duet_sdk.budget.memory import MemoryLedger
+from duet_sdk.budget.rules import Asked
 from duet_sdk.errors import HoldMisused, LedgerError
 
 _log = logging.getLogger(__name__)
