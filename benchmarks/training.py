@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toy_pair.family import Chain
+
     from duet_sdk.trainer.measure import PairModels
-    from duet_sdk.trainer.toy.family import Chain
 
 ROUNDS, QUESTIONS, HELD = 60, 16, 400
 GATED: dict[str, Any] = {"reward": "gated", "alpha": 0.3}
@@ -120,8 +121,7 @@ def main() -> int:
 def teach_both(folder: Path, start: str, seed: int) -> str:
     """Teach the two models of a seed, where that is not done."""
     import torch
-
-    from duet_sdk.trainer.toy.teach import Lesson, teach
+    from toy_pair.teach import Lesson, teach
 
     torch.set_num_threads(1)
     target, began = folder / f"{start}-{seed}", time.monotonic()
@@ -163,9 +163,9 @@ class Toy:
     """An arm's folders, questions and starting pair."""
 
     def __init__(self, folder: Path, start: str, name: str, seed: int) -> None:
-        from duet_sdk.trainer.toy import family
-        from duet_sdk.trainer.toy.demo import Scale
-        from duet_sdk.trainer.toy.teach import Lesson
+        from toy_pair import family
+        from toy_pair.demo import Scale
+        from toy_pair.teach import Lesson
 
         self.seed = seed
         self.scale = Scale(lesson=Lesson(seed=seed), rounds=ROUNDS)
@@ -181,7 +181,7 @@ class Toy:
 
     def draw(self, number: int) -> list["Chain"]:
         """Questions to train on; more of them begin with the same."""
-        from duet_sdk.trainer.toy import family
+        from toy_pair import family
 
         return family.chains(5000 + self.seed, number, lengths=self.scale.lesson.lengths)
 
@@ -192,11 +192,11 @@ class Toy:
 
 def pair_of(folder: Path, *, temperature: float = 0.0, seed: int = 0) -> "PairModels":
     """The pair whose models lie in two folders of this one."""
+    from toy_pair.demo import ANSWER_TOKENS, SIGNAL_TOKENS
     from transformers import AutoModelForCausalLM
 
     from duet_sdk.trainer.measure import PairModels
     from duet_sdk.trainer.prompts import PairPrompts
-    from duet_sdk.trainer.toy.demo import ANSWER_TOKENS, SIGNAL_TOKENS
 
     folders = folder / "reasoner", folder / "generator"
     models = [AutoModelForCausalLM.from_pretrained(path) for path in folders]
@@ -207,11 +207,12 @@ def pair_of(folder: Path, *, temperature: float = 0.0, seed: int = 0) -> "PairMo
 
 def joint(work: Toy, sections: dict[str, Any]) -> "PairModels":
     """A run of the trainer."""
+    from toy_pair.demo import configure
+
     from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.files import checked
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.stages import run_training
-    from duet_sdk.trainer.toy.demo import configure
 
     values = configure(work.start, work.scale).model_dump(mode="json")
     values["output"] = str(work.folder / "run")
@@ -309,7 +310,7 @@ def alone_with_length_penalty(work: Toy) -> "PairModels":
 
 def extracted(signal: str) -> str | None:
     """The answer as it stands in a signal: its last number."""
-    from duet_sdk.trainer.toy.family import NUMBERS
+    from toy_pair.family import NUMBERS
 
     return next((word for word in reversed(signal.split()) if word in NUMBERS), None)
 

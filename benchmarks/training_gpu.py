@@ -97,10 +97,10 @@ def make_model(folder: Path, shape: Any) -> Path:
     """A Qwen3 of these sizes with random weights, and a tokenizer in which every one of its tokens is a word."""
     import torch
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+    from toy_pair.models import END, PAD, SPECIAL, TEMPLATE, THINK
     from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3Config
 
     from duet_sdk.handoff import THINK_REQUEST
-    from duet_sdk.trainer.toy.models import END, PAD, SPECIAL, TEMPLATE, THINK
 
     fixed = ["?unknown", "reason", "assistant", "user", "system"]
     words = [*fixed, *(f"w{at}" for at in range(shape["vocab_size"] - len(fixed) - len(SPECIAL) - len(THINK)))]

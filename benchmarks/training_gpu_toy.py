@@ -43,11 +43,12 @@ def main() -> int:
 
 def train(folder: Path, given: argparse.Namespace) -> dict[str, Any] | None:
     """What was measured; None on all processes but the first."""
+    from toy_pair import family
+    from toy_pair.demo import Scale, configure
+
     from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.files import checked
     from duet_sdk.trainer.joint import JointTrainer
-    from duet_sdk.trainer.toy import family
-    from duet_sdk.trainer.toy.demo import Scale, configure
 
     values = configure(given.start, Scale(rounds=given.rounds)).model_dump(mode="json")
     values |= {"output": str(folder / "run"), "objective": GATED}

@@ -53,7 +53,7 @@ def main() -> int:
 
 def pair(folder: Path) -> Path:
     """Two models of random weights, of the sizes of the demonstration's."""
-    from duet_sdk.trainer.toy import models
+    from toy_pair import models
 
     models.save(folder / "start" / "reasoner", hidden=96, layers=3, seed=0)
     models.save(folder / "start" / "generator", hidden=48, layers=2, seed=1)
@@ -63,12 +63,12 @@ def pair(folder: Path) -> Path:
 def joint(folder: Path, rounds: int) -> float:
     """Seconds of a joint round."""
     import torch
+    from toy_pair import family
+    from toy_pair.demo import Scale, configure
 
     from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.files import checked
     from duet_sdk.trainer.joint import JointTrainer
-    from duet_sdk.trainer.toy import family
-    from duet_sdk.trainer.toy.demo import Scale, configure
 
     torch.set_num_threads(1)
     values = configure(pair(folder), Scale(rounds=rounds)).model_dump(mode="json")
@@ -85,12 +85,12 @@ def separate(folder: Path, rounds: int) -> float:
     """Seconds of a step of the one plus a step of the other, both trainers alive all the time."""
     import torch
     from datasets import Dataset
+    from toy_pair import family
     from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from duet_sdk.trainer.build import load_tokenizer
     from duet_sdk.trainer.prompts import PairPrompts
-    from duet_sdk.trainer.toy import family
 
     torch.set_num_threads(1)
     start = pair(folder) / "start"

@@ -20,6 +20,6 @@ with DuetClient(budget=Budget(signal_tokens=48, answer_tokens=96)) as duet:
     show(duet.stream(QUESTION), print_figures)
 
 print("\nA toy pair, trained together by examples/train_demo.py: it knows a dial of ten marks and nothing else.\n")
-with DuetClient.from_pair(Path(__file__).parent / "toy-pair") as duet:
+with DuetClient.from_pair(Path(__file__).parent / "toy_pair" / "pair") as duet:
     print(f"question  {TOY_QUESTION}\n", flush=True)
     show(duet.stream(TOY_QUESTION), print_figures)

@@ -14,11 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+from toy_pair import family
+from toy_pair.demo import Scale, Shown, demonstrate
+from toy_pair.teach import Lesson
+
 from duet_sdk import DuetClient
 from duet_sdk.trainer.report import write_report
-from duet_sdk.trainer.toy import family
-from duet_sdk.trainer.toy.demo import Scale, Shown, demonstrate
-from duet_sdk.trainer.toy.teach import Lesson
 
 
 def main() -> int:

@@ -15,12 +15,12 @@ sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__fi
 
 import pytest
 import torch
+from toy_pair import family, models
 
 from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
-from duet_sdk.trainer.toy import family, models
 
 
 class Varied:

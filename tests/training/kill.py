@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from toy_pair import family
 
 from duet_sdk.evaluation.question import Question
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
-from duet_sdk.trainer.toy import family
 
 
 class Varied:

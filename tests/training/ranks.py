@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from toy_pair import family
 from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import TrainingError
@@ -20,7 +21,6 @@ from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import checked
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.policy import Policy
-from duet_sdk.trainer.toy import family
 
 
 class Varied:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from toy_pair import family, models
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from duet_sdk import DuetClient, Pair
 from duet_sdk.errors import PairError
 from duet_sdk.pair import TrainedModel, TrainingFacts, merge_adapters, save_trained
-from duet_sdk.trainer.toy import family, models
 
 # peft 0.21 asks by the name that transformers 5.24 has renamed; both work up to transformers 6.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from toy_pair import family
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -25,7 +26,6 @@ from duet_sdk.trainer import stages
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer
 from duet_sdk.trainer.journal import read_lines
-from duet_sdk.trainer.toy import family
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import weights
+from toy_pair import family
 from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import ConfigError, TrainingError
@@ -27,7 +28,6 @@ from duet_sdk.trainer.proposing.rules import DropText, DropWord, apply_all, text
 from duet_sdk.trainer.proposing.silence import propose_silence
 from duet_sdk.trainer.stages import run_training, run_warmup
 from duet_sdk.trainer.supervised import Row, Tuning
-from duet_sdk.trainer.toy import family
 from duet_sdk.trainer.warmup import form
 from duet_sdk.types import Message
 

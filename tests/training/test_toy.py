@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from toy_pair import family, models, teach
+from toy_pair.muon import Muon, orthogonal
 
 from duet_sdk.trainer.prompts import PairPrompts
-from duet_sdk.trainer.toy import family, models, teach
-from duet_sdk.trainer.toy.muon import Muon, orthogonal
 
 
 def test_questions_of_the_evaluation_are_never_trained_on() -> None:

@@ -63,7 +63,7 @@ def _given_path() -> list[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: an adapter on the reasoner, all weights of the generator."""
-    from duet_sdk.trainer.toy import family, models
+    from toy_pair import family, models
 
     folder = tmp_path_factory.mktemp("training")
     # Heads of 32, the least that vLLM has a CPU kernel for.
@@ -140,7 +140,7 @@ async def served(run: Path) -> Iterator[AsyncDuetClient]:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_merged_pair_answers_from_vllm_within_the_limits_of_its_training(served, run):
-    from duet_sdk.trainer.toy import family
+    from toy_pair import family
 
     question = family.chains(4, 1, lengths=[1])[0].question().text
     reply = await served.chat(question, seed=1)

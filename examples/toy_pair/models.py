@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from duet_sdk.handoff import THINK_REQUEST
-from duet_sdk.trainer.toy.family import BRIEFLY, DAYS, NUMBERS, OPENINGS, OPERATORS, QUESTIONS
+from toy_pair.family import BRIEFLY, DAYS, NUMBERS, OPENINGS, OPERATORS, QUESTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path

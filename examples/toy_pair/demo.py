@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from duet_sdk.errors import TrainingError
 from duet_sdk.evaluation.intervals import Interval, difference_interval
-from duet_sdk.trainer.toy.teach import Lesson, teach
+from toy_pair.teach import Lesson, teach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.joint import JointTrainer, Trained
     from duet_sdk.trainer.measure import Evaluation
-    from duet_sdk.trainer.toy.family import Chain
+    from toy_pair.family import Chain
 
 SIGNAL_TOKENS, ANSWER_TOKENS = 48, 3
 LEAST_RIGHT = 0.9
@@ -75,7 +75,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     """
     from duet_sdk.evaluation.grading import Checked, Exact
     from duet_sdk.trainer.joint import JointTrainer
-    from duet_sdk.trainer.toy import family
+    from toy_pair import family
 
     began, seconds = time.monotonic(), {}
     _teach_both(folder, scale.lesson, tell)

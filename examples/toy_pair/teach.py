@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from duet_sdk.trainer.quiet import quiet
-from duet_sdk.trainer.toy import family, models
-from duet_sdk.trainer.toy.muon import Muon
+from toy_pair import family, models
+from toy_pair.muon import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
