@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import templates
+from support import templates
 from typer.testing import CliRunner
 
 from duet_sdk.cli.ask import app

@@ -4,8 +4,8 @@ import asyncio
 import gc
 import json
 
-import agents
 import pytest
+from support import agents
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends.scripted import Script, Scripted

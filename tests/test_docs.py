@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
-from code_blocks import Block, blocks
+from support.code_blocks import Block, blocks
 
 import duet_sdk
 

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from certificates import self_signed
-from fault_server import FAULTS, Answer, FaultServer
+from support.certificates import self_signed
+from support.fault_server import FAULTS, Answer, FaultServer
 
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Scripted

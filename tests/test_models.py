@@ -15,9 +15,9 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra 'local'")
 
-import tiny_model
 import torch
-from loopback_hub import Hub, serving
+from support import tiny_model
+from support.loopback_hub import Hub, serving
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("huggingface_hub", reason="needs the extra 'local'")
 
-from loopback_hub import Hub, serving
+from support.loopback_hub import Hub, serving
 from test_pair import WEIGHTS, change, list_file, model_folder
 
 from duet_sdk import DuetClient, Pair

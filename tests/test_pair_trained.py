@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fault_server import Answer, FaultServer
-from loopback_hub import Hub, serving
+from support.fault_server import Answer, FaultServer
+from support.loopback_hub import Hub, serving
+from support.tiny_model import random_weights
 from test_pair import WEIGHTS, change, model_folder
-from tiny_model import random_weights
 
 from duet_sdk import AsyncDuetClient, DuetClient, Message, Pair
 from duet_sdk.backends.connect import with_tokenizer

@@ -5,10 +5,10 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from fault_server.answers import Answer, Fault
 from hypothesis import given
 from hypothesis import strategies as st
-from served import served
+from support.fault_server.answers import Answer, Fault
+from support.served import served
 
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.base import Chunk, TokenLogprob, ToolCallDelta

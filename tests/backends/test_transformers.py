@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra 'local'")
 
-import tiny_model
 import torch
+from support import tiny_model
 
 from duet_sdk import models
 from duet_sdk.backends import Backend, Call, Capabilities, Chunk

@@ -6,8 +6,8 @@ import asyncio
 from decimal import Decimal
 
 import pytest
-from fault_server import Answer, raw_server
-from served import BY_HAND, QUESTION, TOOL, chunks_of, last_usage, served, text_of
+from support.fault_server import Answer, raw_server
+from support.served import BY_HAND, QUESTION, TOOL, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
 from duet_sdk.backends.server.backend import VllmBackend

@@ -8,9 +8,9 @@ import logging
 import warnings
 
 import pytest
-from fault_server import Answer, raw_server, running
 from pydantic import SecretStr
-from served import BY_HAND, QUESTION, chunks_of, last_usage, served, text_of
+from support.fault_server import Answer, raw_server, running
+from support.served import BY_HAND, QUESTION, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect as connect_by_name

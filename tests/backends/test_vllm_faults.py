@@ -11,9 +11,9 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from certificates import self_signed
-from fault_server import FAULTS, Answer, FaultServer, raw_server, refused_url, running
-from served import BY_HAND, CALL, QUESTION, chunks_of, last_usage, served, text_of
+from support.certificates import self_signed
+from support.fault_server import FAULTS, Answer, FaultServer, raw_server, refused_url, running
+from support.served import BY_HAND, CALL, QUESTION, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
 from duet_sdk.backends.server.backend import VllmBackend

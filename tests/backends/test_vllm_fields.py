@@ -3,9 +3,9 @@
 import hashlib
 
 import pytest
-import templates
-from fault_server import Answer, FaultServer
-from served import BY_HAND, QUESTION, TOOL, chunks_of, served
+from support import templates
+from support.fault_server import Answer, FaultServer
+from support.served import BY_HAND, QUESTION, TOOL, chunks_of, served
 
 from duet_sdk import AsyncDuetClient, Budget, Sampling
 from duet_sdk.backends import Call

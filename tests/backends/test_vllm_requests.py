@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fault_server import Answer
-from served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
+from support.fault_server import Answer
+from support.served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
 from duet_sdk.errors import (

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-import templates
-from fault_server import Answer, FaultServer
-from served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
+from support import templates
+from support.fault_server import Answer, FaultServer
+from support.served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
 
 from duet_sdk import AsyncDuetClient, Message, Sampling
 from duet_sdk.backends import Call

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import templates
-from served import QUESTION, TOOL, served
+from support import templates
+from support.served import QUESTION, TOOL, served
 
 from duet_sdk.errors import (
     ConfigError,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
-from redis_server import BINARY, WHY_NOT, RedisServer
+from support.redis_server import BINARY, WHY_NOT, RedisServer
 
 from duet_sdk.budget import Limit, MemoryLedger, RedisLedger, SqliteLedger
 from duet_sdk.budget.amount import amount_of

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
-from redis_server import BINARY, WHY_NOT, RedisServer
+from support.redis_server import BINARY, WHY_NOT, RedisServer
 
 from duet_sdk.budget import Amount, Balance, EntryFacts, Limit, RedisLedger
 from duet_sdk.errors import ConfigError, LedgerError, MissingExtra

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import tiny_model
-from fault_server import Answer, FaultServer, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import tiny_model
+from support.fault_server import Answer, FaultServer, running
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends import Backend, Call

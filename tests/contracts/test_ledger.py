@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import blockbuster
 import pytest
-from redis_server import BINARY, WHY_NOT, RedisServer
+from support.redis_server import BINARY, WHY_NOT, RedisServer
 
 from duet_sdk.budget import (
     Amount,

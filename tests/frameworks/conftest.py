@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import server_process
-import vllm_servers
+from support import server_process, vllm_servers
 
 PYTHON = os.environ.get("DUET_VLLM_PYTHON", "")
 """The Python of the environment `vllm` that .ci/environment makes."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import vllm_servers
+from support import vllm_servers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INTEGRATIONS = ROOT / "integrations"

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-import server_process
 import tools
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from server_process import ServerProcess
-from traffic import PRICES
+from support import server_process
+from support.server_process import ServerProcess
+from support.traffic import PRICES
 
 PYTHONS = [os.environ.get(name, "") for name in ("DUET_PHOENIX_PYTHON", "DUET_MLFLOW_PYTHON")]
 """Of the environments `phoenix` and `mlflow` that .ci/environment makes."""

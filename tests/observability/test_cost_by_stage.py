@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from support.traffic import ANSWER, AT_ONCE, BUSY, PRICES, QUESTION, SIGNAL
 from tools import EMBEDDED_PRICE, MLflow, Phoenix, Tool, read_back
-from traffic import ANSWER, AT_ONCE, BUSY, PRICES, QUESTION, SIGNAL
 
 from duet_sdk import AsyncDuetClient, Budget, Reply
 from duet_sdk.backends.scripted import Script, Scripted

@@ -15,15 +15,14 @@ from pathlib import Path
 
 import promql_parser
 import pytest
-import queries
-import server_process
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import _internal as metrics_internal
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, start_http_server
-from server_process import ServerProcess
+from support import queries, server_process
+from support.server_process import ServerProcess
+from support.traffic import ask_in_every_way
 from tools import wait_for
-from traffic import ask_in_every_way
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
 

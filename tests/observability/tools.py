@@ -13,8 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import server_process
-from server_process import ServerProcess
+from support import server_process
+from support.server_process import ServerProcess
 
 from duet_sdk.pricing import TokenPrice
 

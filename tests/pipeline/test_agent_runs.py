@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 from decimal import Decimal
 
-import agents
 import pytest
+from support import agents
 
 from duet_sdk import AsyncDuetClient, Budget, Message
 from duet_sdk.agents.run import RunMemory

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-import templates
+from support import templates
 
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Script, Scripted

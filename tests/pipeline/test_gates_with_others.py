@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import agents
 import pytest
 from pipeline.scenes import DOUBT, GUIDED, SURE, TEN, answering, check, duet, events_of, kinds
+from support import agents
 
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import Amount, Limit, MemoryLedger

@@ -5,11 +5,10 @@ import functools
 import re
 from itertools import pairwise
 
-import agents
 import pytest
-import templates
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import agents, templates
 
 from duet_sdk import AsyncDuetClient
 from duet_sdk.backends.scripted import Script, Scripted

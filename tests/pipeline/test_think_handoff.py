@@ -4,8 +4,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
-import templates
-from fault_server import Answer, FaultServer
+from support import templates
+from support.fault_server import Answer, FaultServer
 
 from duet_sdk import AsyncDuetClient, Budget, Message
 from duet_sdk.backends.scripted import Script, Scripted

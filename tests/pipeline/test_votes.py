@@ -1,7 +1,7 @@
 """Several answers from one signal, and the vote among them."""
 
-import agents
 import pytest
+from support import agents
 
 from duet_sdk import AsyncDuetClient, Sampling
 from duet_sdk.backends.scripted import Script, Scripted

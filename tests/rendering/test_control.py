@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-import templates
+from support import templates
 
 from duet_sdk.rendering import Renderer, TokenizerFiles, neutralise_unknown
 from duet_sdk.types import Message

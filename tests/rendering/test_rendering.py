@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-import templates
+from support import templates
 
 from duet_sdk.errors import ConfigError, InvalidRequest, MissingExtra, SignalError
 from duet_sdk.rendering import Renderer, TokenizerFiles

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import templates
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from support import templates
 
 from duet_sdk.rendering import neutralise_unknown
 from duet_sdk.types import Message

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-import templates
+from support import templates
 
 from duet_sdk import Message
 from duet_sdk.errors import ConfigError

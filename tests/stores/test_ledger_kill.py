@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from redis_server import BINARY, WHY_NOT
+from support.redis_server import BINARY, WHY_NOT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

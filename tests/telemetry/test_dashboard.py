@@ -6,12 +6,12 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-import queries
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import _internal as metrics_internal
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
-from traffic import ask_in_every_way
+from support import queries
+from support.traffic import ask_in_every_way
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from collector import Received, grpc_collector, http_collector
 from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics_internal
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.util._once import Once
+from support.collector import Received, grpc_collector, http_collector
 from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, telemetry

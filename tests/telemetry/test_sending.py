@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fault_server import Answer
 from openai import AsyncOpenAI
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
@@ -13,7 +12,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, TraceFlags
 from pydantic import SecretStr
-from served import served
+from support.fault_server import Answer
+from support.served import served
 
 from duet_sdk import AsyncDuetClient
 from duet_sdk.backends import Chunk

@@ -6,10 +6,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import server_process
-import tiny_model
-import vllm_servers
 from contracts.test_backend import WORDS
+from support import server_process, tiny_model, vllm_servers
 
 from duet_sdk.rendering import Renderer, TokenizerFiles
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-import vllm_servers
 from aiohttp import web
+from support import vllm_servers
 
 _GENERATING = ("/v1/chat/completions", "/v1/completions", "/inference/v1/generate")
 _PROMPT = re.compile(rb'"prompt_token_ids":\s*\[([\d,\s]*)\]')

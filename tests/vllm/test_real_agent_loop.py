@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cues
 import pytest
-import vllm_servers
+from support import vllm_servers
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends.scripted import Scripted

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import server_process
-import vllm_servers
-from collector import Received, grpc_collector
 from conftest import PYTHON
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support import server_process, vllm_servers
+from support.collector import Received, grpc_collector
 
 from duet_sdk import AsyncDuetClient, Budget
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-import tiny_model
 
 # The contract's own tests; the one that makes a loop, and so an engine, for every example has its kin below.
 from contracts.test_backend import (
@@ -28,6 +27,7 @@ from contracts.test_backend import (
     test_max_tokens_is_never_exceeded,
     test_n_outputs_are_told_apart,
 )
+from support import tiny_model
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends import Call

@@ -7,10 +7,10 @@ from typing import Any
 
 import answering
 import pytest
-from fault_server import FaultServer, running
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from support.fault_server import FaultServer, running
 
 from conformance.subjects import SUBJECTS, Subject
 

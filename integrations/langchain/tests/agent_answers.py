@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fault_server import Answer
+from support.fault_server import Answer
 
 from duet_sdk.types import ToolCall
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fault_server import Answer
+from support.fault_server import Answer
 
 from duet_sdk.types import ToolCall
 

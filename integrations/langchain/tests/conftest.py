@@ -8,7 +8,7 @@ from pathlib import Path
 
 import answering
 import pytest
-from fault_server import FaultServer, running
+from support.fault_server import FaultServer, running
 
 MODELS = ("reasoner", "generator", "another")
 _UNDERSTANDING = "a grammar gives a call its form; what belongs in it takes a model that understands the question"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from agent_answers import FINAL, PLAN, TOOLS, notes_in, working
-from fault_server import FaultServer, running
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -20,6 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from pairs import calls, pair
 from pydantic import BaseModel
+from support.fault_server import FaultServer, running
 
 from duet_sdk import BudgetExceeded
 from duet_sdk.budget import Limit, MemoryLedger

@@ -15,9 +15,9 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fault_server import Answer, FaultServer, running
 from langchain_duet import ChatDuet
 from pairs import pair
+from support.fault_server import Answer, FaultServer, running
 
 from duet_sdk.budget import MemoryLedger
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import langchain_duet
 import pytest
-from code_blocks import NOT_RUN, blocks
+from support.code_blocks import NOT_RUN, blocks
 
 HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent.parent

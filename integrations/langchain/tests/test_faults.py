@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from fault_server import Answer, running
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.exceptions import ModelAPIError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_duet import ChatDuet
 from pairs import calls, pair
+from support.fault_server import Answer, running
 
 from duet_sdk import Budget
 from duet_sdk.backends.base import Capabilities

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fault_server import FaultServer
 from langchain_core.language_models import BaseChatModel
 from langchain_duet import ChatDuet
 from langchain_tests.integration_tests import ChatModelIntegrationTests
+from support.fault_server import FaultServer
 
 
 class OnServer(ChatModelIntegrationTests):

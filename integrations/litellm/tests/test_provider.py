@@ -15,9 +15,9 @@ from typing import Any
 import litellm
 import pytest
 from duet_litellm import DuetProvider, register
-from fault_server import Answer, running
 from litellm.integrations.custom_logger import CustomLogger
 from pydantic import BaseModel
+from support.fault_server import Answer, running
 
 from duet_sdk import AsyncDuetClient, BudgetExceeded
 from duet_sdk import errors as ours

@@ -17,7 +17,7 @@ from typing import Any
 
 import openai
 import pytest
-from fault_server import Answer, FaultServer, running
+from support.fault_server import Answer, FaultServer, running
 
 from duet_sdk.types import ToolCall
 

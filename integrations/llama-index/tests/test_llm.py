@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_server import Answer, running
 from llama_index.core import MockEmbedding, SummaryIndex
 from llama_index.core.agent.workflow import AgentStream, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.base import BaseLLM
@@ -26,6 +25,7 @@ from llama_index.core.schema import Document
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.duet import DuetLLM
 from pydantic import BaseModel
+from support.fault_server import Answer, running
 from workflows.errors import WorkflowCancelledByUser
 
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded

@@ -29,8 +29,8 @@ from agents import (
 )
 from agents.tracing import TracingProcessor
 from duet_openai_agents import DuetModel, facts_of
-from fault_server import Answer, running
 from pydantic import BaseModel
+from support.fault_server import Answer, running
 
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk import errors as ours

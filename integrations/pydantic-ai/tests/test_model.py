@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from duet_pydantic_ai import DuetModel, DuetModelSettings
-from fault_server import Answer, running
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, ImageUrl, ModelRetry, NativeOutput, PromptedOutput, ToolOutput
 from pydantic_ai import exceptions as theirs
@@ -25,6 +24,7 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.settings import ToolOrOutput
 from pydantic_ai.tools import ToolDefinition
+from support.fault_server import Answer, running
 
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk import errors as ours

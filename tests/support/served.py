@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from fault_server import DEFAULT, FaultServer
+from support.fault_server import DEFAULT, FaultServer
 
 from duet_sdk.backends import Backend, Call, Chunk
 from duet_sdk.backends.server.backend import VllmBackend

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
+from support.fault_server.answers import DEFAULT, STATUS, Answer, Seen
+from support.fault_server.scale_out import ScaleOut
+from support.fault_server.words import is_probe, prompt_of, said, tokens
+from support.fault_server.writing import Writer
 
 from duet_sdk.errors import InvalidRequest
 from duet_sdk.rendering import Renderer, TokenizerFiles
-from fault_server.answers import DEFAULT, STATUS, Answer, Seen
-from fault_server.scale_out import ScaleOut
-from fault_server.words import is_probe, prompt_of, said, tokens
-from fault_server.writing import Writer
 
 
 class FaultServer:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from fault_server.server import FaultServer
+from support.fault_server.server import FaultServer
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import promql_parser
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-ASSETS = Path(__file__).resolve().parent.parent / "docs" / "assets" / "grafana"
+ASSETS = Path(__file__).resolve().parents[2] / "docs" / "assets" / "grafana"
 DASHBOARD = ASSETS / "duet-dashboard.json"
 RULES = ASSETS / "duet-alerts.yml"
 

@@ -11,12 +11,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-
-from fault_server.answers import Answer
-from fault_server.words import tokens, until_stop
+from support.fault_server.answers import Answer
+from support.fault_server.words import tokens, until_stop
 
 if TYPE_CHECKING:
-    from fault_server.server import FaultServer
+    from support.fault_server.server import FaultServer
 
 END = "<|im_end|>"
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)

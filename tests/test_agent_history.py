@@ -2,8 +2,8 @@
 
 import time
 
-import agents
 import pytest
+from support import agents
 
 from duet_sdk.agents.history import guarded, has_failed, in_force, why_ask_again
 from duet_sdk.scope import RunScope

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-
-from fault_server.answers import Answer
-from fault_server.words import tokens, until_stop
+from support.fault_server.answers import Answer
+from support.fault_server.words import tokens, until_stop
 
 if TYPE_CHECKING:
-    from fault_server.server import FaultServer
+    from support.fault_server.server import FaultServer
 
 
 class Writer:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import server_process
-import templates
-from server_process import ServerProcess
+from support import server_process, templates
+from support.server_process import ServerProcess
 
 from duet_sdk import models
 from duet_sdk.rendering import TokenizerFiles, signal_template

@@ -6,8 +6,8 @@ import argparse
 import asyncio
 import sys
 
-from fault_server.answers import Answer
-from fault_server.server import FaultServer
+from support.fault_server.answers import Answer
+from support.fault_server.server import FaultServer
 
 
 async def _serve(port: int, text: str) -> None:
