@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from duet_sdk import Budget, DuetClient
 from duet_sdk.backends.local.transformers import TransformersBackend
 from duet_sdk.models import embedded
-from duet_sdk.types import Reply
+from duet_sdk.reply import Reply
 
 QUESTION = "Tell the story of the city of Paris, from its first settlers to the present day."
 

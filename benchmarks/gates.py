@@ -24,7 +24,7 @@ from duet_sdk.backends.local.transformers import TransformersBackend
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.client import ClientOptions
 from duet_sdk.gate import Confidence, Race
-from duet_sdk.types import Progressive
+from duet_sdk.policies import Progressive
 
 KEY = "The key is seven."
 PLAN = "We look for it here. " * 5 + f"{KEY} " + "This is one more sentence of it. " * 9

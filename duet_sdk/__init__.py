@@ -22,25 +22,27 @@ if TYPE_CHECKING:
     from duet_sdk.client import AsyncDuetClient
     from duet_sdk.errors import BackendError, BudgetExceeded, DuetError
     from duet_sdk.pair import Pair
+    from duet_sdk.policies import Budget, Prompts, Sampling
+    from duet_sdk.reply import Reply, Signal, Usage
     from duet_sdk.settings import Settings
     from duet_sdk.sync import DuetClient
-    from duet_sdk.types import Budget, Message, Prompts, Reply, Sampling, Signal, Usage
+    from duet_sdk.types import Message
 
 _HOME = {
     "AsyncDuetClient": "client",
     "BackendError": "errors",
-    "Budget": "types",
+    "Budget": "policies",
     "BudgetExceeded": "errors",
     "DuetClient": "sync",
     "DuetError": "errors",
     "Message": "types",
     "Pair": "pair",
-    "Prompts": "types",
-    "Reply": "types",
-    "Sampling": "types",
+    "Prompts": "policies",
+    "Reply": "reply",
+    "Sampling": "policies",
     "Settings": "settings",
-    "Signal": "types",
-    "Usage": "types",
+    "Signal": "reply",
+    "Usage": "reply",
 }
 
 __all__ = [

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from duet_sdk.types import Json, Message, Request, ToolCall
+from duet_sdk.request import Request
+from duet_sdk.types import Json, Message, ToolCall
 
 ASK_AGAIN = "That is not what was asked for: {problem}. Answer again, and hold to the form."
 _SHOWN = 2000

@@ -23,28 +23,14 @@ from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import DEFAULT_GATE_DEADLINE_S, OnBreak, OnFailure, Parts, StageModel, ladder
+from duet_sdk.policies import DEFAULT_BUDGET, Budget, Progressive, Prompts, Retry, Sampling, SignalScope, run_scope
 from duet_sdk.pricing import Price, PriceBook
-from duet_sdk.scope import SignalScope, run_scope
+from duet_sdk.reply import Reply
+from duet_sdk.request import Labels, Request
 from duet_sdk.signal import CutPolicy, cut_policy
 from duet_sdk.stream import Run
 from duet_sdk.telemetry.dialects import check_dialects
-from duet_sdk.types import (
-    DEFAULT_BUDGET,
-    Budget,
-    HandoffName,
-    Json,
-    Labels,
-    Mode,
-    Progressive,
-    Prompts,
-    Reply,
-    Request,
-    Retry,
-    Sampling,
-    Stage,
-    TraceDialect,
-    Vote,
-)
+from duet_sdk.types import HandoffName, Json, Mode, Stage, TraceDialect, Vote
 
 if TYPE_CHECKING:
     from duet_sdk.gate.calibration import Calibration

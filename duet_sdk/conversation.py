@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Unpack
 from duet_sdk.agents.history import without_signals
 from duet_sdk.errors import InvalidRequest
 from duet_sdk.messages import MessagesLike, parse_messages
-from duet_sdk.types import Message, Reply
+from duet_sdk.reply import Reply
+from duet_sdk.types import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from duet_sdk.types import Reply, StageUsage
+    from duet_sdk.reply import Reply, StageUsage
 
 
 class DuetError(Exception):

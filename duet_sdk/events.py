@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from duet_sdk.types import GateDecision, HandoffName, Reply, ServedBy, Signal, Stage, StageUsage, TokenLogprob
+from duet_sdk.reply import GateDecision, Reply, Signal, StageUsage
+from duet_sdk.types import HandoffName, ServedBy, Stage, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from typing import Literal, Protocol
 
 from duet_sdk.agents.history import NOTES_TAG
 from duet_sdk.backends.base import Call, Thought
+from duet_sdk.policies import Prompts, Sampling
 from duet_sdk.rendering import Renderer, neutralise_unknown
 from duet_sdk.rendering.quoting import quoted
 from duet_sdk.signal import THINK_TAGS, Extractor
-from duet_sdk.types import HandoffName, Json, Message, Part, Prompts, Sampling, TextPart
+from duet_sdk.types import HandoffName, Json, Message, Part, TextPart
 
 REASONER_PROMPT = (
     "You help a smaller assistant that will answer the user. Write notes for it, in at most {signal_tokens} tokens: "

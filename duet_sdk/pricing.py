@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, localcont
 from typing import TypeAlias
 
 from duet_sdk.errors import ConfigError
-from duet_sdk.types import StageUsage
+from duet_sdk.reply import StageUsage
 
 _MILLION = Decimal(1_000_000)
 # Of our own, as the caller's may be coarse or trap what is inexact. 60 digits hold every product of a price and a

@@ -7,19 +7,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from duet_sdk.pricing import Price, PriceBook
-from duet_sdk.types import (
-    AloneEstimate,
-    Attempt,
-    AttemptKind,
-    Cost,
-    Discarded,
-    Receipt,
-    RunTotals,
-    Stage,
-    StageTotals,
-    StageUsage,
-    Usage,
-)
+from duet_sdk.reply import AloneEstimate, Attempt, Cost, Discarded, Receipt, RunTotals, StageTotals, StageUsage, Usage
+from duet_sdk.types import AttemptKind, Stage
 
 
 class Account:

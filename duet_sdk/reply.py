@@ -1,14 +1,14 @@
-"""What a request used: tokens, money and time, by stage and attempt."""
+"""The outcome of a request: its answer and signal, and the tokens, money and time that went into them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Any, Literal
 
-Stage: TypeAlias = Literal["reasoner", "generator"]
-AttemptKind: TypeAlias = Literal["signal", "wrap_up", "answer", "probe"]
-"""What a model was called for; a ``probe`` is the beginning of an answer that was only judged."""
+from duet_sdk.types import AttemptKind, CountedBy, HandoffName, Message, Mode, ServedBy, Stage, TokenLogprob, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,3 +167,96 @@ class Receipt:
     """Totals of the agent's run; None outside of one."""
     alone: AloneEstimate | None = None
     """What the reasoner alone would have cost, None where there is no basis for an estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What the reasoner told the generator; empty when the reasoner was not asked."""
+
+    text: str = ""
+    tokens: int = 0
+    """Output tokens that the reasoner was billed for, tags and wrap-up included."""
+    limit: int = 0
+    truncated: bool = False
+    """Whether the limit or the signal's deadline ended it."""
+    honoured: bool = True
+    """False where the reasoner is known or likely to have been billed for more than the limit."""
+    counted_by: CountedBy = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """Whether the reasoner is asked, and why."""
+
+    ask: bool
+    policy: str
+    score: float | None = None
+    """How much the reasoner is needed, on the gate's own scale; None where it was not scored."""
+    threshold: float | None = None
+    """The reasoner is asked at this score and above."""
+    reason: str = ""
+    """For people; never a text of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The outcome of one request."""
+
+    text: str
+    signal: Signal = Signal()
+    usage: Usage = Usage()
+    cost: Cost = Cost()
+    mode: Mode = "duet"
+    served_by: ServedBy = "pair"
+    handoff: HandoffName | None = None
+    """How the signal reached the generator, None where it did not."""
+    gate: GateDecision | None = None
+    """None in every mode but ``duet``."""
+    finish_reason: str | None = None
+    """``stop``, ``length``, ``tool_calls``, ``content_filter``, or ``deadline``, ``cancelled``, ``error``."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    answers: tuple[str, ...] = ()
+    agreement: float | None = None
+    """Share of the answers that agree with ``text``, in [0, 1]; None without a vote."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    models: Mapping[Stage, str] = field(default_factory=dict)
+    receipt: Receipt = Receipt()
+
+    @property
+    def message(self) -> Message:
+        """The assistant's message for the next request's history: text, tool calls, and the signal behind them."""
+        return Message("assistant", self.text, self.tool_calls, signal=self.signal.text or None)
+
+    @property
+    def new_signal(self) -> str:
+        """The signal's text where this request brought it; empty where it is one that the run already had."""
+        return self.signal.text if self.gate is None or self.gate.ask else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""
+        plain: dict[str, Any] = _plain(self)
+        plain["usage"]["total_tokens"] = self.usage.total_tokens
+        return plain
+
+    def summary(self) -> dict[str, Any]:
+        """What a framework's response metadata holds: who answered, at what price; no text that a model wrote.
+
+        JSON-ready, keys as in `to_dict`: ``mode``, ``served_by``, ``handoff``, ``gate``, ``signal`` (tokens, limit,
+        truncated, …), ``usage``, ``cost``, ``models``, ``finish_reason``.
+        """
+        plain = self.to_dict()
+        del plain["signal"]["text"]
+        named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason")
+        return {name: plain[name] for name in named}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.policies import TRIGGERS, Budget, GateConfig, Progressive, Prompts, RunScope, Sampling, Trigger
 from duet_sdk.pricing import GpuHour, Price, TokenPrice
-from duet_sdk.scope import TRIGGERS, RunScope, Trigger
-from duet_sdk.types import Budget, GateConfig, GateName, Progressive, Prompts, Sampling
+from duet_sdk.types import GateName
 
 
 class Section(BaseModel):
@@ -117,7 +117,7 @@ class ScopeSettings(Section):
 
 
 class GateSettings(Section):
-    """A gate with numbers of its own; see `duet_sdk.types.GateConfig`."""
+    """A gate with numbers of its own; see `duet_sdk.policies.GateConfig`."""
 
     policy: GateName
     """Which of the shipped gates."""
@@ -140,7 +140,7 @@ class GateSettings(Section):
 
 
 class ProgressiveSettings(Section):
-    """Probes of the growing signal; fields, units and defaults are `duet_sdk.types.Progressive`'s."""
+    """Probes of the growing signal; fields, units and defaults are `duet_sdk.policies.Progressive`'s."""
 
     slice_tokens: int = 64
     """Tokens that the reasoner writes from one probe to the next; 64, as a probe costs a quarter of that."""

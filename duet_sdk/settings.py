@@ -36,6 +36,7 @@ from pydantic_settings import (
 )
 
 from duet_sdk.errors import ConfigError
+from duet_sdk.policies import Retry
 from duet_sdk.sections import (
     BudgetSettings,
     GateSettings,
@@ -47,7 +48,7 @@ from duet_sdk.sections import (
     ScopeSettings,
     Section,
 )
-from duet_sdk.types import GateName, HandoffName, Retry, TraceDialect
+from duet_sdk.types import GateName, HandoffName, TraceDialect
 
 if TYPE_CHECKING:
     from duet_sdk.client import ClientOptions

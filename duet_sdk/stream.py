@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from duet_sdk.pipeline.draft import Draft
     from duet_sdk.pipeline.models import Parts
-    from duet_sdk.types import Reply
+    from duet_sdk.reply import Reply
 
 _DELTAS = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})
 

@@ -19,8 +19,9 @@ from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import Event
 from duet_sdk.messages import MessagesLike
+from duet_sdk.reply import Reply
 from duet_sdk.stream import Run
-from duet_sdk.types import Message, Reply, Stage
+from duet_sdk.types import Message, Stage
 
 if TYPE_CHECKING:
     from duet_sdk.gate import GateLike

@@ -4,7 +4,7 @@ import json
 
 from duet_sdk import DuetClient, Message
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.scope import RunScope
+from duet_sdk.policies import RunScope
 from duet_sdk.types import ToolCall
 
 

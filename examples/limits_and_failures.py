@@ -5,8 +5,8 @@ from decimal import Decimal
 from duet_sdk import Budget, BudgetExceeded, DuetClient, Reply
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, DeadlineExceeded, StreamBroken
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import Retry
 
 SKETCH = "The result is 17. Sieve up to 60. Strike out the multiples of 2, 3, 5 and 7."
 ANSWER = "There are 17 primes below 60."

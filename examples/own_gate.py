@@ -3,7 +3,8 @@
 import re
 
 from duet_sdk import DuetClient
-from duet_sdk.types import GateDecision, Request
+from duet_sdk.reply import GateDecision
+from duet_sdk.request import Request
 
 
 class LooksHard:

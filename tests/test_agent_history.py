@@ -6,7 +6,7 @@ import pytest
 from support import agents
 
 from duet_sdk.agents.history import guarded, has_failed, in_force, why_ask_again
-from duet_sdk.scope import RunScope
+from duet_sdk.policies import RunScope
 from duet_sdk.types import ImagePart, Message, TextPart, ToolCall
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from duet_sdk.answer_form import strict_tools, unmet
-from duet_sdk.types import Message, Request, ToolCall
+from duet_sdk.request import Request
+from duet_sdk.types import Message, ToolCall
 
 ADD = {
     "type": "function",

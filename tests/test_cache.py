@@ -19,7 +19,8 @@ from duet_sdk import Message, Sampling, Signal
 from duet_sdk.cache import CacheError, CacheKey, SqliteSignalCache, signal_key
 from duet_sdk.cache.file import FORMAT, SCHEMA
 from duet_sdk.errors import ConfigError
-from duet_sdk.types import ImagePart, Labels, TextPart, ToolCall
+from duet_sdk.request import Labels
+from duet_sdk.types import ImagePart, TextPart, ToolCall
 
 KEY = CacheKey("0" * 64, "a", ("tenant:a", "session:1"))
 SIGNAL = Signal("17 primes, a secret", tokens=4, limit=64, counted_by="token_ids")

@@ -13,7 +13,7 @@ from duet_sdk.backends.scripted import Scripted
 from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import DuetError
 from duet_sdk.events import AnswerDelta
-from duet_sdk.types import Retry
+from duet_sdk.policies import Retry
 
 PAGE = Path(__file__).parents[1] / "docs" / "faults.md"
 WRITTEN = "one two. three four five six"

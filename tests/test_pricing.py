@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import FREE, GpuHour, PriceBook, TokenPrice
-from duet_sdk.types import StageUsage
+from duet_sdk.reply import StageUsage
 
 USAGE = StageUsage(input_tokens=1000, output_tokens=100, cached_tokens=400)
 

@@ -8,9 +8,10 @@ import pytest
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, StreamBroken
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import FREE, GpuHour, PriceBook, TokenPrice
 from duet_sdk.receipt import Account, Alone
-from duet_sdk.types import Attempt, Retry, StageUsage
+from duet_sdk.reply import Attempt, StageUsage
 
 PRICES = {"scripted/lines": TokenPrice(Decimal(1), Decimal(10))}
 AT_ONCE = Retry(attempts=2, first_wait_s=0)

@@ -8,11 +8,10 @@ import pytest
 
 from duet_sdk import AsyncDuetClient, Budget, Prompts, Sampling
 from duet_sdk.errors import ConfigError
+from duet_sdk.policies import GateConfig, Progressive, RunScope
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.scope import RunScope
 from duet_sdk.sections import ProgressiveSettings
 from duet_sdk.settings import Endpoint, Settings, default_cache_dir, load_settings
-from duet_sdk.types import GateConfig, Progressive
 
 TOML = """
 reasoner = "scripted/big"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
+from duet_sdk.policies import RunScope
 from duet_sdk.rendering.quoting import break_tag
-from duet_sdk.scope import RunScope
 from duet_sdk.types import Json, Message, Part, TextPart, ToolCall
 
 NOTES_TAG = "notes"

@@ -13,7 +13,9 @@ from threading import Lock
 from duet_sdk.agents.history import in_force, question_at, turns, why_ask_again, without_signals
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.receipt import Account
-from duet_sdk.types import GateDecision, Message, Request, RunTotals, Signal, ToolCall, Usage
+from duet_sdk.reply import GateDecision, RunTotals, Signal, Usage
+from duet_sdk.request import Request
+from duet_sdk.types import Message, ToolCall
 
 _UNSURE = "the generator was unsure of how to go on"
 POLICY = "run"

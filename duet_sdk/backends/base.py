@@ -9,7 +9,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from duet_sdk.events import ToolCallDelta
-from duet_sdk.types import Json, Message, Sampling, StageUsage, TokenLogprob
+from duet_sdk.policies import Sampling
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import Json, Message, TokenLogprob
 
 if TYPE_CHECKING:
     from duet_sdk.pricing import Price

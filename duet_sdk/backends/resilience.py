@@ -11,9 +11,10 @@ from tenacity.wait import wait_random_exponential
 
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.errors import BackendError, EndpointResting
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import Price
 from duet_sdk.rendering import TokenizerFiles
-from duet_sdk.types import Json, Message, Retry
+from duet_sdk.types import Json, Message
 
 
 def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | None) -> float | None:

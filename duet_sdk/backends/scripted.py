@@ -22,7 +22,8 @@ from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pricing import FREE, Price
 from duet_sdk.rendering import Renderer, TokenizerFiles
-from duet_sdk.types import Json, Message, StageUsage, TokenLogprob, ToolCall
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import Json, Message, TokenLogprob, ToolCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from duet_sdk.budget.redis_ledger import RedisLedger
 from duet_sdk.budget.request import RequestBudget, Reservation, UsdOf
 from duet_sdk.budget.scope import scope_of
 from duet_sdk.budget.sqlite import SqliteLedger
-from duet_sdk.types import Budget
+from duet_sdk.policies import Budget
 
 __all__ = [
     "HOLD_TTL_S",

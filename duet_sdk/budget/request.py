@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded
-from duet_sdk.types import Budget
+from duet_sdk.policies import Budget
 
 SIGNAL_SHARE_OF_DEADLINE = 0.6
 

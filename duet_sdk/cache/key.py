@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from duet_sdk.errors import CacheError
-from duet_sdk.types import Json, Labels, Message, Sampling
+from duet_sdk.policies import Sampling
+from duet_sdk.request import Labels
+from duet_sdk.types import Json, Message
 
 _FORMAT = 1
 """Goes up when the meaning of an ingredient changes, or how a signal is read from the same output."""

@@ -12,7 +12,7 @@ from typing import Self
 
 from duet_sdk.cache.key import CacheKey
 from duet_sdk.cache.protocol import check_limits, check_tenant, storable
-from duet_sdk.types import Signal
+from duet_sdk.reply import Signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
     from duet_sdk.cache.key import CacheKey
-    from duet_sdk.types import Signal
+    from duet_sdk.reply import Signal
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from duet_sdk._sqlite import Database
 from duet_sdk.cache.file import FORMAT
 from duet_sdk.cache.key import CacheKey
 from duet_sdk.cache.protocol import check_limits, check_tenant, storable
-from duet_sdk.types import Signal
+from duet_sdk.reply import Signal
 
 
 class SqliteSignalCache:

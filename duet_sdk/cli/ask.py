@@ -25,11 +25,13 @@ from duet_sdk.cli.train import train_app
 from duet_sdk.client import EMBEDDED, ClientOptions
 from duet_sdk.errors import DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
+from duet_sdk.policies import Budget
+from duet_sdk.reply import Reply
 from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
 from duet_sdk.telemetry import configure
 from duet_sdk.telemetry.tree import span_tree
-from duet_sdk.types import Budget, Mode, Reply
+from duet_sdk.types import Mode
 
 app = typer.Typer(
     name="duet",

@@ -17,8 +17,9 @@ from duet_sdk.cli.terminal import AsJson, progress_bar, reporting
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import TrainingError
 from duet_sdk.pair import Pair, merge_adapters, push
+from duet_sdk.policies import Budget
 from duet_sdk.settings import load_settings
-from duet_sdk.types import Budget, HandoffName
+from duet_sdk.types import HandoffName
 
 pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs on disk.")
 

@@ -14,7 +14,8 @@ from duet_sdk.errors import DuetError, TrainingError
 from duet_sdk.evaluation.grading import Checked, Grader
 from duet_sdk.evaluation.intervals import Interval, difference_interval, share_interval
 from duet_sdk.evaluation.question import Question
-from duet_sdk.types import Reply, Sampling
+from duet_sdk.policies import Sampling
+from duet_sdk.reply import Reply
 
 CONCURRENT = 8
 """Questions asked at the same time."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from duet_sdk.errors import ConfigError
-from duet_sdk.types import GateDecision, Request, TokenLogprob
+from duet_sdk.reply import GateDecision
+from duet_sdk.request import Request
+from duet_sdk.types import TokenLogprob
 
 
 def doubt(tokens: Sequence[TokenLogprob]) -> float | None:

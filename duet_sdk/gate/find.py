@@ -9,7 +9,8 @@ from duet_sdk.gate.confidence import Confidence, Race
 from duet_sdk.gate.fixed import Always, Never
 from duet_sdk.gate.heuristic import WEIGHTS, Heuristic
 from duet_sdk.gate.protocol import Gate, TokenGate
-from duet_sdk.types import GateConfig, GateName
+from duet_sdk.policies import GateConfig
+from duet_sdk.types import GateName
 
 if TYPE_CHECKING:
     from duet_sdk.gate.calibration import Calibration

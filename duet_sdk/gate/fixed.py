@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from duet_sdk.types import GateDecision, Request
+from duet_sdk.reply import GateDecision
+from duet_sdk.request import Request
 
 
 @dataclass(frozen=True, slots=True)

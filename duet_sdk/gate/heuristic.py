@@ -10,7 +10,9 @@ from types import MappingProxyType
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.gate.words import ENGLISH, FAILED, SMALL_TALK, STEPS
-from duet_sdk.types import GateDecision, Message, Request
+from duet_sdk.reply import GateDecision
+from duet_sdk.request import Request
+from duet_sdk.types import Message
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {

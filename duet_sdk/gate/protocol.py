@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
-from duet_sdk.types import GateDecision, Request, TokenLogprob
+from duet_sdk.reply import GateDecision
+from duet_sdk.request import Request
+from duet_sdk.types import TokenLogprob
 
 
 @runtime_checkable

@@ -12,7 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from duet_sdk.errors import InvalidRequest, PairError
-from duet_sdk.types import HandoffName, Prompts, Sampling, Stage
+from duet_sdk.policies import Prompts, Sampling
+from duet_sdk.types import HandoffName, Stage
 
 MANIFEST = "pair.json"
 FORMAT = 1

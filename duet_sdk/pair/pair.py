@@ -15,7 +15,8 @@ from duet_sdk.pair.conformity import Conformity
 from duet_sdk.pair.folder import check, open_folder, refuse_target, write
 from duet_sdk.pair.hub import from_hub, is_hub_name
 from duet_sdk.pair.manifest import Limits, Manifest, ModelEntry, flaw
-from duet_sdk.types import Budget, HandoffName, Prompts, Sampling, Stage
+from duet_sdk.policies import Budget, Prompts, Sampling
+from duet_sdk.types import HandoffName, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from duet_sdk.pair.pair import Pair
 from duet_sdk.types import HandoffName, Stage
 
 if TYPE_CHECKING:
-    from duet_sdk.types import Prompts, Sampling
+    from duet_sdk.policies import Prompts, Sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from duet_sdk.backends.base import Backend, Call, Capabilities
 from duet_sdk.budget import RequestBudget, UsdOf
 from duet_sdk.errors import ConfigError, ContextOverflow, InvalidRequest
 from duet_sdk.pricing import PriceBook
-from duet_sdk.types import Json, Message, Request, Stage
+from duet_sdk.request import Request
+from duet_sdk.types import Json, Message, Stage
 
 _TOKENS_OF_TEMPLATE = 160
 """What templates write of their own: gpt-oss 94 tokens without tools, Nemotron some 330 to explain tools."""

@@ -17,8 +17,9 @@ from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_b
 from duet_sdk.pipeline.attempt import Begun, RunningCall
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
+from duet_sdk.policies import Prompts, Sampling
 from duet_sdk.signal import LeadingThought
-from duet_sdk.types import AttemptKind, Json, Message, Prompts, Sampling, Stage
+from duet_sdk.types import AttemptKind, Json, Message, Stage
 
 _log = logging.getLogger(__name__)
 

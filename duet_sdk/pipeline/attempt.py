@@ -19,7 +19,8 @@ from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pipeline.stream import Closings, Stream
 from duet_sdk.pricing import PriceBook
 from duet_sdk.receipt import Account
-from duet_sdk.types import Attempt, AttemptKind, CountedBy, Stage, StageUsage
+from duet_sdk.reply import Attempt, StageUsage
+from duet_sdk.types import AttemptKind, CountedBy, Stage
 
 GRACE_S = 2.0
 """How long a stream that has reached its limit or its end may take to say its usage before it is closed."""

@@ -11,7 +11,9 @@ from uuid import uuid4
 
 from duet_sdk.budget import Amount, EntryFacts, Hold, Ledger, scope_of
 from duet_sdk.errors import LedgerError
-from duet_sdk.types import AttemptKind, Labels, Stage, StageUsage
+from duet_sdk.reply import StageUsage
+from duet_sdk.request import Labels
+from duet_sdk.types import AttemptKind, Stage
 
 _log = logging.getLogger(__name__)
 _SPARE_S = 60.0

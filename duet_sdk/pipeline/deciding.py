@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from duet_sdk.errors import DuetError
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.types import GateDecision
+from duet_sdk.reply import GateDecision
 
 _log = logging.getLogger(__name__)
 

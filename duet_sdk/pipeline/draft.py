@@ -14,18 +14,9 @@ from duet_sdk.pipeline.charging import Charging
 from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, Alone
-from duet_sdk.types import (
-    AloneEstimate,
-    GateDecision,
-    HandoffName,
-    Reply,
-    Request,
-    ServedBy,
-    Signal,
-    Stage,
-    TokenLogprob,
-    ToolCall,
-)
+from duet_sdk.reply import AloneEstimate, GateDecision, Reply, Signal
+from duet_sdk.request import Request
+from duet_sdk.types import HandoffName, ServedBy, Stage, TokenLogprob, ToolCall
 
 _SERVED_BY: dict[str, ServedBy] = {
     "duet": "pair",

@@ -16,8 +16,9 @@ from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
 from duet_sdk.pipeline.attempt import Begun, RunningCall, Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import Parts, StageModel
+from duet_sdk.policies import Prompts
 from duet_sdk.rendering import neutralise_unknown
-from duet_sdk.types import HandoffName, Json, Message, Prompts, Stage
+from duet_sdk.types import HandoffName, Json, Message, Stage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")

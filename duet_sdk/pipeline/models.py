@@ -15,10 +15,11 @@ from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer, ThoughtPlacer
 from duet_sdk.pipeline.stream import Closings
+from duet_sdk.policies import Progressive, Prompts, Retry
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
-from duet_sdk.types import HandoffName, Progressive, Prompts, Retry, Stage
+from duet_sdk.types import HandoffName, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

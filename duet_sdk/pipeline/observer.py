@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from duet_sdk.backends.base import Backend, Call, Chunk
     from duet_sdk.events import Event
     from duet_sdk.pipeline.draft import Draft
-    from duet_sdk.types import Attempt, AttemptKind, Stage
+    from duet_sdk.reply import Attempt
+    from duet_sdk.types import AttemptKind, Stage
 
 
 class AttemptSpan(Protocol):

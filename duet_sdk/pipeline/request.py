@@ -19,7 +19,7 @@ from duet_sdk.pipeline.speculation.progressive import progressive_signal
 from duet_sdk.pipeline.speculation.race import gated_by_tokens
 from duet_sdk.pipeline.told import Told
 from duet_sdk.receipt import Alone
-from duet_sdk.types import GateDecision
+from duet_sdk.reply import GateDecision
 
 _log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_pro
 from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
+from duet_sdk.reply import Signal
 from duet_sdk.signal import Extractor
-from duet_sdk.types import AttemptKind, Signal
+from duet_sdk.types import AttemptKind
 
 _log = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
     from duet_sdk.backends.base import Backend, Call, Chunk
+    from duet_sdk.reply import Attempt
     from duet_sdk.telemetry.attributes import Attributes
     from duet_sdk.telemetry.metrics import Instruments
     from duet_sdk.telemetry.style import Style
-    from duet_sdk.types import Attempt
 
 _OPENLLMETRY_KEY: Final = "suppress_language_model_instrumentation"
 _UTIL_GENAI: Final = "opentelemetry.util.genai.invocation"

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from duet_sdk.backends.base import Backend, Call
     from duet_sdk.pipeline.draft import Draft
-    from duet_sdk.types import Attempt, GateDecision, Labels, Request, Stage, StageUsage
+    from duet_sdk.reply import Attempt, GateDecision, StageUsage
+    from duet_sdk.request import Labels, Request
+    from duet_sdk.types import Stage
 
     Attributes: TypeAlias = dict[str, AttributeValue]
 

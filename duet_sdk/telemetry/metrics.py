@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from duet_sdk.pipeline.draft import Draft
-    from duet_sdk.types import Attempt, Signal
+    from duet_sdk.reply import Attempt, Signal
 
     Facts = dict[str, AttributeValue]
 

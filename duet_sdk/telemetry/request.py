@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from duet_sdk.events import Event
     from duet_sdk.pipeline.draft import Draft
     from duet_sdk.pipeline.observer import AttemptSpan, Observer
+    from duet_sdk.request import Request
     from duet_sdk.telemetry.attributes import Attributes
-    from duet_sdk.types import AttemptKind, Request, Stage
+    from duet_sdk.types import AttemptKind, Stage
 
 _NOTHING = nullcontext()
 

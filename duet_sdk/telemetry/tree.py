@@ -14,7 +14,7 @@ from duet_sdk.telemetry import names
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from duet_sdk.types import Attempt, GateDecision, Reply
+    from duet_sdk.reply import Attempt, GateDecision, Reply
 
 
 def span_tree(reply: Reply) -> Text:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.handoff import LocalThinkRenderer, Think, alone
+from duet_sdk.policies import Prompts
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.signal import Extractor, Sentence
-from duet_sdk.types import Prompts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

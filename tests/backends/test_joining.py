@@ -16,7 +16,7 @@ from duet_sdk.backends.scripted import Scripted
 from duet_sdk.backends.server.joining import Joiner
 from duet_sdk.errors import StreamBroken
 from duet_sdk.events import SignalDelta
-from duet_sdk.types import StageUsage
+from duet_sdk.reply import StageUsage
 
 words = st.text("ab ", max_size=3)
 chunks = st.builds(

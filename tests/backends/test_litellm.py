@@ -28,8 +28,9 @@ from duet_sdk.errors import (
     StreamBroken,
 )
 from duet_sdk.pricing import TokenPrice
+from duet_sdk.reply import StageUsage
 from duet_sdk.settings import Endpoint
-from duet_sdk.types import ImagePart, StageUsage, TextPart, ToolCall
+from duet_sdk.types import ImagePart, TextPart, ToolCall
 
 pytestmark = [
     pytest.mark.skipif(find_spec("litellm") is None, reason="the extra 'litellm' is not installed"),

@@ -12,7 +12,7 @@ from duet_sdk.backends import Backend, Call
 from duet_sdk.backends.resilience import Breaker, wait_s
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, RateLimited, Rejected
-from duet_sdk.types import Retry
+from duet_sdk.policies import Retry
 
 CALL = Call(max_tokens=8, messages=(Message("user", "q"),))
 

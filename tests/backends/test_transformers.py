@@ -30,8 +30,9 @@ from duet_sdk.errors import (
     Rejected,
     StreamBroken,
 )
+from duet_sdk.policies import Sampling
 from duet_sdk.pricing import FREE
-from duet_sdk.types import ImagePart, Message, Sampling
+from duet_sdk.types import ImagePart, Message
 
 QUESTION = (Message("user", "Say it."),)
 

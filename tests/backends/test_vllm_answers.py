@@ -11,7 +11,9 @@ from support.served import BY_HAND, QUESTION, TOOL, chunks_of, last_usage, serve
 
 from duet_sdk.backends import Call
 from duet_sdk.backends.server.backend import VllmBackend
-from duet_sdk.types import Sampling, StageUsage, ToolCall
+from duet_sdk.policies import Sampling
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import ToolCall
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])

@@ -11,7 +11,9 @@ from duet_sdk.errors import (
     ConfigError,
     InvalidRequest,
 )
-from duet_sdk.types import ImagePart, Message, Sampling, StageUsage, TextPart, ToolCall
+from duet_sdk.policies import Sampling
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import ImagePart, Message, TextPart, ToolCall
 
 
 async def test_a_call_goes_to_the_chat_endpoint_with_its_limits():

@@ -16,7 +16,8 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import InvalidRequest, SignalError
 from duet_sdk.rendering import SIGNAL_ARGUMENT, Renderer, signal_template
-from duet_sdk.types import ImagePart, StageUsage, TextPart, ToolCall
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import ImagePart, TextPart, ToolCall
 
 QWEN = templates.files("qwen3")
 OURS = replace(QWEN, chat_template=signal_template(QWEN))

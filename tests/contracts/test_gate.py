@@ -6,7 +6,9 @@ import math
 import pytest
 
 from duet_sdk.gate import GATES, Always, Confidence, Gate, Heuristic, Never, Race, TokenGate, find_gate
-from duet_sdk.types import GateDecision, ImagePart, Message, Request, TextPart, TokenLogprob, ToolCall
+from duet_sdk.reply import GateDecision
+from duet_sdk.request import Request
+from duet_sdk.types import ImagePart, Message, TextPart, TokenLogprob, ToolCall
 
 REQUESTS = [
     Request((Message("user", "kumquat?"),)),

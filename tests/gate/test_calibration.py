@@ -12,7 +12,7 @@ from duet_sdk import AsyncDuetClient
 from duet_sdk.errors import ConfigError
 from duet_sdk.gate import Confidence, Heuristic, Race, find_gate
 from duet_sdk.gate.calibration import Calibration, Measured, Scored, find_threshold
-from duet_sdk.types import GateConfig
+from duet_sdk.policies import GateConfig
 
 MEASURED = Measured(on="my-questions.jsonl", questions=200, accuracy=0.79, always=0.8, never=0.55, asked=0.4)
 

@@ -7,7 +7,8 @@ import pytest
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.gate import WEIGHTS, Heuristic, features
-from duet_sdk.types import Message, Request, ToolCall
+from duet_sdk.request import Request
+from duet_sdk.types import Message, ToolCall
 
 
 def asked(text, *history):

@@ -3,7 +3,7 @@
 from duet_sdk import AsyncDuetClient
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.events import AttemptEnded, AttemptStarted
-from duet_sdk.types import Retry
+from duet_sdk.policies import Retry
 
 SURE, DOUBT = -0.01, -3.0
 TEN = "a1 a2 a3 a4 a5 a6 a7 a8 a9 a10"

@@ -14,9 +14,10 @@ from duet_sdk.backends import Capabilities
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cache import MemorySignalCache
 from duet_sdk.errors import ConfigError, ConnectFailed
+from duet_sdk.policies import Retry, RunScope
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.scope import RunScope
-from duet_sdk.types import GateDecision, Retry, ToolCall
+from duet_sdk.reply import GateDecision
+from duet_sdk.types import ToolCall
 
 PLAN = "<notes>\nread them all\n</notes>"
 

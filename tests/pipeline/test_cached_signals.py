@@ -7,7 +7,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cache import CacheError, MemorySignalCache, SqliteSignalCache
 from duet_sdk.errors import ConfigError
 from duet_sdk.events import SignalDone
-from duet_sdk.types import StageUsage
+from duet_sdk.reply import StageUsage
 
 
 @pytest.fixture(params=["memory", "sqlite"])

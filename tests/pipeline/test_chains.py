@@ -19,8 +19,8 @@ from duet_sdk.errors import (
 )
 from duet_sdk.events import AnswerDelta, AttemptEnded, AttemptStarted, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.pipeline.models import OnBreak
+from duet_sdk.policies import Retry
 from duet_sdk.rendering import Renderer
-from duet_sdk.types import Retry
 
 AT_ONCE = Retry(first_wait_s=0)
 

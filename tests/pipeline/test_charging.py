@@ -12,9 +12,9 @@ from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import Amount, Limit, MemoryLedger, SqliteLedger
 from duet_sdk.errors import ConfigError, ConnectFailed, DuetError, LedgerError, StreamBroken
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import GpuHour, TokenPrice
 from duet_sdk.settings import load_settings
-from duet_sdk.types import Retry
 
 PRICES = {"scripted/big": TokenPrice(Decimal(1), Decimal(10)), "scripted/small": TokenPrice(Decimal("0.1"), Decimal(1))}
 AT_ONCE = Retry(attempts=2, first_wait_s=0)

@@ -8,7 +8,8 @@ import pytest
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.errors import ConfigError, DeadlineExceeded, InvalidRequest
-from duet_sdk.types import GateConfig, GateDecision
+from duet_sdk.policies import GateConfig
+from duet_sdk.reply import GateDecision
 
 
 class Mine:

@@ -8,7 +8,8 @@ from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.errors import ConnectFailed
 from duet_sdk.events import AnswerDelta, Retried
 from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.types import Retry, ToolCall
+from duet_sdk.policies import Retry
+from duet_sdk.types import ToolCall
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 JSON = {"type": "json_object"}

@@ -31,8 +31,10 @@ from duet_sdk.events import (
     ToolCallDelta,
 )
 from duet_sdk.pipeline.models import Ladder
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import GateDecision, ImagePart, Retry, StageUsage, TextPart, ToolCall
+from duet_sdk.reply import GateDecision, StageUsage
+from duet_sdk.types import ImagePart, TextPart, ToolCall
 
 TOOL = {
     "type": "function",

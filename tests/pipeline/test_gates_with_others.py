@@ -12,8 +12,8 @@ from duet_sdk.cache import MemorySignalCache
 from duet_sdk.errors import BudgetExceeded, ConnectFailed
 from duet_sdk.events import FellBack
 from duet_sdk.gate import Confidence, Race
-from duet_sdk.scope import RunScope
-from duet_sdk.types import GateDecision, Progressive
+from duet_sdk.policies import Progressive, RunScope
+from duet_sdk.reply import GateDecision
 
 RACE, BEFORE = Race(first_tokens=4), Confidence(first_tokens=4)
 BOTH = pytest.mark.parametrize("gate", [RACE, BEFORE], ids=["race", "confidence"])

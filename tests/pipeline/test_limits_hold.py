@@ -13,8 +13,8 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, DuetError, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted
 from duet_sdk.gate import Confidence, Race
+from duet_sdk.policies import Progressive, Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import Progressive, Retry
 
 ERRORS = (
     None,

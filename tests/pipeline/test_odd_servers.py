@@ -9,7 +9,9 @@ from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk.backends import Capabilities, Chunk
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, InvalidRequest, RateLimited, StreamBroken
-from duet_sdk.types import Retry, StageUsage, TokenLogprob
+from duet_sdk.policies import Retry
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import TokenLogprob
 
 
 class Server(Scripted):

@@ -12,7 +12,7 @@ from duet_sdk.errors import ConfigError, ConnectFailed, SignalError, StreamBroke
 from duet_sdk.events import AttemptStarted, FellBack, GateDecided, SignalDelta, SignalDone
 from duet_sdk.gate import Race
 from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.types import Progressive, Retry
+from duet_sdk.policies import Progressive, Retry
 
 SENTENCES = "One is it. Two is it. Three is it. Four is it. Five is it. Six is it."
 OPTIONS = Progressive(slice_tokens=4, probe_tokens=2, share=1.0)

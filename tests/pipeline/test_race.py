@@ -13,8 +13,10 @@ from duet_sdk.errors import ConfigError, ConnectFailed, DeadlineExceeded, RateLi
 from duet_sdk.events import AnswerDelta, AttemptStarted, FellBack, GateDecided, SignalDone
 from duet_sdk.gate import Confidence, Race, TokenGate
 from duet_sdk.pipeline.models import Ladder
+from duet_sdk.policies import GateConfig, Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import GateConfig, GateDecision, Retry, Signal, StageUsage, ToolCall
+from duet_sdk.reply import GateDecision, Signal, StageUsage
+from duet_sdk.types import ToolCall
 
 RACE, BEFORE = Race(first_tokens=4), Confidence(first_tokens=4)
 BOTH = pytest.mark.parametrize("gate", [RACE, BEFORE], ids=["race", "confidence"])

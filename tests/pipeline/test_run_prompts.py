@@ -13,9 +13,9 @@ from support import agents, templates
 from duet_sdk import AsyncDuetClient
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed
+from duet_sdk.policies import Retry, RunScope
 from duet_sdk.rendering import Renderer
-from duet_sdk.scope import RunScope
-from duet_sdk.types import GateDecision, Retry
+from duet_sdk.reply import GateDecision
 
 DOWN = ConnectFailed("no answer", backend="scripted", model="lines")
 HOSTILE = (

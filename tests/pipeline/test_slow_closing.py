@@ -10,7 +10,7 @@ from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import DeadlineExceeded
 from duet_sdk.events import AnswerDelta
-from duet_sdk.types import StageUsage
+from duet_sdk.reply import StageUsage
 
 BOUND_S = 0.05
 

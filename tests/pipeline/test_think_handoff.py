@@ -11,8 +11,8 @@ from duet_sdk import AsyncDuetClient, Budget, Message
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import ConfigError
+from duet_sdk.policies import Progressive
 from duet_sdk.rendering import Renderer
-from duet_sdk.types import Progressive
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from support.fault_server import DEFAULT, FaultServer
 
 from duet_sdk.backends import Backend, Call, Chunk
 from duet_sdk.backends.server.backend import VllmBackend
-from duet_sdk.types import Message, StageUsage
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import Message
 
 QUESTION = (Message("user", "How many primes are below sixty, please?"),)
 CALL = Call(max_tokens=64, messages=QUESTION)

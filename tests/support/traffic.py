@@ -8,8 +8,8 @@ from decimal import Decimal
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import BudgetExceeded, ConnectFailed, RateLimited
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import Retry
 
 PRICES = {"strong-1": TokenPrice("15", "75"), "light-1": TokenPrice("0.1", "0.4")}
 QUESTION = "How many primes are below 60?"

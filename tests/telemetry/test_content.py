@@ -16,8 +16,9 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from duet_sdk import AsyncDuetClient, Message
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import BackendError, StreamBroken
+from duet_sdk.policies import Retry
 from duet_sdk.telemetry.content import LIMIT_CHARS, VARIABLE, as_attribute
-from duet_sdk.types import ImagePart, Retry, TextPart, ToolCall
+from duet_sdk.types import ImagePart, TextPart, ToolCall
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 WORDS = ("squirrel", "walnut", "beech", "otter")

@@ -21,8 +21,9 @@ from duet_sdk import AsyncDuetClient, telemetry
 from duet_sdk.cli.ask import app
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.pipeline.observer import SILENT
+from duet_sdk.request import Request
 from duet_sdk.telemetry.request import observer_of
-from duet_sdk.types import Message, Request
+from duet_sdk.types import Message
 
 SPANS = ["chat a", "chat b", "duet.gate", "invoke_workflow duet"]
 

@@ -5,7 +5,7 @@ from pipeline.scenes import DOUBT, answering
 from duet_sdk import AsyncDuetClient
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.gate import Race
-from duet_sdk.types import Progressive
+from duet_sdk.policies import Progressive
 
 
 async def test_a_race_has_one_gate_and_a_span_for_each_side(spans):

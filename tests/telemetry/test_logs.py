@@ -13,8 +13,8 @@ import duet_sdk
 from duet_sdk import AsyncDuetClient
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, StreamBroken
+from duet_sdk.policies import Retry
 from duet_sdk.telemetry.logs import add_trace_ids
-from duet_sdk.types import Retry
 
 PACKAGE = Path(duet_sdk.__file__).parent
 LOGGING = [path for path in sorted(PACKAGE.rglob("*.py")) if "getLogger(" in path.read_text(encoding="utf-8")]

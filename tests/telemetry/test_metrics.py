@@ -11,8 +11,8 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.cache import MemorySignalCache
 from duet_sdk.errors import ConnectFailed, DeadlineExceeded, StreamBroken
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import Retry
 
 PRICES = {
     "scripted/big": TokenPrice(Decimal("1"), Decimal("10")),

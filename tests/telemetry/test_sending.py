@@ -19,7 +19,7 @@ from duet_sdk import AsyncDuetClient
 from duet_sdk.backends import Chunk
 from duet_sdk.backends.litellm.backend import LiteLLMBackend
 from duet_sdk.backends.scripted import Scripted
-from duet_sdk.types import StageUsage
+from duet_sdk.reply import StageUsage
 
 
 def sent(server):

@@ -16,8 +16,10 @@ from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.errors import ConnectFailed, StreamBroken
 from duet_sdk.events import AnswerDelta
 from duet_sdk.gate import Never
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import GateDecision, Request, Retry
+from duet_sdk.reply import GateDecision
+from duet_sdk.request import Request
 
 PRICES = {
     "scripted/big": TokenPrice(Decimal("1.25"), Decimal("10")),

@@ -10,8 +10,8 @@ from support import vllm_servers
 
 from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends.scripted import Scripted
-from duet_sdk.scope import RunScope
-from duet_sdk.types import StageUsage
+from duet_sdk.policies import RunScope
+from duet_sdk.reply import StageUsage
 
 pytestmark = pytest.mark.vllm
 

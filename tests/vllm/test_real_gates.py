@@ -8,7 +8,7 @@ import pytest
 
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.gate import Confidence, Race
-from duet_sdk.types import Progressive
+from duet_sdk.policies import Progressive
 
 pytestmark = pytest.mark.vllm
 

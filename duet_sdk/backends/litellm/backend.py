@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from duet_sdk.rendering import TokenizerFiles
-    from duet_sdk.types import Json, Message, StageUsage
+    from duet_sdk.reply import StageUsage
+    from duet_sdk.types import Json, Message
 
 _OPTIONS: Known = {
     "api_key": (),  # a text, or a SecretStr

@@ -22,7 +22,7 @@ from duet_sdk.errors import (
 
 if TYPE_CHECKING:
     from duet_sdk.backends.base import Call
-    from duet_sdk.types import StageUsage
+    from duet_sdk.reply import StageUsage
 
 _LONGEST = 300
 _READ = 1200

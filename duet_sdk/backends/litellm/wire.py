@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.backends.server.wire import message_on_wire
 from duet_sdk.events import ToolCallDelta
-from duet_sdk.types import StageUsage, TokenLogprob
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import TokenLogprob
 
 if TYPE_CHECKING:
     from duet_sdk.backends.litellm.catalogue import ModelFacts

@@ -29,9 +29,11 @@ from transformers import (
 from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.errors import ConfigError
 from duet_sdk.models.sources import no_bars
+from duet_sdk.policies import Sampling
 from duet_sdk.rendering import Renderer, TokenizerFiles
+from duet_sdk.reply import StageUsage
 from duet_sdk.signal import overlap
-from duet_sdk.types import Sampling, StageUsage, TokenLogprob
+from duet_sdk.types import TokenLogprob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from duet_sdk.backends.local.generation import LoadedModel
     from duet_sdk.rendering import TokenizerFiles
-    from duet_sdk.types import Json, Message, StageUsage
+    from duet_sdk.reply import StageUsage
+    from duet_sdk.types import Json, Message
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from duet_sdk.backends.options import Known, check_window, checked_local
 from duet_sdk.errors import BackendError, ConfigError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import FREE, Price
 from duet_sdk.rendering import Renderer, TokenizerFiles
-from duet_sdk.types import Json, Message, StageUsage
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import Json, Message
 
 EngineArgs = Mapping[str, object]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk.backends.base import Call, Chunk
-from duet_sdk.types import Json, StageUsage, TokenLogprob
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import Json, TokenLogprob
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

@@ -14,7 +14,8 @@ from typing import Any
 from duet_sdk.backends.base import Call, Chunk, Thought
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import ToolCallDelta
-from duet_sdk.types import Json, Message, StageUsage, TextPart, TokenLogprob
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import Json, Message, TextPart, TokenLogprob
 
 _OURS = (
     "model",

@@ -18,8 +18,8 @@ from duet_sdk.pipeline.signal_stage import Asking, Signalling
 from duet_sdk.pipeline.speculation.room import room_for_probe
 from duet_sdk.pipeline.speculation.tasks import Beside, Work
 from duet_sdk.pipeline.speculation.trial import Tentative, check_logprobs
+from duet_sdk.policies import Progressive
 from duet_sdk.signal import Sentence
-from duet_sdk.types import Progressive
 
 
 async def progressive_signal(flow: Flow, options: Progressive) -> AsyncGenerator[Event, None]:

@@ -15,7 +15,7 @@ from duet_sdk.pipeline.flow import Flow
 from duet_sdk.pipeline.speculation.room import way_to_try
 from duet_sdk.pipeline.speculation.tasks import Beside, Work
 from duet_sdk.pipeline.speculation.trial import NO_ROOM, Tentative, check_logprobs
-from duet_sdk.types import GateDecision, Signal
+from duet_sdk.reply import GateDecision, Signal
 
 _ONE_BY_ONE = "the budget does not hold both at once, so the generator tried first"
 _TOO_LATE = "the signal was there before the generator's first tokens"

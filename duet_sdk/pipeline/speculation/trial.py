@@ -16,7 +16,8 @@ from duet_sdk.pipeline.answer_stage import Answering
 from duet_sdk.pipeline.attempt import RunningCall
 from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.types import GateDecision, TokenLogprob
+from duet_sdk.reply import GateDecision
+from duet_sdk.types import TokenLogprob
 
 NO_ROOM = "the budget leaves the generator no room to try"
 

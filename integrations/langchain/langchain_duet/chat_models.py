@@ -21,11 +21,11 @@ from duet_sdk.client import ClientOptions
 from duet_sdk.context import ContextPolicy
 from duet_sdk.gate import Gate
 from duet_sdk.pipeline.models import Ladder, OnBreak
+from duet_sdk.policies import Budget, Prompts, Retry, RunScope, Sampling
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.scope import RunScope
 from duet_sdk.settings import Endpoint, Settings, load_settings
 from duet_sdk.signal import CutPolicy
-from duet_sdk.types import Budget, HandoffName, Mode, Prompts, Retry, Sampling
+from duet_sdk.types import HandoffName, Mode
 from langchain_duet.clients import Clients
 from langchain_duet.errors import langchain_errors
 from langchain_duet.keys import beside, check_one_server, keyed

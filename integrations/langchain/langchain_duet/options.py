@@ -12,7 +12,8 @@ from langchain_core.runnables.config import ensure_config
 from duet_sdk.client import CallOptions
 from duet_sdk.errors import InvalidRequest
 from duet_sdk.gate import Gate
-from duet_sdk.types import Budget, Json, Sampling
+from duet_sdk.policies import Budget, Sampling
+from duet_sdk.types import Json
 
 _OWN = ("gate", "max_tokens", "model", "parallel_tool_calls", "stream", "timeout")
 """Beside the options of a DUET request; ``stream`` is LangChain's word for how the model was called."""

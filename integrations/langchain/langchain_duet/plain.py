@@ -9,9 +9,8 @@ from decimal import Decimal
 from pydantic import BaseModel, SecretStr
 
 from duet_sdk.pipeline.models import Ladder, OnBreak
+from duet_sdk.policies import Budget, Prompts, Retry, RunScope, Sampling
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.scope import RunScope
-from duet_sdk.types import Budget, Prompts, Retry, Sampling
 
 
 def plain(value: object) -> object:

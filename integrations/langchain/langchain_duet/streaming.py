@@ -8,7 +8,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from duet_sdk.errors import DuetError
 from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, ToolCallDelta
-from duet_sdk.types import Reply
+from duet_sdk.reply import Reply
 from langchain_duet.messages import PROVIDER
 from langchain_duet.replies import response_metadata, usage_metadata
 

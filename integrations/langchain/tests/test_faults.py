@@ -15,7 +15,7 @@ from duet_sdk import Budget
 from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.errors import ContextOverflow, InvalidRequest
-from duet_sdk.types import Retry
+from duet_sdk.policies import Retry
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 ASKED = [HumanMessage("Who lives there?"), AIMessage("", tool_calls=[{"name": "look_up", "args": {}, "id": "c1"}])]

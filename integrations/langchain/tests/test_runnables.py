@@ -36,7 +36,7 @@ from duet_sdk.errors import (
     Rejected,
     StreamBroken,
 )
-from duet_sdk.types import Retry
+from duet_sdk.policies import Retry
 
 
 class Seen(BaseCallbackHandler):

@@ -14,10 +14,9 @@ from duet_sdk import Budget, Prompts, Sampling
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.gate import Never
 from duet_sdk.pipeline.models import Ladder, OnBreak
+from duet_sdk.policies import Retry, RunScope
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.scope import RunScope
 from duet_sdk.settings import Endpoint, Settings
-from duet_sdk.types import Retry
 
 AT = "http://127.0.0.1:9/v1"
 EVERYTHING = {

@@ -12,7 +12,7 @@ from duet_sdk import Budget
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import DuetError, StreamBroken
 from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.types import Retry
+from duet_sdk.policies import Retry
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from duet_sdk import Budget
 from duet_sdk.errors import InvalidRequest
-from duet_sdk.types import Retry
+from duet_sdk.policies import Retry
 
 
 class City(BaseModel):

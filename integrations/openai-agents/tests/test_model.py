@@ -37,8 +37,9 @@ from duet_sdk import errors as ours
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.cache import MemorySignalCache
 from duet_sdk.pipeline.models import OnBreak
+from duet_sdk.policies import Retry
 from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import Retry, ToolCall
+from duet_sdk.types import ToolCall
 
 PLAN = "Read both files. Then add."
 ONCE = Retry(attempts=1)

@@ -12,7 +12,7 @@ from langchain_duet import ChatDuet
 from pydantic import BaseModel
 
 from duet_sdk import Budget, Sampling
-from duet_sdk.scope import RunScope
+from duet_sdk.policies import RunScope
 
 TURNS = 8
 

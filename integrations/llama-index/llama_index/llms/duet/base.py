@@ -33,7 +33,7 @@ from llama_index.core.tools.types import BaseTool
 from llama_index.llms.duet.messages import Folded, response_of, to_duet
 
 from duet_sdk import AsyncDuetClient, Budget, DuetClient
-from duet_sdk.types import DEFAULT_BUDGET
+from duet_sdk.policies import DEFAULT_BUDGET
 
 
 class DuetLLM(FunctionCallingLLM):
