@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from duet_sdk.agents.history import NOTES_TAG
-from duet_sdk.backends.base import Call, Thought
+from duet_sdk.backends.base import Call, ThinkPlacer, ThinkRenderer
 from duet_sdk.policies import Prompts, Sampling
 from duet_sdk.rendering import Renderer, neutralise_unknown
 from duet_sdk.rendering.quoting import quoted
@@ -53,20 +53,6 @@ WRAP_UP_REQUEST = (
     "nothing else."
 )
 WRAP_UP_THOUGHT = "\n\nTime is up; I have to give what I know now, briefly:"
-
-
-class ThinkRenderer(Protocol):
-    """Makes the prompt of a generator whose turn already holds a closed think block."""
-
-    async def think_ids(self, messages: Sequence[Message], signal: str) -> tuple[int, ...]:
-        """Token ids of the conversation, the opened turn and the block with the signal; no control token from it."""
-
-
-class ThoughtPlacer(Protocol):
-    """Puts a signal into the open turn of a chat, so that the server's parsers read what follows."""
-
-    async def place(self, messages: Sequence[Message], signal: str, *, tools: Sequence[Json]) -> Thought | None:
-        """The signal as closed thinking; None where it cannot stand there as training would feed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +154,7 @@ class Think:
 
     generator: ThinkRenderer | None
     """Renders the generator's turn, here or by the server's own template and tokenizer; None where it takes no ids."""
-    placer: ThoughtPlacer | None = None
+    placer: ThinkPlacer | None = None
     """None where its server has no way to hold a signal in a chat."""
     reasoner: Renderer | None = None
     """The reasoner's own template, where it is at hand: it tells its think tags."""

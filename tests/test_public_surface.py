@@ -148,7 +148,7 @@ def undocumented(node: ast.Module | ast.ClassDef, name: str) -> Iterator[str]:
             yield from undocumented(child, f"{name}.{child.name}")
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             excused = child.name.startswith("_") or any(
-                ast.unparse(decorator) == "overload" or ast.unparse(decorator).endswith(".setter")
+                ast.unparse(decorator) in ("overload", "override") or ast.unparse(decorator).endswith(".setter")
                 for decorator in child.decorator_list
             )
             if not excused and ast.get_docstring(child) is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast
+
+from typing_extensions import override
 
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.policies import Sampling
@@ -102,26 +106,42 @@ class Chunk:
     index: int = 0
 
 
-@runtime_checkable
-class Backend(Protocol):
-    """A model that can be called. One object serves many concurrent calls of one event loop."""
+class ThinkRenderer(Protocol):
+    """Makes the prompt of a generator whose turn already holds a closed think block."""
 
-    @property
-    def name(self) -> str:
-        """The backend's name, such as ``transformers``."""
+    async def think_ids(self, messages: Sequence[Message], signal: str) -> tuple[int, ...]:
+        """Token ids of the conversation, the opened turn and the block with the signal; no control token from it."""
 
-    @property
-    def model(self) -> str:
-        """The model as this backend knows it."""
+
+class ThinkPlacer(Protocol):
+    """Puts a signal into the open turn of a chat, so that the server's parsers read what follows."""
+
+    async def place(self, messages: Sequence[Message], signal: str, *, tools: Sequence[Json]) -> Thought | None:
+        """The signal as closed thinking; None where it cannot stand there as training would feed it."""
+
+
+class Backend(ABC):
+    """A model that can be called. One object serves many concurrent calls of one event loop.
+
+    A backend of your own derives from this class and has ``name``, ``model``, `connect` and `stream`; what else is
+    here has a default, which says that the backend does not know or cannot do it.
+    """
+
+    name: str
+    """The backend's name, such as ``transformers``."""
+    model: str
+    """The model as this backend knows it."""
+    boundary: str = "any"
+    """How far a request travels: ``local``, a named region, or ``any``."""
+    base_url: str | None = None
+    """Where the model is served, None where it is in this process."""
 
     @property
     def price(self) -> Price | None:
         """What a call costs by this backend's own knowledge (a local model is free), None where unknown."""
+        return None
 
-    @property
-    def boundary(self) -> str:
-        """How far a request travels: ``local``, a named region, or ``any``."""
-
+    @abstractmethod
     async def connect(self) -> Capabilities:
         """Make the model ready (load, probe) and tell what it can do; cheap when called again.
 
@@ -130,6 +150,7 @@ class Backend(Protocol):
             MissingExtra: a library that this backend needs is not installed.
         """
 
+    @abstractmethod
     def stream(self, call: Call) -> AsyncIterator[Chunk]:
         """Call the model. Closing the iterator (or cancelling the task) stops the model.
 
@@ -137,6 +158,34 @@ class Backend(Protocol):
 
         Raises:
             BackendError: as it happens, also part way.
+        """
+
+    async def batches(self, call: Call) -> AsyncGenerator[Sequence[Chunk], None]:
+        """As `stream`, with the chunks that arrived together in one step; each step costs every layer above.
+
+        Raises:
+            BackendError: as `stream`, after all that came before it.
+        """
+        async with aclosing(cast("AsyncGenerator[Chunk, None]", self.stream(call))) as chunks:
+            async for chunk in chunks:
+                yield (chunk,)
+
+    def attempt_begins(self) -> object:  # noqa: B027
+        """An attempt is about to call the model; a wrapper may refuse it here, before anything is sent.
+
+        Returns:
+            what `attempt_ends` is to be given back.
+
+        Raises:
+            BackendError: the model is not to be called now.
+        """
+
+    def attempt_ends(self, begun: object, error: BaseException | None) -> None:  # noqa: B027
+        """The attempt that `attempt_begins` let through is over.
+
+        Args:
+            begun: what `attempt_begins` gave.
+            error: what ended it; None where the model ended, was stopped at a limit, or was no longer needed.
         """
 
     async def count_tokens(
@@ -149,9 +198,91 @@ class Backend(Protocol):
             tools: what is offered along with it.
             thinking: as in the call: templates write another prompt where thinking is off.
         """
+        return None
 
     async def tokenizer(self) -> TokenizerFiles | None:
         """The model's tokenizer and chat template, None where they are not at hand."""
+        return None
 
-    async def aclose(self) -> None:
+    async def server_renderer(self) -> ThinkRenderer | None:
+        """Renders by the template and tokenizer of the model's server, None where it does not share them.
+
+        Raises:
+            ConfigError: the template or the tokenizer cannot hold a signal safely.
+        """
+        return None
+
+    async def think_placer(self) -> ThinkPlacer | None:
+        """Puts a signal into a chat with the model, None where its server has no way for it.
+
+        Raises:
+            ConfigError: the template or the tokenizer cannot hold a signal safely.
+        """
+        return None
+
+    async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
+        """The token ids that the model's server makes of these messages, None where it does not say."""
+        return None
+
+    async def aclose(self) -> None:  # noqa: B027
         """Free what this backend holds; calling it twice is harmless."""
+
+
+class Wrapped(Backend):
+    """A backend around another one, which it is but for the methods that a subclass overrides."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.name, self.model = backend.name, backend.model
+        self.boundary, self.base_url = backend.boundary, backend.base_url
+
+    @property
+    @override
+    def price(self) -> Price | None:
+        return self._backend.price
+
+    @override
+    async def connect(self) -> Capabilities:
+        return await self._backend.connect()
+
+    @override
+    def stream(self, call: Call) -> AsyncIterator[Chunk]:
+        return self._backend.stream(call)
+
+    @override
+    def batches(self, call: Call) -> AsyncGenerator[Sequence[Chunk], None]:
+        return self._backend.batches(call)
+
+    @override
+    def attempt_begins(self) -> object:
+        return self._backend.attempt_begins()
+
+    @override
+    def attempt_ends(self, begun: object, error: BaseException | None) -> None:
+        self._backend.attempt_ends(begun, error)
+
+    @override
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int | None:
+        return await self._backend.count_tokens(messages, tools=tools, thinking=thinking)
+
+    @override
+    async def tokenizer(self) -> TokenizerFiles | None:
+        return await self._backend.tokenizer()
+
+    @override
+    async def server_renderer(self) -> ThinkRenderer | None:
+        return await self._backend.server_renderer()
+
+    @override
+    async def think_placer(self) -> ThinkPlacer | None:
+        return await self._backend.think_placer()
+
+    @override
+    async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
+        return await self._backend.chat_ids(messages)
+
+    @override
+    async def aclose(self) -> None:
+        await self._backend.aclose()

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
 
 from tenacity import RetryCallState
 from tenacity.wait import wait_random_exponential
+from typing_extensions import override
 
-from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Capabilities, Wrapped
 from duet_sdk.errors import BackendError, EndpointResting
 from duet_sdk.policies import Retry
-from duet_sdk.pricing import Price
-from duet_sdk.rendering import TokenizerFiles
-from duet_sdk.types import Json, Message
 
 
 def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | None) -> float | None:
@@ -36,7 +33,7 @@ def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | N
     return wait if left_s is None or wait < left_s else None
 
 
-class Breaker:
+class Breaker(Wrapped):
     """A backend that leaves its endpoint alone for a while after several failures in a row.
 
     Closed, it passes every call on. After ``failures`` retryable errors in a row it is open: calls fail at once with
@@ -53,7 +50,7 @@ class Breaker:
         rest_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._most = failures
         self._rest_s = rest_s
         self._clock = clock
@@ -61,32 +58,7 @@ class Breaker:
         self._open_until = 0.0
         self._trying = False
 
-    @property
-    def name(self) -> str:
-        """The backend's."""
-        return self._backend.name
-
-    @property
-    def model(self) -> str:
-        """The backend's."""
-        return self._backend.model
-
-    @property
-    def price(self) -> Price | None:
-        """The backend's."""
-        return self._backend.price
-
-    @property
-    def boundary(self) -> str:
-        """The backend's."""
-        return self._backend.boundary
-
-    @property
-    def base_url(self) -> str | None:
-        """Where the backend's model is served, None where it is in this process."""
-        url: str | None = getattr(self._backend, "base_url", None)
-        return url
-
+    @override
     async def connect(self) -> Capabilities:
         """As the backend does, unless the endpoint rests.
 
@@ -95,62 +67,30 @@ class Breaker:
         """
         trial = self._enter()
         try:
-            able = await self._backend.connect()
+            return await self._backend.connect()
         except BackendError as error:
             self._failure(error)
             raise
         finally:
             self._leave(trial)
-        return able
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunk]:
-        """As the backend does, unless the endpoint rests.
+    @override
+    def attempt_begins(self) -> bool:
+        """Refuse an attempt while the endpoint rests; whether this one is its trial.
 
         Raises:
             EndpointResting: the endpoint rests.
         """
-        trial = self._enter()
-        try:
-            async with aclosing(self._backend.stream(call)) as chunks:  # type: ignore[type-var]  # an async generator
-                async for chunk in chunks:
-                    yield chunk
-        except BackendError as error:
-            self._failure(error)
-            raise
-        else:
+        return self._enter()
+
+    @override
+    def attempt_ends(self, begun: object, error: BaseException | None) -> None:
+        """Count a failure of the endpoint; an answer of any kind, also one that was cut, ends the row of failures."""
+        if error is None:
             self._failed, self._open_until = 0, 0.0
-        finally:
-            self._leave(trial)
-
-    async def count_tokens(
-        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
-    ) -> int | None:
-        """As the backend does."""
-        return await self._backend.count_tokens(messages, tools=tools, thinking=thinking)
-
-    async def tokenizer(self) -> TokenizerFiles | None:
-        """As the backend does."""
-        return await self._backend.tokenizer()
-
-    async def server_renderer(self) -> object:
-        """The backend's, None where it has none."""
-        load = getattr(self._backend, "server_renderer", None)
-        return await load() if load is not None else None
-
-    async def thought_placer(self) -> object:
-        """The backend's, None where it has none."""
-        load = getattr(self._backend, "thought_placer", None)
-        return await load() if load is not None else None
-
-    async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
-        """The backend's, None where it has none."""
-        ask = getattr(self._backend, "chat_ids", None)
-        found: tuple[int, ...] | None = None if ask is None else await ask(messages)
-        return found
-
-    async def aclose(self) -> None:
-        """Close the backend."""
-        await self._backend.aclose()
+        elif isinstance(error, BackendError):
+            self._failure(error)
+        self._leave(begun is True)
 
     def _enter(self) -> bool:
         if self._failed < self._most:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pricing import FREE, Price
@@ -63,7 +63,7 @@ Source: TypeAlias = Line | Callable[[Call], Line]
 DEFAULT_CAPABILITIES = Capabilities(tools=True, response_format=True, images=True, logprobs=True, switch_thinking=True)
 
 
-class Scripted:
+class Scripted(Backend):
     """Answers its n-th call with its n-th line, and every later one with the last.
 
     A line is a text, a `Script`, or a function of the call that gives one of them.
@@ -86,7 +86,7 @@ class Scripted:
     ) -> None:
         self.name = "scripted"
         self.model = model
-        self.price = price
+        self._price = price
         self.boundary = boundary
         self.calls: list[Call] = []
         self.open_calls = 0
@@ -97,6 +97,11 @@ class Scripted:
         self._files = files
         self._renderer: Renderer | None = None
         self._connect_error = connect_error
+
+    @property
+    def price(self) -> Price | None:
+        """What a call costs, None where unknown."""
+        return self._price
 
     async def connect(self) -> Capabilities:
         """The capabilities given, or the connection error."""

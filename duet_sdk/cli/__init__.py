@@ -1,5 +1,8 @@
 """The `duet` command: one module for each family of commands."""
 
-from duet_sdk.cli.ask import main
 
-__all__ = ["main"]
+def main() -> None:
+    """Run the command."""
+    from duet_sdk.cli.ask import main as run  # Typer and Rich are imported on use
+
+    run()

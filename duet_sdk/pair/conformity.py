@@ -88,8 +88,7 @@ class Conformity:
         folder = self.folders.get(stage)
         quantisation = None if folder is None else await asyncio.to_thread(quantisation_of_folder, folder)
         conversation = None
-        chat_ids = getattr(backend, "chat_ids", None)
-        if files is None and chat_ids is not None and (ids := await chat_ids(CONVERSATION)) is not None:
+        if files is None and (ids := await backend.chat_ids(CONVERSATION)) is not None:
             conversation = sum_of_ids(ids)
         return Fingerprint(local.tokenizer, local.chat_template, quantisation, conversation)
 

@@ -95,6 +95,7 @@ class RunningCall:
         self._dispatched = False
         self._failed_unspent = False
         self._charge: Charge | None = None
+        self._permit: tuple[object] | None = None
         self.timed_out = False
         self.overflowed = False
         self.truncated = False
@@ -217,6 +218,7 @@ class RunningCall:
         if self._dispatched:
             return await (self._stream.next() if left_s is None else self._stream.next_within(left_s))
         self._dispatched = True
+        self._permit = (self._slot.backend.attempt_begins(),)
         with self._span.sending():
             return await (self._stream.next() if left_s is None else self._stream.next_within(left_s))
 
@@ -305,6 +307,8 @@ class RunningCall:
         try:
             await self._stream.close()
         finally:
+            if self._permit is not None:
+                self._slot.backend.attempt_ends(self._permit[0], exc)
             record = self._settle(exc)
             try:
                 self._span.end(record)

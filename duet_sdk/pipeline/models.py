@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from duet_sdk.agents.run import RunMemory
-from duet_sdk.backends.base import Backend, Capabilities
+from duet_sdk.backends.base import Backend, Capabilities, ThinkRenderer
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
-from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think, ThinkRenderer, ThoughtPlacer
+from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think
 from duet_sdk.pipeline.stream import Closings
 from duet_sdk.policies import Progressive, Prompts, Retry
 from duet_sdk.pricing import PriceBook
@@ -88,7 +88,7 @@ class StageModel:
     @property
     def identity(self) -> str:
         """The model and where it is served: what tells two of one name apart."""
-        address = getattr(self.backend, "base_url", None)
+        address = self.backend.base_url
         return f"{self.name}@{address}" if address else self.name
 
     async def connect(self) -> Capabilities:
@@ -103,26 +103,6 @@ class StageModel:
             await self.expected(self.stage, self.backend)
             self.expected = None  # where it raised, the next request is to learn of it as well
         return able
-
-    async def server_renderer(self) -> ThinkRenderer | None:
-        """Renders by the template and tokenizer of the model's server, None where it does not share them.
-
-        Raises:
-            ConfigError: the template or the tokenizer cannot hold a signal safely.
-        """
-        load = getattr(self.backend, "server_renderer", None)
-        found: ThinkRenderer | None = await load() if load is not None else None
-        return found
-
-    async def thought_placer(self) -> ThoughtPlacer | None:
-        """Puts a signal into a chat with the model, None where its server has no way for it.
-
-        Raises:
-            ConfigError: the template or the tokenizer cannot hold a signal safely.
-        """
-        load = getattr(self.backend, "thought_placer", None)
-        found: ThoughtPlacer | None = await load() if load is not None else None
-        return found
 
     async def find_renderer(self) -> Renderer | None:
         """The model's own template and tokenizer, None where they, or the libraries for them, are not at hand."""
@@ -214,8 +194,8 @@ async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
             )
         remote = LocalThinkRenderer(renderer)
     elif able.prompt_ids:
-        remote = await generator.server_renderer()
-    placer = await generator.thought_placer()
+        remote = await generator.backend.server_renderer()
+    placer = await generator.backend.think_placer()
     if remote is not None or placer is not None:
         return Think(remote, placer, own, takes_ids)
     _log.warning(

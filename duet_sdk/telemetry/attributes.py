@@ -145,9 +145,8 @@ def called(backend: Backend) -> tuple[str, Attributes]:
         names.PROVIDER_NAME: provider,
         names.REQUEST_MODEL: model,
     }
-    url: str | None = getattr(backend, "base_url", None)
-    if url:
-        found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = _server(url)
+    if backend.base_url:
+        found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = _server(backend.base_url)
     return model, found
 
 

@@ -48,8 +48,16 @@ def test_numbers_that_make_no_sense_are_refused(options):
 
 
 async def ask(backend):
-    async with aclosing(backend.stream(CALL)) as stream:
-        return "".join([chunk.text async for chunk in stream])
+    """As an attempt does."""
+    begun, failed = backend.attempt_begins(), None
+    try:
+        async with aclosing(backend.stream(CALL)) as stream:
+            return "".join([chunk.text async for chunk in stream])
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        backend.attempt_ends(begun, failed)
 
 
 class Clock:
@@ -92,6 +100,18 @@ async def test_a_success_in_between_starts_the_count_anew():
                 await ask(breaker)
         else:
             assert await ask(breaker) == expected
+
+
+async def test_an_answer_that_was_cut_ends_a_row_of_failures_too():
+    breaker = Breaker(Scripted(*[Script(error=error())] * 3), failures=2)
+    with pytest.raises(ConnectFailed, match="no"):
+        await ask(breaker)
+    breaker.attempt_ends(breaker.attempt_begins(), None)  # stopped at its limit
+    for _ in range(2):
+        with pytest.raises(ConnectFailed, match="no"):
+            await ask(breaker)
+    with pytest.raises(ConnectFailed, match="left alone"):
+        await ask(breaker)
 
 
 async def test_a_mistake_of_the_caller_is_no_failure_of_the_endpoint():

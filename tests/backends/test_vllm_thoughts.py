@@ -35,7 +35,7 @@ ALTERS_PREFILLS, REFUSES_PREFILLS = templates.files("glm4moe"), templates.files(
 
 async def placed(signal, *, tools=(TOOL,), messages=QUESTION, **options):
     async with served(ANSWER, **options) as (_, backend):
-        placer = await backend.thought_placer()
+        placer = await backend.think_placer()
         return None if placer is None else await placer.place(messages, signal, tools=tools)
 
 
@@ -93,10 +93,10 @@ async def test_a_server_that_takes_no_ids_but_tokenises_can_go_on_with_a_turn():
 
 async def test_finding_the_ways_costs_no_tokens():
     async with served(ANSWER, **WAYS["render"]) as (server, backend):
-        await backend.thought_placer()
+        await backend.think_placer()
         assert not [seen for seen in server.seen if seen.path.endswith(("/generate", "/chat/completions"))]
         asked = len(server.seen)
-        await backend.thought_placer()
+        await backend.think_placer()
         assert len(server.seen) == asked
 
 
@@ -179,7 +179,7 @@ def thought_call(thought, **fields):
 @pytest.mark.parametrize("whole", [False, True])
 async def test_a_stop_text_is_left_out_where_the_answer_comes_as_ids(whole):
     async with served(Answer("one two drei vier"), **WAYS["render"]) as (_, backend):
-        thought = await (await backend.thought_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
+        thought = await (await backend.think_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
         chunks = await chunks_of(backend, thought_call(thought, whole=whole, sampling=Sampling(stop=("o d", "never"))))
     assert text_of(chunks) == "one tw"
     assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
@@ -188,7 +188,7 @@ async def test_a_stop_text_is_left_out_where_the_answer_comes_as_ids(whole):
 @pytest.mark.parametrize("whole", [False, True])
 async def test_several_outputs_from_ids_are_told_apart_and_counted(whole):
     async with served(Answer("one two", cached=3), **WAYS["render"]) as (_, backend):
-        thought = await (await backend.thought_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
+        thought = await (await backend.think_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
         chunks = await chunks_of(backend, thought_call(thought, whole=whole, n=2))
     assert [text_of(chunks, index) for index in (0, 1)] == ["one two"] * 2
     ids = [at for chunk in chunks for at in chunk.token_ids]
@@ -199,7 +199,7 @@ async def test_several_outputs_from_ids_are_told_apart_and_counted(whole):
 @pytest.mark.parametrize("whole", [False, True])
 async def test_logprobs_of_an_answer_from_ids_have_their_tokens(whole):
     async with served(Answer("one two"), **WAYS["render"]) as (_, backend):
-        thought = await (await backend.thought_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
+        thought = await (await backend.think_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
         chunks = await chunks_of(backend, thought_call(thought, whole=whole, sampling=Sampling(logprobs=0)))
     found = [(item.token, item.logprob) for chunk in chunks for item in chunk.logprobs]
     assert found == [("one", -0.5), (" two", -0.5), ("<|im_end|>", -0.5)]
@@ -207,7 +207,7 @@ async def test_logprobs_of_an_answer_from_ids_have_their_tokens(whole):
 
 async def test_an_output_that_ends_at_once_is_empty():
     async with served(Answer(""), **WAYS["render"]) as (_, backend):
-        thought = await (await backend.thought_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
+        thought = await (await backend.think_placer()).place(QUESTION, SIGNAL, tools=(TOOL,))
         for whole in (False, True):
             chunks = await chunks_of(backend, thought_call(thought, whole=whole))
             assert (text_of(chunks), last_usage(chunks).output_tokens) == ("", 1)

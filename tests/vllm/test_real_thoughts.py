@@ -15,7 +15,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.backends.server.client import Server
 from duet_sdk.backends.server.remote import Remote
-from duet_sdk.backends.server.think_placement import LocalWriter, ThoughtPlacer
+from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
 
 pytestmark = pytest.mark.vllm
 
@@ -95,7 +95,7 @@ async def test_an_open_turn_that_holds_the_thought_is_gone_on_with(thinker, rend
         async with aclosing(backend):
             assert isinstance(backend, VllmBackend)
             server = Server(backend.base_url, backend._http, backend._failures, read_s=60)
-            placer = ThoughtPlacer(Remote(server.ask, "thinker"), LocalWriter(renderer), ["continue"])
+            placer = ThinkPlacer(Remote(server.ask, "thinker"), LocalWriter(renderer), ["continue"])
             thought = await placer.place(MESSAGES, cues.THOUGHT, tools=TOOLS)
             assert await placer.place(MESSAGES, HOSTILE, tools=TOOLS) is None
             call = Call(max_tokens=40, messages=MESSAGES, tools=TOOLS, thought=thought, whole=whole)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
-from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
 from duet_sdk.backends.litellm.connections import Clients, load
 from duet_sdk.backends.litellm.errors import Faults
@@ -44,7 +44,7 @@ _OPTIONS: Known = {
 }
 
 
-class LiteLLMBackend:
+class LiteLLMBackend(Backend):
     """A model behind ``litellm.acompletion``; LiteLLM's own retries and fallbacks are off.
 
     Args:

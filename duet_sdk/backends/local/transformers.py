@@ -16,7 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, get_args
 
 from duet_sdk import models
-from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.options import Known, check_window, checked_local
 from duet_sdk.errors import (
     BackendError,
@@ -51,7 +51,7 @@ _OPTIONS: Known = {
 }
 
 
-class TransformersBackend:
+class TransformersBackend(Backend):
     """A model in this process.
 
     Args:
@@ -77,7 +77,7 @@ class TransformersBackend:
         context_tokens: int | None = None,
     ) -> None:
         self.model = model
-        self.price: Price | None = price
+        self._price: Price | None = price
         self._context_tokens = context_tokens
         self._revision = revision
         self._dtype = dtype
@@ -86,6 +86,11 @@ class TransformersBackend:
         self._loading = asyncio.Lock()
         self._workers: ThreadPoolExecutor | None = None
         self._running: dict[asyncio.Future[None], Event] = {}
+
+    @property
+    def price(self) -> Price | None:
+        """What a call costs, None where unknown."""
+        return self._price
 
     async def connect(self) -> Capabilities:
         """Load the model, fetching or converting it first where it must be; the event loop stays free.

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Any, get_args
 
 from duet_sdk import models
-from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.local.vllm_params import chunk_of, refusals, sampling_params
 from duet_sdk.backends.options import Known, check_window, checked_local
 from duet_sdk.errors import BackendError, ConfigError, MissingExtra, Rejected, StreamBroken
@@ -55,7 +55,7 @@ class _Engine:
     """The model's own sampling, as its ``generation_config.json`` says."""
 
 
-class VllmEngine:
+class VllmEngine(Backend):
     """A model in an engine that this process starts, a few seconds to minutes at `connect`.
 
     A script that uses it needs ``if __name__ == "__main__":``, since the engine runs in a process of its own that
@@ -89,7 +89,7 @@ class VllmEngine:
                 "options of its own (revision, dtype, context_tokens)"
             )
         self.model = model
-        self.price: Price | None = price
+        self._price: Price | None = price
         self._revision = revision
         self._args = {
             **(engine_args or {}),
@@ -100,6 +100,11 @@ class VllmEngine:
         self._starting = asyncio.Lock()
         self._running: set[str] = set()
         self._numbers = itertools.count()
+
+    @property
+    def price(self) -> Price | None:
+        """What a call costs, None where unknown."""
+        return self._price
 
     async def connect(self) -> Capabilities:
         """Start the engine, fetching or converting the model first where it must be; the event loop stays free.

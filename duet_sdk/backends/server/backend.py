@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
-from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
@@ -25,7 +25,7 @@ from duet_sdk.backends.server.joining import Joiner
 from duet_sdk.backends.server.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.server.renderer import ServerRenderer
 from duet_sdk.backends.server.scale_out import Derender
-from duet_sdk.backends.server.think_placement import LocalWriter, ThoughtPlacer
+from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
 from duet_sdk.backends.server.wire import (
     Reader,
     message_on_wire,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from duet_sdk.types import Json, Message
 
 
-class VllmBackend:
+class VllmBackend(Backend):
     """A model behind an OpenAI-compatible server.
 
     Args:
@@ -92,7 +92,7 @@ class VllmBackend:
         self.model = model
         self.base_url, host = checked_url(base_url)
         self.boundary = boundary or ("local" if is_private(host) else "any")
-        self.price: Price | None = FREE if price is None and self.boundary == "local" else price
+        self._price: Price | None = FREE if price is None and self.boundary == "local" else price
         self._said = Said.parse(capabilities or {})
         self._context_tokens = _positive_int("context_tokens", context_tokens)
         self._tokenizer = tokenizer
@@ -113,6 +113,11 @@ class VllmBackend:
 
     def __repr__(self) -> str:
         return f"VllmBackend({self.model!r}, base_url={self.base_url!r})"
+
+    @property
+    def price(self) -> Price | None:
+        """What a call costs, None where unknown."""
+        return self._price
 
     async def connect(self) -> Capabilities:
         """Ask the server what it is, once; those who ask meanwhile share the answer. Costs no tokens.
@@ -199,7 +204,7 @@ class VllmBackend:
             return None
         return await self._renderer.get()
 
-    async def thought_placer(self) -> ThoughtPlacer | None:
+    async def think_placer(self) -> ThinkPlacer | None:
         """Puts a signal into a chat, so that tools can be called after it; None where the server has no way for it.
 
         Raises:
@@ -227,12 +232,12 @@ class VllmBackend:
     async def _load_renderer(self) -> ServerRenderer:
         return await ServerRenderer.load(self._server.ask, self.model)
 
-    async def _load_placer(self) -> ThoughtPlacer | None:
+    async def _load_placer(self) -> ThinkPlacer | None:
         facts = await self._facts.get()
         if not facts.tokenize:
             return None
         writer = await self._renderer.get() if facts.renderer is None else LocalWriter(facts.renderer)
-        return await ThoughtPlacer.load(self._server.ask, self.model, writer)
+        return await ThinkPlacer.load(self._server.ask, self.model, writer)
 
 
 def connect(model: str, options: Mapping[str, object]) -> VllmBackend:

@@ -62,7 +62,7 @@ class LocalWriter:
         return self._renderer.put_thought(prompt_ids, signal)
 
 
-class ThoughtPlacer:
+class ThinkPlacer:
     """Finds a way for each signal; make one with `load`."""
 
     def __init__(self, remote: Remote, writer: ThoughtWriter, ways: Sequence[Way]) -> None:
@@ -71,7 +71,7 @@ class ThoughtPlacer:
         self._ways = ways
 
     @classmethod
-    async def load(cls, ask: Ask, model: str, writer: ThoughtWriter) -> ThoughtPlacer | None:
+    async def load(cls, ask: Ask, model: str, writer: ThoughtWriter) -> ThinkPlacer | None:
         """Try every way with a small conversation, which costs no tokens; None where none works."""
         remote = Remote(ask, model)
         probing = cls(remote, writer, _ORDER)
