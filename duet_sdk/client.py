@@ -28,7 +28,7 @@ from duet_sdk.pricing import Price, PriceBook
 from duet_sdk.reply import Reply
 from duet_sdk.request import Labels, Request
 from duet_sdk.signal import CutPolicy, cut_policy
-from duet_sdk.stream import Run
+from duet_sdk.stream import Run, whole_reply
 from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import HandoffName, Json, Mode, Stage, TraceDialect, Vote
 
@@ -259,8 +259,7 @@ class AsyncDuetClient:
             BudgetExceeded: a limit is used up; its ``reply`` has what was written before.
             BackendError: a model failed, and no rung of the failure ladder was left.
         """
-        async with self._run(messages, gate, whole=True, **options) as run:
-            return await run.to_the_end()
+        return await whole_reply(*self._prepare(messages, gate, whole=True, **options))
 
     def stream(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Run:
         """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.
@@ -268,7 +267,7 @@ class AsyncDuetClient:
         Raises:
             InvalidRequest: the request cannot be answered as it stands; the rest is raised while iterating.
         """
-        return self._run(messages, gate, whole=False, **options)
+        return Run(*self._prepare(messages, gate, whole=False, **options))
 
     @property
     def models(self) -> Mapping[Stage, str]:
@@ -285,9 +284,9 @@ class AsyncDuetClient:
         for model in (self._parts.reasoners[0], self._parts.generators[0]):
             model.expected = conformity.check_model
 
-    def _run(
+    def _prepare(
         self, messages: MessagesLike, gate: GateLike | None, *, whole: bool, **options: Unpack[CallOptions]
-    ) -> Run:
+    ) -> tuple[Parts, Draft, Observer]:
         if self._closed:
             raise ConfigError("this client is closed; make a new one")
         if self._conformity is not None:
@@ -305,7 +304,7 @@ class AsyncDuetClient:
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
         budget = RequestBudget(request.budget, charged=charging is not None)
-        return Run(parts, Draft(request, budget, self.models, charging=charging, observer=self._observer_of(request)))
+        return parts, Draft(request, budget, self.models, charging=charging), self._observer_of(request)
 
     async def __aenter__(self) -> Self:
         return self
@@ -319,11 +318,12 @@ class AsyncDuetClient:
         """Close both models, the ledger where the client opened it, and wait for streams; harmless when done twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
-            closing.push_async_callback(self._parts.closings.finish)
+            closing.push_async_callback(self._parts.lifetime.finish)
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)
             if self._ledger is not None and self._owns_ledger:
                 closing.push_async_callback(self._ledger.aclose)
+            closing.push_async_callback(self._parts.lifetime.end)  # first: what runs settles while all is open
 
 
 def _over(options: ClientOptions, base: ClientOptions) -> ClientOptions:

@@ -26,6 +26,12 @@ class Account:
         self.first_answer_s: float | None = None
         self.gate_s = 0.0
         self.run: RunTotals | None = None
+        self._begun: dict[Stage, int] = {}
+
+    def next_number(self, stage: Stage) -> int:
+        """The number of an attempt of that stage that begins now; the first is 1."""
+        self._begun[stage] = number = self._begun.get(stage, 0) + 1
+        return number
 
     def usage(self) -> Usage:
         """Tokens by stage, over all attempts."""

@@ -1,6 +1,6 @@
 """The reasoner's output → the signal: what of it counts, and what a cut one becomes.
 
-Counting and the limit itself live in `duet_sdk.budget.meter`, rendering safely in `duet_sdk.rendering`.
+Counting and the limit itself live in `duet_sdk.pipeline.counting`, rendering safely in `duet_sdk.rendering`.
 """
 
 from __future__ import annotations
@@ -131,11 +131,12 @@ class LeadingThought:
         self._open, self._close = tags
         self._pending = ""
         self._inside = False
-        self._through = False
+        self.is_over = False
+        """Whether the answer's own text has begun: from now on `feed` gives back what it is given."""
 
     def feed(self, text: str) -> str:
         """Take a piece of the answer; gives what of it to show."""
-        if self._through:
+        if self.is_over:
             return text
         self._pending += text
         if not self._inside:
@@ -154,7 +155,7 @@ class LeadingThought:
     def end(self) -> str:
         """What is left to show when the answer is over."""
         rest = "" if self._inside else self._pending
-        self._through, self._pending = True, ""
+        self.is_over, self._pending = True, ""
         return rest
 
 

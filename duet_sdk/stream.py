@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Self
 
+from duet_sdk._tasks import finished
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest
-from duet_sdk.events import AnswerDelta, Done, Event, SignalDelta, ToolCallDelta
-from duet_sdk.pipeline.request import run
+from duet_sdk.events import Done, Event
+from duet_sdk.pipeline.lifetime import carried
+from duet_sdk.pipeline.outbox import Outbox
+from duet_sdk.pipeline.request import answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
     from types import TracebackType
 
     from duet_sdk.pipeline.draft import Draft
     from duet_sdk.pipeline.models import Parts
+    from duet_sdk.pipeline.observer import Observer
     from duet_sdk.reply import Reply
 
-_DELTAS = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})
+
+async def whole_reply(parts: Parts, draft: Draft, observer: Observer) -> Reply:
+    """The reply, when it is complete, made in the caller's task; nobody reads the events. Raises as a `Run` does."""
+    try:
+        return await answer(parts, draft, Outbox(observer, is_read=False))
+    except BudgetExceeded as error:
+        _attach_reply(error, draft)
+        raise
 
 
 class Run:
     """One request while it runs: a context manager, and an iterator over its events.
 
-    Leaving the context ends both stages, settles what they spent and closes their connections.
+    The request begins with the first event that is asked for, in a task of its own, and is at most
+    `duet_sdk.pipeline.outbox.LOOK_AHEAD` events ahead of whoever reads them. Leaving the context ends both stages,
+    settles what they spent and closes their connections; so does forgetting the run, and closing its client.
 
     Attributes:
+        outbox: where its events wait for their reader.
         on_done: called with the reply when it is complete.
     """
 
     on_done: Callable[[Reply], None] | None = None
 
-    def __init__(self, parts: Parts, draft: Draft) -> None:
+    def __init__(self, parts: Parts, draft: Draft, observer: Observer) -> None:
+        self._parts = parts
         self._draft = draft
-        self._events: AsyncGenerator[Event, None] = run(parts, draft)
+        self.outbox = Outbox(observer, is_read=True)
+        self._working: asyncio.Task[Callable[[], Reply]] | None = None
         self._reply: Reply | None = None
-        self._reader: asyncio.Task[object] | None = None
-        self._left: asyncio.Future[None] | None = None
         self._entered = False
         self._over = False
-        self._is_flowing = False
-        self._is_skipping = False
 
     @property
     def reply(self) -> Reply:
@@ -61,64 +74,56 @@ class Run:
         return self
 
     async def __anext__(self) -> Event:
+        outbox = self.outbox
+        events = outbox.events
+        while not self._over:
+            if events:
+                return events.popleft()
+            if outbox.closed:
+                return self.conclude()
+            if self._working is None:
+                self.begin()
+            if outbox.is_full:
+                outbox.taken()
+            arrival = self._loop.create_future()
+            outbox.wake = functools.partial(arrival.set_result, None)
+            try:
+                await arrival
+            finally:
+                outbox.wake = None
+        self._reply = self._reply or self._draft.reply("cancelled")  # `aclose` in another task
+        raise StopAsyncIteration
+
+    def begin(self) -> None:
+        """Begin the request on the running event loop.
+
+        Raises:
+            InvalidRequest: the context was not entered, so that nobody would end it.
+        """
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
-        self._reader = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._working = self._loop.create_task(carried(answer(self._parts, self._draft, self.outbox)))
+        self._working.add_done_callback(functools.partial(_close, self.outbox))
+
+    def conclude(self) -> Event:
+        """The last event of a request that is over; raises what ended it instead."""
+        self._over = True
+        if self._working is None or self._working.cancelled():
+            self._reply = self._draft.reply("cancelled")
+            raise asyncio.CancelledError
         try:
-            event = await self._next()
-        except StopAsyncIteration:
-            self._over = True
-            raise
-        except asyncio.CancelledError:
-            # `aclose` in another task ended the wait: for the one that waited, the events are over.
-            if self._left is not None and self._reader is not None and self._reader.uncancel() == 0:
-                self._reply = self._reply or self._draft.reply("cancelled")
-                raise StopAsyncIteration from None
-            raise
+            self._reply = self._working.result()()
         except BudgetExceeded as error:
-            if error.reply is None and self._draft.account.attempts:
-                error.reply = self._draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")
+            _attach_reply(error, self._draft)
             self._reply = error.reply or self._draft.reply("error")
-            self._over = True
             raise
         except Exception:
             self._reply = self._draft.reply("error")
-            self._over = True
             raise
-        finally:
-            self._reader = None
-            if self._left is not None and not self._left.done():
-                self._left.set_result(None)
-        self._is_flowing = type(event) in _DELTAS
-        if not self._is_flowing:
-            self._draft.observer.told(event)
-        if isinstance(event, Done):
-            self._reply = event.reply
-            if self.on_done is not None:
-                self.on_done(event.reply)
-        return event
-
-    async def to_the_end(self) -> Reply:
-        """Pass over what happens up to the reply; spares the steps that each event takes on its way to a consumer.
-
-        Raises as iterating does.
-        """
-        self._is_skipping = True
-        async for _ in self:
-            pass
-        return self.reply
-
-    async def _next(self) -> Event:
-        if self._is_flowing:  # a model writes on: nothing to observe, and nothing spent on that for each token
-            return await anext(self._events)
-        observer = self._draft.observer
-        with observer.working():
-            event = await anext(self._events)
-            while self._is_skipping and type(event) is not Done:
-                if type(event) not in _DELTAS:
-                    observer.told(event)
-                event = await anext(self._events)
-            return event
+        if self.on_done is not None:
+            self.on_done(self._reply)
+        return Done(self._reply)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -130,20 +135,25 @@ class Run:
         if self._over:
             return
         self._over = True
-        closing = asyncio.ensure_future(self._close())
         try:
-            # The stages must be closed and paid for even when the task that leaves is cancelled once more.
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing
-            raise
+            if self._working is not None:
+                await finished([self._working])
         finally:
             self._reply = self._reply or self._draft.reply("cancelled")
+            self.outbox.close()
 
-    async def _close(self) -> None:
-        reader = self._reader
-        if reader is not None:
-            self._left = asyncio.get_running_loop().create_future()
-            reader.cancel()
-            await self._left
-        await self._events.aclose()
+    def __del__(self) -> None:
+        """A run that is forgotten without leaving it must not go on spending."""
+        if self._working is not None and not self._working.done() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._working.cancel)
+
+
+def _close(outbox: Outbox, working: asyncio.Task[Callable[[], Reply]]) -> None:
+    if not working.cancelled():
+        working.exception()  # whoever reads the events raises it; one who has left does not hear of it
+    outbox.close()
+
+
+def _attach_reply(error: BudgetExceeded, draft: Draft) -> None:
+    if error.reply is None and draft.account.attempts:
+        error.reply = draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")

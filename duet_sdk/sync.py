@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
@@ -65,6 +64,12 @@ class BackgroundLoop:
             problem = "this client is closed; make a new one"
         work.close()
         raise ConfigError(problem)
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """Call it on the loop; nothing happens where the loop is closed."""
+        with self._lock:
+            if self._finalizer.alive:
+                self._loop.call_soon_threadsafe(call)
 
     def wait(self, work: Coroutine[object, object, Result]) -> Result:
         """Run the work and wait for it; an interrupt (Ctrl-C) cancels the work and waits until it has cleaned up.
@@ -157,18 +162,17 @@ def _stop(
 class SyncRun:
     """One request while it runs: a context manager, and an iterator over its events.
 
-    One task on the background loop steps the run and hands its events over, so that the run is entered, stepped and
-    left in the same task.
+    The request works on the background loop, and whoever iterates takes its events from the same outbox as a `Run`
+    does: neither face is further ahead of its reader than the other.
     """
 
     def __init__(self, loop: BackgroundLoop, run: Run) -> None:
         self._loop = loop
         self._run = run
-        self._events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        self._arrived = threading.Event()
         self._entered = False
         self._started = False
         self._over = False
-        self._pump: asyncio.Task[object] | None = None
 
     @property
     def reply(self) -> Reply:
@@ -183,20 +187,6 @@ class SyncRun:
         self._entered = True
         return self
 
-    async def _step(self) -> None:
-        self._pump = asyncio.current_task()
-        try:
-            async with self._run:
-                async for event in self._run:
-                    self._events.put(event)
-        except asyncio.CancelledError:
-            self._events.put(ConfigError("the client was closed while this request ran"))
-            raise
-        except BaseException as error:  # noqa: BLE001  # carried over to the thread that iterates, which may be ended by it
-            self._events.put(error)
-        else:
-            self._events.put(None)
-
     def __iter__(self) -> Self:
         return self
 
@@ -208,15 +198,30 @@ class SyncRun:
         if not self._started:
             # Marked before it starts, so that an interrupt between the two still ends it on the way out.
             self._started = True
-            self._loop.start(self._step())
-        event = self._events.get()
-        if isinstance(event, BaseException):
-            self._over = True
-            raise event
-        if event is None:
-            self._over = True
-            raise StopIteration
-        return event
+            self._loop.wait(self._begin())
+        outbox = self._run.outbox
+        while True:
+            if outbox.events:
+                return outbox.events.popleft()
+            if outbox.closed:
+                self._over = True
+                return self._conclude()
+            self._arrived.clear()
+            outbox.wake = self._arrived.set
+            if outbox.is_full:
+                self._loop.call_soon(outbox.taken)
+            if not outbox.events and not outbox.closed:  # else one came in between
+                self._arrived.wait()
+
+    async def _begin(self) -> None:
+        await self._run.__aenter__()
+        self._run.begin()
+
+    def _conclude(self) -> Event:
+        try:
+            return self._run.conclude()
+        except asyncio.CancelledError:
+            raise ConfigError("the client was closed while this request ran") from None
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -227,11 +232,7 @@ class SyncRun:
         """End the request now, and return when it has ended; harmless when it is over."""
         if not self._over and self._loop.alive:
             self._over = True
-            self._loop.wait(self._leave())
-
-    async def _leave(self) -> None:
-        await _end([self._pump])
-        await self._run.aclose()
+            self._loop.wait(self._run.aclose())
 
 
 class DuetClient:

@@ -44,7 +44,7 @@ class RequestBudget:
     def __init__(self, limits: Budget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.charged = charged
-        self._clock = clock
+        self.clock = clock
         self.started = clock()
         self.spent_tokens = 0
         self.spent_usd = Decimal(0)
@@ -67,11 +67,11 @@ class RequestBudget:
 
     def elapsed_s(self) -> float:
         """Seconds since the request began."""
-        return self._clock() - self.started
+        return self.clock() - self.started
 
     def left_s(self, until: float | None) -> float | None:
         """Seconds left until that moment, at least 0; None for no end."""
-        return None if until is None else max(0.0, until - self._clock())
+        return None if until is None else max(0.0, until - self.clock())
 
     def check_deadline(self) -> None:
         """Nothing happens in time.
@@ -79,7 +79,7 @@ class RequestBudget:
         Raises:
             DeadlineExceeded: the request's time is used up.
         """
-        if self.deadline is not None and self._clock() >= self.deadline:
+        if self.deadline is not None and self.clock() >= self.deadline:
             raise self.deadline_error()
 
     def deadline_error(self) -> DeadlineExceeded:

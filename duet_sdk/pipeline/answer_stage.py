@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from duet_sdk.answer_form import ask_again, strict_tools, unmet
 from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
-from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried
+from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
 from duet_sdk.handoff import alone
 from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
-from duet_sdk.pipeline.attempt import Begun, RunningCall
+from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
+from duet_sdk.pipeline.outbox import LOOK_AHEAD
+from duet_sdk.pipeline.signal_stage import Guidance
 from duet_sdk.policies import Prompts, Sampling
 from duet_sdk.signal import LeadingThought
 from duet_sdk.types import AttemptKind, Json, Message, Stage
@@ -24,153 +26,135 @@ from duet_sdk.types import AttemptKind, Json, Message, Stage
 _log = logging.getLogger(__name__)
 
 
-class Answering:
-    """Writes the draft's answers."""
+class AnswerStage:
+    """Writes the draft's answers.
 
-    def __init__(self, flow: Flow) -> None:
+    Args:
+        flow: the request.
+        guidance: what the signal's stage has left.
+    """
+
+    def __init__(self, flow: Flow, guidance: Guidance) -> None:
         self._flow = flow
+        self._guidance = guidance
         self._asked_again: tuple[Message, ...] = ()
 
-    async def events(self, stage: Stage) -> AsyncGenerator[Event, None]:
+    async def run(self, stage: Stage) -> None:
         """Let the models of that stage answer in turn; where all generators fail, the reasoner may.
 
         Raises:
             BackendError: they failed, and the ladder has no other rung.
             BudgetExceeded: a limit is used up.
         """
-        flow, failure = self._flow, None
-        chain = flow.chain(stage)
-        for position, model in enumerate(chain):
-            failure = None
-            begun = flow.adopted if stage == "generator" and position == 0 else None
-            async with aclosing(self._ask(stage, model, begun)) as asking:
-                async for event in asking:
-                    if isinstance(event, BackendError):
-                        failure = event
-                    else:
-                        yield event
-            if failure is None:
-                break
-            if self._must_not_start_over():
-                raise self._broken(stage, failure) from failure
-            if model is not chain[-1]:
-                successor, error_type = chain[position + 1].name, type(failure).__name__
-                _log.warning("%s failed with %s: %s answers", model.name, error_type, successor)
-                discard = self._discard()
-                yield FellBack(stage, flow.draft.served_by, error_type, discard=discard, model=successor)
+        flow = self._flow
+        begun = self._guidance.begun if stage == "generator" else None
+
+        async def use(model: StageModel) -> None:
+            nonlocal begun
+            first, begun = begun, None
+            await self._ask(stage, model, first)
+
+        failure = await flow.down_the_chain(
+            stage, use, void=self._discard, may_pass_on=lambda: not self._must_not_start_over()
+        )
+        if failure is not None and self._must_not_start_over():
+            raise self._broken(stage, failure) from failure
         if failure is not None:
-            yield self._fall_back(stage, failure)
+            self._fall_back(stage, failure)
             try:
-                async with aclosing(self.events("reasoner")) as answering:
-                    async for event in answering:
-                        yield event
+                await self.run("reasoner")
             except (InvalidRequest, ContextOverflow) as unable:
                 raise failure from unable  # what the reasoner cannot do was asked of the generator
             return
         for index in range(flow.request.n):
-            yield AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index)
+            flow.tell(AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index))
 
-    async def _ask(
-        self, stage: Stage, model: StageModel, begun: Begun | None
-    ) -> AsyncGenerator[Event | BackendError, None]:
-        """Let one model answer, again where the policy says so; the last item is its error where it failed.
-
-        What it has ``begun`` already is its first attempt.
-        """
-        flow, tries = self._flow, 0
+    async def _ask(self, stage: Stage, model: StageModel, begun: RunningAttempt | None) -> None:
+        """Let one model answer, again where the policy says so; what it has ``begun`` already is its first attempt."""
+        flow = self._flow
         self._asked_again = ()
-        while True:
-            tries += 1
-            failure: BackendError | None = None
-            running: Begun | None = begun
-            fresh: RunningCall | None = None
-            if begun is None:
-                try:
-                    running = fresh = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
-                except BackendError as error:
-                    failure = error
-            if running is not None:
-                try:
-                    async with running, aclosing(self._write(running)) as writing:
-                        if fresh is not None:
-                            yield fresh.started()
-                        async for event in writing:
-                            yield event
-                except BackendError as error:
-                    failure = error
-                yield running.ended()
-            begun = None
-            if failure is None:
-                break
-            until = flow.budget.deadline
-            if self._must_not_start_over() or not await flow.wait_before_retry(tries, failure, until=until):
-                yield failure
-                return
-            yield Retried(stage, self._discard())
-        if running is not None and running.timed_out:
-            raise flow.budget.deadline_error()
-        async with aclosing(self._hold_to_form(stage, model)) as correcting:
-            async for item in correcting:
-                yield item
 
-    async def _hold_to_form(self, stage: Stage, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
+        async def attempt(number: int) -> None:
+            await self._write(begun if number == 1 and begun is not None else await self._planned(stage, model))
+
+        await flow.with_retries(
+            stage,
+            attempt,
+            void=self._discard,
+            may_retry=lambda: not self._must_not_start_over(),
+            until=flow.budget.deadline,
+        )
+        await self._hold_to_form(stage, model)
+
+    async def _planned(self, stage: Stage, model: StageModel) -> RunningAttempt:
+        return await self._flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
+
+    async def _hold_to_form(self, stage: Stage, model: StageModel) -> None:
         """Have an answer without the form that was asked for written once more, where the budget has room for that.
 
-        Where it has none the answer stays as it is, and so does a second one that is no better; the last item is the
-        model's error where it failed.
+        Where it has none the answer stays as it is, and so does a second one that is no better.
         """
         flow, draft = self._flow, self._flow.draft
-        whole = flow.request.n == 1 and draft.finish_of(0) in ("stop", "tool_calls")
+        if flow.request.n != 1 or draft.finish_of(0) not in ("stop", "tool_calls") or self._must_not_start_over():
+            return
         calls = draft.calls_of(0)
-        problem = unmet(flow.request, draft.answer(0), calls) if whole and not self._must_not_start_over() else None
+        problem = unmet(flow.request, draft.answer(0), calls)
         if problem is None:
             return
-        _log.warning("the answer of %s has not the form that was asked for; it is asked for once more", model.name)
+        _log.warning("the answer of %s does not match the requested format; asking once more", model.name)
         self._asked_again = ask_again(draft.answer(0), calls, problem)
-        failure: BackendError | None = None
-        running: RunningCall | None = None
+        attempt: RunningAttempt | None = None
         try:
-            running = await flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
-            async with running, aclosing(self._write(running)) as writing:
-                yield Retried(stage, self._discard())
-                yield running.started()
-                async for event in writing:
-                    yield event
+            attempt = await self._planned(stage, model)
+            await self._write(attempt, again=stage)
         except (BudgetExceeded, ContextOverflow):
-            if running is None or running.record is None:
-                _log.warning("there is no room for asking %s once more; its answer stays", model.name)
+            if attempt is not None and attempt.record is not None:
+                raise
+            _log.warning("the budget has no room for asking %s once more; its answer stays", model.name)
+
+    async def _write(self, attempt: RunningAttempt, *, again: Stage | None = None) -> None:
+        """One attempt: what the model writes goes into the draft, ``again`` in place of what is there."""
+        flow, draft = self._flow, self._flow.draft
+        thoughts = [LeadingThought() for _ in range(flow.request.n)]
+        async with attempt:
+            if again is not None:
+                flow.tell(Retried(again, self._discard()))
+            await attempt.run(partial(self._read, attempt, thoughts))
+            for index, thought in enumerate(thoughts):
+                if rest := thought.end():  # held back, and the output was cut before it could be told
+                    draft.add_text(rest, index)
+                    flow.tell(AnswerDelta(rest, index))
+        if attempt.timed_out:
+            raise flow.budget.deadline_error()
+
+    async def _read(self, attempt: RunningAttempt, thoughts: Sequence[LeadingThought]) -> None:
+        draft, outbox = self._flow.draft, self._flow.outbox
+        async for arrived in attempt.incoming:
+            for chunk in attempt.take(arrived):
+                index, text, thought = chunk.index, chunk.text, thoughts[chunk.index]
+                if not thought.is_over:
+                    text = thought.feed(text)
+                if chunk.finish_reason is not None:
+                    text += thought.end()
+                    draft.end_answer(index, chunk.finish_reason)
+                if chunk.logprobs:
+                    draft.add_logprobs(index, chunk.logprobs)
+                if text:
+                    draft.add_text(text, index)
+                    if outbox.is_read:
+                        outbox.tell(AnswerDelta(text, index, chunk.logprobs))
+                for delta in chunk.tool_calls:
+                    draft.add_call(delta)
+                    outbox.tell(delta)
+            if attempt.counter.done or attempt.counter.stopped:
                 return
-            raise
-        except BackendError as error:
-            failure = error
-        if running is not None and running.record is not None:
-            yield running.ended()
-            if running.timed_out:
-                raise flow.budget.deadline_error()
-        if failure is not None:
-            yield failure
+            if len(outbox.events) >= LOOK_AHEAD:
+                await outbox.room()
+        attempt.exhausted()
 
-    async def _write(self, running: Begun) -> AsyncGenerator[Event, None]:
-        draft = self._flow.draft
-        thoughts = [LeadingThought() for _ in range(self._flow.request.n)]
-        async for chunk in running:
-            text = thoughts[chunk.index].feed(chunk.text)
-            if chunk.finish_reason is not None:
-                text += thoughts[chunk.index].end()
-                draft.end_answer(chunk.index, chunk.finish_reason)
-            draft.add_logprobs(chunk.index, chunk.logprobs)
-            if text:
-                draft.add_text(text, chunk.index)
-                yield AnswerDelta(text, chunk.index, chunk.logprobs)
-            for delta in chunk.tool_calls:
-                draft.add_call(delta)
-                yield delta
-        for index, thought in enumerate(thoughts):
-            if rest := thought.end():  # held back, and the output was cut before it could be told
-                draft.add_text(rest, index)
-                yield AnswerDelta(rest, index)
-
-    async def plan(self, stage: Stage, model: StageModel, *, signal: str, kind: AttemptKind = "answer") -> RunningCall:
+    async def plan(
+        self, stage: Stage, model: StageModel, *, signal: str, kind: AttemptKind = "answer"
+    ) -> RunningAttempt:
         """The call that answers, guided by ``signal`` unless it is empty, with limits that fit what is left.
 
         A ``probe`` is streamed whatever the caller wants to see, and asks for logprobs.
@@ -215,7 +199,7 @@ class Answering:
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
         slot = self._flow.slot(stage, model, usd_of)
-        return RunningCall(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=budget.deadline)
+        return RunningAttempt(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=budget.deadline)
 
     def _sampling(self, stage: Stage) -> Sampling:
         """The stage's own; a reasoner that stands in answers as the generator was to, but for what its server takes."""
@@ -245,7 +229,8 @@ class Answering:
         made = signal if signal != carried else ""
         if not made and carried is None:
             return False, alone(seen, prompts=flow.prompts)
-        flow.draft.handoff, call = await flow.guided(model, seen, made or None, tools)
+        reasoner = self._guidance.reasoner
+        flow.draft.handoff, call = await flow.guided(reasoner, model, seen, made or None, tools)
         return bool(made), call
 
     def _must_not_start_over(self) -> bool:
@@ -271,14 +256,14 @@ class Answering:
             retry_after=error.retry_after,
         )
 
-    def _fall_back(self, stage: Stage, error: BackendError) -> Event:
+    def _fall_back(self, stage: Stage, error: BackendError) -> None:
         """Let the reasoner answer in place of generators that failed, or fail.
 
         Raises:
             BackendError: the ladder says to fail, another pair can take over, or there is nobody left.
         """
         flow, draft = self._flow, self._flow.draft
-        can_fall = stage == "generator" and flow.request.mode == "duet" and not flow.reasoner_failed
+        can_fall = stage == "generator" and flow.request.mode == "duet" and not self._guidance.failed
         other_pair = flow.parts.fallback is not None
         outage = is_outage(error, spent=draft.account.spent)
         if flow.parts.ladder.generator == "raise" or not can_fall or other_pair or not outage:
@@ -290,4 +275,4 @@ class Answering:
         draft.served_by, draft.handoff = "reasoner_fallback", None
         name = flow.parts.reasoners[0].name
         _log.warning("%s failed with %s: %s answers", error.model, type(error).__name__, name)
-        return FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name)
+        flow.tell(FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name))

@@ -1,29 +1,34 @@
-"""One call of one model under a hold: counted, cut at its limit and deadline, settled however it ends."""
+"""One call of one model under a hold: announced, counted, cut at its limit and deadline, settled however it ends."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Final, Self, cast
 
 from duet_sdk.backends.base import Backend, Call, Chunk
 from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
-from duet_sdk.budget.meter import TokenMeter
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted
 from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.charging import Charge, Charging
-from duet_sdk.pipeline.observer import SILENT, Observer
-from duet_sdk.pipeline.stream import Closings, Stream
+from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
+from duet_sdk.pipeline.lifetime import Lifetime, carried
+from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.pricing import PriceBook
 from duet_sdk.receipt import Account
 from duet_sdk.reply import Attempt, StageUsage
 from duet_sdk.types import AttemptKind, CountedBy, Stage
 
-GRACE_S = 2.0
-"""How long a stream that has reached its limit or its end may take to say its usage before it is closed."""
+GRACE_S: Final = 2.0
+"""How long a stream that has reached its limit or its end may take to say its usage before it is closed: servers send
+it at once, and a request must not wait longer than a connection takes for a figure that can be estimated."""
+
+Read = Callable[[], Coroutine[object, object, None]]
+"""Reads an attempt on: iterates ``incoming``, and returns when ``counter.done`` or no more is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +42,69 @@ class Slot:
     account: Account
     budget: RequestBudget
     usd_of: UsdOf
+    outbox: Outbox
     count_text: Callable[[str], int] | None = None
     """Tokens of a text by the model's own tokenizer, None where it is not at hand."""
     charging: Charging | None = None
     """The request's side of a ledger, None without one."""
-    observer: Observer = SILENT
-    closings: Closings = field(default_factory=Closings)
-    """The client's streams that still close."""
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    """What runs for the client."""
 
 
-class Begun(Protocol):
-    """An attempt that can be entered and iterated: one that was just planned, or one that is under way already."""
+class RunningAttempt:
+    """An attempt while it runs: ``async with`` holds and settles, `run` reads.
 
-    @property
-    def timed_out(self) -> bool:
-        """Whether the deadline ended it."""
+    What the model writes comes from ``incoming`` as it arrives; ``take`` counts it and gives what is within the limit:
 
-    def ended(self) -> AttemptEnded:
-        """The event that closes it; only after leaving the context."""
+        async with attempt:
+            await attempt.run(read)
 
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-    def __aiter__(self) -> AsyncIterator[Chunk]: ...
-
-
-class RunningCall:
-    """An attempt while it runs: ``async with`` holds and settles, iterating gives chunks within the limit.
+        async def read():
+            async for arrived in attempt.incoming:
+                for chunk in attempt.take(arrived):
+                    ...
+                if attempt.counter.done:
+                    break
 
     Attributes:
+        incoming: the model's chunks, those that arrived together in one step.
+        take: counts chunks.
+        counter: what has been counted.
         timed_out: the deadline ended it.
-        overflowed: the model wrote more than it was allowed to.
-        truncated: the limit or the deadline ended it, the model did not.
-        kind: what the model was called for; a tentative answer becomes an ``answer`` when it is adopted.
+        kind: what the model was called for; a probe becomes an ``answer`` when it is adopted.
         discarded: nothing of it will stand in the reply.
+        record: what the receipt says of it, once it is over.
     """
+
+    __slots__ = (
+        "_begun_s",
+        "_call",
+        "_charge",
+        "_exhausted",
+        "_held",
+        "_is_announced",
+        "_is_dispatched",
+        "_is_refused",
+        "_needed_tokens",
+        "_number",
+        "_permit",
+        "_prompt",
+        "_queued_s",
+        "_reading",
+        "_slot",
+        "_span",
+        "_until",
+        "counter",
+        "discarded",
+        "incoming",
+        "kind",
+        "record",
+        "take",
+        "timed_out",
+    )
+
+    incoming: AsyncGenerator[Sequence[Chunk], None]
+    take: Callable[[Sequence[Chunk]], Sequence[Chunk]]
 
     def __init__(self, slot: Slot, call: Call, *, kind: AttemptKind, prompt: PromptSize, until: float | None) -> None:
         self.kind = kind
@@ -82,36 +112,24 @@ class RunningCall:
         self._call = call
         self._prompt = prompt
         self._until = until
-        self._number = 1 + sum(done.stage == slot.stage for done in slot.account.attempts)
-        self._meters = [TokenMeter(slot.count_text) for _ in range(call.n)]
-        self._open = set(range(call.n))
-        self._writing = set(range(call.n))
-        self._reported: StageUsage | None = None
-        self._used = 0
-        self._reported_usd: Decimal | None = None
-        self._complete = False
-        self._stopped = False
-        self._first_token_s: float | None = None
-        self._dispatched = False
-        self._failed_unspent = False
-        self._charge: Charge | None = None
-        self._permit: tuple[object] | None = None
+        self.counter = Counter(call.max_tokens, call.n, slot.count_text, slot.budget.clock)
         self.timed_out = False
-        self.overflowed = False
-        self.truncated = False
         self.discarded = False
         self.record: Attempt | None = None
+        self._number = 0
+        self._charge: Charge | None = None
+        self._permit: tuple[object] | None = None
+        self._reading: asyncio.Task[Callable[[], None]] | None = None
+        self._is_announced = False
+        self._is_dispatched = False
+        self._is_refused = False
+        self._exhausted = False
         self._needed_tokens: int | None = None
-        self._finish_reasons: dict[int, str] = {}
 
-    def started(self) -> AttemptStarted:
-        """The event that announces this attempt."""
-        return AttemptStarted(self._slot.stage, self._slot.model, self._number)
-
-    def ended(self) -> AttemptEnded:
-        """The event that closes this attempt; only after leaving the context."""
-        record = cast("Attempt", self.record)
-        return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
+    @property
+    def is_entered(self) -> bool:
+        """Whether it holds, or has held, what it can spend."""
+        return self._number > 0
 
     def not_needed(self, since_tokens: int | None = None) -> None:
         """No more is needed: what it writes beyond ``since_tokens`` (by default from now on) is overlap."""
@@ -119,218 +137,239 @@ class RunningCall:
             self._needed_tokens = self.tokens if since_tokens is None else since_tokens
 
     def extend(self, until: float | None) -> None:
-        """Move its deadline, unless it has no more to write and only waits for the server's last word."""
-        if self._writing and not self._stopped:
-            self._until = until
+        """Move its deadline; for the next `run`."""
+        self._until = until
 
     @property
     def tokens(self) -> int:
         """Output tokens billed, as far as known."""
-        counted = self._counted()
-        if self._reported is None:
-            return 0 if self._is_unbilled else counted
-        if self._complete and not self._by_ids:
-            return self._reported.output_tokens
-        return max(self._reported.output_tokens, counted)
+        return 0 if self._is_unbilled else self.counter.tokens
 
     @property
     def counted_by(self) -> CountedBy:
         """The evidence for ``tokens``."""
-        counted = self._meters[0].counted_by
-        if self._complete and self._reported is not None and counted != "token_ids":
-            return "usage"
-        return counted
+        return self.counter.counted_by
 
     @property
     def honoured(self) -> bool:
-        """Whether the model is known to have stayed within its limit.
+        """Whether the model is known to have stayed within its limit."""
+        return self._is_unbilled or self.counter.honoured
 
-        A model that reached its limit and neither ended nor reported its usage may have written on unseen.
-        """
-        limit = self._call.max_tokens * self._call.n
-        seen_whole = self._complete or not self._open
-        return not self.overflowed and self.tokens <= limit and (seen_whole or self.tokens < limit)
+    @property
+    def truncated(self) -> bool:
+        """Whether the limit or the deadline ended it, and the model did not."""
+        return self.counter.truncated
+
+    @property
+    def _is_unbilled(self) -> bool:
+        """Refused before the first token, or never sent, as far as the server says nothing else."""
+        return (self._is_refused or not self._is_dispatched) and not self.counter.has_reported
 
     async def __aenter__(self) -> Self:
-        slot, call = self._slot, self._call
+        """Hold what it can spend; once is enough."""
+        if self._number:
+            return self
+        slot, call, budget = self._slot, self._call, self._slot.budget
         outputs = call.max_tokens * call.n
         bound = self._prompt.tokens
-        planned_s = slot.budget.elapsed_s()
+        planned_s = budget.elapsed_s()
         usd = slot.usd_of(bound, outputs)
-        self._held = slot.budget.hold(bound + outputs, usd)
+        self._held = budget.hold(bound + outputs, usd)
         if slot.charging is not None:
             try:
                 self._charge = await slot.charging.hold(
-                    EntryFacts(slot.stage, slot.model, self.kind, slot.observer.trace_id),
+                    EntryFacts(slot.stage, slot.model, self.kind, slot.outbox.observer.trace_id),
                     tokens=bound + outputs,
                     usd=usd,
-                    left_s=slot.budget.left_s(self._until),
+                    left_s=budget.left_s(self._until),
                 )
             except BaseException:
-                slot.budget.release(self._held)
+                budget.release(self._held)
                 raise
-        self._start_s = slot.budget.elapsed_s()
-        self._queued_s = self._start_s - planned_s
-        self._span = slot.observer.attempt(
+        self._begun_s = budget.elapsed_s()
+        self._queued_s = self._begun_s - planned_s
+        self._number = slot.account.next_number(slot.stage)
+        self._span = slot.outbox.observer.attempt(
             call, stage=slot.stage, model=slot.model, backend=slot.backend, number=self._number, kind=self.kind
         )
-        self._hears = self._span.hears
-        self._stream = Stream(cast("AsyncGenerator[Chunk, None]", slot.backend.stream(call)), slot.closings)
+        self.take = self.counter.take if self._span.hears is None else self._take_and_tell
         return self
 
-    def __aiter__(self) -> Self:
-        return self
+    def _announce(self) -> None:
+        if not self._is_announced:
+            self._is_announced = True
+            self._slot.outbox.tell(AttemptStarted(self._slot.stage, self._slot.model, self._number))
 
-    async def __anext__(self) -> Chunk:
-        while True:
-            if self._complete or self._stopped:
-                raise StopAsyncIteration
-            chunk = await self._next()
-            if chunk is not None and (taken := self._take(chunk)) is not None:
-                if self._hears is not None:
-                    self._hears(taken)
-                return taken
+    async def run(self, read: Read) -> None:
+        """Read the model's output until there is no more, no more is wanted, or the time is up.
 
-    async def _next(self) -> Chunk | None:
+        Where the attempt has a deadline, or its events a reader, ``read`` runs in a task of its own: the deadline
+        then ends the waiting however long the model's stream takes to close, and no chunk passes the layers above.
+
+        Raises:
+            BackendError: the model failed; what it wrote before has been read.
+        """
+        self._announce()
+        left_s = self._slot.budget.left_s(self._until)
+        if left_s is not None and left_s <= 0:
+            self._stop_waiting()
+            return
         try:
-            if self._until is not None:
-                return await self._next_in_time(self._until)
-            # Spares every token but the first a coroutine.
-            return await (self._stream.next() if self._dispatched else self._advance())
-        except StopAsyncIteration:
-            self._complete = True
-            if self._writing:
-                raise self._broken("the stream ended without saying why the output ended") from None
-            self.truncated |= bool(self._open)
+            if self._is_dispatched:
+                await self._read_in_time(read, left_s)
+                return
+            self.incoming = self._slot.backend.batches(self._call)
+            self._is_dispatched = True
+            self._permit = (self._slot.backend.attempt_begins(),)
+            with self._span.sending():  # a task that reads takes this context with it
+                await self._read_in_time(read, left_s)
+        except UnexpectedOutput as error:
+            raise self._broken(str(error)) from None
+
+    async def _read_in_time(self, read: Read, left_s: float | None) -> None:
+        if left_s is None and not self._slot.outbox.is_read:
+            await self._read_all(read)
+            return
+        loop = asyncio.get_running_loop()
+        reading = self._reading = loop.create_task(carried(self._read_all(read)))
+        over: asyncio.Future[None] = loop.create_future()
+
+        def end(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        reading.add_done_callback(end)
+        timer = None if left_s is None else loop.call_later(left_s, end)
+        try:
+            await over
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not reading.done():
+                reading.cancel()
+                await self._slot.lifetime.within(reading)
+        if not reading.done() or reading.cancelled():
+            self._stop_waiting()
+        else:
+            reading.result()()
+
+    async def _read_all(self, read: Read) -> None:
+        try:
+            await read()
         except TimeoutError as error:
             raise self._broken("the model's server timed out") from error
-        return None
+        if self.counter.done and not self._is_over:
+            await self._hear_last_words(read)
 
-    async def _next_in_time(self, until: float) -> Chunk | None:
-        left_s = self._slot.budget.left_s(until)
-        chunk = await self._advance(left_s) if left_s else None
-        if chunk is None:
-            self._stop_waiting()
-        return chunk
+    async def _hear_last_words(self, read: Read) -> None:
+        """Let the server say its usage, though not for long."""
+        timeout = asyncio.timeout(GRACE_S)
+        try:
+            async with timeout:
+                while not self._is_over:
+                    await read()
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise self._broken("the model's server timed out") from error
+            self.counter.cut_short()
 
-    async def _advance(self, left_s: float | None = None) -> Chunk | None:
-        """The next chunk, None where it does not come in ``left_s`` seconds."""
-        if self._dispatched:
-            return await (self._stream.next() if left_s is None else self._stream.next_within(left_s))
-        self._dispatched = True
-        self._permit = (self._slot.backend.attempt_begins(),)
-        with self._span.sending():
-            return await (self._stream.next() if left_s is None else self._stream.next_within(left_s))
+    @property
+    def _is_over(self) -> bool:
+        return self.counter.complete or self.counter.stopped
+
+    def exhausted(self) -> None:
+        """``incoming`` is at its end.
+
+        Raises:
+            StreamBroken: an output had not said why it ended.
+        """
+        self._exhausted = True
+        if not self.counter.end():
+            raise self._broken("the stream ended without saying why the output ended")
+
+    def replay(self, held: Sequence[Chunk], *, without_logprobs: bool) -> None:
+        """Let what was read and held back come once more, in front of what is still to come."""
+        take = self.take
+
+        def again(arrived: Sequence[Chunk]) -> Sequence[Chunk]:
+            chunks = arrived if arrived is held else take(arrived)
+            if without_logprobs:
+                for chunk in chunks:
+                    chunk.logprobs = ()
+            return chunks
+
+        self.take = again
+        self.incoming = _replayed(held, self.incoming)
+
+    def _take_and_tell(self, arrived: Sequence[Chunk]) -> Sequence[Chunk]:
+        """Count, and let the observer hear what counts."""
+        kept = self.counter.take(arrived)
+        if (hears := self._span.hears) is not None:
+            for chunk in kept:
+                hears(chunk)
+        return kept
 
     def _stop_waiting(self) -> None:
-        self._stopped = True
-        self.timed_out = bool(self._writing)
-        self.truncated |= bool(self._open)
+        self.timed_out = self.counter.cut_short()
 
     def _broken(self, message: str) -> StreamBroken:
         backend = self._slot.backend
         return StreamBroken(message, backend=backend.name, model=backend.model)
 
-    def _take(self, chunk: Chunk) -> Chunk | None:
-        """Count a chunk and cut what goes beyond the limit."""
-        if not 0 <= chunk.index < self._call.n:
-            raise self._broken(f"the model's server wrote output number {chunk.index} of {self._call.n}")
-        if chunk.usage is not None:
-            chunk.usage = _plausible(chunk.usage)
-            self._reported = chunk.usage or self._reported
-        if chunk.cost_usd is not None:
-            self._reported_usd = chunk.cost_usd
-        index, limit = chunk.index, self._call.max_tokens
-        written = chunk.text + chunk.reasoning
-        if chunk.tool_calls:
-            written += "".join(f"{delta.name or ''}{delta.arguments}" for delta in chunk.tool_calls)
-        if self._first_token_s is None and (written or chunk.token_ids):
-            self._first_token_s = self._slot.budget.elapsed_s() - self._start_s
-        meter = self._meters[index]
-        used = chunk.usage.output_tokens if chunk.usage is not None else None
-        if used is not None and self._call.n > 1:
-            # The server counts over all outputs: what came on top since its last word belongs to this one.
-            fresh, self._used = used - self._used, used
-            used = meter.tokens + fresh if written and not chunk.token_ids else None
-        added = meter.add(written, token_ids=len(chunk.token_ids), used=used)
-        if index not in self._open and written:
-            return None  # it had said that this output was over
-        if meter.tokens > limit:
-            return self._cut(chunk, allowed=max(0, limit - (meter.tokens - added)), added=added)
-        if chunk.finish_reason is not None:
-            self._open.discard(index)
-            self._writing.discard(index)
-            self._finish_reasons[index] = chunk.finish_reason
-            self.truncated |= chunk.finish_reason == "length"
-        elif meter.tokens == limit:
-            self._writing.discard(index)
-        if not self._writing:
-            self._wait_at_most(GRACE_S)
-        return chunk
-
-    def _cut(self, chunk: Chunk, *, allowed: int, added: int) -> Chunk | None:
-        """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
-        was_writing = chunk.index in self._writing
-        self._writing.discard(chunk.index)
-        self._finish_reasons.setdefault(chunk.index, "length")
-        self.overflowed = True
-        self.truncated |= chunk.index in self._open
-        if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
-            return None  # the final usage tells of tokens that were never shown: nothing is left to cut
-        # With several outputs, one that runs away must not keep the stream alive for the others.
-        self._stopped = not self._writing or sum(meter.tokens for meter in self._meters) > (
-            self._call.max_tokens * self._call.n
-        )
-        if not was_writing:
-            return None
-        keep = allowed / added if added else 0.0
-        return replace(
-            chunk,
-            text=chunk.text[: int(len(chunk.text) * keep)],
-            reasoning=chunk.reasoning[: int(len(chunk.reasoning) * keep)],
-            token_ids=chunk.token_ids[:allowed],
-            logprobs=chunk.logprobs[:allowed],
-            tool_calls=(),
-            finish_reason="length",
-        )
-
-    def _wait_at_most(self, wait_s: float) -> None:
-        # The deadline is on the budget's clock, so that both can be compared.
-        end = self._slot.budget.started + self._slot.budget.elapsed_s() + wait_s
-        self._until = end if self._until is None else min(self._until, end)
-
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Settle it; once is enough."""
+        if self.record is not None:
+            return
         refused = isinstance(exc, BackendError) and not isinstance(exc, StreamBroken)
-        self._failed_unspent = refused and self._first_token_s is None
+        self._is_refused = refused and self.counter.first_s is None
         try:
-            await self._stream.close()
+            if self._is_dispatched and not self._exhausted:
+                await self._close()
         finally:
-            if self._permit is not None:
-                self._slot.backend.attempt_ends(self._permit[0], exc)
+            self._tell_backend(exc)
             record = self._settle(exc)
             try:
                 self._span.end(record)
             finally:
-                if self._charge is not None:
-                    await self._settle_charge(self._charge, record)
+                await self._end(record)
 
-    async def _settle_charge(self, charge: Charge, record: Attempt) -> None:
-        if self._dispatched:
-            await charge.settle(record.kind, record.usage, record.usd)
-        else:
-            await charge.release()
+    async def _close(self) -> None:
+        """Close a stream that has more to give; what takes long goes on beside whatever comes next."""
+        if self._reading is not None and not self._reading.done():
+            return  # it was told to end, and closes the stream itself
+        closing = cast("Coroutine[None, None, None]", self.incoming.aclose())
+        await self._slot.lifetime.within(asyncio.create_task(closing))
+
+    def _tell_backend(self, exc: BaseException | None) -> None:
+        if self._permit is None:
+            return
+        if exc is None and self.counter.first_s is None and not self.counter.complete:
+            exc = TimeoutError()  # nothing came, and nobody waits any more: that speaks neither for it nor against it
+        self._slot.backend.attempt_ends(self._permit[0], exc)
+
+    async def _end(self, record: Attempt) -> None:
+        try:
+            if self._charge is not None and self._is_dispatched:
+                await self._charge.settle(record.kind, record.usage, record.usd)
+            elif self._charge is not None:
+                await self._charge.release()
+        finally:
+            self._announce()  # it may have ended before it was run
+            self._slot.outbox.tell(
+                AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
+            )
 
     def _settle(self, exc: BaseException | None) -> Attempt:
-        slot = self._slot
-        duration_s = slot.budget.elapsed_s() - self._start_s
-        usage = self._usage()
+        slot, counter = self._slot, self.counter
+        duration_s = slot.budget.elapsed_s() - self._begun_s
+        usage = StageUsage() if self._is_unbilled else counter.usage(self._prompt.likely)
         usd = slot.prices.cost(
             slot.model,
             usage,
             seconds=duration_s,
-            reported_usd=self._reported_usd,
+            reported_usd=counter.reported_usd,
             backend_price=slot.backend.price,
         )
         slot.budget.settle(self._held, tokens=usage.total_tokens, usd=usd)
@@ -343,49 +382,27 @@ class RunningCall:
             self._number,
             usage,
             usd,
-            self._start_s,
+            self._begun_s,
             duration_s,
-            self._first_token_s,
+            None if counter.first_s is None else counter.first_s - slot.budget.started - self._begun_s,
             error_type,
             kind=self.kind,
             limit_tokens=self._call.max_tokens * self._call.n,
             honoured=self.honoured,
             discarded=self.discarded,
-            truncated=self.truncated,
-            finish_reasons=tuple(self._finish_reasons[at] for at in sorted(self._finish_reasons)),
+            truncated=counter.truncated,
+            finish_reasons=counter.finish_reasons,
             overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
             queued_s=self._queued_s,
         )
         slot.account.attempts.append(self.record)
         return self.record
 
-    def _counted(self) -> int:
-        meters = self._meters
-        return meters[0].tokens if len(meters) == 1 else sum(meter.tokens for meter in meters)
 
-    @property
-    def _by_ids(self) -> bool:
-        return all(meter.counted_by == "token_ids" for meter in self._meters)
-
-    @property
-    def _is_unbilled(self) -> bool:
-        """Refused before the first token, or never sent."""
-        return self._failed_unspent or not self._dispatched
-
-    def _usage(self) -> StageUsage:
-        reported, tokens = self._reported, self.tokens
-        if reported is None:
-            return StageUsage() if self._is_unbilled else StageUsage(self._prompt.likely, tokens, estimated=True)
-        estimated = reported.estimated
-        if not self._complete:
-            estimated = not all(meter.counted_by in ("token_ids", "usage") for meter in self._meters)
-        return StageUsage(reported.input_tokens, tokens, reported.cached_tokens, estimated)
-
-
-def _plausible(usage: StageUsage) -> StageUsage | None:
-    """What a server says it used, None where that cannot be."""
-    if min(usage.input_tokens, usage.output_tokens, usage.cached_tokens) < 0:
-        return None
-    if usage.cached_tokens <= usage.input_tokens:
-        return usage
-    return replace(usage, cached_tokens=usage.input_tokens)
+async def _replayed(
+    held: Sequence[Chunk], rest: AsyncGenerator[Sequence[Chunk], None]
+) -> AsyncGenerator[Sequence[Chunk], None]:
+    async with aclosing(rest):
+        yield held
+        async for arrived in rest:
+            yield arrived

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from duet_sdk.agents.history import without_signals
@@ -11,7 +10,6 @@ from duet_sdk.agents.run import AgentRun, RunMemory, has_tools
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pipeline.charging import Charging
-from duet_sdk.pipeline.observer import SILENT, Observer
 from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, Alone
 from duet_sdk.reply import AloneEstimate, GateDecision, Reply, Signal
@@ -36,13 +34,11 @@ class Draft:
         models: Mapping[Stage, str],
         *,
         charging: Charging | None = None,
-        observer: Observer = SILENT,
     ) -> None:
         self.request = request
         self.budget = budget
         self.models = models
         self.charging = charging
-        self.observer = observer
         self.account = Account()
         self.alone: Alone | None = None
         self.agent: AgentRun | None = None
@@ -53,19 +49,18 @@ class Draft:
         self.finish: str | None = None
         self.discard_answers()
 
-    @contextmanager
-    def as_turn(self, memory: RunMemory, models: Sequence[str]) -> Iterator[None]:
-        """Take the request as a turn of an agent's run, where it is one, and book it there however it ends."""
+    def begin_turn(self, memory: RunMemory, models: Sequence[str]) -> None:
+        """Take the request as a turn of an agent's run, where it is one; `end_turn` books it there."""
         if self.request.mode == "duet" and has_tools(self.request):
             self.agent = AgentRun(self.request, memory, models)
             self.request = self.agent.request
         elif any(message.signal for message in self.request.messages):
             self.request = replace(self.request, messages=without_signals(self.request.messages))
-        try:
-            yield
-        finally:
-            if self.agent is not None and not self.agent.left:
-                self.agent.leave(self.reply("cancelled").message, self.account)
+
+    def end_turn(self) -> None:
+        """Book the request on its run, where `done` has not; harmless otherwise."""
+        if self.agent is not None and not self.agent.left:
+            self.agent.leave(self.reply("cancelled").message, self.account)
 
     def done(self) -> Reply:
         """The complete reply.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from duet_sdk.agents.history import guarded
@@ -12,10 +12,12 @@ from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
+from duet_sdk.events import FellBack, Retried
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
-from duet_sdk.pipeline.attempt import Begun, RunningCall, Slot
+from duet_sdk.pipeline.attempt import Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import Parts, StageModel
+from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.policies import Prompts
 from duet_sdk.rendering import neutralise_unknown
 from duet_sdk.types import HandoffName, Json, Message, Stage
@@ -25,30 +27,19 @@ Result = TypeVar("Result")
 
 
 class Flow:
-    """One request on its way through a pair: its parts, its draft, and what one stage must know of another.
+    """One request on its way through a pair: the pair's parts, the draft of the reply, and where events are told."""
 
-    Attributes:
-        reasoner_failed: the reasoner cannot take over, as it has failed itself.
-        reasoner: the model that wrote the signal, or is about to.
-        writing: the call that writes the signal at this moment.
-        judged: whether the beginning of an answer is being judged; there is never more than one.
-        adopted: an answer of the generator that is under way already and that the answering stage goes on with.
-    """
-
-    def __init__(self, parts: Parts, draft: Draft, *, allowed: frozenset[str] | None = None) -> None:
+    def __init__(self, parts: Parts, draft: Draft, outbox: Outbox, *, allowed: frozenset[str] | None = None) -> None:
         self.parts = parts
         self.draft = draft
+        self.outbox = outbox
+        self.tell = outbox.tell
         self.request = draft.request
         self.budget = draft.budget
-        self.reasoner_failed = False
-        self.reasoner = parts.reasoners[0]
-        self.writing: RunningCall | None = None
-        self.judged = False
-        self.adopted: Begun | None = None
-        first = (parts.reasoners[0], parts.generators[0])
-        own = frozenset(model.backend.boundary for model in first)
         asked = allowed if allowed is not None else self.request.allowed
-        self.allowed = own if asked is None else asked
+        if asked is None:
+            asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
+        self.allowed = asked
         self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
 
     def chain(self, stage: Stage) -> list[StageModel]:
@@ -107,17 +98,23 @@ class Flow:
         return Prompts(own.reasoner or plans, own.generator or AGENT_PROMPT)
 
     async def guided(
-        self, model: StageModel, seen: Sequence[Message], signal: str | None, tools: Sequence[Json]
+        self,
+        reasoner: StageModel,
+        model: StageModel,
+        seen: Sequence[Message],
+        signal: str | None,
+        tools: Sequence[Json],
     ) -> tuple[HandoffName, Call]:
         """The call that makes a generator answer from a signal, without its limits, and how the signal is in it.
 
         Args:
+            reasoner: who wrote the signal.
             model: the generator.
             seen: what it sees.
             signal: a new one; None where those that the messages carry are all there is.
             tools: what it may call.
         """
-        handoff = await self.parts.handoff(self.reasoner, model)
+        handoff = await self.parts.handoff(reasoner, model)
         reason = None if handoff.name == "instruct" else self._why_notes(handoff)
         if reason is None:
             try:
@@ -169,22 +166,85 @@ class Flow:
             draft.account,
             self.budget,
             usd_of,
+            self.outbox,
             count_text,
             draft.charging,
-            draft.observer,
-            self.parts.closings,
+            self.parts.lifetime,
         )
 
-    async def wait_before_retry(self, attempt: int, error: BackendError, *, until: float | None) -> bool:
-        """Wait as the retry policy says; False where it says not to call again."""
-        pause_s = wait_s(self.parts.retry, attempt, error, left_s=self.budget.left_s(until))
-        if pause_s is None:
-            return False
-        await asyncio.sleep(pause_s)
-        return True
+    async def with_retries(
+        self,
+        stage: Stage,
+        attempt: Callable[[int], Awaitable[None]],
+        *,
+        void: Callable[[], bool],
+        may_retry: Callable[[], bool],
+        until: float | None,
+    ) -> None:
+        """Make an attempt (told its number), again where the policy says so.
 
-    async def in_time(self, work: Coroutine[object, object, Result], *, until: float | None = None) -> Result:
+        Args:
+            stage: whose.
+            attempt: one try; raises where it fails.
+            void: forgets what the last try wrote; whether there was anything.
+            may_retry: whether another try is right.
+            until: when it must be over.
+
+        Raises:
+            BackendError: the last try's.
+        """
+        number = 0
+        while True:
+            number += 1
+            try:
+                return await attempt(number)
+            except BackendError as error:
+                pause_s = wait_s(self.parts.retry, number, error, left_s=self.budget.left_s(until))
+                if pause_s is None or not may_retry():
+                    raise
+            await asyncio.sleep(pause_s)
+            self.tell(Retried(stage, void()))
+
+    async def down_the_chain(
+        self,
+        stage: Stage,
+        use: Callable[[StageModel], Awaitable[None]],
+        *,
+        void: Callable[[], bool],
+        may_pass_on: Callable[[], bool] = lambda: True,
+    ) -> BackendError | None:
+        """Let the models of a stage try in turn; gives the last one's error where all failed.
+
+        Args:
+            stage: whose.
+            use: lets one model do the stage's work; raises where it fails.
+            void: forgets what a model wrote before the next begins; whether there was anything.
+            may_pass_on: whether another model may begin after one that failed.
+        """
+        chain = self.chain(stage)
+        for model, successor in zip(chain, [*chain[1:], None], strict=True):
+            try:
+                await use(model)
+            except BackendError as error:
+                if successor is None or not may_pass_on():
+                    return error
+                name = type(error).__name__
+                _log.warning("%s failed with %s: %s takes over", model.name, name, successor.name)
+                discard = void()
+                self.tell(FellBack(stage, self.draft.served_by, name, discard, model=successor.name))
+            else:
+                break
+        return None
+
+    async def in_time(
+        self, work: Coroutine[object, object, Result], *, until: float | None = None, model: StageModel | None = None
+    ) -> Result:
         """Await within the request's deadline, or within a stage's own, which is not later.
+
+        Args:
+            work: what is awaited.
+            until: the stage's own deadline, None for the request's.
+            model: who is waited for.
 
         Raises:
             DeadlineExceeded: the request's deadline passed.
@@ -201,11 +261,11 @@ class Flow:
             if not timeout.expired():
                 raise
             if until is not None and until != self.budget.deadline:
-                backend = self.reasoner.backend
+                slow = model or self.parts.reasoners[0]
                 raise ConnectFailed(
-                    f"{self.reasoner.name} was not ready within the signal's time; raise signal_deadline_s",
-                    backend=backend.name,
-                    model=backend.model,
+                    f"{slow.name} was not ready within the signal's time; raise signal_deadline_s",
+                    backend=slow.backend.name,
+                    model=slow.backend.model,
                 ) from error
             raise self.budget.deadline_error() from error
 

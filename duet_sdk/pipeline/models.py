@@ -14,7 +14,7 @@ from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think
-from duet_sdk.pipeline.stream import Closings
+from duet_sdk.pipeline.lifetime import Lifetime
 from duet_sdk.policies import Progressive, Prompts, Retry
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
@@ -143,8 +143,8 @@ class Parts:
     """What was measured of this pair, None where nothing was."""
     runs: RunMemory = field(default_factory=RunMemory)
     """What is remembered of agents' runs."""
-    closings: Closings = field(default_factory=Closings)
-    """Streams that still close when nobody waits for them; the client awaits them at its end."""
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    """What runs for the client, and what still closes behind it; ended with the client."""
     fallback: Parts | None = None
     """The pair that takes over when this one cannot answer."""
     _handoffs: dict[tuple[str, str], Handoff] = field(default_factory=dict)

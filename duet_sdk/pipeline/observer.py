@@ -37,10 +37,10 @@ class Observer(Protocol):
         """The request's trace in hexadecimal, empty where there is none."""
 
     def request(self, draft: Draft) -> AbstractContextManager[object]:
-        """Entered when the request begins, left with whatever ends it; between them the consumer has its turns."""
+        """Entered by the task that works on the request, left with whatever ends it.
 
-    def working(self) -> AbstractContextManager[object]:
-        """Entered while the pipeline works, left before the consumer has its turn."""
+        What is logged and traced in between belongs to the request; no consumer has its turn in that task.
+        """
 
     def deciding(self, policy: str) -> AbstractContextManager[object]:
         """Entered around a gate's own work; what it decided comes with `GateDecided`."""
@@ -71,9 +71,6 @@ class _Silent:
     trace_id = ""
 
     def request(self, draft: Draft) -> AbstractContextManager[object]:
-        return _NOTHING
-
-    def working(self) -> AbstractContextManager[object]:
         return _NOTHING
 
     def deciding(self, policy: str) -> AbstractContextManager[object]:

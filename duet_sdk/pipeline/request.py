@@ -1,33 +1,32 @@
-"""The flow of one request, as one async generator of events: gate → reasoner → signal → handoff → generator → reply."""
+"""One request, start to finish: gate → reasoner → signal → handoff → generator → reply."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Callable
 
-from duet_sdk.errors import BackendError, DuetError
-from duet_sdk.events import Done, Event, FellBack, GateDecided
+from duet_sdk.errors import BackendError
+from duet_sdk.events import FellBack, GateDecided
 from duet_sdk.gate import Always, Gate, Never
-from duet_sdk.pipeline.answer_stage import Answering
+from duet_sdk.pipeline.answer_stage import AnswerStage
 from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import Parts
-from duet_sdk.pipeline.signal_stage import Signalling
-from duet_sdk.pipeline.speculation.progressive import progressive_signal
-from duet_sdk.pipeline.speculation.race import gated_by_tokens
-from duet_sdk.pipeline.told import Told
+from duet_sdk.pipeline.outbox import Outbox
+from duet_sdk.pipeline.signal_stage import Guidance, SignalStage
+from duet_sdk.pipeline.speculation.progressive import ProgressiveStage
+from duet_sdk.pipeline.speculation.race import Asks, gated_by_tokens
 from duet_sdk.receipt import Alone
-from duet_sdk.reply import GateDecision
+from duet_sdk.reply import GateDecision, Reply
 
 _log = logging.getLogger(__name__)
 
 
-async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
-    """Everything that happens in one request, in order; `Done` is last.
+async def answer(parts: Parts, draft: Draft, outbox: Outbox) -> Reply:
+    """Everything that happens in one request, in order, told to the outbox as it happens.
 
-    Closing the generator ends the running stage and settles what it held.
+    Cancelling it ends the running stage and settles what it held.
 
     Raises:
         DuetError: what ended the request instead.
@@ -35,32 +34,64 @@ async def run(parts: Parts, draft: Draft) -> AsyncGenerator[Event, None]:
     reasoner = parts.reasoners[0]
     alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
     draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
-    own = (reasoner.identity, parts.generators[0].identity)
-    with draft.observer.request(draft), draft.as_turn(parts.runs, models=own):
-        flow = Flow(parts, draft)
-        if draft.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
-            draft.gate = decision
-            yield GateDecided(decision)
+    with parts.lifetime.working(), outbox.observer.request(draft):
+        draft.begin_turn(parts.runs, models=(reasoner.identity, parts.generators[0].identity))
         try:
-            async with aclosing(_stages(flow)) as stages:
-                async for event in stages:
-                    yield event
-        except BackendError as error:
-            other = parts.fallback
-            handed_on = draft.answered and not draft.request.whole
-            if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
-                raise
-            name = f"{other.reasoners[0].name} with {other.generators[0].name}"
-            _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
-            discard = draft.start_over()
-            yield FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name)
-            async with aclosing(_stages(Flow(other, draft, allowed=flow.allowed))) as stages:
-                async for event in stages:
-                    yield event
-            if draft.served_by in ("pair", "pair_cut"):
-                draft.served_by = "fallback_pair"
-        reply = draft.done()
-    yield Done(reply)
+            await _answer(Flow(parts, draft, outbox))
+            return draft.done()
+        finally:
+            draft.end_turn()
+
+
+async def _answer(flow: Flow) -> None:
+    """Let the gate decide and the pair answer; where it cannot, the pair behind it."""
+    draft, other = flow.draft, flow.parts.fallback
+    if flow.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
+        draft.gate = decision
+        flow.tell(GateDecided(decision))
+    try:
+        await _stages(flow)
+    except BackendError as error:
+        handed_on = draft.answered and not flow.request.whole
+        if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
+            raise
+        name = f"{other.reasoners[0].name} with {other.generators[0].name}"
+        _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
+        discard = draft.start_over()
+        flow.tell(FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name))
+        await _stages(Flow(other, draft, flow.outbox, allowed=flow.allowed))
+        if draft.served_by in ("pair", "pair_cut"):
+            draft.served_by = "fallback_pair"
+
+
+async def _stages(flow: Flow) -> None:
+    """The signal, where one is needed, and the answer."""
+    mode = flow.request.mode
+    guidance = await _signal(flow)
+    if mode == "signal":
+        return
+    try:
+        await AnswerStage(flow, guidance).run("reasoner" if mode == "reasoner" else "generator")
+    finally:
+        await guidance.abandon()
+
+
+async def _signal(flow: Flow) -> Guidance:
+    """Everything that comes before the answer, as mode and gate say."""
+    parts, mode, decision = flow.parts, flow.request.mode, flow.draft.gate
+
+    def stage(is_judging: Callable[[], bool]) -> Asks:
+        if parts.progressive is None or mode != "duet":
+            return SignalStage(flow)
+        return ProgressiveStage(flow, parts.progressive, is_judging)
+
+    if mode == "duet" and decision is None and not isinstance(parts.gate, Gate):
+        return await gated_by_tokens(flow, parts.gate, stage)
+    if mode == "signal" or (mode == "duet" and (decision is None or decision.ask)):
+        return await stage(lambda: False).run()
+    if mode == "duet":
+        flow.draft.reuse_signal()
+    return Guidance(parts.reasoners[0])
 
 
 async def _decide(flow: Flow) -> GateDecision | None:
@@ -70,7 +101,7 @@ async def _decide(flow: Flow) -> GateDecision | None:
     if settled is not None:
         return settled
     if isinstance(gate, Always | Never):
-        with flow.draft.observer.deciding(gate.name):
+        with flow.outbox.observer.deciding(gate.name):
             decision = await gate.decide(flow.request)  # within no time limit, which would cost more than that
     elif isinstance(gate, Gate):
         decision = await decided(flow, gate, _watched(flow, gate))
@@ -80,58 +111,5 @@ async def _decide(flow: Flow) -> GateDecision | None:
 
 
 async def _watched(flow: Flow, gate: Gate) -> object:
-    with flow.draft.observer.deciding(gate.name):
+    with flow.outbox.observer.deciding(gate.name):
         return await gate.decide(flow.request)
-
-
-def _before_answer(flow: Flow) -> AsyncGenerator[Event, None] | None:
-    """What comes before the answer, as mode and gate say; None for nothing."""
-    parts, mode, decision = flow.parts, flow.request.mode, flow.draft.gate
-    if mode not in ("duet", "signal") or (decision is not None and not decision.ask):
-        return None
-    if mode == "duet" and decision is None and not isinstance(parts.gate, Gate):
-        return _told(flow, gated_by_tokens(flow, parts.gate, lambda: _asked(flow)))
-    return _told(flow, _asked(flow)) if parts.progressive is not None else _asked(flow)
-
-
-def _asked(flow: Flow) -> AsyncGenerator[Event, None]:
-    """The reasoner's stage."""
-    options = flow.parts.progressive
-    if options is None or flow.request.mode != "duet":
-        return Signalling(flow).events()
-    return progressive_signal(flow, options)
-
-
-async def _told(flow: Flow, before: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    """The same events, with the ends of attempts that were stopped before they could tell of them."""
-    told, ended = Told(flow.draft.account), None
-    async with aclosing(before):
-        try:
-            async for event in before:
-                told.note(event)
-                yield event
-        except DuetError as error:
-            ended = error
-    for event in told.missing():
-        yield event
-    if ended is not None:
-        raise ended
-
-
-async def _stages(flow: Flow) -> AsyncGenerator[Event, None]:
-    mode = flow.request.mode
-    try:
-        if (before := _before_answer(flow)) is not None:
-            async with aclosing(before):
-                async for event in before:
-                    yield event
-        elif mode == "duet":
-            flow.draft.reuse_signal()
-        if mode != "signal":
-            async with aclosing(Answering(flow).events("reasoner" if mode == "reasoner" else "generator")) as answering:
-                async for event in answering:
-                    yield event
-    finally:
-        if flow.adopted is not None:
-            async with flow.adopted:  # harmless where the answering stage has left it
-                pass

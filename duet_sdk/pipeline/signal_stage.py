@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from duet_sdk.backends.base import Call
 from duet_sdk.budget import UsdOf
 from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
-from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
+from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
 from duet_sdk.handoff import Handoff, alone, review
 from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
-from duet_sdk.pipeline.attempt import RunningCall
+from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
+from duet_sdk.pipeline.outbox import LOOK_AHEAD
 from duet_sdk.reply import Signal
 from duet_sdk.signal import Extractor
 from duet_sdk.types import AttemptKind
@@ -37,7 +38,7 @@ class Asking:
     limit: int
     usd_of: UsdOf
     extractor: Extractor
-    runs: list[RunningCall] = field(default_factory=list)
+    attempts: list[RunningAttempt] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     failure: BackendError | None = None
     key: CacheKey | None = None
@@ -46,7 +47,7 @@ class Asking:
     @property
     def tokens(self) -> int:
         """What has been billed for this signal."""
-        return sum(run.tokens for run in self.runs)
+        return sum(attempt.tokens for attempt in self.attempts)
 
     def signal(self, text: str) -> Signal:
         """The signal with this text."""
@@ -55,66 +56,90 @@ class Asking:
             tokens=self.tokens,
             limit=self.limit,
             truncated=self.truncated,
-            honoured=all(run.honoured for run in self.runs),
-            counted_by=self.runs[0].counted_by if self.runs else "none",
+            honoured=all(attempt.honoured for attempt in self.attempts),
+            counted_by=self.attempts[0].counted_by if self.attempts else "none",
         )
 
     @property
     def truncated(self) -> bool:
         """Whether something other than the model ended it."""
-        cut = any(run.truncated for run in self.runs) or self.failure is not None
+        cut = any(attempt.truncated for attempt in self.attempts) or self.failure is not None
         return cut and not self.extractor.ended
 
 
-class Signalling:
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What the signal's stage leaves to the stage that answers; the signal itself is in the draft."""
+
+    reasoner: StageModel
+    """Who wrote the signal, or was the last to be asked for one."""
+    failed: bool = False
+    """Whether the reasoner has failed, so that it cannot answer in the generator's place."""
+    begun: RunningAttempt | None = None
+    """An answer that is under way already, and goes on."""
+
+    async def abandon(self) -> None:
+        """Settle an answer that nobody goes on with; harmless where somebody has."""
+        if self.begun is not None:
+            async with self.begun:
+                pass
+
+
+class SignalStage:
     """Writes the draft's signal, or leaves the generator to answer alone.
+
+    Args:
+        flow: the request.
+        tell: who is told of events, in place of the request's outbox.
 
     Attributes:
         asking: the signal in the making, None before it begins and when it has to start over.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, *, tell: Callable[[Event], None] | None = None) -> None:
         self._flow = flow
+        self._tell = tell or flow.tell
+        self._reasoner = flow.parts.reasoners[0]
         self.asking: Asking | None = None
-        # `chat` shows no deltas, and each would pass through all the generators above.
-        self._shows = not flow.request.whole or flow.parts.progressive is not None
+        self._shows = flow.outbox.is_read or tell is not None
         self._generator: StageModel | None = None
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
             until = flow.budget.deadline
         self._until = until
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Ask the reasoners in turn; `SignalDone` comes last unless all failed.
+    async def run(self) -> Guidance:
+        """Ask the reasoners in turn; `SignalDone` is told last unless all failed.
 
         Raises:
             BackendError: they failed, and the ladder says to fail.
             SignalError: nothing of use was written, or it was cut, and the policy says to fail.
             BudgetExceeded: a limit is used up; nothing was spent.
         """
-        flow, failure = self._flow, None
-        chain = flow.chain("reasoner")
+        flow = self._flow
+        flow.chain("reasoner")  # a boundary that none may cross is refused before the generator is connected
         if flow.request.mode != "signal":
             self._generator = await flow.in_time(self._reachable_generator())
             if self._generator is None:
-                return  # its own stage finds out for good; a signal would be money for nothing
-        for position, model in enumerate(chain):
-            flow.reasoner, failure = model, None
-            async with aclosing(self._ask(model)) as asking:
-                async for event in asking:
-                    if isinstance(event, BackendError):
-                        failure = event
-                    else:
-                        yield event
-            if failure is None:
-                return
-            if model is not chain[-1]:
-                successor, error_type = chain[position + 1].name, type(failure).__name__
-                flow.draft.account.discard("signal")
-                _log.warning("%s failed with %s: %s is asked", model.name, error_type, successor)
-                yield FellBack("reasoner", flow.draft.served_by, error_type, discard=True, model=successor)
+                # Its own stage finds out for good; a signal would be money for nothing.
+                return Guidance(self._reasoner)
+        failure = await flow.down_the_chain("reasoner", self._ask, void=self._discard)
         if failure is not None:
-            yield self._without_signal(failure)
+            self._without_signal(failure)
+        return Guidance(self._reasoner, failed=failure is not None)
+
+    def not_needed(self, since_tokens: int | None = None) -> None:
+        """No more of the signal is needed than its first ``since_tokens``; by default than there is now."""
+        attempts = self.asking.attempts if self.asking is not None else []
+        if attempts and since_tokens is None:
+            attempts[-1].not_needed()
+        elif attempts and since_tokens is not None:
+            attempts[-1].not_needed(max(0, since_tokens - sum(earlier.tokens for earlier in attempts[:-1])))
+
+    def _discard(self) -> bool:
+        self._flow.draft.account.discard("signal")
+        self.asking = None
+        return True
 
     async def _reachable_generator(self) -> StageModel | None:
         """The first generator that answers, None where none does for now.
@@ -133,41 +158,33 @@ class Signalling:
             return model
         return None
 
-    async def _ask(self, model: StageModel) -> AsyncGenerator[Event | BackendError, None]:
-        """Ask one reasoner, again where the policy says so; the last item is its error where it failed."""
-        asking: Asking | None = None
-        tries = 0
-        while True:
-            tries += 1
-            failure: BackendError | None = None
-            try:
-                if asking is None:
-                    asking = await self._flow.in_time(self._plan(model), until=self._until)
-            except BackendError as error:
-                failure = error
-            if asking is not None and tries == 1 and (cached := await self._cached(asking)) is not None:
-                yield cached
-                return
-            if asking is not None:
-                async with aclosing(self._write(asking)) as writing:
-                    async for event in writing:
-                        yield event
-                failure = asking.failure
-            if failure is None or (asking is not None and self._is_kept(asking)):
-                break
-            again = self._flow.parts.on_break.signal != "error" or asking is None or not asking.extractor.text
-            if not again or not await self._flow.wait_before_retry(tries, failure, until=self._until):
-                yield failure
-                return
-            discard = False
-            if asking is not None and not self._resume(asking):
-                discard, asking = bool(asking.extractor.text), None
-                self._flow.draft.account.discard("signal")
-            yield Retried("reasoner", discard)
-        if asking is not None:
-            async with aclosing(self._finish(asking)) as finishing:
-                async for event in finishing:
-                    yield event
+    async def _ask(self, model: StageModel) -> None:
+        """Ask one reasoner, again where the policy says so."""
+        flow, self.asking, self._reasoner = self._flow, None, model
+
+        async def attempt(number: int) -> None:
+            if self.asking is None:
+                self.asking = await flow.in_time(self._plan(model), until=self._until, model=model)
+                if number == 1 and await self._take_cached(self.asking):
+                    return
+            await self._write(self.asking)
+            await self._finish(self.asking)
+
+        await flow.with_retries(
+            "reasoner", attempt, void=self._start_over, may_retry=self._may_retry, until=self._until
+        )
+
+    def _may_retry(self) -> bool:
+        asking = self.asking
+        return self._flow.parts.on_break.signal != "error" or asking is None or not asking.extractor.text
+
+    def _start_over(self) -> bool:
+        """Go on where the last attempt stopped, or else forget it; whether anything was forgotten."""
+        asking = self.asking
+        if asking is None or self._resume(asking):
+            return False
+        self._discard()
+        return bool(asking.extractor.text)
 
     def _key(self, asking: Asking) -> CacheKey:
         request = self._flow.request
@@ -183,25 +200,26 @@ class Signalling:
             labels=request.labels,
         )
 
-    async def _cached(self, asking: Asking) -> SignalDone | None:
+    async def _take_cached(self, asking: Asking) -> bool:
         """Take the signal from the cache where it is there; a cache that fails is as good as empty."""
         cache, draft = self._flow.parts.signal_cache, self._flow.draft
         if cache is None:
-            return None
+            return False
         try:
             asking.key = self._key(asking)
-            found = await self._flow.in_time(cache.get(asking.key), until=self._until)
+            found = await self._flow.in_time(cache.get(asking.key), until=self._until, model=asking.model)
         except ConnectFailed:
-            return None
+            return False
         except CacheError as error:
             _log.warning("the signal cache failed: %s", error)
-            return None
+            return False
         if found is None:
-            return None
+            return False
         draft.signal, draft.handoff = replace(found, tokens=0), asking.handoff.name
         draft.finish = "stop" if self._flow.request.mode == "signal" else None
         draft.served_by = "cache"
-        return SignalDone(draft.signal, asking.handoff.name)
+        self._tell(SignalDone(draft.signal, asking.handoff.name))
+        return True
 
     async def _keep(self, asking: Asking) -> None:
         """Store a signal that is whole."""
@@ -228,43 +246,51 @@ class Signalling:
         asking.call, asking.prompt = call, PromptSize(len(call.prompt_ids), exact=True)
         return True
 
-    async def _write(self, asking: Asking) -> AsyncGenerator[Event, None]:
+    async def _write(self, asking: Asking) -> None:
         """One attempt: what the reasoner writes goes into ``asking``, its error too."""
         draft, extractor = self._flow.draft, asking.extractor
-        self.asking = asking
         draft.handoff = asking.handoff.name
-        running = self._run(asking, asking.call, asking.prompt, asking.limit - asking.tokens - self._reserve(asking))
+        limit = asking.limit - asking.tokens - self._reserve(asking)
+        attempt = self._attempt(asking, asking.call, asking.prompt, limit)
         asking.failure = None
         try:
-            async with running:
-                yield running.started()
-                asking.runs.append(running)
-                self._flow.writing = running
-                async for chunk in running:
-                    asking.ids += chunk.token_ids
-                    if (shown := extractor.feed(chunk.text, chunk.reasoning)) and self._shows:
-                        yield SignalDelta(shown)
-                    if extractor.ended:
-                        break
+            async with attempt:
+                asking.attempts.append(attempt)
+                await attempt.run(partial(self._read, attempt, asking))
         except BackendError as error:
             asking.failure = error
+            if not self._is_kept(asking):
+                raise
         finally:
             draft.signal = asking.signal(extractor.text)
-        yield running.ended()
+
+    async def _read(self, attempt: RunningAttempt, asking: Asking) -> None:
+        extractor, outbox, ids = asking.extractor, self._flow.outbox, asking.ids
+        async for arrived in attempt.incoming:
+            for chunk in attempt.take(arrived):
+                ids += chunk.token_ids
+                shown = extractor.feed(chunk.text, chunk.reasoning)
+                if shown and self._shows:
+                    self._tell(SignalDelta(shown))
+            if extractor.ended or attempt.counter.done or attempt.counter.stopped:
+                return
+            if len(outbox.events) >= LOOK_AHEAD:
+                await outbox.room()
+        attempt.exhausted()
 
     def _reserve(self, asking: Asking) -> int:
         """Tokens of the limit that are kept back for a wrap-up."""
         share = self._flow.parts.cut.reserve
-        return min(asking.limit - 1, math.ceil(asking.limit * share)) if share and not asking.runs else 0
+        return min(asking.limit - 1, math.ceil(asking.limit * share)) if share and not asking.attempts else 0
 
-    def _run(
+    def _attempt(
         self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
-    ) -> RunningCall:
+    ) -> RunningAttempt:
         slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
         call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant, joined=not self._shows)
-        return RunningCall(slot, call, kind=kind, prompt=prompt, until=self._until)
+        return RunningAttempt(slot, call, kind=kind, prompt=prompt, until=self._until)
 
-    async def _finish(self, asking: Asking) -> AsyncGenerator[Event, None]:
+    async def _finish(self, asking: Asking) -> None:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
         flow, draft, cut = self._flow, self._flow.draft, self._flow.parts.cut
         text, truncated = asking.extractor.text, asking.truncated
@@ -274,14 +300,8 @@ class Signalling:
         if truncated:
             wrapped = ""
             left = asking.limit - asking.tokens
-            if cut.reserve and left > 0 and asking.failure is None and not asking.runs[-1].timed_out:
-                call = asking.handoff.wrap_up(asking.call, thought, limit=left)
-                async with aclosing(self._wrap_up(asking, call, left)) as wrapping:
-                    async for event in wrapping:
-                        if isinstance(event, str):
-                            wrapped = event
-                        else:
-                            yield event
+            if cut.reserve and left > 0 and asking.failure is None and not asking.attempts[-1].timed_out:
+                wrapped = await self._wrap_up(asking, asking.handoff.wrap_up(asking.call, thought, limit=left), left)
             text = wrapped or cut.cut(text, limit=asking.limit)
         draft.signal = replace(asking.signal(text), truncated=truncated)
         if truncated and flow.request.mode == "duet":
@@ -289,36 +309,36 @@ class Signalling:
         if flow.request.mode == "signal":
             draft.finish = "length" if truncated else "stop"
         await self._keep(asking)
-        yield SignalDone(draft.signal, asking.handoff.name)
+        self._tell(SignalDone(draft.signal, asking.handoff.name))
         if not text:
             what = "was still thinking when it was cut off" if thought else "wrote no signal"
             hint = "raise signal_tokens, or set on_cut='wrap_up'" if thought else "raise signal_tokens"
-            yield self._without_signal(SignalError(f"the reasoner {what}; {hint}"))
+            self._without_signal(SignalError(f"the reasoner {what}; {hint}"))
 
-    async def _wrap_up(self, asking: Asking, call: Call, limit: int) -> AsyncGenerator[Event | str, None]:
-        """Let the reasoner end a cut signal; the last item is the text, empty where it gave none."""
+    async def _wrap_up(self, asking: Asking, call: Call, limit: int) -> str:
+        """Let the reasoner end a cut signal; empty where it gave nothing."""
         cut, extractor = self._flow.parts.cut, asking.handoff.extractor()
-        running: RunningCall | None = None
         try:
             counting = prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
-            size = await self._flow.in_time(counting, until=self._until)
-            running = self._run(asking, call, size, limit, kind="wrap_up")
-            async with running:
-                asking.runs.append(running)
-                self._flow.writing = running
-                yield running.started()
-                async for chunk in running:
-                    extractor.feed(chunk.text, chunk.reasoning)
-                    if extractor.ended:
-                        break
+            size = await self._flow.in_time(counting, until=self._until, model=asking.model)
+            attempt = self._attempt(asking, call, size, limit, kind="wrap_up")
+            async with attempt:
+                asking.attempts.append(attempt)
+                await attempt.run(partial(self._read_rest, attempt, extractor))
         except (BackendError, BudgetExceeded, ContextOverflow) as error:
             self._flow.draft.account.discard("wrap_up")
             _log.info("the wrap-up of a signal failed with %s; the signal is trimmed", type(error).__name__)
-        if running is not None and running.record is not None:
-            yield running.ended()
-            failed = running.record.error_type is not None
-            text = "" if failed else extractor.text
-            yield cut.cut(text, limit=limit) if text and running.truncated else text
+            return ""
+        text = extractor.text
+        return cut.cut(text, limit=limit) if text and attempt.truncated else text
+
+    async def _read_rest(self, attempt: RunningAttempt, extractor: Extractor) -> None:
+        async for arrived in attempt.incoming:
+            for chunk in attempt.take(arrived):
+                extractor.feed(chunk.text, chunk.reasoning)
+            if extractor.ended or attempt.counter.done or attempt.counter.stopped:
+                return
+        attempt.exhausted()
 
     async def _plan(self, model: StageModel) -> Asking:
         """Check that the whole request fits, before the reasoner spends a token."""
@@ -358,7 +378,7 @@ class Signalling:
             answer_usd=price_bound(parts.prices, model.name, model.backend, budget),
         )
 
-    def _without_signal(self, error: DuetError) -> Event:
+    def _without_signal(self, error: DuetError) -> None:
         """Go on with the generator alone, or fail as the ladder says.
 
         Raises:
@@ -370,14 +390,13 @@ class Signalling:
         outage = is_outage(error, spent=draft.account.spent)
         if rung == "raise" or flow.request.mode == "signal" or other_pair or not outage:
             raise error
-        flow.reasoner_failed = isinstance(error, BackendError)
         draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "generator_fallback", None
         failed = isinstance(error, BackendError)
         draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
         name = flow.parts.generators[0].name
         _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
-        return FellBack("reasoner", "generator_fallback", type(error).__name__, model=name)
+        self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name))
 
 
 async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff) -> Callable[[int], Call]:

@@ -1,6 +1,6 @@
 """One request as a trace: a root span, a span for the gate, and one for every attempt.
 
-No span is current while the consumer has its turn, and attempts hang under the root by an explicit context, since
+No span is current in the consumer's task, and attempts hang under the root by an explicit context, since
 several can run at once.
 """
 
@@ -25,6 +25,7 @@ from duet_sdk.telemetry.style import NONE, Content, Style
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from contextvars import Token
     from types import TracebackType
 
     from opentelemetry.context import Context
@@ -69,6 +70,7 @@ class TracedRequest:
         self._gate: Span | None = None
         self._started_ns = 0
         self._gate_over_ns: int | None = None
+        self._attached: Token[Context] | None = None
 
     @property
     def trace_id(self) -> str:
@@ -78,23 +80,21 @@ class TracedRequest:
         return format(self._root.get_span_context().trace_id, "032x")
 
     def request(self, draft: Draft) -> Self:
-        """Entered when the request begins, left with whatever ends it."""
+        """Entered by the task that works on the request, left with whatever ends it."""
         self._draft = draft
         return self
 
     def __enter__(self) -> None:
         self._begin()
+        self._attached = otel_context.attach(self._context) if self._is_in_trace else None
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._attached is not None:
+            otel_context.detach(self._attached)
         if self._draft is not None and self._root is not None:
             self._end(self._draft, self._root, exc)
-
-    def working(self) -> AbstractContextManager[object]:
-        """Entered while the pipeline works: what it logs, and what its parts trace, belongs to the request."""
-        self._begin()
-        return Attached(self._context) if self._is_in_trace else _NOTHING
 
     def deciding(self, policy: str) -> AbstractContextManager[object]:
         """Entered around a gate's own work."""
@@ -141,8 +141,6 @@ class TracedRequest:
         )
 
     def _begin(self) -> None:
-        if self._root is not None:
-            return
         self._started_ns = time.time_ns()
         self._start: Attributes = {**root_start(self._request), **self._labels}
         self._root = self._tracer.start_span(
@@ -214,13 +212,14 @@ class TracedRequest:
             self._root.add_event(name, facts)
 
 
-class Attached:
-    """A context that is current while this is entered; never across a yield."""
+class Deciding:
+    """A gate at work: its span is current, and bears what it raises."""
 
-    __slots__ = ("_context", "_token")
+    __slots__ = ("_context", "_span", "_token")
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, span: Span, context: Context) -> None:
+        self._context = set_span_in_context(span, context)
+        self._span = span
 
     def __enter__(self) -> None:
         self._token = otel_context.attach(self._context)
@@ -229,21 +228,6 @@ class Attached:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         otel_context.detach(self._token)
-
-
-class Deciding(Attached):
-    """A gate at work: its span is current, and bears what it raises."""
-
-    __slots__ = ("_span",)
-
-    def __init__(self, span: Span, context: Context) -> None:
-        super().__init__(set_span_in_context(span, context))
-        self._span = span
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        super().__exit__(exc_type, exc, traceback)
         if isinstance(exc, Exception):
             self._span.set_attribute(names.ERROR_TYPE, type(exc).__name__)
             self._span.set_status(Status(StatusCode.ERROR))

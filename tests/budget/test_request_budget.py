@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet_sdk.budget import Budget, RequestBudget
-from duet_sdk.budget.meter import TokenMeter
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest
+from duet_sdk.pipeline.counting import Meter
 
 
 def free(input_tokens, output_tokens):
@@ -149,21 +149,21 @@ def test_without_limits_everything_wanted_fits():
     ],
 )
 def test_tokens_are_counted_by_the_best_evidence_each_piece_brings(pieces, tokens, counted_by):
-    meter = TokenMeter()
+    meter = Meter()
     for piece in pieces:
         meter.add(**piece)
     assert (meter.tokens, meter.counted_by) == (tokens, counted_by)
 
 
 def test_a_local_tokenizer_goes_before_an_estimate():
-    meter = TokenMeter(count_text=lambda text: len(text.split()))
+    meter = Meter(count_text=lambda text: len(text.split()))
     meter.add("one two three")
     assert (meter.tokens, meter.counted_by) == (3, "tokenizer")
 
 
 @given(st.lists(st.text(), max_size=30))
 def test_an_estimate_is_never_below_the_pieces_or_a_quarter_of_the_bytes(pieces):
-    meter = TokenMeter()
+    meter = Meter()
     added = sum(meter.add(piece) for piece in pieces)
     assert added == meter.tokens
     assert meter.tokens >= sum(1 for piece in pieces if piece)

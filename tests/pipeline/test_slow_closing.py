@@ -5,11 +5,12 @@ import time
 
 import pytest
 
-from duet_sdk import AsyncDuetClient, Budget
+from duet_sdk import AsyncDuetClient, Budget, DuetClient
 from duet_sdk.backends.base import Chunk
-from duet_sdk.backends.scripted import Script, Scripted
+from duet_sdk.backends.scripted import Scripted
 from duet_sdk.errors import DeadlineExceeded
 from duet_sdk.events import AnswerDelta
+from duet_sdk.pipeline.outbox import LOOK_AHEAD
 from duet_sdk.reply import StageUsage
 
 BOUND_S = 0.05
@@ -17,7 +18,7 @@ BOUND_S = 0.05
 
 @pytest.fixture(autouse=True)
 def _short_bound(monkeypatch):
-    monkeypatch.setattr("duet_sdk.pipeline.stream.CLOSE_S", BOUND_S)
+    monkeypatch.setattr("duet_sdk.pipeline.lifetime.CLOSE_S", BOUND_S)
 
 
 class Clinging(Scripted):
@@ -95,7 +96,7 @@ async def test_leaving_a_stream_does_not_wait_for_it_either(budget):
 
 
 async def test_a_stream_that_never_closes_is_cancelled_with_the_client(monkeypatch):
-    monkeypatch.setattr("duet_sdk.pipeline.stream.LAST_S", 0.05)
+    monkeypatch.setattr("duet_sdk.pipeline.lifetime.LAST_S", 0.05)
     model = Clinging()
     async with AsyncDuetClient("scripted/17", model) as duet:
         with pytest.raises(DeadlineExceeded):
@@ -106,7 +107,7 @@ async def test_a_stream_that_never_closes_is_cancelled_with_the_client(monkeypat
 
 
 async def test_one_who_is_cancelled_while_a_stream_closes_leaves_nothing_behind(monkeypatch):
-    monkeypatch.setattr("duet_sdk.pipeline.stream.CLOSE_S", 60.0)
+    monkeypatch.setattr("duet_sdk.pipeline.lifetime.CLOSE_S", 60.0)
     model = Clinging()
     async with AsyncDuetClient("scripted/17", model) as duet:
         asking = asyncio.create_task(duet.chat("q", mode="generator", budget=Budget(deadline_s=0.05)))
@@ -120,22 +121,25 @@ async def test_one_who_is_cancelled_while_a_stream_closes_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("budget", [Budget(), Budget(deadline_s=60)])
-async def test_nothing_is_read_that_nobody_asked_for(budget):
+async def test_a_model_is_read_no_further_ahead_of_its_reader_than_the_look_ahead(budget):
     model = Clinging(words=1000)
     async with AsyncDuetClient("scripted/17", model) as duet:
         async with duet.stream("q", mode="generator", budget=budget) as run:
             async for event in run:
-                if isinstance(event, AnswerDelta) and event.text.startswith("word4"):
-                    for _ in range(20):
+                if isinstance(event, AnswerDelta) and event.text.startswith("word40"):
+                    for _ in range(50):
                         await asyncio.sleep(0)
                     break
-        assert run.reply.usage.generator.output_tokens == 5 == model.written
+        assert 41 <= run.reply.usage.generator.output_tokens == model.written <= 41 + LOOK_AHEAD
         model.may_go.set()
 
 
-@pytest.mark.parametrize("budget", [Budget(), Budget(deadline_s=60)])
-async def test_what_a_backend_raises_arrives_the_same_with_a_deadline(budget):
-    model = Scripted(Script("one two", error=OSError("cable"), fail_after=1))
-    async with AsyncDuetClient("scripted/17", model) as duet:
-        with pytest.raises(OSError, match="cable"):
-            await duet.chat("q", mode="generator", budget=budget)
+def test_a_reader_without_an_event_loop_pays_no_more_when_it_leaves():
+    model = Clinging(words=100_000)
+    model.may_go.set()
+    with DuetClient("scripted/17", model) as duet:
+        with duet.stream("q", mode="generator") as run:
+            for event in run:
+                if isinstance(event, AnswerDelta) and event.text.startswith("word40"):
+                    break
+        assert 41 <= run.reply.usage.generator.output_tokens == model.written <= 41 + LOOK_AHEAD

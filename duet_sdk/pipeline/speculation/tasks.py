@@ -1,71 +1,51 @@
-"""Work that goes on beside a request's own: several sources of events, read as they come."""
+"""Work that goes on beside a request's own, in tasks that never outlive it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias, TypeVar
 
-from duet_sdk.events import AttemptEnded, AttemptStarted, Event
+from duet_sdk._tasks import finished
+from duet_sdk.pipeline.lifetime import carried
 
-
-class Work:
-    """One source of events in a task of its own.
-
-    Attributes:
-        task: what runs it.
-        error: what ended it early, None while it runs and where it came to its end.
-    """
-
-    task: asyncio.Task[None]
-    error: BaseException | None = None
+Result = TypeVar("Result")
+Work: TypeAlias = asyncio.Task[Callable[[], Result]]
+"""What is done: calling the task's result gives what came of it, or raises."""
 
 
 class Beside:
-    """Runs sources of events beside each other; none outlives its context, whichever task leaves that."""
+    """Runs work in tasks; none outlives its context, whichever task leaves that."""
 
     def __init__(self) -> None:
-        self._items: deque[tuple[Work, Event | None]] = deque()
+        self._works: set[Work[Any]] = set()
+        self._ended: deque[Work[Any]] = deque()
         self._come = asyncio.Event()
-        self._works: list[Work] = []
 
-    def start(self, events: AsyncGenerator[Event, None]) -> Work:
-        """Run a source of events in a task of its own; it is closed at its end."""
-        work = Work()
-        work.task = asyncio.create_task(self._hand_over(work, events))
-        self._works.append(work)
-        return work
+    def start(self, work: Coroutine[object, object, Result]) -> Work[Result]:
+        """Begin it."""
+        task = asyncio.create_task(carried(work))
+        self._works.add(task)
+        task.add_done_callback(self._has_ended)
+        return task
 
-    async def _hand_over(self, work: Work, events: AsyncGenerator[Event, None]) -> None:
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    self._put(work, event)
-        except BaseException as error:  # noqa: BLE001  # handed over to the request's own task, which raises it
-            work.error = error
-        self._put(work, None)
-
-    def _put(self, work: Work, event: Event | None) -> None:
-        self._items.append((work, event))
+    def _has_ended(self, work: Work[Any]) -> None:
+        self._ended.append(work)
         self._come.set()
 
-    async def next(self) -> tuple[Work, Event | None]:
-        """The next event with its source; None where the source is at its end, or was ended by its ``error``."""
-        while not self._items:
+    async def next(self) -> Work[Any]:
+        """The work that ended next."""
+        while not self._ended:
             self._come.clear()
             await self._come.wait()
-        return self._items.popleft()
+        return self._ended.popleft()
 
-    async def stop(self, work: Work) -> list[Event]:
-        """End a source and wait until it has cleaned up; gives what it had told of attempts and nobody has read."""
-        work.task.cancel()
-        await _over([work.task])
-        left = [event for source, event in self._items if source is work]
-        self._items = deque(item for item in self._items if item[0] is not work)
-        return [event for event in left if isinstance(event, AttemptStarted | AttemptEnded)]
+    async def stop(self, work: Work[Any]) -> None:
+        """End it and wait until it has cleaned up."""
+        await finished([work])
+        self._ended = deque(other for other in self._ended if other is not work)
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,19 +53,4 @@ class Beside:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        tasks = [work.task for work in self._works]
-        for task in tasks:
-            task.cancel()
-        await _over(tasks)
-
-
-async def _over(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait until tasks have cleaned up, also when the one that waits is cancelled meanwhile."""
-    again: asyncio.CancelledError | None = None
-    while left := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(left)
-        except asyncio.CancelledError as error:
-            again = error
-    if again is not None:
-        raise again
+        await finished(self._works)

@@ -1,0 +1,340 @@
+"""What one call of a model has used, by what evidence, and where its output has to be cut.
+
+Pure: it is fed with chunks and asked for numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Final
+
+from duet_sdk.backends.base import Chunk
+from duet_sdk.reply import StageUsage
+from duet_sdk.types import CountedBy
+
+_RANK: Final[dict[CountedBy, int]] = {"none": 0, "token_ids": 1, "usage": 2, "tokenizer": 3, "estimate": 4}
+MOST_BYTES_IN_TOKEN: Final = 32
+"""No ordinary text has more UTF-8 bytes in one token: a running total that grows more slowly is no evidence."""
+BYTES_IN_TOKEN: Final = 4
+"""Mean UTF-8 bytes of a token in ordinary text, where nothing better tells."""
+
+
+class UnexpectedOutput(ValueError):
+    """A model's server wrote an output that it was not asked for."""
+
+
+class Meter:
+    """Output tokens of one output, counted as they come.
+
+    By token ids where the model sends them, else by usage that comes with the piece, else by a local tokenizer, else
+    by the larger of non-empty pieces and a quarter of the UTF-8 bytes, rounded up. ``counted_by`` names the weakest
+    evidence that was needed.
+
+    >>> meter = Meter()
+    >>> meter.add("seventeen"), meter.counted_by
+    (3, 'estimate')
+
+    Attributes:
+        tokens: what has been counted.
+        counted_by: the weakest evidence.
+        pieces: how many that were not empty.
+        written_bytes: their UTF-8 bytes.
+    """
+
+    __slots__ = ("_count_text", "_estimated", "counted_by", "pieces", "tokens", "written_bytes")
+
+    def __init__(self, count_text: Callable[[str], int] | None = None) -> None:
+        self._count_text = count_text
+        self.pieces = 0
+        self.written_bytes = 0
+        self._estimated = 0
+        self.tokens = 0
+        self.counted_by: CountedBy = "none"
+
+    def add(self, text: str, *, token_ids: int = 0, used: int | None = None) -> int:
+        """Count a piece: its text, how many token ids came with it, and the server's running total.
+
+        Returns:
+            the tokens that this piece added.
+        """
+        before = self.tokens
+        if text:
+            self.pieces += 1
+            self.written_bytes += len(text.encode("utf-8", "surrogatepass"))
+        if token_ids:
+            self.tokens += token_ids
+            self.saw("token_ids")
+        elif used is None and text:
+            self._add_text(text)
+        elif text:
+            # A running total that stands still while text comes is no evidence: no piece is less than a token.
+            self.tokens = max(self.tokens, self.pieces, self.written_bytes // MOST_BYTES_IN_TOKEN)
+        if used is not None and (used > self.tokens or (text and not token_ids)):
+            self.tokens = max(self.tokens, used)
+            self.saw("usage")
+        return self.tokens - before
+
+    def _add_text(self, text: str) -> None:
+        if self._count_text is not None:
+            # Piece by piece, as the text so far must not be encoded again for each: never less than the whole.
+            self.tokens += max(1, self._count_text(text))
+            self.saw("tokenizer")
+            return
+        estimate = max(self.pieces, math.ceil(self.written_bytes / BYTES_IN_TOKEN))
+        self.tokens += estimate - self._estimated
+        self._estimated = estimate
+        self.saw("estimate")
+
+    def saw(self, evidence: CountedBy) -> None:
+        """This evidence was needed."""
+        if _RANK[evidence] > _RANK[self.counted_by]:
+            self.counted_by = evidence
+
+
+class Counter:
+    """Counts all outputs of one call, and cuts what goes beyond its limit.
+
+    Args:
+        limit: most tokens of each output.
+        outputs: how many there are.
+        count_text: tokens of a text by the model's own tokenizer, None where it is not at hand.
+        clock: seconds that only go forward.
+
+    Attributes:
+        first_s: by the clock, when the first token came; None before that.
+        overflowed: the model wrote more than it was allowed to.
+        truncated: the limit ended an output, the model did not.
+        done: no output has anything more to write; the server may still say what was used.
+        stopped: nothing more is to be read.
+        complete: the server has said all.
+        reported_usd: what the provider says the call cost.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_limit",
+        "_meters",
+        "_only",
+        "_open",
+        "_outputs",
+        "_reasons",
+        "_reported",
+        "_used",
+        "_writing",
+        "complete",
+        "done",
+        "first_s",
+        "overflowed",
+        "reported_usd",
+        "stopped",
+        "truncated",
+    )
+
+    def __init__(
+        self, limit: int, outputs: int, count_text: Callable[[str], int] | None, clock: Callable[[], float]
+    ) -> None:
+        self._limit = limit
+        self._outputs = outputs
+        self._clock = clock
+        self._meters = [Meter(count_text) for _ in range(outputs)]
+        self._only = self._meters[0] if outputs == 1 else None
+        self._open = set(range(outputs))
+        self._writing = set(range(outputs))
+        self._reasons: dict[int, str] = {}
+        self._reported: StageUsage | None = None
+        self._used = 0
+        self.reported_usd: Decimal | None = None
+        self.first_s: float | None = None
+        self.overflowed = False
+        self.truncated = False
+        self.done = False
+        self.stopped = False
+        self.complete = False
+
+    def take(self, arrived: Sequence[Chunk]) -> Sequence[Chunk]:  # one step for each token, written out
+        """Count what arrived; gives what of it is within the limit.
+
+        Raises:
+            UnexpectedOutput: an output that was not asked for.
+        """
+        kept: list[Chunk] = []
+        meter, limit = self._only, self._limit
+        for chunk in arrived:
+            if self.stopped:
+                break
+            ids, usage = len(chunk.token_ids), chunk.usage
+            tokens = 0 if meter is None else meter.tokens + ids
+            if (
+                meter is None
+                or not ids
+                or tokens >= limit
+                or self.done
+                or chunk.finish_reason is not None
+                or chunk.tool_calls
+                or chunk.index
+                or chunk.cost_usd is not None
+                or (usage is not None and usage.output_tokens != tokens)
+                or (usage is not None and not 0 <= usage.cached_tokens <= usage.input_tokens)
+            ):
+                if (taken := self._take(chunk)) is not None:
+                    kept.append(taken)
+                continue
+            # Most tokens: one output, counted by ids, and nothing else to be seen to.
+            if self.first_s is None:
+                self.first_s = self._clock()
+                meter.saw("token_ids")
+            meter.tokens = tokens
+            meter.pieces += 1
+            meter.written_bytes += len((chunk.text + chunk.reasoning).encode("utf-8", "surrogatepass"))
+            self._reported = usage or self._reported
+            kept.append(chunk)
+        return kept
+
+    def _take(self, chunk: Chunk) -> Chunk | None:
+        index = chunk.index
+        if not 0 <= index < self._outputs:
+            raise UnexpectedOutput(f"the model's server wrote output number {index} of {self._outputs}")
+        usage = chunk.usage
+        if usage is not None:
+            usage = chunk.usage = plausible(usage)
+            self._reported = usage or self._reported
+        if chunk.cost_usd is not None:
+            self.reported_usd = chunk.cost_usd
+        written = chunk.text + chunk.reasoning if chunk.reasoning else chunk.text
+        if chunk.tool_calls:
+            written += "".join(f"{delta.name or ''}{delta.arguments}" for delta in chunk.tool_calls)
+        ids = len(chunk.token_ids)
+        if self.first_s is None and (written or ids):
+            self.first_s = self._clock()
+        meter = self._meters[index]
+        added = meter.add(written, token_ids=ids, used=self._running_total(usage, meter, written, ids))
+        if written and index not in self._open:
+            return None  # it had said that this output was over
+        if meter.tokens > self._limit:
+            return self._cut(chunk, allowed=max(0, self._limit - (meter.tokens - added)), added=added)
+        if chunk.finish_reason is not None:
+            self._open.discard(index)
+            self._reasons[index] = chunk.finish_reason
+            self.truncated |= chunk.finish_reason == "length"
+            self._is_written(index)
+        elif meter.tokens == self._limit:
+            self._is_written(index)
+        return chunk
+
+    def _running_total(self, usage: StageUsage | None, meter: Meter, written: str, ids: int) -> int | None:
+        """What the server has counted for this output so far, None where it does not say."""
+        if usage is None:
+            return None
+        if self._outputs == 1:
+            return usage.output_tokens
+        # The server counts over all outputs: what came on top since its last word belongs to this one.
+        fresh, self._used = usage.output_tokens - self._used, usage.output_tokens
+        return meter.tokens + fresh if written and not ids else None
+
+    def _is_written(self, index: int) -> None:
+        self._writing.discard(index)
+        self.done = not self._writing
+
+    def _cut(self, chunk: Chunk, *, allowed: int, added: int) -> Chunk | None:
+        """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
+        was_writing = chunk.index in self._writing
+        self._is_written(chunk.index)
+        self._reasons.setdefault(chunk.index, "length")
+        self.overflowed = True
+        self.truncated |= chunk.index in self._open
+        if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
+            return None  # the final usage tells of tokens that were never shown: nothing is left to cut
+        # With several outputs, one that runs away must not keep the stream alive for the others.
+        self.stopped = self.done or self._counted() > self._limit * self._outputs
+        if not was_writing:
+            return None
+        keep = allowed / added if added else 0.0
+        return replace(
+            chunk,
+            text=chunk.text[: int(len(chunk.text) * keep)],
+            reasoning=chunk.reasoning[: int(len(chunk.reasoning) * keep)],
+            token_ids=chunk.token_ids[:allowed],
+            logprobs=chunk.logprobs[:allowed],
+            tool_calls=(),
+            finish_reason="length",
+        )
+
+    def end(self) -> bool:
+        """The stream is at its end; whether every output had said why it ended."""
+        self.complete = True
+        self.truncated |= bool(self._open) and not self._writing
+        return not self._writing
+
+    def cut_short(self) -> bool:
+        """Nothing more is awaited, as the time is up; whether an output was still being written."""
+        self.stopped = True
+        self.truncated |= bool(self._open)
+        return bool(self._writing)
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens billed, as far as known."""
+        counted = self._counted()
+        if self._reported is None:
+            return counted
+        if self.complete and not self._by_ids:
+            return self._reported.output_tokens
+        return max(self._reported.output_tokens, counted)
+
+    @property
+    def counted_by(self) -> CountedBy:
+        """The evidence for ``tokens``."""
+        counted = self._meters[0].counted_by
+        if self.complete and self._reported is not None and counted != "token_ids":
+            return "usage"
+        return counted
+
+    @property
+    def honoured(self) -> bool:
+        """Whether the model is known to have stayed within its limit.
+
+        A model that reached its limit and neither ended nor reported its usage may have written on unseen.
+        """
+        limit = self._limit * self._outputs
+        seen_whole = self.complete or not self._open
+        return not self.overflowed and self.tokens <= limit and (seen_whole or self.tokens < limit)
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why the outputs ended, as far as they did, in their order."""
+        return tuple(self._reasons[at] for at in sorted(self._reasons))
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether the server has said anything of what was used."""
+        return self._reported is not None
+
+    def usage(self, prompt_tokens: int) -> StageUsage:
+        """What was used; where the server did not say, by our own count and these tokens of the prompt."""
+        reported = self._reported
+        if reported is None:
+            return StageUsage(prompt_tokens, self.tokens, estimated=True)
+        estimated = reported.estimated
+        if not self.complete:
+            estimated = not all(meter.counted_by in ("token_ids", "usage") for meter in self._meters)
+        return StageUsage(reported.input_tokens, self.tokens, reported.cached_tokens, estimated)
+
+    def _counted(self) -> int:
+        meters = self._meters
+        return meters[0].tokens if len(meters) == 1 else sum(meter.tokens for meter in meters)
+
+    @property
+    def _by_ids(self) -> bool:
+        return all(meter.counted_by == "token_ids" for meter in self._meters)
+
+
+def plausible(usage: StageUsage) -> StageUsage | None:
+    """What a server says it used, None where that cannot be."""
+    if usage.input_tokens < 0 or usage.output_tokens < 0 or usage.cached_tokens < 0:
+        return None
+    if usage.cached_tokens <= usage.input_tokens:
+        return usage
+    return replace(usage, cached_tokens=usage.input_tokens)

@@ -1,0 +1,84 @@
+"""What a request tells, from the task that works on it to the one that reads its events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from duet_sdk.events import AnswerDelta, Event, SignalDelta, ToolCallDelta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duet_sdk.pipeline.observer import Observer
+
+DELTAS: Final = frozenset({AnswerDelta, SignalDelta, ToolCallDelta})
+"""Pieces that a model writes: they are of no interest to an observer, and `chat` does without them."""
+LOOK_AHEAD: Final = 16
+"""Events that wait for their reader before a model is read on. A reader who leaves pays for what was read: at most
+this many pieces, and what came with the last of them. With 0, each event costs two more switches between tasks."""
+
+
+class Outbox:
+    """Events on their way to the observer, and to a reader where there is one.
+
+    The reader takes them from ``events``, on the request's event loop or in another thread. Before it waits it sets
+    ``wake``, and looks at ``events`` and ``closed`` once more, as one may have come in between; when it has taken all
+    that there was, it calls `taken` if ``is_full`` says so.
+
+    Attributes:
+        observer: told of everything but the pieces that models write.
+        is_read: whether anybody reads the events; else they are only observed.
+        events: what was told and not yet taken.
+        wake: called once, when the next event comes or none will come any more.
+        closed: nothing more will be told.
+    """
+
+    __slots__ = ("_room", "closed", "events", "is_read", "observer", "wake")
+
+    def __init__(self, observer: Observer, *, is_read: bool) -> None:
+        self.observer = observer
+        self.is_read = is_read
+        self.events: deque[Event] = deque()
+        self.wake: Callable[[], object] | None = None
+        self.closed = False
+        self._room: asyncio.Future[None] | None = None
+
+    def tell(self, event: Event) -> None:
+        """Something happened."""
+        if type(event) not in DELTAS:
+            self.observer.told(event)
+        if self.is_read:
+            self.events.append(event)
+            if self.wake is not None:
+                self._wake_up()
+
+    def close(self) -> None:
+        """Nothing more will be told."""
+        self.closed = True
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        wake, self.wake = self.wake, None
+        if wake is not None:
+            wake()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever tells waits for the reader."""
+        return self._room is not None
+
+    async def room(self) -> None:
+        """Wait until the reader has taken all that was told; a model is not read on before."""
+        self._room = asyncio.get_running_loop().create_future()
+        try:
+            if len(self.events) >= LOOK_AHEAD:  # a reader in another thread may just have taken them
+                await self._room
+        finally:
+            self._room = None
+
+    def taken(self) -> None:
+        """The reader has taken everything; call it on the request's event loop."""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
