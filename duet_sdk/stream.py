@@ -103,7 +103,9 @@ class Run:
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
         self._loop = asyncio.get_running_loop()
-        self._working = self._loop.create_task(carried(answer(self._parts, self._draft, self.outbox)))
+        self._working = self._loop.create_task(
+            carried(functools.partial(answer, self._parts, self._draft, self.outbox))
+        )
         self._working.add_done_callback(functools.partial(_close, self.outbox))
 
     def conclude(self) -> Event:

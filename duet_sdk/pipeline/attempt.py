@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, cast
 
@@ -231,7 +232,7 @@ class RunningAttempt:
             await self._read_all(read)
             return
         loop = asyncio.get_running_loop()
-        reading = self._reading = loop.create_task(carried(self._read_all(read)))
+        reading = self._reading = loop.create_task(carried(partial(self._read_all, read)))
         over: asyncio.Future[None] = loop.create_future()
 
         def end(_: object = None) -> None:

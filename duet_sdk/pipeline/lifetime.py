@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
@@ -24,14 +24,14 @@ LAST_S: Final = 30.0
 """How long a client waits at its end for what still closes; a slow server must not keep a process alive for ever."""
 
 
-async def carried(work: Coroutine[object, object, Result]) -> Callable[[], Result]:
-    """Await work in a task of its own; calling what it gives is the result, or raises.
+async def carried(work: Callable[[], Awaitable[Result]]) -> Callable[[], Result]:
+    """Work for a task of its own; calling what it gives is the result, or raises.
 
     A gate, a vote or a backend of the user's may raise KeyboardInterrupt or SystemExit. Let out of a task, these end
     the event loop and hang everybody else on it; here they reach whoever asked for the work.
     """
     try:
-        result = await work
+        result = await work()
     except (KeyboardInterrupt, SystemExit) as error:
         return partial(_throw, error)
     return lambda: result

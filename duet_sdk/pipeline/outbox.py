@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from duet_sdk.events import AnswerDelta, Event, SignalDelta, ToolCallDelta
@@ -51,18 +52,21 @@ class Outbox:
             self.observer.told(event)
         if self.is_read:
             self.events.append(event)
-            if self.wake is not None:
-                self._wake_up()
+            wake = self.wake
+            if wake is not None:
+                self.wake = None
+                try:  # noqa: SIM105  # spelled out, as this is done for every token
+                    wake()
+                except asyncio.InvalidStateError:
+                    pass  # the reader was cancelled and has not got to its end yet
 
     def close(self) -> None:
         """Nothing more will be told."""
         self.closed = True
-        self._wake_up()
-
-    def _wake_up(self) -> None:
         wake, self.wake = self.wake, None
         if wake is not None:
-            wake()
+            with suppress(asyncio.InvalidStateError):
+                wake()
 
     @property
     def is_full(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from duet_sdk.errors import BackendError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
@@ -73,7 +74,7 @@ class _Probing:
         self._is_judging = is_judging
         self._gate = Confidence(options.threshold, options.probe_tokens, name="progressive")
         self.stage = SignalStage(flow, tell=self._tell)
-        self._asking = beside.start(self.stage.run())
+        self._asking = beside.start(self.stage.run)
         self._trying: Work[None] | None = None
         self._probe: Trial | None = None
         self._is_void = False
@@ -135,7 +136,7 @@ class _Probing:
         self._tried, self._seen_tokens = text, asking.tokens
         self._next_at = asking.tokens + options.slice_tokens
         self._probe = Trial(self._flow, self._gate, Guidance(asking.model), signal=text)
-        self._trying = self._beside.start(self._judge(asking, self._probe))
+        self._trying = self._beside.start(partial(self._judge, asking, self._probe))
 
     async def _judge(self, asking: Asking, probe: Trial) -> None:
         if await self._flow.in_time(room_for_probe(self._flow, asking)):

@@ -116,9 +116,9 @@ class _Race:
         self._trial = trial
         self._beside = beside
         self._ask = ask
-        self._trying = beside.start(trial.judge())
+        self._trying = beside.start(trial.judge)
         self._stage = ask(self._is_judging)
-        self._asking = beside.start(self._stage.run())
+        self._asking = beside.start(self._stage.run)
         self._undecided = True
         self._signalled: Guidance | None = None
 
@@ -156,7 +156,7 @@ class _Race:
         await self._stop_trying()
         self._undecided = False
         self._stage = self._ask(self._is_judging)
-        self._asking = self._beside.start(self._stage.run())
+        self._asking = self._beside.start(self._stage.run)
         _decide(self._flow, GateDecision(True, self._flow.parts.gate.name, reason=NO_ROOM))
 
     async def _tried(self) -> Guidance | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -24,7 +24,7 @@ class Beside:
         self._ended: deque[Work[Any]] = deque()
         self._come = asyncio.Event()
 
-    def start(self, work: Coroutine[object, object, Result]) -> Work[Result]:
+    def start(self, work: Callable[[], Awaitable[Result]]) -> Work[Result]:
         """Begin it."""
         task = asyncio.create_task(carried(work))
         self._works.add(task)
