@@ -1,22 +1,23 @@
-"""Checks of numbers that a caller sets; one sentence for each kind of number."""
+"""Checks of values that a caller sets; one sentence for each kind of value."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from decimal import Decimal
 from typing import TypeGuard
 
 from duet_sdk.errors import ConfigError, DuetError
 
 
-def whole(name: str, value: object, *, at_least: int = 1, error: type[DuetError] = ConfigError) -> None:
+def whole(name: str, value: object, *, at_least: int = 1, error: type[DuetError] = ConfigError, hint: str = "") -> None:
     """Refuse what is not a whole number of at least ``at_least``; ``True`` is not a number here.
 
     Raises:
-        ConfigError: or the ``error`` given in its place.
+        ConfigError: or the ``error`` given in its place; ``hint`` ends its message.
     """
     if type(value) is not int or value < at_least:
-        raise error(f"{name} must be a whole number of at least {at_least}, got {value!r}")
+        raise error(f"{name} must be a whole number of at least {at_least}, got {value!r}{hint}")
 
 
 def share(name: str, value: object, *, above_zero: bool = False, error: type[DuetError] = ConfigError) -> None:
@@ -39,6 +40,16 @@ def seconds(name: str, value: object, *, or_zero: bool = False, error: type[Duet
     if not _is_number(value) or not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
         bounds = "at least 0" if or_zero else "above 0"
         raise error(f"{name} must be a finite number of seconds, {bounds}, got {value!r}")
+
+
+def one_of(name: str, value: object, known: Collection[str], *, error: type[DuetError] = ConfigError) -> None:
+    """Refuse a word that is not among the known ones.
+
+    Raises:
+        ConfigError: or the ``error`` given in its place.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise error(f"{name} {value!r} is unknown; known are {', '.join(known)}")
 
 
 def _is_number(value: object) -> TypeGuard[float | Decimal]:

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from duet_sdk._checks import seconds, share, whole
+from duet_sdk._checks import one_of, seconds, share, whole
 from duet_sdk.errors import ConfigError, InvalidRequest
 
 
@@ -48,6 +48,19 @@ def test_a_time_may_be_zero():
     seconds("wait_s", 0, or_zero=True)
     with pytest.raises(ConfigError, match="wait_s must be a finite number of seconds, at least 0, got -1"):
         seconds("wait_s", -1, or_zero=True)
+
+
+@pytest.mark.parametrize("value", ["maybe", None, ["yes"]])
+def test_a_word_that_is_not_known_is_refused(value):
+    one_of("answer", "yes", ("yes", "no"))
+    with pytest.raises(ConfigError) as refused:
+        one_of("answer", value, ("yes", "no"))
+    assert str(refused.value) == f"answer {value!r} is unknown; known are yes, no"
+
+
+def test_a_hint_ends_the_sentence():
+    with pytest.raises(ConfigError, match="of at least 1, got 0; leave it out"):
+        whole("top_k", 0, hint="; leave it out")
 
 
 def test_an_error_of_another_class_can_be_asked_for_and_is_a_value_error():

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded
-from duet_sdk.policies import Budget
+from duet_sdk.policies import ResolvedBudget
 
 SIGNAL_SHARE_OF_DEADLINE = 0.6
 
@@ -41,7 +41,9 @@ class RequestBudget:
     60
     """
 
-    def __init__(self, limits: Budget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: ResolvedBudget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.limits = limits
         self.charged = charged
         self._clock = clock

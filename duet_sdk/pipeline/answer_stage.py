@@ -53,6 +53,8 @@ class Answering:
                 break
             if self._must_not_start_over():
                 raise self._broken(stage, failure) from failure
+            if not flow.parts.failure.hands_over(failure):
+                break
             if model is not chain[-1]:
                 successor, error_type = chain[position + 1].name, type(failure).__name__
                 _log.warning("%s failed with %s: %s answers", model.name, error_type, successor)
@@ -251,7 +253,7 @@ class Answering:
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""
         flow = self._flow
-        return flow.draft.answered and not flow.request.whole and flow.parts.on_break.answer == "error"
+        return flow.draft.answered and not flow.request.whole and flow.parts.failure.answer_broken == "error"
 
     def _discard(self) -> bool:
         """Void what has been answered so far; whether there was anything."""
@@ -281,7 +283,7 @@ class Answering:
         can_fall = stage == "generator" and flow.request.mode == "duet" and not flow.reasoner_failed
         other_pair = flow.parts.fallback is not None
         outage = is_outage(error, spent=draft.account.spent)
-        if flow.parts.ladder.generator == "raise" or not can_fall or other_pair or not outage:
+        if flow.parts.failure.ladder.generator == "raise" or not can_fall or other_pair or not outage:
             if draft.answered:
                 raise self._broken(stage, error) from error
             raise error

@@ -177,7 +177,7 @@ class Flow:
 
     async def wait_before_retry(self, attempt: int, error: BackendError, *, until: float | None) -> bool:
         """Wait as the retry policy says; False where it says not to call again."""
-        pause_s = wait_s(self.parts.retry, attempt, error, left_s=self.budget.left_s(until))
+        pause_s = wait_s(self.parts.failure.retry, attempt, error, left_s=self.budget.left_s(until))
         if pause_s is None:
             return False
         await asyncio.sleep(pause_s)

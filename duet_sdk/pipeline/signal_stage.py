@@ -108,6 +108,8 @@ class Signalling:
                         yield event
             if failure is None:
                 return
+            if not flow.parts.failure.hands_over(failure):
+                break
             if model is not chain[-1]:
                 successor, error_type = chain[position + 1].name, type(failure).__name__
                 flow.draft.account.discard("signal")
@@ -120,14 +122,14 @@ class Signalling:
         """The first generator that answers, None where none does for now.
 
         Raises:
-            BackendError: there is one only, and its name or key is wrong.
+            BackendError: its name or key is wrong, and no other may take over.
         """
         chain = self._flow.chain("generator")
         for model in chain:
             try:
                 await model.connect()
             except BackendError as error:
-                if not error.retryable and len(chain) == 1:
+                if not error.retryable and (len(chain) == 1 or not self._flow.parts.failure.hands_over(error)):
                     raise
                 continue
             return model
@@ -155,7 +157,7 @@ class Signalling:
                 failure = asking.failure
             if failure is None or (asking is not None and self._is_kept(asking)):
                 break
-            again = self._flow.parts.on_break.signal != "error" or asking is None or not asking.extractor.text
+            again = self._flow.parts.failure.signal_broken != "error" or asking is None or not asking.extractor.text
             if not again or not await self._flow.wait_before_retry(tries, failure, until=self._until):
                 yield failure
                 return
@@ -215,12 +217,12 @@ class Signalling:
 
     def _is_kept(self, asking: Asking) -> bool:
         """Whether a broken signal is handed on as a cut one."""
-        return self._flow.parts.on_break.signal == "keep" and bool(asking.extractor.text)
+        return self._flow.parts.failure.signal_broken == "keep" and bool(asking.extractor.text)
 
     def _resume(self, asking: Asking) -> bool:
         """Let the next attempt go on where this one stopped; False where it has to start over."""
         left = asking.limit - asking.tokens
-        if self._flow.parts.on_break.signal != "continue" or not asking.extractor.text or left < 1:
+        if self._flow.parts.failure.signal_broken != "continue" or not asking.extractor.text or left < 1:
             return False
         call = asking.handoff.resume(asking.call, asking.extractor.text, asking.ids, limit=left)
         if call is None:
@@ -365,7 +367,8 @@ class Signalling:
             DuetError: the ladder says to fail, another pair can take over, or only the signal was asked for.
         """
         flow, draft = self._flow, self._flow.draft
-        rung = flow.parts.ladder.empty_signal if isinstance(error, SignalError) else flow.parts.ladder.reasoner
+        ladder = flow.parts.failure.ladder
+        rung = ladder.empty_signal if isinstance(error, SignalError) else ladder.reasoner
         other_pair = flow.parts.fallback is not None and isinstance(error, BackendError)
         outage = is_outage(error, spent=draft.account.spent)
         if rung == "raise" or flow.request.mode == "signal" or other_pair or not outage:
