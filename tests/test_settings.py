@@ -353,7 +353,7 @@ def test_what_follows_a_failure_is_a_word_or_a_table(monkeypatch):
             r"on_failure.fallback_pair.1.base_ur is not a setting; did you mean 'base_url'\?$",
         ),
         ("[on_failure]\nfallback_pair = ['vllm/a@http://u:sk-secret@h', 'c/d']", "fallback_pair.0: a URL must not"),
-        ("[prices.x]\ngpu_hour_usd = 1\nusd = 2", r"used: prices.x.usd is not a setting; did you mean 'input_usd'"),
+        ("[prices.x]\ngpu_hour_usd = 1\nusd = 2", r"used: prices.x.usd is not a setting; known are input_usd"),
         ("[prices.x]\ngpu_hour_usd = 1\ninput_usd = 2", "prices.x: a price needs input_usd and output_usd, or gpu"),
         (
             "[prices.x]\ninput_us = 1\noutput_usd = 1",

@@ -36,7 +36,7 @@ class RequestBudget:
         limits: of this request.
         charged: whether a ledger charges the request, too.
 
-    >>> budget = RequestBudget(Budget(total_tokens=100))
+    >>> budget = RequestBudget(ResolvedBudget(total_tokens=100))
     >>> budget.largest_output(40, want=500, usd_of=lambda i, o: None)
     60
     """
