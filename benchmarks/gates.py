@@ -22,8 +22,8 @@ from duet_sdk import AsyncDuetClient, Budget, Reply
 from duet_sdk.backends import Call
 from duet_sdk.backends.local.transformers import TransformersBackend
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.client import ClientOptions
 from duet_sdk.gate import Confidence, Race
+from duet_sdk.options import ClientOptions
 from duet_sdk.policies import Progressive
 
 KEY = "The key is seven."

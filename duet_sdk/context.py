@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from duet_sdk._checks import whole
 from duet_sdk.errors import ConfigError
 from duet_sdk.rendering.quoting import quoted
 from duet_sdk.types import Message, Stage
@@ -40,8 +41,7 @@ class LastTurns:
         Raises:
             ConfigError: fewer than one turn.
         """
-        if self.turns < 1:
-            raise ConfigError(f"a stage must see at least 1 turn, got {self.turns}")
+        whole("turns", self.turns)
 
     def __call__(self, messages: tuple[Message, ...], stage: Stage) -> tuple[Message, ...]:
         """The messages that this stage sees."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 from duet_sdk.agents.history import without_signals
 from duet_sdk.errors import InvalidRequest
@@ -13,8 +13,16 @@ from duet_sdk.types import Message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duet_sdk.client import AsyncDuetClient, CallOptions
+    from duet_sdk.options import CallOptions
     from duet_sdk.stream import Run
+
+
+class _Client(Protocol):
+    """What a conversation needs of its client, which makes it."""
+
+    async def chat(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> Reply: ...
+
+    def stream(self, messages: MessagesLike, **options: Unpack[CallOptions]) -> Run: ...
 
 
 class AsyncConversation:
@@ -24,7 +32,7 @@ class AsyncConversation:
         messages: what has been said; yours to change between turns.
     """
 
-    def __init__(self, client: AsyncDuetClient, *, system: str | None = None) -> None:
+    def __init__(self, client: _Client, *, system: str | None = None) -> None:
         self._client = client
         self.messages: list[Message] = [Message("system", system)] if system else []
 

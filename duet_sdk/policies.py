@@ -1,4 +1,7 @@
-"""Every dial of a pair, as a frozen dataclass that checks itself."""
+"""Every dial of a pair, as a frozen dataclass that checks itself.
+
+Settings reads these classes themselves, so a table of ``duet.toml`` has their fields, defaults and errors.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Literal, TypeAlias, get_args
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar, get_args
 
-from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk._checks import one_of, seconds, share, whole
+from duet_sdk.errors import BackendError, ConfigError, InvalidRequest
 from duet_sdk.types import GateName, Json
+
+STRICT: Final = {"extra": "forbid", "hide_input_in_errors": True}
+"""For pydantic, where it reads a dial: an unknown key is refused, and a value, which may be secret, is not quoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class Sampling:
     extra_body: Json | None = None
     """Passed on to a server as it is."""
 
+    __pydantic_config__ = STRICT
+
     def __post_init__(self) -> None:
         """Refuse values that no model accepts.
 
@@ -43,21 +52,20 @@ class Sampling:
         object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
         if not all(isinstance(text, str) for text in self.stop):
             raise InvalidRequest("stop must be a text or several texts")
-        for name, low, high in (("temperature", 0, None), ("top_p", 0, 1), ("min_p", 0, 1)):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, int | float):
-                raise InvalidRequest(f"{name} must be a number, got {value!r}")
-            if value is not None and not (low <= value and (high is None or value <= high)):
-                bound = f"between {low} and {high}" if high is not None else f"at least {low}"
-                raise InvalidRequest(f"{name} must be {bound}, got {value}")
-        if self.top_p == 0:
-            raise InvalidRequest("top_p must be above 0; for greedy decoding set temperature=0")
-        if self.top_k is not None and self.top_k < 1:
-            raise InvalidRequest(f"top_k must be at least 1, got {self.top_k}; leave it out to keep all tokens")
-        if self.logprobs is not None and not 0 <= self.logprobs <= 20:
-            raise InvalidRequest(f"logprobs must be between 0 and 20, got {self.logprobs}")
         if "" in self.stop:
             raise InvalidRequest("stop holds an empty text, which would end every output at once")
+        if self.temperature is not None:
+            _check_temperature(self.temperature)
+        if self.top_p is not None:
+            if self.top_p == 0:
+                raise InvalidRequest("top_p must be above 0; for greedy decoding set temperature=0")
+            share("top_p", self.top_p, error=InvalidRequest)
+        if self.min_p is not None:
+            share("min_p", self.min_p, error=InvalidRequest)
+        if self.top_k is not None:
+            whole("top_k", self.top_k, error=InvalidRequest, hint="; leave it out to keep all tokens")
+        if self.logprobs is not None and (type(self.logprobs) is not int or not 0 <= self.logprobs <= 20):
+            raise InvalidRequest(f"logprobs must be a whole number between 0 and 20, got {self.logprobs!r}")
 
     def over(self, base: Sampling) -> Sampling:
         """These values, with ``base`` where this one leaves a choice open."""
@@ -70,12 +78,19 @@ class Sampling:
 _NO_CHOICE = Sampling()
 
 
+def _check_temperature(given: object) -> None:
+    if not isinstance(given, int | float) or not given >= 0:
+        raise InvalidRequest(f"temperature must be a number of at least 0, got {given!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Prompts:
     """System prompts by stage, in place of DUET's own; ``{signal_tokens}`` stands for the limit."""
 
     reasoner: str | None = None
     generator: str | None = None
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +102,20 @@ class Budget:
     """
 
     signal_tokens: int | None = None
-    """All output tokens that the reasoner is billed for in an attempt; 512 by default."""
+    """All output tokens that the reasoner is billed for in an attempt; 512 by default, enough for a sketch of a hard
+    question."""
     answer_tokens: int | None = None
     """Output tokens of one answer; 1024 by default."""
     total_tokens: int | None = None
-    """Input and output tokens of both stages together; unlimited by default."""
+    """Input and output tokens of both stages together; unlimited by default, as the two above bound the output."""
     cost_usd: Decimal | None = None
-    """Money for the whole request in USD; unlimited by default."""
+    """Money for the whole request in USD; unlimited by default, as many prices are unknown."""
     deadline_s: float | None = None
-    """Seconds from the start of the request to its end; unlimited by default."""
+    """Seconds from the start of the request to its end; unlimited by default, as models differ too much."""
     signal_deadline_s: float | None = None
     """Seconds for the signal; by default 60 % of ``deadline_s``, so that the generator keeps its time."""
+
+    __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing could satisfy.
@@ -106,27 +124,16 @@ class Budget:
             InvalidRequest: a limit that is not positive, or not finite.
         """
         for name in ("signal_tokens", "answer_tokens", "total_tokens"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if type(value) is not int:
-                raise InvalidRequest(f"{name} must be a whole number, got {value!r}")
-            if value < 1:
-                hint = "; to skip the reasoner use mode='generator'" if name == "signal_tokens" else ""
-                raise InvalidRequest(f"{name} must be at least 1, got {value}{hint}")
+            if (tokens := getattr(self, name)) is not None:
+                hint = "; to skip the reasoner use mode='generator'" if name == "signal_tokens" and tokens == 0 else ""
+                whole(name, tokens, error=InvalidRequest, hint=hint)
+        for name in ("deadline_s", "signal_deadline_s"):
+            if (limit := getattr(self, name)) is not None:
+                seconds(name, limit, error=InvalidRequest)
         if self.cost_usd is not None:
-            try:
-                object.__setattr__(self, "cost_usd", Decimal(str(self.cost_usd)))
-            except InvalidOperation:
-                raise InvalidRequest(f"cost_usd must be a number of USD, got {self.cost_usd!r}") from None
-        for name in ("cost_usd", "deadline_s", "signal_deadline_s"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Decimal | float | int):
-                raise InvalidRequest(f"{name} must be a number, got {value!r}")
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InvalidRequest(f"{name} must be above 0 and finite, got {value}")
+            object.__setattr__(self, "cost_usd", _usd(self.cost_usd))
 
-    def over(self, base: Budget) -> Budget:
+    def over(self, base: _SomeBudget) -> _SomeBudget:
         """These limits, with ``base`` where this one leaves a choice open."""
         if self == _NO_LIMIT:
             return base
@@ -134,8 +141,27 @@ class Budget:
         return dataclasses.replace(base, **set_here)
 
 
+def _usd(given: object) -> Decimal:
+    try:
+        usd = Decimal(str(given))
+    except InvalidOperation:
+        raise InvalidRequest(f"cost_usd must be a number of USD, got {given!r}") from None
+    if not (usd.is_finite() and usd > 0):
+        raise InvalidRequest(f"cost_usd must be above 0 and finite, got {given}")
+    return usd
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedBudget(Budget):
+    """The limits of one request with every default filled in; None is left only where it means unlimited."""
+
+    signal_tokens: int = 512
+    answer_tokens: int = 1024
+
+
+_SomeBudget = TypeVar("_SomeBudget", bound=Budget)
 _NO_LIMIT = Budget()
-DEFAULT_BUDGET = Budget(signal_tokens=512, answer_tokens=1024)
+DEFAULT_BUDGET = ResolvedBudget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +169,13 @@ class Retry:
     """When a model that failed is called again."""
 
     attempts: int = 3
-    """Calls of one model in all; 1 never tries again."""
+    """Calls of one model in all; three ride out a restart, 1 never tries again."""
     first_wait_s: float = 0.5
     """Longest wait before the second call; it doubles with each further one."""
     longest_wait_s: float = 20.0
     """Longest wait of our own choosing; a server may ask for more."""
+
+    __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -155,10 +183,147 @@ class Retry:
         Raises:
             ConfigError: no call at all, or a negative wait.
         """
-        if self.attempts < 1:
-            raise ConfigError(f"a model must be called at least once, got attempts={self.attempts}")
-        if self.first_wait_s < 0 or self.longest_wait_s < 0:
-            raise ConfigError("the waits between attempts cannot be negative")
+        whole("attempts of Retry", self.attempts)
+        seconds("first_wait_s", self.first_wait_s, or_zero=True)
+        seconds("longest_wait_s", self.longest_wait_s, or_zero=True)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a model that keeps failing is left alone for a while."""
+
+    failures: int = 5
+    """Retryable failures in a row, over all requests, after which it is left alone; five, as a server that restarts
+    fails a few calls."""
+    rest_s: float = 10.0
+    """Seconds that it is left alone; then one call is let through, which ends the rest or begins another."""
+
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: no failure at all, or no time.
+        """
+        whole("failures of the breaker", self.failures)
+        seconds("rest_s", self.rest_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """What follows when a rung breaks; ``raise`` gives the error to the caller."""
+
+    empty_signal: Literal["generator", "raise"] = "generator"
+    """The reasoner wrote nothing of use."""
+    reasoner: Literal["generator", "raise"] = "generator"
+    """The reasoner failed."""
+    generator: Literal["reasoner", "raise"] = "reasoner"
+    """The generator failed before anything of its answer was handed on."""
+
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        """Check the words.
+
+        Raises:
+            ConfigError: an unknown one.
+        """
+        one_of("empty_signal", self.empty_signal, ("generator", "raise"))
+        one_of("reasoner of the ladder", self.reasoner, ("generator", "raise"))
+        one_of("generator of the ladder", self.generator, ("reasoner", "raise"))
+
+
+class NamesModel(Protocol):
+    """What stands for a model beside its name: a backend, or a `duet_sdk.endpoints.Endpoint`."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+
+FallbackModel: TypeAlias = str | NamesModel | Sequence[str | NamesModel]
+"""A model of the fallback pair, as the client takes one: a name, an object, or several in the order of trying."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """What follows when a model fails, in the order in which it is tried.
+
+    >>> FailurePolicy(retry=Retry(attempts=1), signal_broken="keep").answer_broken
+    'error'
+    """
+
+    retry: Retry = Retry()
+    """When the same model is called again."""
+    chain: Literal["any", "outage"] = "any"
+    """Which errors let the next model of a chain take over: ``any``, or only an ``outage``, an error that may pass; a
+    wrong key or name then fails at once in place of being hidden by the next model."""
+    breaker: BreakerPolicy | None = BreakerPolicy()
+    """When a model is left alone for a while; None never does so."""
+    fallback_pair: tuple[FallbackModel, FallbackModel] | None = None
+    """Reasoner and generator that take over when the pair cannot answer, by the ``instruct`` handoff; none by default,
+    as they may cost more."""
+    ladder: Ladder = Ladder()
+    """Whether the other stage answers when nothing above is left."""
+    signal_broken: Literal["restart", "keep", "continue", "error"] = "restart"
+    """What follows when the reasoner breaks off after it has begun to write: ask again from the start; treat what came
+    as a cut signal; let the next attempt go on where this one stopped (where its prompt can be rendered, else from the
+    start); or leave this model at once."""
+    answer_broken: Literal["error", "restart"] = "error"
+    """What follows when an answer breaks off: `StreamBroken` with what came; or start over, announced by
+    ``Retried(discard=True)``. ``chat()`` always starts over, as nothing has been handed on yet."""
+
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        """Check the words and the kinds.
+
+        Raises:
+            ConfigError: an unknown word, or a value of another kind.
+        """
+        one_of("chain", self.chain, ("any", "outage"))
+        one_of("signal_broken", self.signal_broken, ("restart", "keep", "continue", "error"))
+        one_of("answer_broken", self.answer_broken, ("error", "restart"))
+        for name, value, kind in (("retry", self.retry, Retry), ("ladder", self.ladder, Ladder)):
+            if not isinstance(value, kind):
+                raise ConfigError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+        if self.breaker is not None and not isinstance(self.breaker, BreakerPolicy):
+            raise ConfigError(f"breaker must be a BreakerPolicy or None, got {type(self.breaker).__name__}")
+        given: object = self.fallback_pair
+        if given is not None and (not isinstance(given, list | tuple) or len(given) != 2):
+            raise ConfigError("fallback_pair must be two models, the reasoner and the generator")
+
+    def hands_over(self, error: BackendError) -> bool:
+        """Whether the next model of a chain takes over from one that failed with this error."""
+        return self.chain == "any" or error.retryable
+
+
+OnFailure: TypeAlias = Literal["answer", "raise"] | Ladder | FailurePolicy
+"""``answer`` goes on with the stage that works, ``raise`` fails; or the policy of each rung, or of everything."""
+_NAMED_POLICIES = {"answer": FailurePolicy(), "raise": FailurePolicy(ladder=Ladder("raise", "raise", "raise"))}
+
+
+def failure_policy(given: OnFailure, retry: Retry | None = None) -> FailurePolicy:
+    """The failure policy that is meant; ``retry`` is short for a policy's own.
+
+    Raises:
+        ConfigError: an unknown name, or two ways to retry.
+    """
+    if isinstance(given, Ladder):
+        policy = FailurePolicy(ladder=given)
+    elif isinstance(given, FailurePolicy):
+        policy = given
+    elif (named := _NAMED_POLICIES.get(str(given))) is not None:
+        policy = named
+    else:
+        known = ", ".join(_NAMED_POLICIES)
+        raise ConfigError(f"on_failure {given!r} is unknown; known are {known}, a Ladder, or a FailurePolicy")
+    if retry is None:
+        return policy
+    if policy.retry != Retry():
+        raise ConfigError("retry is given twice: leave out retry=, or the retry of on_failure's FailurePolicy")
+    return dataclasses.replace(policy, retry=retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,22 +340,35 @@ class GateConfig:
     first_tokens: int | None = None
     """``confidence``, ``race``: how many tokens of the generator's answer are judged, at least 1."""
 
+    __pydantic_config__ = STRICT
+
     def __post_init__(self) -> None:
         """Refuse numbers that the gate does not take.
 
         Raises:
             ConfigError: an unknown policy, a number that it has no use for, or one out of its range.
         """
-        if self.policy not in get_args(GateName):
-            raise ConfigError(f"gate {self.policy!r} is unknown; known are {', '.join(get_args(GateName))}")
+        one_of("gate", self.policy, get_args(GateName))
         if self.threshold is not None and self.policy in ("always", "never"):
             raise ConfigError(f"gate {self.policy!r} takes no threshold")
-        if self.threshold is not None and not 0 <= self.threshold <= math.nextafter(1, 2):
-            raise ConfigError(f"the threshold of gate {self.policy!r} must be between 0 and 1, got {self.threshold}")
+        if self.threshold is not None:
+            check_threshold(f"the threshold of gate {self.policy!r}", self.threshold)
         if self.first_tokens is not None and self.policy not in ("confidence", "race"):
             raise ConfigError(f"gate {self.policy!r} judges no tokens and takes no first_tokens")
-        if self.first_tokens is not None and self.first_tokens < 1:
-            raise ConfigError(f"first_tokens must be at least 1, got {self.first_tokens}")
+        if self.first_tokens is not None:
+            whole("first_tokens", self.first_tokens)
+
+
+def check_threshold(name: str, given: float) -> None:
+    """Refuse a gate's threshold outside [0, 1].
+
+    The next number above 1 passes: with it a calibration says never to ask.
+
+    Raises:
+        ConfigError: it is outside.
+    """
+    if given != math.nextafter(1, 2):
+        share(name, given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +386,8 @@ class Progressive:
     most_probes: int = 8
     """Probes of one signal; each also reads the prompt, most of it from the server's prefix cache."""
 
+    __pydantic_config__ = STRICT
+
     def __post_init__(self) -> None:
         """Check the numbers.
 
@@ -215,13 +395,9 @@ class Progressive:
             ConfigError: one is out of its range.
         """
         for name in ("slice_tokens", "probe_tokens", "most_probes"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} of progressive must be a whole number of at least 1, got {value!r}")
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold of progressive must be between 0 and 1, got {self.threshold}")
-        if not 0 < self.share <= 1:
-            raise ConfigError(f"share of progressive must be above 0 and at most 1, got {self.share}")
+            whole(f"{name} of progressive", getattr(self, name))
+        share("threshold of progressive", self.threshold)
+        share("share of progressive", self.share, above_zero=True)
 
 
 Trigger: TypeAlias = Literal["tool_error", "repeated_call", "invalid_call", "low_confidence"]
@@ -247,6 +423,8 @@ class RunScope:
     most_calls: int = 4
     """How often the reasoner is asked for a signal in one run, whatever happens; retries of one asking count once."""
 
+    __pydantic_config__ = STRICT
+
     def __post_init__(self) -> None:
         """Check the rules.
 
@@ -257,14 +435,11 @@ class RunScope:
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise ConfigError(f"ask_again_on must be a list out of {', '.join(TRIGGERS)}, got {given!r}")
         object.__setattr__(self, "ask_again_on", tuple(given))
-        if unknown := [rule for rule in self.ask_again_on if rule not in TRIGGERS]:
-            raise ConfigError(f"ask_again_on knows no {unknown[0]!r}; known are {', '.join(TRIGGERS)}")
-        for name in ("after_tool_turns", "most_calls"):
-            value = getattr(self, name)
-            if value is None and name == "after_tool_turns":
-                continue
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for rule in self.ask_again_on:
+            one_of("ask_again_on", rule, TRIGGERS)
+        if self.after_tool_turns is not None:
+            whole("after_tool_turns", self.after_tool_turns)
+        whole("most_calls", self.most_calls)
 
 
 SignalScope: TypeAlias = "Literal['turn', 'run'] | RunScope"

@@ -12,6 +12,7 @@ from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, localcont
 from typing import TypeAlias
 
 from duet_sdk.errors import ConfigError
+from duet_sdk.policies import STRICT
 from duet_sdk.reply import StageUsage
 
 _MILLION = Decimal(1_000_000)
@@ -23,13 +24,13 @@ _SMALLEST_USD = Decimal("1e-12")
 _LOCAL = frozenset({"scripted", "transformers", "vllm", "vllm-engine"})
 
 
-def _usd(given: object) -> Decimal:
+def _usd(name: str, given: object) -> Decimal:
     try:
         usd = Decimal(str(given))
     except InvalidOperation:
         usd = Decimal("nan")
     if not usd.is_finite() or usd < 0:
-        raise ConfigError(f"a price must be a number of USD, at least 0, got {given!r}")
+        raise ConfigError(f"{name} must be a number of USD of at least 0, got {given!r}")
     return usd
 
 
@@ -46,7 +47,9 @@ class TokenPrice:
     input_usd: Decimal
     output_usd: Decimal
     cached_usd: Decimal | None = None
-    """Input tokens that the server had cached; None bills them like the others."""
+    """Input tokens that the server had cached; None bills them like the others, which is never too little."""
+
+    __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         """Take numbers of any kind, exactly as written.
@@ -54,10 +57,10 @@ class TokenPrice:
         Raises:
             ConfigError: a price that is negative or no number.
         """
-        object.__setattr__(self, "input_usd", _usd(self.input_usd))
-        object.__setattr__(self, "output_usd", _usd(self.output_usd))
+        object.__setattr__(self, "input_usd", _usd("input_usd", self.input_usd))
+        object.__setattr__(self, "output_usd", _usd("output_usd", self.output_usd))
         if self.cached_usd is not None:
-            object.__setattr__(self, "cached_usd", _usd(self.cached_usd))
+            object.__setattr__(self, "cached_usd", _usd("cached_usd", self.cached_usd))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,15 @@ class GpuHour:
 
     usd: Decimal
 
+    __pydantic_config__ = STRICT
+
     def __post_init__(self) -> None:
         """Take a number of any kind, exactly as written.
 
         Raises:
             ConfigError: a price that is negative or no number.
         """
-        object.__setattr__(self, "usd", _usd(self.usd))
+        object.__setattr__(self, "usd", _usd("a price by the hour", self.usd))
 
 
 Price: TypeAlias = TokenPrice | GpuHour

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from duet_sdk.policies import DEFAULT_BUDGET, Budget, RunScope, Sampling
+from duet_sdk.policies import DEFAULT_BUDGET, ResolvedBudget, RunScope, Sampling
 from duet_sdk.types import Json, Message, Mode, Vote
 
 
@@ -25,7 +25,7 @@ class Request:
 
     messages: tuple[Message, ...]
     mode: Mode = "duet"
-    budget: Budget = DEFAULT_BUDGET
+    budget: ResolvedBudget = DEFAULT_BUDGET
     tools: tuple[Json, ...] = ()
     tool_choice: str | Json | None = None
     response_format: Json | None = None

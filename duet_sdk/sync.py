@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from duet_sdk.backends.connect import ModelLike
-from duet_sdk.client import AsyncDuetClient, CallOptions, ClientOptions
+from duet_sdk.client import AsyncDuetClient
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.events import Event
 from duet_sdk.messages import MessagesLike
+from duet_sdk.options import CallOptions, ClientOptions
 from duet_sdk.reply import Reply
 from duet_sdk.stream import Run
 from duet_sdk.types import Message, Stage
@@ -248,7 +249,7 @@ class DuetClient:
     Args:
         reasoner: as in `AsyncDuetClient`, like all options.
         generator: the model that answers.
-        options: see `duet_sdk.client.ClientOptions`.
+        options: see `duet_sdk.options.ClientOptions`.
 
     Raises:
         ConfigError: a name, option or combination that cannot work.

@@ -5,7 +5,7 @@ from decimal import Decimal
 from duet_sdk import Budget, BudgetExceeded, DuetClient, Reply
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, DeadlineExceeded, StreamBroken
-from duet_sdk.policies import Retry
+from duet_sdk.policies import FailurePolicy, Retry
 from duet_sdk.pricing import TokenPrice
 
 SKETCH = "The result is 17. Sieve up to 60. Strike out the multiples of 2, 3, 5 and 7."
@@ -47,7 +47,8 @@ with DuetClient(Scripted(Script(error=DOWN), SKETCH), Scripted(ANSWER), retry=Re
 with DuetClient([Scripted(Script(error=DOWN)), Scripted(SKETCH)], Scripted(ANSWER), retry=ONCE) as duet:
     tell("the reasoner fails, the next of its chain is asked", duet.chat("How many?"))
 
-with DuetClient(Scripted(SKETCH), Scripted(Script(error=DOWN)), fallback_pair=PAIR, retry=ONCE) as duet:
+OTHERS = FailurePolicy(retry=ONCE, fallback_pair=PAIR)
+with DuetClient(Scripted(SKETCH), Scripted(Script(error=DOWN)), on_failure=OTHERS) as duet:
     tell("the pair fails and another takes over", duet.chat("How many?"))
 
 with DuetClient(Scripted(Script(SKETCH, error=DOWN, fail_after=3)), Scripted(ANSWER), retry=ONCE) as duet:

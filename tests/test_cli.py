@@ -76,7 +76,7 @@ def test_ask_says_when_the_signal_was_cut():
     ("arguments", "code", "words"),
     [
         (["ask", ""], 2, "the question is empty"),
-        (["ask", "q", "--signal-tokens", "0"], 2, "signal_tokens must be at least 1"),
+        (["ask", "q", "--signal-tokens", "0"], 2, "signal_tokens must be a whole number of at least 1"),
         (["ask", "q", "--signal-tokens", "many"], 2, "a valid integer"),
         (["ask", "q", "--mode", "both"], 2, "both"),
         (["ask", "q", "--reasoner", "gtp/4", "--generator", "scripted/a"], 2, "there is no backend 'gtp'"),

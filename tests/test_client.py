@@ -72,10 +72,10 @@ def test_nothing_named_means_the_embedded_pair():
         ({"n": 0}, "n must be a whole number from 1 to 64"),
         ({"n": True}, "n must be"),
         ({"vote": "loudest"}, "vote must be 'majority' or a function"),
-        ({"temperature": -1}, "temperature must be at least 0"),
+        ({"temperature": -1}, "temperature must be a number of at least 0"),
         ({"top_p": 1.5}, "top_p must be between 0 and 1"),
         ({"top_p": 0.0}, "top_p must be above 0"),
-        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": 0}, "top_k must be a whole number of at least 1"),
         ({"stop": ""}, "stop holds an empty text"),
     ],
 )
@@ -289,7 +289,7 @@ def test_last_turns_keep_system_messages_and_what_follows_the_turn():
     )
     assert [message.text for message in LastTurns(1)(talk, "reasoner")] == ["s", "2", "b"]
     assert LastTurns(1, stages=("reasoner",))(talk, "generator") == talk
-    with pytest.raises(ConfigError, match="at least 1 turn"):
+    with pytest.raises(ConfigError, match="turns must be a whole number of at least 1"):
         LastTurns(0)
 
 

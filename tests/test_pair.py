@@ -286,7 +286,7 @@ def test_a_newer_format_asks_for_an_upgrade(tmp_path):
         ({"reasoner": {"model": "scripted/a", "path": "x"}}, r"unknown key 'reasoner\.path'"),
         ({"prompts": {"gate": "x"}}, "prompts: unknown key 'gate'"),
         ({"generator_params": {"temprature": 1}}, "generator_params: unknown key 'temprature'"),
-        ({"generator_params": {"temperature": -1}}, "temperature must be at least 0, got -1"),
+        ({"generator_params": {"temperature": -1}}, "temperature must be a number of at least 0, got -1"),
         ({"handoff": "telepathy"}, "handoff: Input should be 'instruct' or 'think'"),
         ({"limits": {"signal_tokens": 0}}, r"limits\.signal_tokens: .*greater than or equal to 1"),
         ({"limits": {"signal_tokens": True}}, r"limits\.signal_tokens: .*valid integer"),

@@ -18,11 +18,11 @@ from test_pair import WEIGHTS, change, model_folder
 from duet_sdk import AsyncDuetClient, DuetClient, Message, Pair
 from duet_sdk.backends.connect import with_tokenizer
 from duet_sdk.backends.scripted import Scripted
+from duet_sdk.endpoints import Endpoint
 from duet_sdk.errors import Authentication, ConfigError, ConnectFailed, ModelNotFound, PairError
 from duet_sdk.models.sources import Repository
 from duet_sdk.pair import TrainedModel, TrainingFacts, limit_for, push, save_trained
 from duet_sdk.rendering import Renderer, TokenizerFiles
-from duet_sdk.settings import Endpoint
 
 FACTS = TrainingFacts(
     signal_tokens=64,

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from duet_sdk import AsyncDuetClient, Budget, Prompts, Sampling
+from duet_sdk.endpoints import Endpoint
+from duet_sdk.environment import default_cache_dir
 from duet_sdk.errors import ConfigError
-from duet_sdk.policies import GateConfig, Progressive, RunScope
+from duet_sdk.policies import BreakerPolicy, FailurePolicy, GateConfig, Ladder, Progressive, Retry, RunScope
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.sections import ProgressiveSettings
-from duet_sdk.settings import Endpoint, Settings, default_cache_dir, load_settings
+from duet_sdk.settings import Settings, load_settings
 
 TOML = """
 reasoner = "scripted/big"
@@ -76,7 +77,7 @@ def test_the_signal_scope_is_a_name_or_a_table(text, scope):
 
 def test_an_impossible_signal_scope_names_its_place():
     Path("duet.toml").write_text("[signal_scope]\nmost_calls = 0")
-    with pytest.raises(ConfigError, match=r"signal_scope\..*most_calls: .*greater than or equal to 1"):
+    with pytest.raises(ConfigError, match=r"signal_scope: most_calls must be a whole number of at least 1, got 0$"):
         load_settings()
 
 
@@ -107,29 +108,44 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("reasonr = 'x'", r"reasonr is no setting; did you mean 'reasoner'\?"),
-        ("[budget]\nsignal_token = 3", r"budget.signal_token is no setting; did you mean 'signal_tokens'\?"),
+        ("reasonr = 'x'", r"reasonr is not a setting; did you mean 'reasoner'\?"),
+        ("[budget]\nsignal_token = 3", r"budget.signal_token is not a setting; did you mean 'signal_tokens'\?"),
         ("[budget]\nsignal_tokens = 'many'", "budget.signal_tokens: Input should be a valid integer"),
         ("gate = 'sometimes'", "gate: Input should be 'always', 'never', 'heuristic', 'confidence' or 'race'"),
-        ("[gate]\npolicy = 'race'\ntreshold = 1", r"gate.treshold is no setting; did you mean 'threshold'\?"),
+        ("[gate]\npolicy = 'race'\ntreshold = 1", r"gate.treshold is not a setting; did you mean 'threshold'\?"),
         ("gate = {policy = 'never', threshold = 1}", "gate: gate 'never' takes no threshold"),
         ("gate_deadline_s = 0", "gate_deadline_s: Input should be greater than 0"),
         ("[progressive]\nslice_tokens = 0", "progressive: slice_tokens of progressive must be a whole number"),
-        ("[prices.'a/b']\ninput_us = 1", r"prices.a/b.input_us is no setting; did you mean 'input_usd'\?"),
-        ("[prices.'a/b']\ninput_usd = -1\noutput_usd = 1", "prices.a/b.input_usd: .* greater than or equal to 0"),
+        ("[prices.'a/b']\ninput_us = 1", r"prices.a/b.input_us is not a setting; did you mean 'input_usd'\?"),
+        (
+            "[prices.'a/b']\ninput_usd = -1\noutput_usd = 1",
+            "prices.a/b: input_usd must be a number of USD of at least 0, got Decimal",
+        ),
         (
             "[reasoner]\nmodel = 'a/b'\nbase_ur = 'x'",
-            r"used: reasoner.base_ur is no setting; did you mean 'base_url'\?$",
+            r"used: reasoner.base_ur is not a setting; did you mean 'base_url'\?$",
         ),
-        ("[[generator]]\nmodel = 'a/b'\nprise = 1", r"used: generator.0.prise is no setting; did you mean 'price'\?$"),
-        ("[reasoner.price]\ncashed_usd = 1", r"reasoner.price.cashed_usd is no setting; did you mean 'cached_usd'\?"),
+        (
+            "[[generator]]\nmodel = 'a/b'\nprise = 1",
+            r"used: generator.0.prise is not a setting; did you mean 'price'\?$",
+        ),
+        (
+            "[reasoner.price]\ncashed_usd = 1",
+            r"reasoner.price.cashed_usd is not a setting; did you mean 'cached_usd'\?",
+        ),
         ("reasoner = 5", "reasoner: must be 'backend/model', a table with 'model' in it, or a list of these"),
-        ("[budget]\nsignal_tokens = 0", "budget: signal_tokens must be at least 1, got 0"),
-        ("[generator_params]\ntemperature = -1", "generator_params: temperature must be at least 0, got -1"),
+        (
+            "[budget]\nsignal_tokens = 0",
+            "budget: signal_tokens must be a whole number of at least 1, got 0; to skip the reasoner",
+        ),
+        (
+            "[generator_params]\ntemperature = -1",
+            "generator_params: temperature must be a number of at least 0, got -1",
+        ),
         ("pair = 'p'\nreasoner = 'a/b'", "pair names both models: leave reasoner and generator out"),
         ("[reasoner]\nmodel = 'a/b'\napi_key_env = 'sk-1'", "reasoner.api_key_env: must be the name of an environment"),
         ("[reasoner]\nmodel = 'a/b'\napi_key_env = 'K'\napi_key = 'k'", "give api_key or api_key_env, not both"),
-        ("gate = ", r"duet.toml is no TOML: Invalid value \(at line 1, column 8\)|duet.toml is no TOML"),
+        ("gate = ", r"duet.toml is not TOML: Invalid value \(at line 1, column 8\)|duet.toml is not TOML"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_key(text, words):
@@ -151,7 +167,7 @@ def test_a_file_that_is_named_replaces_all_others_and_the_environment_goes_over_
     Path("other.toml").write_text('on_cut = "keep"\non_failure = "raise"\n[budget]\nsignal_tokens = 5')
     settings = load_settings("other.toml", budget={"answer_tokens": 7})
     assert (settings.gate, settings.on_cut, settings.on_failure) == ("always", "error", "raise")
-    assert settings.budget.to_budget() == Budget(signal_tokens=5, answer_tokens=7)
+    assert settings.budget == Budget(signal_tokens=5, answer_tokens=7)
     with pytest.raises(ConfigError, match="nowhere.toml, which does not exist"):
         load_settings("nowhere.toml")
 
@@ -294,5 +310,77 @@ def test_a_gate_with_its_numbers_probes_and_a_calibration_reach_the_client():
     }
 
 
-def test_the_numbers_of_probes_have_one_set_of_defaults():
-    assert ProgressiveSettings().to_progressive() == Progressive()
+def test_what_follows_a_failure_is_a_word_or_a_table(monkeypatch):
+    Path("duet.toml").write_text(
+        "[on_failure]\nchain = 'outage'\nanswer_broken = 'restart'\n"
+        "fallback_pair = ['vllm/a', {model = 'vllm/b', api_key = 'sk-secret'}]\n"
+        "[on_failure.ladder]\nreasoner = 'raise'\n[on_failure.breaker]\nfailures = 2\n"
+    )
+    monkeypatch.setenv("DUET_ON_FAILURE__RETRY__ATTEMPTS", "2")
+    settings = load_settings()
+    policy = FailurePolicy(
+        retry=Retry(attempts=2),
+        chain="outage",
+        breaker=BreakerPolicy(failures=2),
+        fallback_pair=("vllm/a", Endpoint(model="vllm/b", api_key="sk-secret")),
+        ladder=Ladder(reasoner="raise"),
+        answer_broken="restart",
+    )
+    assert settings.client_options() == {"on_failure": policy}
+    assert "sk-secret" not in f"{settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    monkeypatch.setenv("DUET_ON_FAILURE__FALLBACK_PAIR", '["vllm/c", "vllm/d"]')
+    assert load_settings().on_failure.fallback_pair == ("vllm/c", "vllm/d")
+    assert load_settings(on_failure=policy).on_failure == policy
+    assert load_settings(on_failure=Ladder(reasoner="raise")).on_failure == FailurePolicy(
+        ladder=Ladder(reasoner="raise")
+    )
+    monkeypatch.delenv("DUET_ON_FAILURE__RETRY__ATTEMPTS")
+    monkeypatch.setenv("DUET_ON_FAILURE", "raise")
+    monkeypatch.delenv("DUET_ON_FAILURE__FALLBACK_PAIR")
+    assert load_settings("/dev/null").on_failure == "raise"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("on_failure = 'giveup'", "on_failure: Input should be 'answer' or 'raise'"),
+        ("[on_failure]\nretri = 1", r"on_failure.retri is not a setting; did you mean 'retry'\?$"),
+        ("[on_failure.retry]\nattempt = 1", r"on_failure.retry.attempt is not a setting; did you mean 'attempts'\?$"),
+        ("[on_failure.retry]\nattempts = 0", "on_failure.retry: attempts of Retry must be a whole number"),
+        ("[on_failure]\nchain = 'never'", "on_failure.chain: Input should be 'any' or 'outage'"),
+        (
+            "[on_failure]\nfallback_pair = ['a/b', {model = 'c/d', base_ur = 1}]",
+            r"on_failure.fallback_pair.1.base_ur is not a setting; did you mean 'base_url'\?$",
+        ),
+        ("[on_failure]\nfallback_pair = ['vllm/a@http://u:sk-secret@h', 'c/d']", "fallback_pair.0: a URL must not"),
+        ("[prices.x]\ngpu_hour_usd = 1\nusd = 2", r"used: prices.x.usd is not a setting; known are input_usd"),
+        ("[prices.x]\ngpu_hour_usd = 1\ninput_usd = 2", "prices.x: a price needs input_usd and output_usd, or gpu"),
+        (
+            "[prices.x]\ninput_us = 1\noutput_usd = 1",
+            r"used: prices.x.input_us is not a setting; did you mean '\w+'\?$",
+        ),
+        ("ledger_wait_s = -1", "ledger_wait_s: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_failure_policy_or_price_that_cannot_be_is_refused_with_its_key(text, words):
+    Path("duet.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words) as refused:
+        load_settings()
+    assert "sk-secret" not in str(refused.value)
+
+
+def test_lists_and_tables_in_parts_of_the_environment_are_json(monkeypatch):
+    monkeypatch.setenv("DUET_GENERATOR_PARAMS__STOP", '["END", "STOP"]')
+    monkeypatch.setenv("DUET_REASONER_PARAMS__STOP", "END")
+    monkeypatch.setenv("DUET_REASONER_PARAMS__EXTRA_BODY", '{"priority": 1}')
+    monkeypatch.setenv("DUET_SIGNAL_SCOPE__ASK_AGAIN_ON", '["tool_error"]')
+    monkeypatch.setenv("DUET_PROMPTS__REASONER", '["a prompt that looks like JSON"]')
+    settings = load_settings()
+    assert settings.generator_params == Sampling(stop=("END", "STOP"))
+    assert settings.reasoner_params == Sampling(stop=("END",), extra_body={"priority": 1})
+    assert settings.signal_scope == RunScope(["tool_error"])
+    assert settings.prompts.reasoner == '["a prompt that looks like JSON"]'
+    monkeypatch.setenv("DUET_REASONER_PARAMS__EXTRA_BODY", '{"key": sk-secret')
+    with pytest.raises(ConfigError, match="reasoner_params.extra_body: ") as refused:
+        load_settings()
+    assert "sk-secret" not in str(refused.value)

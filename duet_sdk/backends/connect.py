@@ -13,7 +13,7 @@ from duet_sdk.backends.base import Backend
 from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
-    from duet_sdk.settings import Endpoint
+    from duet_sdk.endpoints import Endpoint
 
 OneModel: TypeAlias = "str | Backend | Endpoint"
 ModelLike: TypeAlias = "OneModel | Sequence[OneModel]"

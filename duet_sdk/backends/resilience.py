@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from duet_sdk.backends.base import Backend, Capabilities, Wrapped
 from duet_sdk.errors import BackendError, EndpointResting
-from duet_sdk.policies import Retry
+from duet_sdk.policies import BreakerPolicy, Retry
 
 
 def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | None) -> float | None:
@@ -36,23 +36,22 @@ def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | N
 class Breaker(Wrapped):
     """A backend that leaves its endpoint alone for a while after several failures in a row.
 
-    Closed, it passes every call on. After ``failures`` retryable errors in a row it is open: calls fail at once with
-    `EndpointResting`, which says how long. After ``rest_s`` one call is let through: it closes it, or opens it again.
-    Our own, as the libraries at hand wrap a call, not a stream, let every caller through when half open, or count a
-    cancelled call as a failure.
+    Closed, it passes every call on. After the policy's ``failures`` retryable errors in a row it is open: calls fail at
+    once with `EndpointResting`, which says how long. After ``rest_s`` one call is let through: it closes it, or opens
+    it again. Our own, as the libraries at hand wrap a call, not a stream, let every caller through when half open, or
+    count a cancelled call as a failure.
     """
 
     def __init__(
         self,
         backend: Backend,
+        policy: BreakerPolicy = BreakerPolicy(),
         *,
-        failures: int = 5,
-        rest_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(backend)
-        self._most = failures
-        self._rest_s = rest_s
+        self._most = policy.failures
+        self._rest_s = policy.rest_s
         self._clock = clock
         self._failed = 0
         self._open_until = 0.0

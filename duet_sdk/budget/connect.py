@@ -12,7 +12,7 @@ from duet_sdk.budget.sqlite import SqliteLedger
 from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
-    from duet_sdk.settings import LedgerStore
+    from duet_sdk.endpoints import LedgerStore
 
 LedgerLike: TypeAlias = "str | Ledger | LedgerStore"
 """A ledger, its URL, or its settings."""

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded
-from duet_sdk.policies import Budget
+from duet_sdk.policies import ResolvedBudget
 
 SIGNAL_SHARE_OF_DEADLINE = 0.6
 
@@ -36,12 +36,14 @@ class RequestBudget:
         limits: of this request.
         charged: whether a ledger charges the request, too.
 
-    >>> budget = RequestBudget(Budget(total_tokens=100))
+    >>> budget = RequestBudget(ResolvedBudget(total_tokens=100))
     >>> budget.largest_output(40, want=500, usd_of=lambda i, o: None)
     60
     """
 
-    def __init__(self, limits: Budget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: ResolvedBudget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.limits = limits
         self.charged = charged
         self.clock = clock

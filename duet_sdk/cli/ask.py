@@ -22,9 +22,10 @@ from duet_sdk.cli.ledger import ledger_app
 from duet_sdk.cli.pair import pair_app
 from duet_sdk.cli.terminal import AsJson, progress_bar, reporting
 from duet_sdk.cli.train import train_app
-from duet_sdk.client import EMBEDDED, ClientOptions
+from duet_sdk.client import EMBEDDED
 from duet_sdk.errors import DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
+from duet_sdk.options import ClientOptions
 from duet_sdk.policies import Budget
 from duet_sdk.reply import Reply
 from duet_sdk.settings import load_settings

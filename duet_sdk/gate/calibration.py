@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from duet_sdk._checks import share
 from duet_sdk.errors import ConfigError
 from duet_sdk.gate.heuristic import WEIGHTS
 
@@ -208,8 +209,7 @@ def find_threshold(examples: Sequence[Scored], *, keep: float = 0.98) -> Thresho
 def _check(examples: Sequence[Scored], keep: float) -> None:
     if not examples:
         raise ConfigError("a threshold needs scored examples, and there are none")
-    if not 0 <= keep <= 1:
-        raise ConfigError(f"keep is a share and must be between 0 and 1, got {keep}")
+    share("keep", keep)
     for number, example in enumerate(examples, start=1):
         if not math.isfinite(example.score):
             raise ConfigError(f"the score of example {number} must be a finite number, got {example.score}")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from duet_sdk.errors import ConfigError
+from duet_sdk._checks import whole
+from duet_sdk.policies import check_threshold
 from duet_sdk.reply import GateDecision
 from duet_sdk.request import Request
 from duet_sdk.types import TokenLogprob
@@ -84,10 +85,8 @@ class Race:
 
 
 def _check(threshold: float, first_tokens: int) -> None:
-    if not 0 <= threshold <= math.nextafter(1, 2):
-        raise ConfigError(f"the threshold of a doubt must be between 0 and 1, got {threshold}")
-    if first_tokens < 1:
-        raise ConfigError(f"at least 1 of the first tokens must be judged, got first_tokens={first_tokens}")
+    check_threshold("the threshold of a doubt", threshold)
+    whole("first_tokens", first_tokens)
 
 
 def _by_doubt(policy: str, threshold: float, tokens: Sequence[TokenLogprob]) -> GateDecision:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.gate.words import ENGLISH, FAILED, SMALL_TALK, STEPS
+from duet_sdk.policies import check_threshold
 from duet_sdk.reply import GateDecision
 from duet_sdk.request import Request
 from duet_sdk.types import Message
@@ -75,8 +76,7 @@ class Heuristic:
         Raises:
             ConfigError: a threshold out of its range, or a weight of an unknown feature or without a finite value.
         """
-        if not 0 <= self.threshold <= math.nextafter(1, 2):
-            raise ConfigError(f"the threshold of the heuristic gate must be between 0 and 1, got {self.threshold}")
+        check_threshold("the threshold of the heuristic gate", self.threshold)
         for feature, weight in self.weights.items():
             if feature not in WEIGHTS:
                 raise ConfigError(f"the heuristic gate has no feature {feature!r}; it has {', '.join(WEIGHTS)}")

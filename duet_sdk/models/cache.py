@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from duet_sdk.environment import default_cache_dir
 from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.models.folder import check_folder, not_found, read_json, sha256
 from duet_sdk.models.sources import Progress, convert_gguf, download, silent
@@ -47,8 +48,6 @@ def cache_folder(root: Path | None = None) -> Path:
     """The folder of all models: ``root``, or ``models`` in DUET's cache folder. It need not exist yet."""
     if root is not None:
         return root.expanduser()
-    from duet_sdk.settings import default_cache_dir
-
     return default_cache_dir() / "models"
 
 

@@ -6,6 +6,7 @@ import glob
 import re
 from pathlib import Path
 
+from duet_sdk.environment import default_cache_dir
 from duet_sdk.errors import ConfigError, MissingExtra, ModelNotFound, PairError
 from duet_sdk.models.cache import place
 from duet_sdk.models.folder import is_wanted, refuse_own_code
@@ -35,8 +36,6 @@ def from_hub(name: str) -> tuple[Manifest, Path]:
         ConnectFailed: the hub does not answer.
         MissingExtra: it has to be downloaded, and huggingface_hub or filelock is not installed.
     """
-    from duet_sdk.settings import default_cache_dir
-
     hub_id, _, revision = name.partition("@")
     folder = place(hub_id, revision or None, default_cache_dir().resolve() / "pairs")
     try:

@@ -21,7 +21,7 @@ from duet_sdk.types import HandoffName, Stage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from duet_sdk.client import ClientOptions
+    from duet_sdk.options import ClientOptions
 
 _LOCAL = "transformers/"
 

@@ -236,7 +236,7 @@ class AnswerStage:
     def _must_not_start_over(self) -> bool:
         """Whether a part of the answer was handed on, and the policy says not to void it."""
         flow = self._flow
-        return flow.draft.answered and not flow.request.whole and flow.parts.on_break.answer == "error"
+        return flow.draft.answered and not flow.request.whole and flow.parts.failure.answer_broken == "error"
 
     def _discard(self) -> bool:
         """Void what has been answered so far; whether there was anything."""
@@ -266,7 +266,7 @@ class AnswerStage:
         can_fall = stage == "generator" and flow.request.mode == "duet" and not self._guidance.failed
         other_pair = flow.parts.fallback is not None
         outage = is_outage(error, spent=draft.account.spent)
-        if flow.parts.ladder.generator == "raise" or not can_fall or other_pair or not outage:
+        if flow.parts.failure.ladder.generator == "raise" or not can_fall or other_pair or not outage:
             if draft.answered:
                 raise self._broken(stage, error) from error
             raise error

@@ -199,7 +199,7 @@ class Flow:
             try:
                 return await attempt(number)
             except BackendError as error:
-                pause_s = wait_s(self.parts.retry, number, error, left_s=self.budget.left_s(until))
+                pause_s = wait_s(self.parts.failure.retry, number, error, left_s=self.budget.left_s(until))
                 if pause_s is None or not may_retry():
                     raise
             await asyncio.sleep(pause_s)
@@ -226,7 +226,7 @@ class Flow:
             try:
                 await use(model)
             except BackendError as error:
-                if successor is None or not may_pass_on():
+                if successor is None or not may_pass_on() or not self.parts.failure.hands_over(error):
                     return error
                 name = type(error).__name__
                 _log.warning("%s failed with %s: %s takes over", model.name, name, successor.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from duet_sdk.agents.run import RunMemory
 from duet_sdk.backends.base import Backend, Capabilities, ThinkRenderer
@@ -15,7 +15,7 @@ from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think
 from duet_sdk.pipeline.lifetime import Lifetime
-from duet_sdk.policies import Progressive, Prompts, Retry
+from duet_sdk.policies import FailurePolicy, Progressive, Prompts
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
 from duet_sdk.signal import CutPolicy
@@ -29,47 +29,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_GATE_DEADLINE_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ladder:
-    """What follows when a rung breaks; ``raise`` gives the error to the caller."""
-
-    empty_signal: Literal["generator", "raise"] = "generator"
-    """The reasoner wrote nothing of use."""
-    reasoner: Literal["generator", "raise"] = "generator"
-    """The reasoner failed."""
-    generator: Literal["reasoner", "raise"] = "reasoner"
-    """The generator failed before anything of its answer was handed on."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnBreak:
-    """What follows when a model breaks off after it has begun to write."""
-
-    signal: Literal["restart", "keep", "continue", "error"] = "restart"
-    """Ask again from the start; treat what came as a cut signal; let the next attempt go on where this one stopped
-    (where its prompt can be rendered, else from the start); or leave the stage at once."""
-    answer: Literal["error", "restart"] = "error"
-    """`StreamBroken` with what came; or start over, told by ``Retried(discard=True)``. ``chat()`` always starts over,
-    as nothing has been handed on yet."""
-
-
-OnFailure: TypeAlias = Literal["answer", "raise"] | Ladder
-_LADDERS: dict[str, Ladder] = {"answer": Ladder(), "raise": Ladder("raise", "raise", "raise")}
-
-
-def ladder(given: OnFailure) -> Ladder:
-    """The failure ladder of that name, or the user's own.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    if isinstance(given, Ladder):
-        return given
-    if given not in _LADDERS:
-        raise ConfigError(f"on_failure {given!r} is unknown; known are {', '.join(_LADDERS)}, or a Ladder")
-    return _LADDERS[given]
 
 
 @dataclass(slots=True)
@@ -127,13 +86,11 @@ class Parts:
     generators: tuple[StageModel, ...]
     gate: Gate | TokenGate
     cut: CutPolicy
-    ladder: Ladder
+    failure: FailurePolicy
     context: ContextPolicy
     prices: PriceBook
     prompts: Prompts
     wanted_handoff: HandoffName
-    retry: Retry = Retry()
-    on_break: OnBreak = OnBreak()
     signal_cache: SignalCache | None = None
     gate_deadline_s: float = DEFAULT_GATE_DEADLINE_S
     """Seconds that a gate's own code may take to decide."""

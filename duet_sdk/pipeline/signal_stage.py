@@ -145,14 +145,14 @@ class SignalStage:
         """The first generator that answers, None where none does for now.
 
         Raises:
-            BackendError: there is one only, and its name or key is wrong.
+            BackendError: its name or key is wrong, and no other may take over.
         """
         chain = self._flow.chain("generator")
         for model in chain:
             try:
                 await model.connect()
             except BackendError as error:
-                if not error.retryable and len(chain) == 1:
+                if not error.retryable and (len(chain) == 1 or not self._flow.parts.failure.hands_over(error)):
                     raise
                 continue
             return model
@@ -176,7 +176,7 @@ class SignalStage:
 
     def _may_retry(self) -> bool:
         asking = self.asking
-        return self._flow.parts.on_break.signal != "error" or asking is None or not asking.extractor.text
+        return self._flow.parts.failure.signal_broken != "error" or asking is None or not asking.extractor.text
 
     def _start_over(self) -> bool:
         """Go on where the last attempt stopped, or else forget it; whether anything was forgotten."""
@@ -233,12 +233,12 @@ class SignalStage:
 
     def _is_kept(self, asking: Asking) -> bool:
         """Whether a broken signal is handed on as a cut one."""
-        return self._flow.parts.on_break.signal == "keep" and bool(asking.extractor.text)
+        return self._flow.parts.failure.signal_broken == "keep" and bool(asking.extractor.text)
 
     def _resume(self, asking: Asking) -> bool:
         """Let the next attempt go on where this one stopped; False where it has to start over."""
         left = asking.limit - asking.tokens
-        if self._flow.parts.on_break.signal != "continue" or not asking.extractor.text or left < 1:
+        if self._flow.parts.failure.signal_broken != "continue" or not asking.extractor.text or left < 1:
             return False
         call = asking.handoff.resume(asking.call, asking.extractor.text, asking.ids, limit=left)
         if call is None:
@@ -385,7 +385,8 @@ class SignalStage:
             DuetError: the ladder says to fail, another pair can take over, or only the signal was asked for.
         """
         flow, draft = self._flow, self._flow.draft
-        rung = flow.parts.ladder.empty_signal if isinstance(error, SignalError) else flow.parts.ladder.reasoner
+        ladder = flow.parts.failure.ladder
+        rung = ladder.empty_signal if isinstance(error, SignalError) else ladder.reasoner
         other_pair = flow.parts.fallback is not None and isinstance(error, BackendError)
         outage = is_outage(error, spent=draft.account.spent)
         if rung == "raise" or flow.request.mode == "signal" or other_pair or not outage:

@@ -6,16 +6,14 @@ programs that have none of their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from duet_sdk.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from duet_sdk.telemetry.export import Exporting
-
-Protocol: TypeAlias = Literal["http/protobuf", "grpc"]
+    from duet_sdk.telemetry.export import Exporting, Transport
 
 __all__ = ["configure"]
 
@@ -23,7 +21,7 @@ __all__ = ["configure"]
 def configure(
     endpoint: str | None = None,
     *,
-    protocol: Protocol | None = None,
+    protocol: Transport | None = None,
     headers: Mapping[str, str] | None = None,
     resource: Mapping[str, str] | None = None,
     sampled_share: float | None = None,

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal, TypeAlias
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from duet_sdk.errors import ConfigError
 from duet_sdk.telemetry.logs import add_trace_ids
 
-if TYPE_CHECKING:
-    from duet_sdk.telemetry import Protocol
+Transport: TypeAlias = Literal["http/protobuf", "grpc"]
+"""How traces and metrics travel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class _Batches(BatchSpanProcessor):
 def start(
     endpoint: str | None,
     *,
-    protocol: Protocol | None,
+    protocol: Transport | None,
     headers: Mapping[str, str],
     resource: Mapping[str, str],
     sampled_share: float | None,

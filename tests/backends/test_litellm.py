@@ -16,6 +16,7 @@ from duet_sdk import AsyncDuetClient, Message, Sampling
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect
 from duet_sdk.backends.litellm.backend import LiteLLMBackend
+from duet_sdk.endpoints import Endpoint
 from duet_sdk.errors import (
     Authentication,
     BackendError,
@@ -29,7 +30,6 @@ from duet_sdk.errors import (
 )
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.reply import StageUsage
-from duet_sdk.settings import Endpoint
 from duet_sdk.types import ImagePart, TextPart, ToolCall
 
 pytestmark = [

@@ -12,7 +12,7 @@ from duet_sdk.backends import Backend, Call
 from duet_sdk.backends.resilience import Breaker, wait_s
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, RateLimited, Rejected
-from duet_sdk.policies import Retry
+from duet_sdk.policies import BreakerPolicy, Retry
 
 CALL = Call(max_tokens=8, messages=(Message("user", "q"),))
 
@@ -70,7 +70,7 @@ class Clock:
 async def test_after_several_failures_the_endpoint_is_left_alone_and_then_tried_once():
     clock = Clock()
     inner = Scripted(Script(error=error()), Script(error=error()), Script(error=error()), "back again")
-    breaker = Breaker(inner, failures=2, rest_s=10, clock=clock)
+    breaker = Breaker(inner, BreakerPolicy(failures=2, rest_s=10), clock=clock)
     assert isinstance(breaker, Backend)
     for _ in range(2):
         with pytest.raises(ConnectFailed, match="no"):
@@ -93,7 +93,7 @@ async def test_after_several_failures_the_endpoint_is_left_alone_and_then_tried_
 
 async def test_a_success_in_between_starts_the_count_anew():
     inner = Scripted(Script(error=error()), "fine", Script(error=error()), "fine")
-    breaker = Breaker(inner, failures=2)
+    breaker = Breaker(inner, BreakerPolicy(failures=2))
     for expected in (None, "fine", None, "fine"):
         if expected is None:
             with pytest.raises(ConnectFailed):
@@ -103,7 +103,7 @@ async def test_a_success_in_between_starts_the_count_anew():
 
 
 async def test_an_answer_that_was_cut_ends_a_row_of_failures_too():
-    breaker = Breaker(Scripted(*[Script(error=error())] * 3), failures=2)
+    breaker = Breaker(Scripted(*[Script(error=error())] * 3), BreakerPolicy(failures=2))
     with pytest.raises(ConnectFailed, match="no"):
         await ask(breaker)
     breaker.attempt_ends(breaker.attempt_begins(), None)  # stopped at its limit
@@ -115,7 +115,7 @@ async def test_an_answer_that_was_cut_ends_a_row_of_failures_too():
 
 
 async def test_a_mistake_of_the_caller_is_no_failure_of_the_endpoint():
-    breaker = Breaker(Scripted(Script(error=error(Rejected))), failures=1)
+    breaker = Breaker(Scripted(Script(error=error(Rejected))), BreakerPolicy(failures=1))
     for _ in range(3):
         with pytest.raises(Rejected):
             await ask(breaker)
@@ -124,7 +124,7 @@ async def test_a_mistake_of_the_caller_is_no_failure_of_the_endpoint():
 async def test_while_one_call_tries_all_others_are_kept_away():
     clock = Clock()
     inner = Scripted(Script(error=error()), Script("slow", stall_after=0), "fine")
-    breaker = Breaker(inner, failures=1, rest_s=1, clock=clock)
+    breaker = Breaker(inner, BreakerPolicy(failures=1, rest_s=1), clock=clock)
     with pytest.raises(ConnectFailed):
         await ask(breaker)
     clock.now = 1

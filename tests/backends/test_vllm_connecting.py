@@ -15,6 +15,7 @@ from support.served import BY_HAND, QUESTION, chunks_of, last_usage, served, tex
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect as connect_by_name
 from duet_sdk.backends.server.backend import VllmBackend, connect
+from duet_sdk.endpoints import Endpoint
 from duet_sdk.errors import (
     Authentication,
     ConfigError,
@@ -23,7 +24,6 @@ from duet_sdk.errors import (
     Rejected,
 )
 from duet_sdk.pricing import FREE, GpuHour
-from duet_sdk.settings import Endpoint
 
 
 async def test_vllm_is_known_by_what_it_answers():

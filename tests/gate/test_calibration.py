@@ -83,7 +83,7 @@ def test_what_is_found_does_to_its_examples_what_it_says(examples, keep):
         ([], 1, "there are none"),
         ([Scored(math.nan, 0, 1)], 1, "example 1 must be a finite number"),
         ([Scored(0.1, 0, 1), Scored(0.1, 0, 2)], 1, "grades of example 2"),
-        ([Scored(0.1, 0, 1)], 1.5, "keep is a share"),
+        ([Scored(0.1, 0, 1)], 1.5, "keep must be between 0 and 1, got 1.5"),
     ],
 )
 def test_examples_that_tell_nothing_are_refused(examples, keep, message):

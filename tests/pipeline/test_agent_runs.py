@@ -451,7 +451,7 @@ def test_an_unknown_scope_is_refused(given):
         ({"most_calls": 0}, "most_calls must be a whole number of at least 1"),
         ({"most_calls": None}, "most_calls must be a whole number of at least 1"),
         ({"after_tool_turns": True}, "after_tool_turns must be a whole number"),
-        ({"ask_again_on": ["boredom"]}, "knows no 'boredom'"),
+        ({"ask_again_on": ["boredom"]}, "ask_again_on 'boredom' is unknown; known are tool_error"),
         ({"ask_again_on": "tool_error"}, "must be a list"),
     ],
 )

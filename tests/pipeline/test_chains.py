@@ -18,9 +18,9 @@ from duet_sdk.errors import (
     StreamBroken,
 )
 from duet_sdk.events import AnswerDelta, AttemptEnded, AttemptStarted, FellBack, Retried, SignalDelta, SignalDone
-from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.policies import Retry
+from duet_sdk.policies import BreakerPolicy, FailurePolicy, Ladder, Retry
 from duet_sdk.rendering import Renderer
+from duet_sdk.settings import Settings
 
 AT_ONCE = Retry(first_wait_s=0)
 
@@ -106,7 +106,7 @@ async def test_a_broken_signal_is_asked_for_again_and_both_attempts_are_charged(
 
 async def test_a_broken_signal_can_be_kept_as_a_cut_one():
     reasoner = Scripted(breaking("One two. Three four", 3))
-    duet = AsyncDuetClient(reasoner, Scripted("a"), retry=AT_ONCE, on_break=OnBreak(signal="keep"))
+    duet = AsyncDuetClient(reasoner, Scripted("a"), retry=AT_ONCE, on_failure=FailurePolicy(signal_broken="keep"))
     reply = await duet.chat("q")
     assert (reply.signal.text, reply.signal.truncated, reply.served_by) == ("One two.", True, "pair_cut")
     assert len(reasoner.calls) == 1
@@ -114,7 +114,9 @@ async def test_a_broken_signal_can_be_kept_as_a_cut_one():
 
 async def test_a_broken_signal_can_end_the_stage_at_once():
     reasoner = Scripted(breaking("One two. Three four", 3))
-    reply = await AsyncDuetClient(reasoner, Scripted("a"), retry=AT_ONCE, on_break=OnBreak(signal="error")).chat("q")
+    reply = await AsyncDuetClient(
+        reasoner, Scripted("a"), retry=AT_ONCE, on_failure=FailurePolicy(signal_broken="error")
+    ).chat("q")
     assert (reply.served_by, len(reasoner.calls)) == ("generator_fallback", 1)
 
 
@@ -122,7 +124,11 @@ async def test_a_broken_thought_goes_on_where_it_stopped():
     files = templates.files("qwen3")
     reasoner = Scripted(breaking("<think>one two three four", 3), " three four</think>", files=files)
     duet = AsyncDuetClient(
-        reasoner, Scripted("a", files=files), handoff="think", retry=AT_ONCE, on_break=OnBreak(signal="continue")
+        reasoner,
+        Scripted("a", files=files),
+        handoff="think",
+        retry=AT_ONCE,
+        on_failure=FailurePolicy(signal_broken="continue"),
     )
     events, reply = await events_of(duet, budget=Budget(signal_tokens=20))
     assert Retried("reasoner", discard=False) in events
@@ -139,7 +145,10 @@ async def test_a_broken_answer_is_an_error_with_its_text_for_a_stream():
 
 async def test_a_broken_answer_starts_over_where_the_policy_says_so_and_is_told():
     duet = AsyncDuetClient(
-        Scripted("s"), Scripted(breaking("one two", 1), "whole"), retry=AT_ONCE, on_break=OnBreak(answer="restart")
+        Scripted("s"),
+        Scripted(breaking("one two", 1), "whole"),
+        retry=AT_ONCE,
+        on_failure=FailurePolicy(answer_broken="restart"),
     )
     events, reply = await events_of(duet)
     told = [event for event in events if isinstance(event, AnswerDelta | Retried)]
@@ -166,7 +175,9 @@ async def test_the_pair_behind_the_pair_takes_over_whole(broken):
     pair = {"reasoner": Scripted("old sketch"), "generator": Scripted("old answer")}
     pair[broken] = Scripted(failing())
     other = (Scripted("new sketch", model="big"), Scripted("new answer", model="small"))
-    events, reply = await events_of(AsyncDuetClient(**pair, fallback_pair=other, retry=AT_ONCE))
+    events, reply = await events_of(
+        AsyncDuetClient(**pair, on_failure=FailurePolicy(fallback_pair=other), retry=AT_ONCE)
+    )
     assert (reply.text, reply.signal.text, reply.served_by) == ("new answer", "new sketch", "fallback_pair")
     assert FellBack("generator", "fallback_pair", "ConnectFailed", False, "scripted/big with scripted/small") in events
     assert "old" not in "".join(message.text for message in other[1].calls[0].messages)
@@ -175,7 +186,9 @@ async def test_the_pair_behind_the_pair_takes_over_whole(broken):
 async def test_a_pair_behind_the_pair_that_fails_raises():
     other = (Scripted(failing()), Scripted(failing()))
     with pytest.raises(ConnectFailed):
-        await AsyncDuetClient(Scripted("s"), Scripted(failing()), fallback_pair=other, retry=AT_ONCE).chat("q")
+        await AsyncDuetClient(
+            Scripted("s"), Scripted(failing()), on_failure=FailurePolicy(fallback_pair=other), retry=AT_ONCE
+        ).chat("q")
 
 
 async def test_a_request_never_leaves_its_boundary_whatever_fails():
@@ -218,7 +231,9 @@ async def test_not_even_a_probe_crosses_the_boundary(stage):
 
 async def test_the_pair_behind_the_pair_keeps_the_boundary_of_the_first():
     other = (Scripted("s", boundary="any"), Scripted("a", boundary="any"))
-    duet = AsyncDuetClient(Scripted("s"), Scripted(failing()), fallback_pair=other, retry=AT_ONCE)
+    duet = AsyncDuetClient(
+        Scripted("s"), Scripted(failing()), on_failure=FailurePolicy(fallback_pair=other), retry=AT_ONCE
+    )
     with pytest.raises(BoundaryRefused):
         await duet.chat("q")
     assert other[0].calls == other[1].calls == []
@@ -287,3 +302,97 @@ async def test_a_deadline_during_the_wait_for_a_model_is_a_deadline():
 
     with pytest.raises(DeadlineExceeded):
         await AsyncDuetClient(Scripted("s"), Slow("a")).chat("q", mode="generator", budget=Budget(deadline_s=0.05))
+
+
+def wrong_key():
+    return Script(error=Authentication("no such key", backend="scripted", model="a", status=401))
+
+
+@pytest.mark.parametrize("stage", ["reasoner", "generator"])
+async def test_a_chain_may_be_for_outages_alone(stage):
+    policy = FailurePolicy(retry=AT_ONCE, chain="outage", ladder=Ladder("raise", "raise", "raise"))
+
+    def client(first, second):
+        chain = [first, second]
+        reasoner, generator = (chain, Scripted("a")) if stage == "reasoner" else (Scripted("s"), chain)
+        return AsyncDuetClient(reasoner, generator, on_failure=policy)
+
+    second = Scripted("second")
+    with pytest.raises(Authentication):
+        await client(Scripted(wrong_key()), second).chat("q")
+    assert second.calls == []
+    reply = await client(Scripted(*[failing()] * 9), second).chat("q")
+    assert "second" in (reply.text, reply.signal.text)
+
+
+async def test_a_wrong_key_found_on_connecting_is_not_hidden_where_a_chain_is_for_outages_alone():
+    class Locked(Scripted):
+        async def connect(self):
+            raise Authentication("no such key", backend="scripted", model="a", status=401)
+
+    reasoner = Scripted("s")
+    policy = FailurePolicy(retry=AT_ONCE, chain="outage")
+    with pytest.raises(Authentication):
+        await AsyncDuetClient(reasoner, [Locked("a"), Scripted("b")], on_failure=policy).chat("q")
+    assert reasoner.calls == []
+    assert (await AsyncDuetClient(reasoner, [Locked("a"), Scripted("b")], retry=AT_ONCE).chat("q")).text == "b"
+
+
+@pytest.mark.parametrize(("breaker", "calls"), [(BreakerPolicy(failures=2), 2), (None, 4)])
+async def test_the_policy_says_when_a_model_is_left_alone(breaker, calls):
+    generator = Scripted(*[failing()] * 9)
+    policy = FailurePolicy(retry=Retry(attempts=1), breaker=breaker, ladder=Ladder(generator="raise"))
+    duet = AsyncDuetClient(Scripted(*["s"] * 4), generator, on_failure=policy)
+    for _ in range(4):
+        with pytest.raises(ConnectFailed):
+            await duet.chat("q")
+    assert len(generator.calls) == calls
+
+
+async def test_retry_may_be_said_in_one_place_only():
+    once = Retry(attempts=1)
+    with pytest.raises(ConfigError, match="retry is given twice"):
+        AsyncDuetClient("scripted/s", "scripted/a", retry=once, on_failure=FailurePolicy(retry=Retry(attempts=2)))
+    generator = Scripted(failing(), "a")
+    policy = FailurePolicy(ladder=Ladder(generator="raise"))
+    with pytest.raises(ConnectFailed):
+        await AsyncDuetClient(Scripted("s"), generator, retry=once, on_failure=policy).chat("q")
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "calls"),
+    [
+        ({"retry": Retry(4, 0)}, {"on_failure": FailurePolicy(retry=Retry(2, 0))}, 2),
+        ({"on_failure": FailurePolicy(retry=Retry(4, 0))}, {"retry": Retry(2, 0)}, 2),
+        ({"retry": Retry(4, 0)}, {"on_failure": FailurePolicy(answer_broken="restart")}, 4),
+    ],
+)
+async def test_the_nearer_retry_counts(settings, options, calls):
+    reasoner = Scripted(*[failing()] * 9)
+    duet = AsyncDuetClient(reasoner, Scripted("a"), settings=Settings(**settings), **options)
+    assert (await duet.chat("q")).served_by == "generator_fallback"
+    assert len(reasoner.calls) == calls
+
+
+@pytest.mark.parametrize("name", ["on_break", "fallback_pair", "retri"])
+def test_an_option_that_does_not_exist_is_refused(name):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        AsyncDuetClient("scripted/s", "scripted/a", **{name: None})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"chain": "never"},
+        {"signal_broken": "resume"},
+        {"answer_broken": "keep"},
+        {"retry": 3},
+        {"ladder": "raise"},
+        {"breaker": 5},
+        {"fallback_pair": ("a/b",)},
+        {"fallback_pair": "a/b"},
+    ],
+)
+def test_a_failure_policy_refuses_what_it_does_not_know(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        FailurePolicy(**values)

@@ -115,7 +115,7 @@ async def test_a_deadline_of_the_gates_own_is_no_deadline_of_the_request():
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
 def test_a_gate_deadline_that_cannot_be_is_refused(seconds):
-    with pytest.raises(ConfigError, match="gate_deadline_s must be above 0"):
+    with pytest.raises(ConfigError, match="gate_deadline_s must be a finite number of seconds, above 0"):
         AsyncDuetClient("scripted/s", "scripted/a", gate_deadline_s=seconds)
 
 

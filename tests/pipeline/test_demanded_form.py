@@ -7,8 +7,7 @@ from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Script, Scripted
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.errors import ConnectFailed
 from duet_sdk.events import AnswerDelta, Retried
-from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.policies import Retry
+from duet_sdk.policies import FailurePolicy, Retry
 from duet_sdk.types import ToolCall
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
@@ -102,7 +101,7 @@ async def test_the_model_that_fails_when_asked_once_more_is_replaced_as_always()
 
 
 async def test_a_stream_whose_caller_lets_answers_start_over_is_told_that_the_first_is_void():
-    client, _ = duet("no json", "{}", on_break=OnBreak(answer="restart"))
+    client, _ = duet("no json", "{}", on_failure=FailurePolicy(answer_broken="restart"))
     async with client.stream("q", response_format=JSON) as run:
         seen = [event async for event in run if isinstance(event, AnswerDelta | Retried)]
     started_over = seen.index(Retried("generator", discard=True))

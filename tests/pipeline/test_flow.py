@@ -30,8 +30,7 @@ from duet_sdk.events import (
     SignalDone,
     ToolCallDelta,
 )
-from duet_sdk.pipeline.models import Ladder
-from duet_sdk.policies import Retry
+from duet_sdk.policies import Ladder, Retry
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.reply import GateDecision, StageUsage
 from duet_sdk.types import ImagePart, TextPart, ToolCall

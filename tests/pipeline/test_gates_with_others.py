@@ -12,7 +12,7 @@ from duet_sdk.cache import MemorySignalCache
 from duet_sdk.errors import BudgetExceeded, ConnectFailed
 from duet_sdk.events import FellBack
 from duet_sdk.gate import Confidence, Race
-from duet_sdk.policies import Progressive, RunScope
+from duet_sdk.policies import FailurePolicy, Progressive, RunScope
 from duet_sdk.reply import GateDecision
 
 RACE, BEFORE = Race(first_tokens=4), Confidence(first_tokens=4)
@@ -89,7 +89,7 @@ async def test_a_try_that_takes_the_reasoners_room_is_given_up():
 async def test_the_other_pair_takes_over_without_the_first_ones_gate(gate):
     broken = Scripted(Script(error=down()))
     other = Scripted("the other signal"), Scripted("the other answer")
-    events, reply = await events_of(duet(broken, broken, gate=gate, fallback_pair=other))
+    events, reply = await events_of(duet(broken, broken, gate=gate, on_failure=FailurePolicy(fallback_pair=other)))
     assert (reply.text, reply.served_by) == ("the other answer", "fallback_pair")
     assert [event.served_by for event in events if isinstance(event, FellBack)] == ["fallback_pair"]
 

@@ -11,8 +11,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, SignalError, StreamBroken
 from duet_sdk.events import AttemptStarted, FellBack, GateDecided, SignalDelta, SignalDone
 from duet_sdk.gate import Race
-from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.policies import Progressive, Retry
+from duet_sdk.policies import FailurePolicy, Progressive, Retry
 
 SENTENCES = "One is it. Two is it. Three is it. Four is it. Five is it. Six is it."
 OPTIONS = Progressive(slice_tokens=4, probe_tokens=2, share=1.0)
@@ -206,7 +205,7 @@ async def test_a_reasoner_that_fails_for_good_leaves_the_generator_alone():
 async def test_what_is_kept_of_a_broken_signal_guides_the_answer():
     error = StreamBroken("cut", backend="scripted", model="big")
     big, small = reasoner(error=error, fail_after=7), knows_from("Seven")
-    client = duet(big, small, progressive=OPTIONS, on_break=OnBreak(signal="keep"))
+    client = duet(big, small, progressive=OPTIONS, on_failure=FailurePolicy(signal_broken="keep"))
     events, reply = await events_of(client)
     check(events, reply, big, small)
     assert (reply.text, reply.served_by) == ("I read: One is it. Two is it.", "pair_cut")

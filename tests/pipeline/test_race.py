@@ -12,8 +12,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, DeadlineExceeded, RateLimited, SignalError
 from duet_sdk.events import AnswerDelta, AttemptStarted, FellBack, GateDecided, SignalDone
 from duet_sdk.gate import Confidence, Race, TokenGate
-from duet_sdk.pipeline.models import Ladder
-from duet_sdk.policies import GateConfig, Retry
+from duet_sdk.policies import GateConfig, Ladder, Retry
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.reply import GateDecision, Signal, StageUsage
 from duet_sdk.types import ToolCall

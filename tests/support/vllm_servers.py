@@ -15,8 +15,8 @@ from support import server_process, templates
 from support.server_process import ServerProcess
 
 from duet_sdk import models
+from duet_sdk.endpoints import Endpoint
 from duet_sdk.rendering import TokenizerFiles, signal_template
-from duet_sdk.settings import Endpoint
 
 START_S = 240
 CONTEXT_TOKENS = 2048

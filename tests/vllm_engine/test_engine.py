@@ -33,8 +33,8 @@ from duet_sdk import AsyncDuetClient, Budget, Message, Sampling
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect
 from duet_sdk.backends.local.vllm_engine import VllmEngine
+from duet_sdk.endpoints import Endpoint
 from duet_sdk.errors import BackendError, ConfigError, ContextOverflow, ModelNotFound, Rejected, StreamBroken
-from duet_sdk.settings import Endpoint
 
 __all__ = [
     "test_a_stop_text_ends_the_output_and_is_not_part_of_it",

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from duet_sdk import AsyncDuetClient, Pair
-from duet_sdk.settings import Endpoint
+from duet_sdk.endpoints import Endpoint
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]  # vLLM's own
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from operator import is_
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
@@ -12,20 +12,29 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils import secret_from_env
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from duet_sdk.backends.base import Backend
 from duet_sdk.budget import Ledger
 from duet_sdk.cache import SignalCache
-from duet_sdk.client import ClientOptions
 from duet_sdk.context import ContextPolicy
-from duet_sdk.gate import Gate
-from duet_sdk.pipeline.models import Ladder, OnBreak
-from duet_sdk.policies import Budget, Prompts, Retry, RunScope, Sampling
+from duet_sdk.endpoints import Endpoint
+from duet_sdk.gate import Gate, TokenGate
+from duet_sdk.gate.calibration import Calibration
+from duet_sdk.options import ClientOptions
+from duet_sdk.policies import (
+    Budget,
+    GateConfig,
+    Progressive,
+    Prompts,
+    Retry,
+    RunScope,
+    Sampling,
+)
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.settings import Endpoint, Settings, load_settings
+from duet_sdk.settings import FailureSetting, Settings, load_settings
 from duet_sdk.signal import CutPolicy
-from duet_sdk.types import HandoffName, Mode
+from duet_sdk.types import HandoffName, Mode, TraceDialect
 from langchain_duet.clients import Clients
 from langchain_duet.errors import langchain_errors
 from langchain_duet.keys import beside, check_one_server, keyed
@@ -49,13 +58,25 @@ OneModel: TypeAlias = str | Endpoint | Backend
 Model: TypeAlias = OneModel | list[OneModel]
 """A model by its full name, with what a name cannot say, or an object of its own; a list is tried in order."""
 
-_PAIR = ("reasoner", "generator", "settings", "api_key", "fallback_pair")
-_POLICIES = ("gate", "handoff", "signal_scope", "on_cut", "on_failure", "on_break", "context", "prompts")
+_PAIR = ("reasoner", "generator", "settings", "api_key")
+_POLICIES = (
+    "gate",
+    "calibration",
+    "gate_deadline_s",
+    "progressive",
+    "handoff",
+    "signal_scope",
+    "on_cut",
+    "on_failure",
+    "context",
+    "prompts",
+    "trace_dialects",
+)
 _SAMPLING = ("reasoner_params", "generator_params")
 _BOOKS = ("retry", "prices", "ledger", "ledger_wait_s", "signal_cache")
 _CLIENT_FIELDS = (*_PAIR, *_POLICIES, *_SAMPLING, *_BOOKS, "max_retries")
 _CALL_FIELDS = ("mode", "budget", "temperature", "max_tokens", "timeout", "stop", "session", "user", "tenant")
-_NOT_IN_ANSWERS = {"api_key", "ledger", "ledger_wait_s", "signal_cache", "prices", "session"}
+_NOT_IN_ANSWERS = {"api_key", "ledger", "ledger_wait_s", "signal_cache", "prices", "session", "trace_dialects"}
 """Settings that the answer does not depend on, so that an answer kept under others can be used again."""
 
 
@@ -83,35 +104,41 @@ class ChatDuet(BaseChatModel):
     """In place of what the environment says; here a pair on disk can be named."""
     api_key: SecretStr | None = Field(default_factory=secret_from_env("DUET_API_KEY", default=None))
     """Key of the server, where one serves both models; otherwise each model's `Endpoint` has its own."""
-    fallback_pair: tuple[Model, Model] | None = None
-    """Reasoner and generator that take over when this pair cannot answer."""
 
     mode: Mode = "duet"
     """``duet`` (the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written)."""
     budget: Budget | None = None
     """Limits of every request; a call's own go over them."""
-    gate: str | Gate | None = None
-    """Whether the reasoner is asked: ``always`` (default), ``never``, or a gate of your own."""
+    gate: str | GateConfig | Gate | TokenGate | None = None
+    """Whether the reasoner is asked: ``always`` (default), ``never``, ``heuristic``, ``confidence``, ``race``, one of
+    these with numbers of its own, or a gate of your own."""
+    calibration: str | Calibration | None = None
+    """Thresholds measured on your own questions: a file's path, or what was read from one."""
+    gate_deadline_s: float | None = None
+    """Seconds that a gate's own code may take to decide; 2 by default."""
+    progressive: Progressive | None = None
+    """Stops the reasoner as soon as what it has written suffices the generator; off by default."""
     handoff: HandoffName | None = None
     """``instruct`` (default), or ``think`` for pairs trained together."""
     signal_scope: str | RunScope | None = None
     """How long a signal holds while tools are called: for the ``run`` (default), or a ``turn``."""
     on_cut: str | CutPolicy | None = None
     """What a signal that its limit cut off becomes; ``sentence`` by default."""
-    on_failure: str | Ladder | None = None
-    """``answer`` (default) goes on with the stage that works; ``raise`` fails."""
-    on_break: OnBreak | None = None
-    """What follows when a model breaks off part way."""
+    on_failure: FailureSetting | None = None
+    """``answer`` (default) goes on with the stage that works; ``raise`` fails; or a `FailurePolicy`, which also says
+    which pair takes over and what follows when a model breaks off part way."""
     context: str | ContextPolicy | None = None
     """What each stage sees of a long conversation; ``all`` by default."""
     prompts: Prompts | None = None
     """System prompts by stage."""
+    trace_dialects: tuple[TraceDialect, ...] | None = None
+    """Names that spans carry beside the standard's, for tools that read only those."""
     reasoner_params: Sampling | None = None
     """How the reasoner samples."""
     generator_params: Sampling | None = None
     """How the generator samples; goes over ``temperature`` and ``stop``."""
     retry: Retry | None = None
-    """When a model that failed is called again; goes over ``max_retries``."""
+    """When a model that failed is called again; overrides ``max_retries``."""
     prices: dict[str, TokenPrice | GpuHour] | None = None
     """Prices by model name; they go before every other source."""
     ledger: Ledger | None = None
@@ -146,15 +173,18 @@ class ChatDuet(BaseChatModel):
     _settings: Settings | None = PrivateAttr(default=None)
     _clients: dict[str | None, tuple[tuple[object, ...], Clients]] = PrivateAttr(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _connect(self) -> Self:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Not a validator: pydantic would show a ConfigError, which is a ValueError, as an error of its own.
+        self._connect()
+
+    def _connect(self) -> None:
         """Refuse now what no client could be made of."""
         unnamed = self.reasoner is None and self.generator is None
         self._settings = load_settings() if self.settings is None and unnamed else self.settings
         if self.api_key is not None:
             check_one_server([self.reasoner, self.generator])
         self._clients_of(None)
-        return self
 
     def _generate(
         self,
@@ -358,7 +388,7 @@ class ChatDuet(BaseChatModel):
         return found[1]
 
     def _client_options(self) -> ClientOptions:
-        names = (*_POLICIES, *_SAMPLING, *_BOOKS, "fallback_pair")
+        names = (*_POLICIES, *_SAMPLING, *_BOOKS)
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.retry is None and self.max_retries is not None:
             given["retry"] = Retry(attempts=self.max_retries + 1)

@@ -11,7 +11,7 @@ from duet_sdk.sync import DuetClient
 
 if TYPE_CHECKING:
     from duet_sdk.backends.connect import ModelLike
-    from duet_sdk.client import ClientOptions
+    from duet_sdk.options import ClientOptions
     from duet_sdk.settings import Settings
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from duet_sdk.backends.connect import split_name
+from duet_sdk.endpoints import Endpoint
 from duet_sdk.errors import ConfigError
-from duet_sdk.settings import Endpoint
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

@@ -8,9 +8,34 @@ from decimal import Decimal
 
 from pydantic import BaseModel, SecretStr
 
-from duet_sdk.pipeline.models import Ladder, OnBreak
-from duet_sdk.policies import Budget, Prompts, Retry, RunScope, Sampling
+from duet_sdk.policies import (
+    BreakerPolicy,
+    Budget,
+    FailurePolicy,
+    GateConfig,
+    Ladder,
+    Progressive,
+    Prompts,
+    Retry,
+    RunScope,
+    Sampling,
+)
 from duet_sdk.pricing import GpuHour, TokenPrice
+
+_DIALS = (
+    BreakerPolicy,
+    Budget,
+    FailurePolicy,
+    GateConfig,
+    GpuHour,
+    Ladder,
+    Progressive,
+    Prompts,
+    Retry,
+    RunScope,
+    Sampling,
+    TokenPrice,
+)
 
 
 def plain(value: object) -> object:
@@ -19,7 +44,7 @@ def plain(value: object) -> object:
         case BaseModel():
             given = ((name, getattr(value, name)) for name in sorted(value.model_fields_set))
             return {name: plain(item) for name, item in given if not isinstance(item, SecretStr)}
-        case Budget() | Prompts() | Retry() | Sampling() | RunScope() | OnBreak() | Ladder() | TokenPrice() | GpuHour():
+        case _ if isinstance(value, _DIALS):
             fields = dataclasses.fields(value)
             return {
                 field.name: plain(item) for field in fields if (item := getattr(value, field.name)) != field.default

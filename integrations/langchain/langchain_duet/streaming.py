@@ -45,7 +45,7 @@ class Chunks:
                 if event.stage == "generator" and self._answered:
                     raise DuetError(
                         "the answer starts over, and what a LangChain stream has shown cannot be taken back: "
-                        "use invoke(), or leave on_break at its default"
+                        "use invoke(), or leave answer_broken at its default"
                     )
                 return None
             case Done():

@@ -12,25 +12,31 @@ from pairs import pair
 
 from duet_sdk import Budget, Prompts, Sampling
 from duet_sdk.backends.scripted import Scripted
+from duet_sdk.endpoints import Endpoint
 from duet_sdk.gate import Never
-from duet_sdk.pipeline.models import Ladder, OnBreak
-from duet_sdk.policies import Retry, RunScope
+from duet_sdk.policies import BreakerPolicy, FailurePolicy, GateConfig, Ladder, Progressive, Retry, RunScope
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.settings import Endpoint, Settings
+from duet_sdk.settings import Settings
 
 AT = "http://127.0.0.1:9/v1"
 EVERYTHING = {
     "reasoner": Endpoint(model="vllm/a", base_url=AT, context_tokens=4096, api_key_env="A_KEY"),
     "generator": ["vllm/b", Endpoint(model="vllm/c", base_url=AT)],
-    "fallback_pair": ("scripted/x", "scripted/y"),
     "mode": "duet",
     "budget": Budget(signal_tokens=9, cost_usd="0.01", deadline_s=5.0),
-    "gate": "never",
+    "gate": GateConfig("race", threshold=0.3),
+    "gate_deadline_s": 0.5,
+    "progressive": Progressive(slice_tokens=32),
+    "trace_dialects": ("langfuse",),
     "handoff": "instruct",
     "signal_scope": RunScope(after_tool_turns=4, ask_again_on=("tool_error",)),
     "on_cut": "keep",
-    "on_failure": Ladder(empty_signal="raise"),
-    "on_break": OnBreak(answer="restart"),
+    "on_failure": FailurePolicy(
+        ladder=Ladder(empty_signal="raise"),
+        breaker=BreakerPolicy(failures=2),
+        fallback_pair=("scripted/x", Endpoint(model="vllm/y", base_url=AT)),
+        answer_broken="restart",
+    ),
     "context": "last_turn",
     "prompts": Prompts(reasoner="plan", generator="answer"),
     "reasoner_params": Sampling(temperature=0.1, stop=("x",), extra_body={"priority": 1}),

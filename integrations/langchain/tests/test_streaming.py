@@ -11,8 +11,7 @@ from pairs import calls, pair
 from duet_sdk import Budget
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import DuetError, StreamBroken
-from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.policies import Retry
+from duet_sdk.policies import FailurePolicy, Retry
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
@@ -105,10 +104,14 @@ def test_an_answer_that_breaks_off_in_a_stream_is_an_error():
 
 
 def test_an_answer_that_starts_over_cannot_be_taken_back_from_a_stream():
-    model, *_ = pair("notes", broken(), "whole", retry=Retry(first_wait_s=0), on_break=OnBreak(answer="restart"))
+    model, *_ = pair(
+        "notes", broken(), "whole", retry=Retry(first_wait_s=0), on_failure=FailurePolicy(answer_broken="restart")
+    )
     with pytest.raises(DuetError, match="cannot be taken back"):
         list(model.stream("q"))
-    model, *_ = pair("notes", broken(), "whole", retry=Retry(first_wait_s=0), on_break=OnBreak(answer="restart"))
+    model, *_ = pair(
+        "notes", broken(), "whole", retry=Retry(first_wait_s=0), on_failure=FailurePolicy(answer_broken="restart")
+    )
     assert model.invoke("q").content == "whole"
 
 

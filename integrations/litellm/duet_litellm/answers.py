@@ -94,7 +94,9 @@ class Chunks:
                 told = {"index": at, "id": call, "type": "function", "function": function}
                 yield self._chunk(Delta(tool_calls=[told], role="assistant"), index)
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
-                raise errors.ConfigError("the answer started over: on_break must not restart what is streamed")
+                raise errors.ConfigError(
+                    "the answer started over, and a stream takes nothing back: on_failure must not restart answers"
+                )
             case Done(reply):
                 # Before the reason: LiteLLM reads nothing behind that.
                 last = self._chunk(Delta(role="assistant", provider_specific_fields={"duet": reply.summary()}))

@@ -32,8 +32,7 @@ from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk import errors as ours
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.pipeline.models import OnBreak
-from duet_sdk.policies import Retry
+from duet_sdk.policies import FailurePolicy, Retry
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.types import ToolCall
 
@@ -245,7 +244,10 @@ async def test_a_signal_from_the_cache_is_shown_too():
 async def test_an_answer_that_starts_over_fails_the_stream_that_showed_it():
     broken = Script("It is", error=ours.ConnectFailed("gone", backend="b", model="m"), fail_after=1)
     client = AsyncDuetClient(
-        Scripted(PLAN), Scripted(broken, "Five."), retry=Retry(2, first_wait_s=0), on_break=OnBreak(answer="restart")
+        Scripted(PLAN),
+        Scripted(broken, "Five."),
+        retry=Retry(2, first_wait_s=0),
+        on_failure=FailurePolicy(answer_broken="restart"),
     )
     with pytest.raises(ours.ConfigError, match="started over"):
         _ = [r async for r in await DuetLLM(client).astream_chat(ASKED)]

@@ -12,8 +12,9 @@ from pydantic_ai.tools import ToolDefinition
 
 from duet_pydantic_ai.history import to_duet
 from duet_pydantic_ai.response import DuetStreamedResponse, response_of, told_as_theirs
-from duet_sdk import AsyncDuetClient, Budget
+from duet_sdk import AsyncDuetClient, Budget, Sampling
 from duet_sdk.gate import Gate
+from duet_sdk.policies import SignalScope
 from duet_sdk.types import Json, Mode
 
 
@@ -28,6 +29,11 @@ class DuetModelSettings(ModelSettings, total=False):
     duet_user: str
     duet_tenant: str
     duet_scopes: Sequence[str]
+    duet_metadata: Json
+    duet_boundary: str | Sequence[str]
+    duet_signal_scope: SignalScope
+    duet_reasoner_params: Sampling
+    duet_generator_params: Sampling
 
 
 class DuetModel(Model[AsyncDuetClient]):

@@ -103,7 +103,9 @@ class Folded:
                 self.calls[at] = ToolCall(known.id or call or "", known.name or name or "", known.arguments + arguments)
                 yield self._response()
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
-                raise ConfigError("the answer started over, and a stream takes nothing back: on_break must not restart")
+                raise ConfigError(
+                    "the answer started over, and a stream takes nothing back: on_failure must not restart answers"
+                )
             case Done(reply):
                 yield self.done(reply)
 
