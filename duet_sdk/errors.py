@@ -23,7 +23,8 @@
         ├── Rejected           the server refuses these parameters
         └── StreamBroken       the answer broke off part way
 
-A message says what happened, with which values, and what to do. It never holds a prompt, a signal or a key.
+`ConfigError` and `InvalidRequest` are `ValueError`s, too. A message says what happened, with which values, and what to
+do. It never holds a prompt, a signal or a key.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class DuetError(Exception):
     """Root of every error that DUET raises on purpose."""
 
 
-class ConfigError(DuetError):
+class ConfigError(DuetError, ValueError):
     """A setting, model name, price or option cannot work."""
 
 
@@ -76,7 +77,7 @@ class MissingExtra(DuetError):
         self.extra = extra
 
 
-class InvalidRequest(DuetError):
+class InvalidRequest(DuetError, ValueError):
     """The request cannot be answered as it stands; nothing was spent."""
 
 
