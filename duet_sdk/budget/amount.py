@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
+from duet_sdk._checks import whole
 from duet_sdk.budget.window import window_of
 from duet_sdk.errors import ConfigError, InvalidRequest
 
@@ -16,6 +17,7 @@ DIMENSIONS: Final = ("usd", "reasoner_tokens", "generator_tokens", "requests")
 NOTHING: Final[Units] = (0, 0, 0, 0)
 MOST: Final = 9 * 10**15
 """Of every unit: 9 million USD, or that many tokens. Up to here a double, as Redis computes in, is exact."""
+_NAMES: Final = {name: f"an amount's {name}" for name in DIMENSIONS}
 _NANO_DIGITS: Final = 9
 _EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 _ZERO: Final = Decimal(0)
@@ -39,15 +41,15 @@ class Amount:
     """Requests of a caller, however many attempts each takes."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no amount.
+        """Check the values.
 
         Raises:
-            InvalidRequest: a value that is negative, not finite, or no number.
+            InvalidRequest: a value that is negative, not finite, or not a number.
         """
         if self.usd is not None and self.usd is not _ZERO:
             object.__setattr__(self, "usd", _usd(self.usd, "an amount's usd", InvalidRequest))
         for name in DIMENSIONS[1:]:
-            _check_count(getattr(self, name), f"an amount's {name}", InvalidRequest)
+            whole(_NAMES[name], getattr(self, name), at_least=0, error=InvalidRequest)
 
     @property
     def units(self) -> Units:
@@ -87,7 +89,7 @@ class Limit:
     ``h``, ``d``; 1 s to 31 d); None for the scope's whole life."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that mean nothing.
+        """Check the limits.
 
         Raises:
             ConfigError: no limit at all, a value that is negative, not finite or beyond what a ledger counts, or an
@@ -97,12 +99,14 @@ class Limit:
             object.__setattr__(self, "usd", _usd(self.usd, "a limit's usd", ConfigError))
         for name in DIMENSIONS[1:]:
             if (value := getattr(self, name)) is not None:
-                _check_count(value, f"a limit's {name}", ConfigError)
+                whole(f"a limit's {name}", value, at_least=0)
         given = [value for value in self.units if value is not None]
         if not given:
             raise ConfigError(f"a limit must limit at least one of {', '.join(DIMENSIONS)}")
         if max(given) > MOST:
-            raise ConfigError(f"a limit can be 9 million USD and {MOST:.0e} tokens or requests at most; leave it out")
+            raise ConfigError(
+                f"a limit can be at most 9 million USD and {MOST:.0e} tokens or requests; omit it for none"
+            )
         window_of(self.window)
 
     @property
@@ -157,8 +161,3 @@ def _usd(given: object, what: str, refuse: type[ConfigError | InvalidRequest]) -
     if not usd.is_finite() or usd < 0:
         raise refuse(f"{what} must be a number of USD, at least 0, got {given!r}")
     return usd
-
-
-def _check_count(given: object, what: str, refuse: type[ConfigError | InvalidRequest]) -> None:
-    if type(given) is not int or given < 0:
-        raise refuse(f"{what} must be a whole number, at least 0, got {given!r}")

@@ -8,7 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
-from duet_sdk.budget.ledger import Entry, Ledger
+from duet_sdk.budget.entry import Entry
+from duet_sdk.budget.ledger import BaseLedger
 
 Grouping: TypeAlias = Literal["scope", "model", "stage", "kind", "day"]
 
@@ -63,7 +64,7 @@ class Row:
 
 
 async def report(
-    ledger: Ledger,
+    ledger: BaseLedger,
     by: Grouping,
     *,
     scope: str | None = None,
@@ -92,7 +93,7 @@ async def report(
 
 
 async def read(
-    ledger: Ledger,
+    ledger: BaseLedger,
     *,
     scope: str | None = None,
     since: datetime | None = None,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from duet_sdk._checks import seconds, whole
 from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ def check_limits(*, ttl_s: float, max_entries: int = 1) -> None:
     Raises:
         ConfigError: a time or size that is not positive.
     """
-    if not (math.isfinite(ttl_s) and ttl_s > 0):
-        raise ConfigError(f"ttl_s of a signal cache must be above 0 and finite, got {ttl_s}; to keep none leave it off")
-    if max_entries < 1:
-        raise ConfigError(f"max_entries of a signal cache must be at least 1, got {max_entries}")
+    seconds("ttl_s of a signal cache", ttl_s)
+    whole("max_entries of a signal cache", max_entries)
 
 
 def check_tenant(bound_to: str | None, key: CacheKey) -> None:

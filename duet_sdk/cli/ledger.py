@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from duet_sdk.budget import Balance, Entry, Ledger, Limit, SqliteLedger, connect_ledger
+from duet_sdk.budget import Balance, BaseLedger, Entry, Limit, SqliteLedger, connect_ledger
 from duet_sdk.budget.report import Grouping, Row, read, report
 from duet_sdk.cli.terminal import AsJson, reporting
 from duet_sdk.errors import ConfigError, InvalidRequest
@@ -169,7 +169,7 @@ def prune_command(
 
 
 @asynccontextmanager
-async def _connected(url: str | None) -> AsyncIterator[Ledger]:
+async def _connected(url: str | None) -> AsyncIterator[BaseLedger]:
     named = url or load_settings().ledger
     if named is None:
         raise ConfigError("no ledger is named: give --ledger sqlite:///ledger.db, or set ledger in duet.toml")
@@ -178,7 +178,7 @@ async def _connected(url: str | None) -> AsyncIterator[Ledger]:
 
 
 @asynccontextmanager
-async def _existing(url: str | None) -> AsyncIterator[Ledger]:
+async def _existing(url: str | None) -> AsyncIterator[BaseLedger]:
     """The ledger, where it is not one that would only be made by reading it."""
     async with _connected(url) as ledger:
         if isinstance(ledger, SqliteLedger) and not ledger.path.exists():
