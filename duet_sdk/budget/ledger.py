@@ -12,12 +12,14 @@ from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
+from duet_sdk._checks import seconds
+from duet_sdk._tasks import to_the_end
 from duet_sdk.budget.amount import Amount, Balance, Limit
 from duet_sdk.budget.entry import Entry, EntryFacts
 from duet_sdk.budget.rules import EntryQuery, HoldRequest, Settlement, waiting_helps
-from duet_sdk.budget.scope import check_scope
+from duet_sdk.budget.scope import check_scope, check_scopes
 from duet_sdk.budget.window import microseconds_of
-from duet_sdk.errors import BudgetExceeded, DuetError
+from duet_sdk.errors import BudgetExceeded, DuetError, InvalidRequest
 
 HOLD_TTL_S: Final = 600.0
 """After so many seconds a hold counts as left behind by a dead process, and is charged in full. Ten minutes outlast
@@ -88,7 +90,8 @@ class BaseLedger(ABC):
             HoldMisused: the key was used for another hold.
             LedgerError: the store failed.
         """
-        asked = HoldRequest.of(scopes, amount, key=key, ttl_s=ttl_s, wait_s=wait_s, facts=facts)
+        asked = HoldRequest(check_scopes(scopes), amount, key, ttl_s, facts)
+        seconds("wait_s of a hold", wait_s, or_zero=True, error=InvalidRequest)
         if not wait_s:
             return await self._make(asked)
         clock = asyncio.get_running_loop().time
@@ -181,7 +184,7 @@ class BaseLedger(ABC):
             InvalidRequest: a malformed scope, a moment without a time zone, or a ``most`` below 0.
             LedgerError: the store failed.
         """
-        return await self._entries(EntryQuery.of(scope=scope, since=since, until=until, after=after, most=most))
+        return await self._entries(EntryQuery(scope, since, until, after, most))
 
     async def prune(self, before: datetime) -> int:
         """Delete the entries booked before that moment; gives how many.
@@ -232,14 +235,16 @@ class BaseLedger(ABC):
 
 async def released_if_cancelled(making: Coroutine[None, None, Hold]) -> Hold:
     """The hold, where it is made in another thread or place; a caller cancelled meanwhile leaves none behind."""
-    task = asyncio.create_task(making)
+    made: list[Hold] = []
+
+    async def make() -> None:
+        made.append(await making)
+
     try:
-        return await asyncio.shield(task)
+        await to_the_end(make())
     except asyncio.CancelledError:
-        await asyncio.shield(_release(task))
+        for hold in made:
+            with suppress(DuetError):  # the store failed: then it expires
+                await to_the_end(hold.release())
         raise
-
-
-async def _release(making: asyncio.Task[Hold]) -> None:
-    with suppress(DuetError):  # refused, or the store failed: then it expires
-        await (await making).release()
+    return made[0]

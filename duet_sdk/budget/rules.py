@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 from duet_sdk._checks import seconds, whole
 from duet_sdk.budget.amount import DIMENSIONS, NOTHING, Amount, Limit, Units, usd_of
 from duet_sdk.budget.entry import Entry, EntryFacts, EntryStatus
-from duet_sdk.budget.scope import check_key, check_scope, check_scopes
+from duet_sdk.budget.scope import check_key, check_scope
 from duet_sdk.budget.window import SECOND, microseconds_of, window_of
 from duet_sdk.errors import BudgetExceeded, ConfigError, HoldMisused, InvalidRequest
 
@@ -34,41 +34,30 @@ _ADVICE: Final = {
 
 @dataclass(slots=True)
 class HoldRequest:
-    """A hold that is asked for, checked and in units."""
+    """A hold that is asked for, checked and in units.
 
-    id: str
-    key: str | None
-    """The caller's, which the id was made from; None for an id of its own."""
+    Raises:
+        InvalidRequest: a malformed key, amount or time.
+    """
+
     scopes: tuple[str, ...]
     amount: Amount
-    units: Units
-    priced: bool
-    """Whether the price is known."""
+    key: str | None
+    """None for an id of its own."""
     ttl_s: float
     facts: EntryFacts
+    id: str = field(init=False)
+    units: Units = field(init=False)
+    priced: bool = field(init=False)
+    """Whether the price is known."""
 
-    @classmethod
-    def of(
-        cls,
-        scopes: Sequence[str],
-        amount: Amount,
-        *,
-        key: str | None,
-        ttl_s: float,
-        wait_s: float,
-        facts: EntryFacts,
-    ) -> HoldRequest:
-        """What a caller asks for; without a key it gets an id of its own.
-
-        Raises:
-            InvalidRequest: a malformed scope, key, amount or time.
-        """
-        seconds("ttl_s of a hold", ttl_s, error=InvalidRequest)
-        if ttl_s > _LONGEST_TTL_S:
-            raise InvalidRequest(f"ttl_s of a hold must be at most {_LONGEST_TTL_S} (31 days), got {ttl_s!r}")
-        seconds("wait_s of a hold", wait_s, or_zero=True, error=InvalidRequest)
-        name = secrets.token_hex(16) if key is None else f"key:{check_key(key)}"
-        return cls(name, key, check_scopes(scopes), amount, amount.units, amount.usd is not None, ttl_s, facts)
+    def __post_init__(self) -> None:
+        seconds("ttl_s of a hold", self.ttl_s, error=InvalidRequest)
+        if self.ttl_s > _LONGEST_TTL_S:
+            raise InvalidRequest(f"ttl_s of a hold must be at most {_LONGEST_TTL_S} (31 days), got {self.ttl_s!r}")
+        self.id = secrets.token_hex(16) if self.key is None else f"key:{check_key(self.key)}"
+        self.units = self.amount.units
+        self.priced = self.amount.usd is not None
 
     @property
     def ttl_us(self) -> int:
@@ -103,32 +92,28 @@ class Settlement:
 
 @dataclass(slots=True)
 class EntryQuery:
-    """Which entries are asked for, checked."""
+    """Which entries are asked for, checked.
+
+    Raises:
+        InvalidRequest: a malformed scope, a moment without a time zone, or a ``most`` below 0.
+    """
 
     scope: str | None
     since: datetime | None
     until: datetime | None
     after: Entry | None
     most: int
-    since_us: int | None
+    since_us: int | None = field(init=False)
     """``since`` in microseconds since the epoch."""
-    until_us: int | None
+    until_us: int | None = field(init=False)
     """``until`` likewise."""
 
-    @classmethod
-    def of(
-        cls, *, scope: str | None, since: datetime | None, until: datetime | None, after: Entry | None, most: int
-    ) -> EntryQuery:
-        """What a caller asks for.
-
-        Raises:
-            InvalidRequest: a malformed scope, a moment without a time zone, or a ``most`` below 0.
-        """
-        if scope is not None:
-            check_scope(scope)
-        whole("most", most, at_least=0, error=InvalidRequest)
-        since_us, until_us = (None if moment is None else microseconds_of(moment) for moment in (since, until))
-        return cls(scope, since, until, after, most, since_us, until_us)
+    def __post_init__(self) -> None:
+        if self.scope is not None:
+            check_scope(self.scope)
+        whole("most", self.most, at_least=0, error=InvalidRequest)
+        self.since_us = None if self.since is None else microseconds_of(self.since)
+        self.until_us = None if self.until is None else microseconds_of(self.until)
 
 
 @dataclass(slots=True)
