@@ -179,20 +179,20 @@ def test_the_ledger_of_the_settings_is_taken_where_none_is_named(filled):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["report"], 2, "no ledger is named"),
+        (["report"], 2, "no ledger given"),
         (["report", "--ledger", "sqlite:///nowhere.db"], 2, "there is no ledger at nowhere.db"),
         (["report", "--ledger", "postgres://u:sesame@h/db"], 2, "unknown ledger URL"),
         (["report", "--ledger", "redis://u:sesame@h/0"], 2, "must not hold a password"),
         (["report", "--ledger", "redis://127.0.0.1:1/0"], 1, "redis://127.0.0.1:1/0 failed"),
         (["report", "--json", "--csv", "--ledger", URL], 2, "not both"),
         (["report", "--by", "user", "--ledger", URL], 2, "user"),
-        (["report", "--since", "yesterday", "--ledger", URL], 2, "'yesterday' is no time"),
+        (["report", "--since", "yesterday", "--ledger", URL], 2, "invalid time 'yesterday'"),
         (["report", "--scope", "nobody", "--ledger", URL], 2, "must be kind:name"),
         (["set-limit", "tenant:a", "--ledger", URL], 2, "a limit must limit at least one of"),
         (["set-limit", "tenant:a", "--usd", "much", "--ledger", URL], 2, "--usd must be a number"),
         (["set-limit", "tenant:a", "--usd", "-1", "--ledger", URL], 2, "at least 0"),
         (["set-limit", "tenant:a", "--requests", "1", "--window", "week", "--ledger", URL], 2, "unknown window 'week'"),
-        (["set-limit", "tenant:a", "--remove", "--usd", "1", "--ledger", URL], 2, "leave the other options out"),
+        (["set-limit", "tenant:a", "--remove", "--usd", "1", "--ledger", URL], 2, "omit the other options"),
         (["set-limit", "tenant", "--usd", "1", "--ledger", URL], 2, "must be kind:name"),
     ],
 )

@@ -11,7 +11,7 @@ from duet_sdk.budget.window import window_of
 from duet_sdk.errors import ConfigError, InvalidRequest
 
 Units: TypeAlias = tuple[int, int, int, int]
-"""An amount at rest: nano-USD, reasoner tokens, generator tokens, requests."""
+"""An amount as it is stored: nano-USD, reasoner tokens, generator tokens, requests."""
 
 DIMENSIONS: Final = ("usd", "reasoner_tokens", "generator_tokens", "requests")
 NOTHING: Final[Units] = (0, 0, 0, 0)
@@ -32,7 +32,7 @@ class Amount:
     """
 
     usd: Decimal | None = _ZERO
-    """USD; what is finer than a nano-USD (10⁻⁹) is rounded up. None where the price is unknown."""
+    """USD, rounded up to the next nano-USD (10⁻⁹). None where the price is unknown."""
     reasoner_tokens: int = 0
     """Input and output tokens that the reasoner is billed for."""
     generator_tokens: int = 0
@@ -53,10 +53,10 @@ class Amount:
 
     @property
     def units(self) -> Units:
-        """The amount at rest; an unknown price counts as nothing.
+        """The amount as it is stored; an unknown price counts as nothing.
 
         Raises:
-            InvalidRequest: more of something than any ledger counts.
+            InvalidRequest: more of something than a ledger can count.
         """
         units = (_nano(self.usd), self.reasoner_tokens, self.generator_tokens, self.requests)
         if max(units) > MOST:
@@ -111,7 +111,7 @@ class Limit:
 
     @property
     def units(self) -> tuple[int | None, int | None, int | None, int | None]:
-        """The limit at rest: nano-USD, reasoner tokens, generator tokens, requests; None for no limit."""
+        """The limit as it is stored: nano-USD, reasoner tokens, generator tokens, requests; None for no limit."""
         usd = None if self.usd is None else _nano(self.usd)
         return usd, self.reasoner_tokens, self.generator_tokens, self.requests
 
@@ -139,7 +139,7 @@ def amount_of(units: Units, *, priced: bool = True) -> Amount:
 
 
 def usd_of(nano: int) -> Decimal:
-    """Nano-USD as an exact decimal, without zeros at its end."""
+    """Nano-USD as an exact decimal, without trailing zeros."""
     whole, rest = divmod(abs(nano), 10**_NANO_DIGITS)
     text = f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
     return Decimal(text if nano >= 0 else f"-{text}")

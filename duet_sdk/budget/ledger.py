@@ -187,7 +187,7 @@ class BaseLedger(ABC):
         return await self._entries(EntryQuery(scope, since, until, after, most))
 
     async def prune(self, before: datetime) -> int:
-        """Delete the entries booked before that moment; gives how many.
+        """Delete the entries booked before that moment; returns how many.
 
         What a scope with a limit has spent stays spent; one without, unused since then (to the hour), is forgotten.
 
@@ -230,7 +230,7 @@ class BaseLedger(ABC):
 
     @abstractmethod
     async def _prune(self, before_us: int) -> int:
-        """Delete the entries booked before; gives how many."""
+        """Delete the entries booked before; returns how many."""
 
 
 async def released_if_cancelled(making: Coroutine[None, None, Hold]) -> Hold:

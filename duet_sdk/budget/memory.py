@@ -48,8 +48,8 @@ _SPENT, _OVERRUN, _HELD = 0, 4, 8
 
 
 _SLACK = 1000
-"""How many ended holds the heap of expiries may keep beyond as many as are open, before it is built anew: few enough to
-cost no memory worth naming, enough that building it stays rare."""
+"""Ended holds that the heap of expiries may keep, beyond one for each open hold, before it is rebuilt: too few to
+matter in memory, enough to make rebuilding rare."""
 
 
 class _Account:
@@ -112,7 +112,7 @@ class _Account:
 
 @dataclass(slots=True)
 class _Line:
-    """An entry at rest."""
+    """An entry as it is stored."""
 
     number: int
     booked: int
@@ -262,7 +262,7 @@ class MemoryLedger(BaseLedger):
         check_room(asked, [a.standing(scope, a.limit, now) for scope, a in limited if a.limit is not None], now)
 
     def _account(self, scope: str) -> _Account:
-        """The scope's account, made where there is none; of those without a limit the one unused for longest goes."""
+        """The scope's account, made where there is none; the least recently used one without a limit makes room."""
         account = self._limited.get(scope)
         if account is None:
             account = self._counted.get(scope)

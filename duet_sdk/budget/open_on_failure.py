@@ -1,4 +1,4 @@
-"""What to do while a ledger's store cannot be reached: go on under a limit of this process, and catch up later."""
+"""What to do while a ledger's store cannot be reached: continue under a limit of this process, and catch up later."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class OpenOnFailure(BaseLedger):
         self._open_until = None
         await self._answers()
         if self._owed:
-            _log.warning("%d settles were never told to the ledger, as it could not be reached", len(self._owed))
+            _log.warning("%d settles were never booked, because the ledger could not be reached", len(self._owed))
         await self._ledger.aclose()
 
     @override
@@ -104,7 +104,7 @@ class OpenOnFailure(BaseLedger):
                 self._opened(error)
         if len(self._owed) >= _MOST_OWED:
             raise LedgerError(
-                f"{len(self._owed)} settles wait for a ledger that cannot be reached: no more are taken on"
+                f"{len(self._owed)} settles are waiting for a ledger that cannot be reached; no more holds are accepted"
             )
         await self._local.set_limit(_LOCAL, self._limit)
         local = await self._hold_in(self._local, [_LOCAL], asked)
@@ -164,13 +164,13 @@ class OpenOnFailure(BaseLedger):
             try:
                 await self._pay(owed)
             except HoldMisused as error:
-                _log.warning("a settle that came late was not booked: %s", error)
+                _log.warning("a deferred settle was rejected: %s", error)
             except LedgerError as error:
                 self._owed.appendleft(owed)
                 self._opened(error)
                 return False
         if count:
-            _log.warning("the ledger answers again; %d settles that it had missed are booked", count)
+            _log.warning("the ledger responds again; %d settles it had missed were booked", count)
             self._open_until = None
         return True
 
@@ -184,6 +184,6 @@ class OpenOnFailure(BaseLedger):
     def _opened(self, error: LedgerError) -> None:
         if self._open_until is None:
             _log.warning(
-                "requests go on under the limit %s of this process, as a ledger failed: %s", self._limit, error
+                "the ledger failed: %s; requests continue under this process's own limit, %s", error, self._limit
             )
         self._open_until = self._clock() + _REST_S

@@ -1,4 +1,4 @@
-"""The ledger's script on a Redis: connections for each event loop, errors of ours, no password in sight."""
+"""The ledger's script on a Redis: connections for each event loop, errors as ours, the password never shown."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class RedisScript:
             return await answer
         except (redis.RedisError, OSError, TimeoutError) as error:
             raise LedgerError(
-                f"the ledger at {self.address} failed: {type(error).__name__}: {error}; see that the server runs, can "
-                "be reached, takes this password, and has memory left; a hold that was under way expires"
+                f"the ledger at {self.address} failed: {type(error).__name__}: {error}; check that the server is "
+                "up, reachable, accepts this password and has memory left; a hold in progress will expire"
             ) from error
 
     async def _here(self) -> _Connected:
@@ -134,7 +134,7 @@ def _checked(url: str) -> tuple[str, str | None, str]:
     """The URL without user, the user, and what may be shown.
 
     Raises:
-        ConfigError: it is no URL of a Redis, or holds a password or options.
+        ConfigError: not the URL of a Redis, or one with a password or options.
     """
     try:
         parts = urlsplit(url)
@@ -145,12 +145,12 @@ def _checked(url: str) -> tuple[str, str | None, str]:
         raise ConfigError("a ledger on Redis needs a URL such as redis://127.0.0.1:6379/0 or rediss://host:6379/0")
     if parts.password is not None or parts.query or parts.fragment:
         raise ConfigError(
-            "the URL of a ledger must not hold a password or options, as it is shown in errors; give the password as "
-            "password_env, the name of an environment variable, or in code as password="
+            "the URL of a ledger must not hold a password or options, because it appears in errors; pass the "
+            "password by password_env, the name of an environment variable, or in code as password="
         )
     database = parts.path.strip("/") or "0"
     if not database.isdecimal():
-        raise ConfigError("the path in the URL of a ledger on Redis must be the number of a database, such as /0")
+        raise ConfigError("the path in the URL of a ledger on Redis must be a database number, such as /0")
     place = f"[{host}]" if ":" in host else host
     shown = f"{parts.scheme}://{place}:{port or 6379}/{database}"
     return shown, parts.username, shown

@@ -36,7 +36,7 @@ _PAGE: Final = 1000
 class RedisLedger(BaseLedger):
     """Keeps limits over the processes of several machines, in a Redis (6.2 or later, or Valkey) that they share.
 
-    Each hold and each settle is one call. What is kept when the server stops is the server's business
+    Each hold and each settle is one call. What survives when the server stops is up to the server's settings
     (``appendonly yes``); it must not evict keys (``maxmemory-policy noeviction``).
 
     Args:
@@ -44,7 +44,7 @@ class RedisLedger(BaseLedger):
         name: of the ledger, for several on one server.
         password: of the server; never shown.
         clock: seconds since the epoch; None for the server's clock, which is the same for all. Where it goes back,
-            the ledger's time stands still until it has caught up.
+            the ledger's time stands still until the clock has caught up.
 
     Raises:
         ConfigError: a URL or name that cannot work.
@@ -60,7 +60,7 @@ class RedisLedger(BaseLedger):
         clock: Callable[[], float] | None = None,
     ) -> None:
         if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is None:
-            raise ConfigError("the name of a ledger must be 1 to 64 of A-Z a-z 0-9 . _ -")
+            raise ConfigError("the name of a ledger must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
         self._script = RedisScript(url, prefix=f"{{duet:{name}}}", password=password)
         self._name = f"{name!r} at {self._script.address}"
         self._clock = clock
@@ -160,8 +160,8 @@ class RedisLedger(BaseLedger):
         answer = await self._script.call(operation, now, *values)
         if answer and answer[0] == "newer":
             raise ConfigError(
-                f"the ledger {self._name} is of a newer DUET (format {answer[1]}, this one knows {answer[2]}); "
-                "update duet-sdk, or name another ledger"
+                f"the ledger {self._name} was written by a newer DUET (format {answer[1]}, "
+                f"this one knows {answer[2]}); update duet-sdk, or use another ledger"
             )
         return answer
 
@@ -177,7 +177,9 @@ class RedisLedger(BaseLedger):
             ],
             int(now),
         )
-        raise LedgerError(f"the ledger {self._name} refused a hold without a reason; is its script of another version?")
+        raise LedgerError(
+            f"the ledger {self._name} refused a hold without giving a reason; is its script from another version?"
+        )
 
 
 def _places(query: EntryQuery) -> tuple[str, str]:

@@ -12,8 +12,8 @@ from duet_sdk.errors import BudgetExceeded, DeadlineExceeded
 from duet_sdk.policies import Budget
 
 SIGNAL_SHARE_OF_DEADLINE = 0.6
-"""Of the request's deadline, where the signal has no earlier one of its own: the larger part, as a reasoner thinks before
-it writes; the answer, without which a signal is worth nothing, keeps two fifths."""
+"""Of the request's deadline, unless the signal has an earlier one: the larger part, as a reasoner thinks before it
+writes; the answer, without which a signal is worth nothing, keeps two fifths."""
 _NO_USD: Final = Decimal(0)
 
 UsdOf: TypeAlias = Callable[[int, int], Decimal | None]
@@ -71,14 +71,14 @@ class RequestBudget:
         return self._clock() - self.started
 
     def left_s(self, until: float | None) -> float | None:
-        """Seconds left until that moment, at least 0; None for no end."""
+        """Seconds left until that moment, at least 0; None where there is no deadline."""
         if until is None:
             return None
         left_s = until - self._clock()
         return left_s if left_s > 0.0 else 0.0
 
     def check_deadline(self) -> None:
-        """Do nothing while there is time.
+        """Refuse to go on once the deadline has passed.
 
         Raises:
             DeadlineExceeded: the request's time is used up.

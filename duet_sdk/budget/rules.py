@@ -1,4 +1,4 @@
-"""The rules that every ledger books by: what is asked of it, when a hold is refused, and what a settle comes to."""
+"""The rules that every ledger books by: what is asked of it, when a hold is refused, and what a settle amounts to."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Posting:
 
 
 def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: bool) -> Posting:
-    """What settling comes to.
+    """What settling amounts to.
 
     Args:
         held: what was kept back; nothing for a hold that the store does not know.
@@ -158,7 +158,7 @@ def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: boo
 
 
 def check_room(asked: HoldRequest, standings: Iterable[Standing], now: int) -> None:
-    """Refuse a hold that has no room in one of its scopes; a refusal that waiting cannot help goes first.
+    """Refuse a hold that has no room in one of its scopes; one that waiting cannot help comes first.
 
     Raises:
         BudgetExceeded: a scope has no room.
@@ -169,7 +169,7 @@ def check_room(asked: HoldRequest, standings: Iterable[Standing], now: int) -> N
         if not asked.priced and standing.units[0] is not None:
             raise ConfigError(
                 f"{standing.scope} has a limit in money, and the price of the model is unknown; "
-                "name it in prices, or limit tokens"
+                "add the model to prices, or limit tokens instead"
             )
         spent, held = standing.spent, standing.held
         for index, most in enumerate(standing.units):
@@ -216,8 +216,8 @@ def settled_otherwise(hold: str, before: Units, now: Units) -> HoldMisused:
 
 
 def used_otherwise(hold: str) -> HoldMisused:
-    """The error of a key that comes again for another hold."""
-    return HoldMisused(f"the hold {hold} was made for other scopes or another amount; give each hold a key of its own")
+    """The error of a key that is reused for another hold."""
+    return HoldMisused(f"the hold {hold} was made for other scopes or another amount; use a new key for each hold")
 
 
 def waiting_helps(error: BudgetExceeded) -> bool:

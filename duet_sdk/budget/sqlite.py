@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from typing_extensions import override
 
 from duet_sdk._sqlite import Database
-from duet_sdk.budget import sqlite_book as rows
+from duet_sdk.budget import sqlite_book
 from duet_sdk.budget.amount import Balance, Limit, amount_of
 from duet_sdk.budget.entry import Entry
 from duet_sdk.budget.ledger import BaseLedger, Hold, released_if_cancelled
@@ -36,7 +36,7 @@ class _Work(Generic[_T]):
         self._error: Exception | None = None
 
     def do(self, db: sqlite3.Connection, now: int) -> None:
-        """Do it; a refusal is its own outcome, and nothing to the others in the transaction."""
+        """Do it; a refusal is this work's outcome and does not affect the others in the transaction."""
         try:
             self._result = [self._work(db, now)]
         except DuetError as error:
@@ -47,7 +47,7 @@ class _Work(Generic[_T]):
         self._error = error
 
     def outcome(self) -> _T:
-        """What it gave, or raised."""
+        """What it returned, or raised."""
         if self._error is not None:
             raise self._error
         return self._result[0]
@@ -63,7 +63,7 @@ class SqliteLedger(BaseLedger):
 
     What was acknowledged is lost only where the machine itself stops (power, kernel): the last moments before that.
     The file is opened on first use, in a thread of the ledger's own, which does all its work. It is readable by its
-    owner only, and may lie on no network drive.
+    owner only, and must not lie on a network drive.
 
     Args:
         path: of the file, made where it is missing.
@@ -92,60 +92,60 @@ class SqliteLedger(BaseLedger):
 
     @override
     async def release(self, hold: Hold) -> None:
-        await self._write(lambda db, now: rows.release(db, hold, now))
+        await self._write(lambda db, now: sqlite_book.release(db, hold, now))
 
     @override
     async def limits(self) -> Mapping[str, Limit]:
-        return await self._file.run(rows.limits)
+        return await self._file.run(sqlite_book.limits)
 
     @override
     async def aclose(self) -> None:
-        """Close the file; what is under way is finished first."""
+        """Close the file; work in progress is finished first."""
         await self._file.aclose()
 
     @override
     async def _make(self, asked: HoldRequest) -> Hold:
         async def make() -> Hold:
-            made_us = await self._write(lambda db, now: rows.make(db, asked, now))
+            made_us = await self._write(lambda db, now: sqlite_book.make(db, asked, now))
             return Hold(asked.id, asked.scopes, asked.amount, asked.facts, made_us, self)
 
         return await released_if_cancelled(make())
 
     @override
     async def _settle(self, hold: Hold, settlement: Settlement) -> None:
-        await self._write(lambda db, now: rows.settle(db, hold, settlement, now))
+        await self._write(lambda db, now: sqlite_book.settle(db, hold, settlement, now))
 
     @override
     async def _set_limit(self, scope: str, limit: Limit | None) -> None:
-        await self._write(lambda db, now: rows.set_limit(db, scope, limit, now))
+        await self._write(lambda db, now: sqlite_book.set_limit(db, scope, limit, now))
 
     @override
     async def _balance(self, scope: str) -> Balance:
         await self._expire()
-        limit, spent, overrun, held = await self._write(lambda db, now: rows.standing(db, scope, now))
+        limit, spent, overrun, held = await self._write(lambda db, now: sqlite_book.standing(db, scope, now))
         return Balance(amount_of(spent), amount_of(held), amount_of(overrun), limit)
 
     @override
     async def _entries(self, query: EntryQuery) -> Sequence[Entry]:
         await self._expire()
-        return await self._file.run(lambda db: rows.entries(db, query))
+        return await self._file.run(lambda db: sqlite_book.entries(db, query))
 
     @override
     async def _prune(self, before_us: int) -> int:
         deleted = 0
-        while batch := await self._write(lambda db, _: rows.prune(db, before_us, _AT_ONCE)):
+        while batch := await self._write(lambda db, _: sqlite_book.prune(db, before_us, _AT_ONCE)):
             deleted += batch
         return deleted
 
     async def _expire(self) -> None:
         """Charge all that has expired, a batch at a time."""
-        while await self._write(lambda db, now: rows.expire(db, now, _AT_ONCE)) == _AT_ONCE:
+        while await self._write(lambda db, now: sqlite_book.expire(db, now, _AT_ONCE)) == _AT_ONCE:
             pass
 
     async def _write(self, work: Callable[[sqlite3.Connection, int], _T]) -> _T:
-        """Do the work in a transaction, with all else that waits for one by then.
+        """Do the work in a transaction, together with all other work that is waiting by then.
 
-        Every caller sends the thread to work off what waits; the first time it comes, it takes all.
+        Every caller makes the thread empty the queue; its first turn takes everything.
         """
         mine: _Work[_T] = _Work(work)
         self._waiting.append(mine)
@@ -163,7 +163,7 @@ class SqliteLedger(BaseLedger):
         try:
             db.execute("BEGIN IMMEDIATE")
             with db:
-                now = rows.tick(db, self._clock())
+                now = sqlite_book.tick(db, self._clock())
                 for each in batch:
                     each.do(db, now)
         except (sqlite3.Error, OSError) as error:

@@ -28,6 +28,9 @@ from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
 _USED_TO_S: Final = 3600
 """How exactly it is known when a scope was last used: to the hour, as a write at each use would cost more than the
 knowledge is worth, and scopes are forgotten by the day."""
+_FORGOTTEN_AT_ONCE: Final = 500
+"""Ended holds deleted beside another call: more than end in the meantime, so that they never pile up, in few
+milliseconds."""
 _NEVER_US: Final = 2**62
 """Later than any entry, and still an integer of SQLite's."""
 _FACTS: Final = "stage, model, kind, trace_id, input_tokens, output_tokens"
@@ -51,14 +54,14 @@ def tick(db: sqlite3.Connection, clock: float) -> int:
     now: int = db.execute("UPDATE clock SET now = max(now, ?) RETURNING now", (int(clock * SECOND),)).fetchone()[0]
     expire(db, now, EXPIRED_AT_ONCE)
     db.execute(
-        "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE ended IS NOT NULL AND ended < ? LIMIT 500)",
-        (now - REMEMBER_S * SECOND,),
+        "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE ended IS NOT NULL AND ended < ? LIMIT ?)",
+        (now - REMEMBER_S * SECOND, _FORGOTTEN_AT_ONCE),
     )
     return now
 
 
 def make(db: sqlite3.Connection, asked: HoldRequest, now: int) -> int:
-    """Make the hold, or find it made; gives when it was.
+    """Make the hold, or find it made; returns when it was made.
 
     Raises:
         BudgetExceeded: a scope has no room.
@@ -142,7 +145,7 @@ def release(db: sqlite3.Connection, hold: Hold, now: int) -> None:
 
 
 def expire(db: sqlite3.Connection, now: int, most: int) -> int:
-    """Charge in full what nobody settled in its time, the oldest first; gives how many."""
+    """Charge in full what nobody settled in its time, the oldest first; returns how many."""
     late = db.execute(
         f"SELECT id, scopes, made, usd, reasoner_tokens, generator_tokens, requests, priced, {_FACTS} "
         "FROM hold WHERE ended IS NULL AND expires <= ? ORDER BY expires LIMIT ?",

@@ -1,4 +1,4 @@
-"""The time that a limit holds for: by the UTC calendar, rolling, or for ever.
+"""The time that a limit applies to: by the UTC calendar, rolling, or without end.
 
 Times are whole microseconds since the epoch, so that every store computes the same.
 """
@@ -21,7 +21,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S: Final = 31 * 86_400
 _NEVER: Final = 1 << 62
 SLICES: Final = 60
-"""A rolling window is counted in so many slices: what was spent leaves it a sixtieth of its length late at most."""
+"""A rolling window is counted in so many slices: what was spent leaves it late by at most a sixtieth of
+its length, and a hold reads and writes few sums."""
 
 
 @dataclass(frozen=True, slots=True)

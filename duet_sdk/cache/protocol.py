@@ -42,7 +42,7 @@ class SignalCache(Protocol):
         """
 
     async def purge(self, scope: str | None = None) -> int:
-        """Delete what was stored under a scope (``tenant:a``, ``session:7``), everything for None; gives how many.
+        """Delete what was stored under a scope (``tenant:a``, ``session:7``), everything for None; returns how many.
 
         A cache bound to a tenant deletes that tenant's signals only. A signal that another session stored and this
         one merely reused stays.
@@ -75,7 +75,7 @@ def check_limits(*, ttl_s: float, max_entries: int = 1) -> None:
 
 
 def check_tenant(bound_to: str | None, key: CacheKey) -> None:
-    """Refuse the key of another tenant than the one that the cache is bound to; None binds it to none.
+    """Refuse keys of tenants other than the one that the cache is bound to; None binds it to none.
 
     Raises:
         ConfigError: the key is another tenant's, or nobody's.
@@ -84,5 +84,5 @@ def check_tenant(bound_to: str | None, key: CacheKey) -> None:
         whose = "a request without tenant" if key.tenant is None else f"tenant {key.tenant!r}"
         raise ConfigError(
             f"a signal cache is not shared across tenants: this one is bound to {bound_to!r} and was used for {whose}; "
-            "give each tenant its own, or leave its tenant= out, which keeps tenants apart by their keys"
+            "give each tenant its own, or omit tenant=, as keys keep tenants apart anyway"
         )
