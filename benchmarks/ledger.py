@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ledger_kill import redis_server
 
-from duet_sdk.budget import Amount, Ledger, Limit, MemoryLedger, RedisLedger, SqliteLedger
+from duet_sdk.budget import Amount, BaseLedger, Limit, MemoryLedger, RedisLedger, SqliteLedger
 
 SCOPES = ("tenant:a", "session:7")
 UPPER = Amount(Decimal("0.031"), 840, 0, 1)
@@ -39,7 +39,7 @@ async def main() -> int:
     return int(memory > 30 or sqlite > 1500 or commands != ["EVALSHA", "EVALSHA"])
 
 
-async def measure(name: str, ledger: Ledger, count: int) -> tuple[float, float]:
+async def measure(name: str, ledger: BaseLedger, count: int) -> tuple[float, float]:
     """Print the cost; gives wall and CPU time in microseconds of a request among no others."""
     await ledger.set_limit(SCOPES[0], Limit(usd=Decimal(1_000_000), window="day"))
     alone = 0.0, 0.0
@@ -51,7 +51,7 @@ async def measure(name: str, ledger: Ledger, count: int) -> tuple[float, float]:
     return alone
 
 
-async def one_round(ledger: Ledger, count: int, callers: int) -> tuple[float, float]:
+async def one_round(ledger: BaseLedger, count: int, callers: int) -> tuple[float, float]:
     """Microseconds of wall and CPU time for each request."""
 
     async def caller() -> None:
@@ -65,7 +65,7 @@ async def one_round(ledger: Ledger, count: int, callers: int) -> tuple[float, fl
     return (time.perf_counter() - wall) / done * 1e6, (time.process_time() - cpu) / done * 1e6
 
 
-async def commands_per_request(url: str, ledger: Ledger) -> list[str]:
+async def commands_per_request(url: str, ledger: BaseLedger) -> list[str]:
     """The commands that the server sees, those within the script left out."""
     from redis.asyncio import Redis
 

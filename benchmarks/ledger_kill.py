@@ -28,7 +28,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duet_sdk.budget import Amount, Ledger, Limit, MemoryLedger, connect_ledger
+from duet_sdk.budget import Amount, BaseLedger, Limit, MemoryLedger, connect_ledger
 from duet_sdk.budget.report import read
 from duet_sdk.errors import BudgetExceeded, LedgerError
 
@@ -119,7 +119,7 @@ async def kill_test(arguments: argparse.Namespace, url: str, folder: Path) -> di
 
 
 async def run_workers(
-    arguments: argparse.Namespace, url: str, folder: Path, ledger: Ledger, quota: int
+    arguments: argparse.Namespace, url: str, folder: Path, ledger: BaseLedger, quota: int
 ) -> tuple[int, int]:
     """(processes killed, moments at which the balance was above the limit)."""
     dice = random.Random(arguments.seed)

@@ -17,6 +17,9 @@ from duet_sdk.errors import CacheError, ConfigError, LedgerError
 _T = TypeVar("_T")
 _UNUSABLE = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")
 
+_BUSY_PAUSE_S = 0.01
+"""Between tries of what SQLite itself does not wait for; the other process is done in about that time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -63,7 +66,7 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._guarded, work)
 
     async def aclose(self) -> None:
-        """Close the file; what is under way is finished first. Calling it twice is harmless."""
+        """Close the file; work in progress is finished first. Calling it twice is harmless."""
         if self._closed:
             return
         self._closed = True
@@ -124,11 +127,11 @@ def _prepare(db: sqlite3.Connection, path: Path, form: Format) -> None:
     if _is_empty(db) or (_pragma(db, "application_id") == form.application and _format(db) < len(form.steps)):
         _bring_up(db, form)
     if _pragma(db, "application_id") != form.application:
-        raise ConfigError(f"{path} is a database, but no {form.name}; name another path")
+        raise ConfigError(f"{path} is a database, but not a {form.name}; name another path")
     if _format(db) > len(form.steps):
         raise ConfigError(
-            f"the {form.name} {path} is of a newer DUET (format {_format(db)}, this one knows {len(form.steps)}); "
-            "update duet-sdk, or name another path"
+            f"the {form.name} {path} was written by a newer DUET (format {_format(db)}, "
+            f"this one knows {len(form.steps)}); update duet-sdk, or name another path"
         )
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         if file.exists():
@@ -168,7 +171,7 @@ def _write_ahead(db: sqlite3.Connection, busy_s: float) -> None:
             # Several processes that switch a new file at once fail without SQLite's own waiting.
             if not _name(error).startswith("SQLITE_BUSY") or time.monotonic() > until:
                 raise
-            time.sleep(0.01)
+            time.sleep(_BUSY_PAUSE_S)
         else:
             return
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from duet_sdk import Message, Sampling, Signal
 from duet_sdk.cache import CacheError, CacheKey, SqliteSignalCache, signal_key
-from duet_sdk.cache.file import FORMAT, SCHEMA
+from duet_sdk.cache.file import FORMAT
 from duet_sdk.errors import ConfigError
 from duet_sdk.request import Labels
 from duet_sdk.types import ImagePart, TextPart, ToolCall
@@ -255,10 +255,13 @@ async def test_a_file_of_a_newer_format_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "signals.db"
     async with SqliteSignalCache(path) as cache:
         await cache.put(KEY, SIGNAL)
-    rows(path, f"PRAGMA user_version = {SCHEMA + 1}")
+    rows(path, f"PRAGMA user_version = {len(FORMAT.steps) + 1}")
     before = path.read_bytes()
     async with SqliteSignalCache(path) as cache:
-        with pytest.raises(ConfigError, match=f"of a newer DUET \\(format {SCHEMA + 1}, this one knows {SCHEMA}\\)"):
+        with pytest.raises(
+            ConfigError,
+            match=f"by a newer DUET \\(format {len(FORMAT.steps) + 1}, this one knows {len(FORMAT.steps)}\\)",
+        ):
             await cache.get(KEY)
     assert path.read_bytes() == before
 
@@ -269,7 +272,7 @@ async def test_another_database_is_refused_and_left_alone(tmp_path):
     path.chmod(0o644)
     before = path.read_bytes()
     async with SqliteSignalCache(path) as cache:
-        with pytest.raises(ConfigError, match="a database, but no signal cache"):
+        with pytest.raises(ConfigError, match="a database, but not a signal cache"):
             await cache.put(KEY, SIGNAL)
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
 
@@ -297,7 +300,7 @@ async def test_damage_while_it_is_open_is_the_caches_own_trouble(tmp_path):
         await cache.put(KEY, SIGNAL)
         rows(path, "DROP TABLE signal")
         for _ in range(2):
-            with pytest.raises(CacheError, match="if that goes on, delete it"):
+            with pytest.raises(CacheError, match="if this persists, delete it"):
                 await cache.get(KEY)
         with pytest.raises(CacheError):
             await cache.put(KEY, SIGNAL)

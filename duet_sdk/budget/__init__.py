@@ -1,8 +1,9 @@
-"""Limits that hold: `Budget` bounds one request, a `Ledger` the spending of a tenant, user or session over many."""
+"""Limits that hold: `Budget` bounds one request, a ledger the spending of a tenant, user or session over many."""
 
 from duet_sdk.budget.amount import Amount, Balance, Limit
 from duet_sdk.budget.connect import LedgerLike, connect_ledger
-from duet_sdk.budget.ledger import HOLD_TTL_S, AttemptKind, Entry, EntryFacts, EntryStatus, Hold, Ledger
+from duet_sdk.budget.entry import Entry, EntryFacts, EntryStatus
+from duet_sdk.budget.ledger import HOLD_TTL_S, BaseLedger, Hold
 from duet_sdk.budget.memory import MemoryLedger
 from duet_sdk.budget.open_on_failure import OpenOnFailure
 from duet_sdk.budget.redis_ledger import RedisLedger
@@ -14,14 +15,13 @@ from duet_sdk.policies import Budget
 __all__ = [
     "HOLD_TTL_S",
     "Amount",
-    "AttemptKind",
     "Balance",
+    "BaseLedger",
     "Budget",
     "Entry",
     "EntryFacts",
     "EntryStatus",
     "Hold",
-    "Ledger",
     "LedgerLike",
     "Limit",
     "MemoryLedger",

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
+from duet_sdk._checks import whole
 from duet_sdk.budget.window import window_of
 from duet_sdk.errors import ConfigError, InvalidRequest
 
 Units: TypeAlias = tuple[int, int, int, int]
-"""An amount at rest: nano-USD, reasoner tokens, generator tokens, requests."""
+"""An amount as it is stored: nano-USD, reasoner tokens, generator tokens, requests."""
 
 DIMENSIONS: Final = ("usd", "reasoner_tokens", "generator_tokens", "requests")
 NOTHING: Final[Units] = (0, 0, 0, 0)
 MOST: Final = 9 * 10**15
 """Of every unit: 9 million USD, or that many tokens. Up to here a double, as Redis computes in, is exact."""
+_NAMES: Final = {name: f"an amount's {name}" for name in DIMENSIONS}
 _NANO_DIGITS: Final = 9
 _EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 _ZERO: Final = Decimal(0)
@@ -30,7 +32,7 @@ class Amount:
     """
 
     usd: Decimal | None = _ZERO
-    """USD; what is finer than a nano-USD (10⁻⁹) is rounded up. None where the price is unknown."""
+    """USD, rounded up to the next nano-USD (10⁻⁹). None where the price is unknown."""
     reasoner_tokens: int = 0
     """Input and output tokens that the reasoner is billed for."""
     generator_tokens: int = 0
@@ -39,22 +41,22 @@ class Amount:
     """Requests of a caller, however many attempts each takes."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no amount.
+        """Check the values.
 
         Raises:
-            InvalidRequest: a value that is negative, not finite, or no number.
+            InvalidRequest: a value that is negative, not finite, or not a number.
         """
         if self.usd is not None and self.usd is not _ZERO:
             object.__setattr__(self, "usd", _usd(self.usd, "an amount's usd", InvalidRequest))
         for name in DIMENSIONS[1:]:
-            _check_count(getattr(self, name), f"an amount's {name}", InvalidRequest)
+            whole(_NAMES[name], getattr(self, name), at_least=0, error=InvalidRequest)
 
     @property
     def units(self) -> Units:
-        """The amount at rest; an unknown price counts as nothing.
+        """The amount as it is stored; an unknown price counts as nothing.
 
         Raises:
-            InvalidRequest: more of something than any ledger counts.
+            InvalidRequest: more of something than a ledger can count.
         """
         units = (_nano(self.usd), self.reasoner_tokens, self.generator_tokens, self.requests)
         if max(units) > MOST:
@@ -87,7 +89,7 @@ class Limit:
     ``h``, ``d``; 1 s to 31 d); None for the scope's whole life."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that mean nothing.
+        """Check the limits.
 
         Raises:
             ConfigError: no limit at all, a value that is negative, not finite or beyond what a ledger counts, or an
@@ -97,17 +99,19 @@ class Limit:
             object.__setattr__(self, "usd", _usd(self.usd, "a limit's usd", ConfigError))
         for name in DIMENSIONS[1:]:
             if (value := getattr(self, name)) is not None:
-                _check_count(value, f"a limit's {name}", ConfigError)
+                whole(f"a limit's {name}", value, at_least=0)
         given = [value for value in self.units if value is not None]
         if not given:
             raise ConfigError(f"a limit must limit at least one of {', '.join(DIMENSIONS)}")
         if max(given) > MOST:
-            raise ConfigError(f"a limit can be 9 million USD and {MOST:.0e} tokens or requests at most; leave it out")
+            raise ConfigError(
+                f"a limit can be at most 9 million USD and {MOST:.0e} tokens or requests; omit it for none"
+            )
         window_of(self.window)
 
     @property
     def units(self) -> tuple[int | None, int | None, int | None, int | None]:
-        """The limit at rest: nano-USD, reasoner tokens, generator tokens, requests; None for no limit."""
+        """The limit as it is stored: nano-USD, reasoner tokens, generator tokens, requests; None for no limit."""
         usd = None if self.usd is None else _nano(self.usd)
         return usd, self.reasoner_tokens, self.generator_tokens, self.requests
 
@@ -135,7 +139,7 @@ def amount_of(units: Units, *, priced: bool = True) -> Amount:
 
 
 def usd_of(nano: int) -> Decimal:
-    """Nano-USD as an exact decimal, without zeros at its end."""
+    """Nano-USD as an exact decimal, without trailing zeros."""
     whole, rest = divmod(abs(nano), 10**_NANO_DIGITS)
     text = f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
     return Decimal(text if nano >= 0 else f"-{text}")
@@ -157,8 +161,3 @@ def _usd(given: object, what: str, refuse: type[ConfigError | InvalidRequest]) -
     if not usd.is_finite() or usd < 0:
         raise refuse(f"{what} must be a number of USD, at least 0, got {given!r}")
     return usd
-
-
-def _check_count(given: object, what: str, refuse: type[ConfigError | InvalidRequest]) -> None:
-    if type(given) is not int or given < 0:
-        raise refuse(f"{what} must be a whole number, at least 0, got {given!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urldefrag
 
-from duet_sdk.budget.ledger import Ledger
+from duet_sdk.budget.ledger import BaseLedger
 from duet_sdk.budget.memory import MemoryLedger
 from duet_sdk.budget.redis_ledger import RedisLedger
 from duet_sdk.budget.sqlite import SqliteLedger
@@ -14,11 +14,11 @@ from duet_sdk.errors import ConfigError
 if TYPE_CHECKING:
     from duet_sdk.endpoints import LedgerStore
 
-LedgerLike: TypeAlias = "str | Ledger | LedgerStore"
+LedgerLike: TypeAlias = "str | BaseLedger | LedgerStore"
 """A ledger, its URL, or its settings."""
 
 
-def connect_ledger(given: LedgerLike) -> Ledger:
+def connect_ledger(given: LedgerLike) -> BaseLedger:
     """The ledger; nothing is opened or sent yet.
 
     ``sqlite:///ledger.db`` is a path from the working directory, ``sqlite:////var/lib/duet/ledger.db`` one from the
@@ -26,17 +26,26 @@ def connect_ledger(given: LedgerLike) -> Ledger:
     it. ``memory:`` lives in this process.
 
     Raises:
-        ConfigError: a URL that names no ledger, or holds a password.
+        ConfigError: a URL that names no ledger or holds a password, or an object of another type.
         MissingExtra: the store's library is not installed.
 
     >>> type(connect_ledger("sqlite:///ledger.db")).__name__
     'SqliteLedger'
     """
-    if isinstance(given, Ledger):
-        return given
-    if not isinstance(given, str) and not hasattr(given, "resolve_password"):
-        raise ConfigError(f"a ledger must be a URL or an object with a ledger's methods, got {type(given).__name__}")
-    url, password = (given, None) if isinstance(given, str) else (given.url, given.resolve_password())
+    named: object = given  # callers without a type checker pass other things, too
+    if isinstance(named, BaseLedger):
+        return named
+    if isinstance(named, str):
+        return _at(named, None)
+    from duet_sdk.settings import LedgerStore  # here, as pydantic takes a while to load
+
+    if isinstance(named, LedgerStore):
+        return _at(named.url, named.resolve_password())
+    kind = f"the class {named.__name__}" if isinstance(named, type) else f"an object of type {type(named).__name__}"
+    raise ConfigError(f"a ledger must be a URL, a LedgerStore or an instance of a BaseLedger, got {kind}")
+
+
+def _at(url: str, password: str | None) -> BaseLedger:
     if url in ("memory:", "memory://"):
         return MemoryLedger()
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
@@ -46,6 +55,6 @@ def connect_ledger(given: LedgerLike) -> Ledger:
         return RedisLedger(address, name=name or "default", password=password)
     # Not quoted: it may hold a password.
     raise ConfigError(
-        "a ledger is named by a URL: sqlite:///ledger.db, sqlite:////var/lib/duet/ledger.db, redis://host:6379/0, "
+        "unknown ledger URL; use sqlite:///ledger.db, sqlite:////var/lib/duet/ledger.db, redis://host:6379/0, "
         "rediss://host:6379/0#name, or memory:"
     )

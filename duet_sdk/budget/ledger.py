@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Final, Self
 
+from duet_sdk._checks import seconds
+from duet_sdk._tasks import to_the_end
 from duet_sdk.budget.amount import Amount, Balance, Limit
-from duet_sdk.types import Stage
+from duet_sdk.budget.entry import Entry, EntryFacts
+from duet_sdk.budget.rules import EntryQuery, HoldRequest, Settlement, waiting_helps
+from duet_sdk.budget.scope import check_scope, check_scopes
+from duet_sdk.budget.window import microseconds_of
+from duet_sdk.errors import BudgetExceeded, DuetError, InvalidRequest
 
 HOLD_TTL_S: Final = 600.0
-"""After so many seconds a hold counts as left behind by a dead process, and is charged in full."""
-
-AttemptKind: TypeAlias = Literal["signal", "wrap_up", "answer", "probe"]
-EntryStatus: TypeAlias = Literal["settled", "overrun", "expired", "corrected"]
-"""How a charge came about: by a settle within its hold, by one above it, by expiry, by a settle after expiry."""
-
-
-@dataclass(frozen=True, slots=True)
-class EntryFacts:
-    """What a charge was for; it changes no limit."""
-
-    stage: Stage | None = None
-    model: str = ""
-    """Full name, ``backend/model``."""
-    kind: AttemptKind | None = None
-    """What the attempt was to write; a probe wrote what nobody used."""
-    trace_id: str = ""
-    input_tokens: int = 0
-    output_tokens: int = 0
+"""After so many seconds a hold counts as left behind by a dead process, and is charged in full. Ten minutes outlast
+all but the longest attempts; a request with a deadline asks for its own time."""
+_NO_FACTS: Final = EntryFacts()
+_FIRST_WAIT_S: Final = 0.005
+"""First pause before a hold is tried again: a few round trips to a store, little beside a model's first token."""
+_LONGEST_WAIT_S: Final = 0.25
+"""Pauses double up to this: a caller notices room that late at most, and many waiting callers ask four times a second
+each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,48 +42,24 @@ class Hold:
     facts: EntryFacts
     made_us: int
     """Microseconds since the epoch by the ledger's clock; the windows of this moment are charged."""
-    _ledger: Ledger = field(repr=False, compare=False)
+    _ledger: BaseLedger = field(repr=False, compare=False)
 
     async def settle(self, amount: Amount, facts: EntryFacts | None = None) -> None:
-        """See `Ledger.settle`."""
+        """See `BaseLedger.settle`."""
         await self._ledger.settle(self, amount, facts)
 
     async def release(self) -> None:
-        """See `Ledger.release`."""
+        """See `BaseLedger.release`."""
         await self._ledger.release(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the ledger's book, never changed afterwards. The sum of a scope's entries is what it spent.
-
-    The amounts of a ``corrected`` entry are differences to the ``expired`` one before it, mostly below 0.
-    """
-
-    number: int
-    """Counts up from 1, with gaps."""
-    status: EntryStatus
-    hold: str
-    """Id of the hold that it came from."""
-    scopes: tuple[str, ...]
-    made: datetime
-    """When the hold was made, UTC; its windows were charged."""
-    booked: datetime
-    facts: EntryFacts
-    usd: Decimal | None
-    """None where the price is unknown; it counts as nothing."""
-    reasoner_tokens: int
-    generator_tokens: int
-    requests: int
-    overrun: Amount
-    """The part that its hold did not cover."""
-
-
-@runtime_checkable
-class Ledger(Protocol):
+class BaseLedger(ABC):
     """Keeps the limits of scopes over many requests. One object serves many concurrent requests.
 
     ``spent - overrun + held ≤ limit`` holds at every moment in every scope, whatever runs beside it or dies.
+
+    The public methods check their arguments and wait; a ledger of its own kind implements the underscored ones, which
+    get checked values only, and ``release`` and ``limits``.
     """
 
     async def hold(
@@ -96,7 +70,7 @@ class Ledger(Protocol):
         key: str | None = None,
         ttl_s: float = HOLD_TTL_S,
         wait_s: float = 0.0,
-        facts: EntryFacts = EntryFacts(),
+        facts: EntryFacts = _NO_FACTS,
     ) -> Hold:
         """Keep an amount back in all scopes, or in none. Cancelled, it holds nothing.
 
@@ -116,6 +90,21 @@ class Ledger(Protocol):
             HoldMisused: the key was used for another hold.
             LedgerError: the store failed.
         """
+        asked = HoldRequest(check_scopes(scopes), amount, key, ttl_s, facts)
+        seconds("wait_s of a hold", wait_s, or_zero=True, error=InvalidRequest)
+        if not wait_s:
+            return await self._make(asked)
+        clock = asyncio.get_running_loop().time
+        end, pause_s = clock() + wait_s, _FIRST_WAIT_S
+        while True:
+            try:
+                return await self._make(asked)
+            except BudgetExceeded as error:
+                if not waiting_helps(error) or clock() >= end:
+                    raise
+            # At random, so that those who wait do not all ask at once.
+            await asyncio.sleep(min(random.uniform(pause_s / 2, pause_s), max(0.0, end - clock())))  # noqa: S311
+            pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
 
     async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
         """Book what was really spent, and give the rest back.
@@ -134,7 +123,9 @@ class Ledger(Protocol):
             HoldMisused: it was settled before, with another amount; nothing changed.
             LedgerError: the store failed.
         """
+        await self._settle(hold, Settlement.of(hold.amount, amount, facts or hold.facts))
 
+    @abstractmethod
     async def release(self, hold: Hold) -> None:
         """Give all back, as nothing was spent; after expiry it takes the charge back, after a settle it does nothing.
 
@@ -152,7 +143,9 @@ class Ledger(Protocol):
             InvalidRequest: a malformed scope.
             LedgerError: the store failed.
         """
+        await self._set_limit(check_scope(scope), limit)
 
+    @abstractmethod
     async def limits(self) -> Mapping[str, Limit]:
         """Every limit by its scope.
 
@@ -167,6 +160,7 @@ class Ledger(Protocol):
             InvalidRequest: a malformed scope.
             LedgerError: the store failed.
         """
+        return await self._balance(check_scope(scope))
 
     async def entries(
         self,
@@ -187,12 +181,13 @@ class Ledger(Protocol):
             most: how many at most.
 
         Raises:
-            InvalidRequest: a malformed scope, or a moment without a time zone.
+            InvalidRequest: a malformed scope, a moment without a time zone, or a ``most`` below 0.
             LedgerError: the store failed.
         """
+        return await self._entries(EntryQuery(scope, since, until, after, most))
 
     async def prune(self, before: datetime) -> int:
-        """Delete the entries booked before that moment; gives how many.
+        """Delete the entries booked before that moment; returns how many.
 
         What a scope with a limit has spent stays spent; one without, unused since then (to the hour), is forgotten.
 
@@ -200,14 +195,56 @@ class Ledger(Protocol):
             InvalidRequest: a moment without a time zone.
             LedgerError: the store failed.
         """
+        return await self._prune(microseconds_of(before))
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - a default: what is kept in memory needs no closing
         """Free what the ledger holds open; its holds stay. Calling it twice is harmless."""
 
     async def __aenter__(self) -> Self:
-        """The ledger itself."""
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
+        await self.aclose()
+
+    @abstractmethod
+    async def _make(self, asked: HoldRequest) -> Hold:
+        """Make the hold, or find it made under its id; cancelled, leave none behind. Errors as of `hold`."""
+
+    @abstractmethod
+    async def _settle(self, hold: Hold, settlement: Settlement) -> None:
+        """Book the settlement. Errors as of `settle`."""
+
+    @abstractmethod
+    async def _set_limit(self, scope: str, limit: Limit | None) -> None:
+        """Store the limit; with another window than before, count the scope anew."""
+
+    @abstractmethod
+    async def _balance(self, scope: str) -> Balance:
+        """Where the scope stands, what expired by now charged."""
+
+    @abstractmethod
+    async def _entries(self, query: EntryQuery) -> Sequence[Entry]:
+        """The entries that match, what expired by now among them."""
+
+    @abstractmethod
+    async def _prune(self, before_us: int) -> int:
+        """Delete the entries booked before; returns how many."""
+
+
+async def released_if_cancelled(making: Coroutine[None, None, Hold]) -> Hold:
+    """The hold, where it is made in another thread or place; a caller cancelled meanwhile leaves none behind."""
+    made: list[Hold] = []
+
+    async def make() -> None:
+        made.append(await making)
+
+    try:
+        await to_the_end(make())
+    except asyncio.CancelledError:
+        for hold in made:
+            with suppress(DuetError):  # the store failed: then it expires
+                await to_the_end(hold.release())
+        raise
+    return made[0]

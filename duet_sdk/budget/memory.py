@@ -7,26 +7,25 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from threading import Lock
-from types import TracebackType
-from typing import Self
 
-from duet_sdk.budget.amount import NOTHING, Amount, Balance, Limit, Units, amount_of, usd_of
-from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
+from typing_extensions import override
+
+from duet_sdk.budget.amount import NOTHING, Balance, Limit, Units, amount_of, usd_of
+from duet_sdk.budget.entry import Entry, EntryFacts
+from duet_sdk.budget.ledger import BaseLedger, Hold
 from duet_sdk.budget.rules import (
     EXPIRED_AT_ONCE,
-    Asked,
-    Booked,
+    EntryQuery,
+    HoldRequest,
+    Posting,
+    Settlement,
     Standing,
     book,
-    check_moment,
     check_room,
-    hold_in_time,
     settled_otherwise,
     used_otherwise,
 )
-from duet_sdk.budget.scope import check_scope
 from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
 
 
@@ -46,6 +45,11 @@ class _Held:
 
 _SPENT, _OVERRUN, _HELD = 0, 4, 8
 """Where the kinds of sums begin in a slice's list of twelve."""
+
+
+_SLACK = 1000
+"""Ended holds that the heap of expiries may keep, beyond one for each open hold, before it is rebuilt: too few to
+matter in memory, enough to make rebuilding rare."""
 
 
 class _Account:
@@ -108,17 +112,17 @@ class _Account:
 
 @dataclass(slots=True)
 class _Line:
-    """An entry at rest."""
+    """An entry as it is stored."""
 
     number: int
     booked: int
     hold: Hold
     facts: EntryFacts
-    outcome: Booked
+    posting: Posting
     priced: bool
 
 
-class MemoryLedger:
+class MemoryLedger(BaseLedger):
     """Keeps limits over the requests of one process, for as long as it lives; its threads may share it.
 
     Args:
@@ -127,6 +131,7 @@ class MemoryLedger:
 
     >>> import asyncio
     >>> from decimal import Decimal
+    >>> from duet_sdk.budget import Amount, Limit
     >>> async def main():
     ...     ledger = MemoryLedger()
     ...     await ledger.set_limit("tenant:a", Limit(usd=Decimal("1"), window="day"))
@@ -151,128 +156,8 @@ class MemoryLedger:
         self._lines: deque[_Line] = deque(maxlen=most_entries)
         self._lock = Lock()  # several event loops, hence threads, may share the ledger; held for no I/O
 
-    async def hold(
-        self,
-        scopes: Sequence[str],
-        amount: Amount,
-        *,
-        key: str | None = None,
-        ttl_s: float = HOLD_TTL_S,
-        wait_s: float = 0.0,
-        facts: EntryFacts = EntryFacts(),
-    ) -> Hold:
-        """See `Ledger.hold`."""
-        asked = Asked.of(scopes, amount, key=key, ttl_s=ttl_s, facts=facts)
-        if wait_s == 0:
-            return self._make(asked, amount)
-
-        async def make() -> Hold:
-            return self._make(asked, amount)
-
-        return await hold_in_time(make, wait_s)
-
-    async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
-        """See `Ledger.settle`."""
-        units = amount.units
-        with self._lock:
-            self._settle(hold, units, amount.usd is not None, facts or hold.facts)
-
-    async def release(self, hold: Hold) -> None:
-        """See `Ledger.release`."""
-        with self._lock:
-            now = self._now()
-            known = self._open.get(hold.id)
-            if known is not None:
-                del self._open[hold.id]
-                self._change(hold, now, given_back=known.units, outcome=Booked("settled", NOTHING, NOTHING))
-            elif (ended := self._ended.get(hold.id)) is not None and ended.charged and ended.real is None:
-                self._settle(ended.hold, NOTHING, ended.priced, ended.hold.facts)
-
-    async def set_limit(self, scope: str, limit: Limit | None) -> None:
-        """See `Ledger.set_limit`."""
-        check_scope(scope)
-        with self._lock:
-            now = self._now()
-            before, account = self._account(scope), _Account(limit)
-            account.used = before.used
-            (self._counted if limit is None else self._limited)[scope] = account
-            (self._limited if limit is None else self._counted).pop(scope, None)
-            if account.window.name == before.window.name:
-                account.keep_counts_of(before)
-            else:
-                self._count_again(scope, account, now)
-
-    async def limits(self) -> Mapping[str, Limit]:
-        """See `Ledger.limits`."""
-        with self._lock:
-            return {scope: a.limit for scope, a in sorted(self._limited.items()) if a.limit is not None}
-
-    async def balance(self, scope: str) -> Balance:
-        """See `Ledger.balance`."""
-        check_scope(scope)
-        with self._lock:
-            now = self._now()
-            self._expire(now, len(self._open))
-            account = self._limited.get(scope) or self._counted.get(scope) or _Account()
-            sums = account.sums(now)
-            spent, overrun, held = (amount_of(_units(sums, kind)) for kind in (_SPENT, _OVERRUN, _HELD))
-        return Balance(spent, held, overrun, account.limit)
-
-    async def entries(
-        self,
-        *,
-        scope: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        after: Entry | None = None,
-        most: int = 1000,
-    ) -> Sequence[Entry]:
-        """See `Ledger.entries`."""
-        if scope is not None:
-            check_scope(scope)
-        start, end, first = check_moment(since), check_moment(until), after.number if after else 0
-        found: list[Entry] = []
-        with self._lock:
-            self._expire(self._now(), len(self._open))
-            for line in self._lines:
-                if len(found) >= most:
-                    break
-                if (
-                    line.number > first
-                    and (scope is None or scope in line.hold.scopes)
-                    and (start is None or line.booked >= start)
-                    and (end is None or line.booked < end)
-                ):
-                    found.append(_entry(line))
-        return found
-
-    async def prune(self, before: datetime) -> int:
-        """See `Ledger.prune`."""
-        end = check_moment(before) or 0
-        with self._lock:
-            kept = [line for line in self._lines if line.booked >= end]
-            deleted = len(self._lines) - len(kept)
-            self._lines = deque(kept, maxlen=self._most)
-            for scope in [scope for scope, account in self._counted.items() if account.used < end]:
-                del self._counted[scope]
-        return deleted
-
-    async def aclose(self) -> None:
-        """Nothing is open: the ledger can go on being used."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def _now(self) -> int:
-        self._time = max(self._time, int(self._clock() * SECOND))
-        return self._time
-
-    def _make(self, asked: Asked, amount: Amount) -> Hold:
+    @override
+    async def _make(self, asked: HoldRequest) -> Hold:
         with self._lock:
             now = self._now()
             self._expire(now, EXPIRED_AT_ONCE)
@@ -285,22 +170,99 @@ class MemoryLedger:
             for account in accounts:
                 if account.limited and not (asked.priced and account.fits(asked.units, now)):
                     self._check(asked, now)
-            hold = Hold(asked.id, asked.scopes, amount, asked.facts, now, self)
+            hold = Hold(asked.id, asked.scopes, asked.amount, asked.facts, now, self)
             for account in accounts:
                 account.add(_HELD, asked.units, now, now)
-            self._open[asked.id] = _Held(hold, asked.units, asked.priced, now + asked.ttl_us)
-            heapq.heappush(self._due, (now + asked.ttl_us, asked.id))
-            if len(self._due) > 2 * len(self._open) + 1000:
+            expires = now + asked.ttl_us
+            self._open[asked.id] = _Held(hold, asked.units, asked.priced, expires)
+            heapq.heappush(self._due, (expires, asked.id))
+            if len(self._due) > 2 * len(self._open) + _SLACK:
                 self._due = sorted((held.expires, name) for name, held in self._open.items())
             return hold
 
-    def _check(self, asked: Asked, now: int) -> None:
+    @override
+    async def _settle(self, hold: Hold, settlement: Settlement) -> None:
+        with self._lock:
+            self._book(hold, settlement.units, settlement.priced, settlement.facts)
+
+    @override
+    async def release(self, hold: Hold) -> None:
+        with self._lock:
+            now = self._now()
+            known = self._open.get(hold.id)
+            if known is not None:
+                del self._open[hold.id]
+                self._change(hold, now, given_back=known.units, posting=Posting("settled", NOTHING, NOTHING))
+            elif (ended := self._ended.get(hold.id)) is not None and ended.charged and ended.real is None:
+                self._book(ended.hold, NOTHING, ended.priced, ended.hold.facts)
+
+    @override
+    async def _set_limit(self, scope: str, limit: Limit | None) -> None:
+        with self._lock:
+            now = self._now()
+            before, account = self._account(scope), _Account(limit)
+            account.used = before.used
+            (self._counted if limit is None else self._limited)[scope] = account
+            (self._limited if limit is None else self._counted).pop(scope, None)
+            if account.window.name == before.window.name:
+                account.keep_counts_of(before)
+            else:
+                self._count_again(scope, account, now)
+
+    @override
+    async def limits(self) -> Mapping[str, Limit]:
+        with self._lock:
+            return {scope: a.limit for scope, a in sorted(self._limited.items()) if a.limit is not None}
+
+    @override
+    async def _balance(self, scope: str) -> Balance:
+        with self._lock:
+            now = self._now()
+            self._expire(now, len(self._open))
+            account = self._limited.get(scope) or self._counted.get(scope) or _Account()
+            sums = account.sums(now)
+            spent, overrun, held = (amount_of(_units(sums, kind)) for kind in (_SPENT, _OVERRUN, _HELD))
+        return Balance(spent, held, overrun, account.limit)
+
+    @override
+    async def _entries(self, query: EntryQuery) -> Sequence[Entry]:
+        first = query.after.number if query.after else 0
+        found: list[Entry] = []
+        with self._lock:
+            self._expire(self._now(), len(self._open))
+            for line in self._lines:
+                if len(found) >= query.most:
+                    break
+                if (
+                    line.number > first
+                    and (query.scope is None or query.scope in line.hold.scopes)
+                    and (query.since_us is None or line.booked >= query.since_us)
+                    and (query.until_us is None or line.booked < query.until_us)
+                ):
+                    found.append(_entry(line))
+        return found
+
+    @override
+    async def _prune(self, before_us: int) -> int:
+        with self._lock:
+            kept = [line for line in self._lines if line.booked >= before_us]
+            deleted = len(self._lines) - len(kept)
+            self._lines = deque(kept, maxlen=self._most)
+            for scope in [scope for scope, account in self._counted.items() if account.used < before_us]:
+                del self._counted[scope]
+        return deleted
+
+    def _now(self) -> int:
+        self._time = max(self._time, int(self._clock() * SECOND))
+        return self._time
+
+    def _check(self, asked: HoldRequest, now: int) -> None:
         """Raise the refusal of the scope that has no room, or an unknown price; else nothing."""
         limited = ((scope, self._limited[scope]) for scope in asked.scopes if scope in self._limited)
         check_room(asked, [a.standing(scope, a.limit, now) for scope, a in limited if a.limit is not None], now)
 
     def _account(self, scope: str) -> _Account:
-        """The scope's account, made where there is none; of those without a limit the one unused for longest goes."""
+        """The scope's account, made where there is none; the least recently used one without a limit makes room."""
         account = self._limited.get(scope)
         if account is None:
             account = self._counted.get(scope)
@@ -313,22 +275,20 @@ class MemoryLedger:
             account.used = self._time
         return account
 
-    def _settle(self, hold: Hold, real: Units, priced: bool, facts: EntryFacts) -> None:
+    def _book(self, hold: Hold, real: Units, priced: bool, facts: EntryFacts) -> None:
         now = self._now()
         self._expire(now, EXPIRED_AT_ONCE)
         known = self._open.get(hold.id) or self._ended.get(hold.id)
         held, known_price = (NOTHING, True) if known is None else (known.units, known.priced)
-        if not priced:
-            real = (hold.amount.units[0], *real[1:])
         if known is not None and known.real is not None:
             if known.real != real:
                 raise settled_otherwise(hold.id, known.real, real)
             return
         charged = known is not None and known.charged
-        outcome = book(held=held, charged=held if charged else NOTHING, real=real, expired=charged, priced=known_price)
+        posting = book(held=held, charged=held if charged else NOTHING, real=real, expired=charged, priced=known_price)
         still_held = known is not None and not charged
-        self._change(hold, now, given_back=held if still_held else NOTHING, outcome=outcome)
-        self._write(now, hold, facts, outcome, priced or hold.amount.usd is not None)
+        self._change(hold, now, given_back=held if still_held else NOTHING, posting=posting)
+        self._write(now, hold, facts, posting, priced)
         ended = known or _Held(hold, real, priced, now)
         ended.real = real
         self._open.pop(hold.id, None)
@@ -341,9 +301,9 @@ class MemoryLedger:
             if held is None:
                 continue
             most -= 1
-            outcome = Booked("expired", held.units, NOTHING)
-            self._change(held.hold, now, given_back=held.units, outcome=outcome)
-            self._write(now, held.hold, held.hold.facts, outcome, held.priced)
+            posting = Posting("expired", held.units, NOTHING)
+            self._change(held.hold, now, given_back=held.units, posting=posting)
+            self._write(now, held.hold, held.hold.facts, posting, held.priced)
             held.charged = True
             self._end(held)
 
@@ -352,26 +312,26 @@ class MemoryLedger:
         if len(self._ended) > self._most:
             self._ended.popitem(last=False)
 
-    def _change(self, hold: Hold, now: int, *, given_back: Units, outcome: Booked) -> None:
+    def _change(self, hold: Hold, now: int, *, given_back: Units, posting: Posting) -> None:
         usd, reasoner, generator, requests = given_back
         less = (-usd, -reasoner, -generator, -requests)
         for scope in hold.scopes:
             account = self._account(scope)
             if given_back is not NOTHING:
                 account.add(_HELD, less, hold.made_us, now)
-            account.add(_SPENT, outcome.change, hold.made_us, now)
-            if outcome.overrun != NOTHING:
-                account.add(_OVERRUN, outcome.overrun, hold.made_us, now)
+            account.add(_SPENT, posting.change, hold.made_us, now)
+            if posting.overrun != NOTHING:
+                account.add(_OVERRUN, posting.overrun, hold.made_us, now)
 
-    def _write(self, now: int, hold: Hold, facts: EntryFacts, outcome: Booked, priced: bool) -> None:
+    def _write(self, now: int, hold: Hold, facts: EntryFacts, posting: Posting, priced: bool) -> None:
         self._number += 1
-        self._lines.append(_Line(self._number, now, hold, facts, outcome, priced))
+        self._lines.append(_Line(self._number, now, hold, facts, posting, priced))
 
     def _count_again(self, scope: str, account: _Account, now: int) -> None:
         for line in self._lines:
             if scope in line.hold.scopes:
-                account.add(_SPENT, line.outcome.change, line.hold.made_us, now)
-                account.add(_OVERRUN, line.outcome.overrun, line.hold.made_us, now)
+                account.add(_SPENT, line.posting.change, line.hold.made_us, now)
+                account.add(_OVERRUN, line.posting.overrun, line.hold.made_us, now)
         for held in self._open.values():
             if scope in held.hold.scopes:
                 account.add(_HELD, held.units, held.hold.made_us, now)
@@ -382,10 +342,10 @@ def _units(sums: Sequence[int], first: int) -> Units:
 
 
 def _entry(line: _Line) -> Entry:
-    usd, reasoner_tokens, generator_tokens, requests = line.outcome.change
+    usd, reasoner_tokens, generator_tokens, requests = line.posting.change
     return Entry(
         number=line.number,
-        status=line.outcome.status,
+        status=line.posting.status,
         hold=line.hold.id,
         scopes=line.hold.scopes,
         made=moment_of(line.hold.made_us),
@@ -395,5 +355,5 @@ def _entry(line: _Line) -> Entry:
         reasoner_tokens=reasoner_tokens,
         generator_tokens=generator_tokens,
         requests=requests,
-        overrun=amount_of(line.outcome.overrun),
+        overrun=amount_of(line.posting.overrun),
     )

@@ -1,4 +1,4 @@
-"""What to do while a ledger's store cannot be reached: go on under a limit of this process, and catch up later."""
+"""What to do while a ledger's store cannot be reached: continue under a limit of this process, and catch up later."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from types import TracebackType
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
+
+from typing_extensions import override
 
 from duet_sdk.budget.amount import Amount, Balance, Limit
-from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold, Ledger
+from duet_sdk.budget.entry import Entry, EntryFacts
+from duet_sdk.budget.ledger import BaseLedger, Hold
 from duet_sdk.budget.memory import MemoryLedger
-from duet_sdk.budget.rules import Asked
+from duet_sdk.budget.rules import EntryQuery, HoldRequest, Settlement
+from duet_sdk.budget.window import moment_of
 from duet_sdk.errors import HoldMisused, LedgerError
 
 _log = logging.getLogger(__name__)
 _LOCAL: Final = "local:open"
 _REST_S: Final = 5.0
-"""How long a store that failed is left alone, so that not every request waits for it."""
+"""How long a store that failed is left alone: in a longer outage one request in five seconds waits for it, not every
+one, and a store that restarts is soon asked again."""
 _MOST_OWED: Final = 100_000
+"""Settles that are kept for a store that fails: tens of megabytes. Beyond them requests are refused, as a failure that
+lasts so long needs a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class _Owed:
     facts: EntryFacts | None
 
 
-class OpenOnFailure:
+class OpenOnFailure(BaseLedger):
     """A ledger that lets requests through while its store fails, up to a limit of this process alone.
 
     Without it a store that fails stops every request (`LedgerError`). With it, the first failure logs a warning; holds
@@ -50,7 +55,7 @@ class OpenOnFailure:
     >>> ledger = OpenOnFailure(RedisLedger("redis://127.0.0.1:1/0"), local=Limit(requests=100, window="hour"))
     """
 
-    def __init__(self, ledger: Ledger, *, local: Limit, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ledger: BaseLedger, *, local: Limit, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
         self._limit = local
         self._local = MemoryLedger()
@@ -60,96 +65,82 @@ class OpenOnFailure:
         """Holds that were made here, by the id under which the store will hear of them."""
         self._owed: deque[_Owed] = deque()
 
-    async def hold(
-        self,
-        scopes: Sequence[str],
-        amount: Amount,
-        *,
-        key: str | None = None,
-        ttl_s: float = HOLD_TTL_S,
-        wait_s: float = 0.0,
-        facts: EntryFacts = EntryFacts(),
-    ) -> Hold:
-        """See `Ledger.hold`; under the local limit while the store fails.
+    @override
+    async def release(self, hold: Hold) -> None:
+        """Give all back; kept for later while the store fails."""
+        if (local := self._here.pop(hold.id, None)) is not None:
+            await local.release()
+        else:
+            await self._tell(_Owed(hold, None, None))
+
+    @override
+    async def limits(self) -> Mapping[str, Limit]:
+        return await self._ledger.limits()
+
+    @override
+    async def aclose(self) -> None:
+        """Tell the store what is owed, as far as it answers, and close it."""
+        self._open_until = None
+        await self._answers()
+        if self._owed:
+            _log.warning("%d settles were never booked, because the ledger could not be reached", len(self._owed))
+        await self._ledger.aclose()
+
+    @override
+    async def _make(self, asked: HoldRequest) -> Hold:
+        """Under the local limit while the store fails.
 
         Raises:
             BudgetExceeded: a scope has no room, or the local limit has none.
             LedgerError: the store fails, and more is owed to it than is kept.
         """
-        asked = Asked.of(scopes, amount, key=key, ttl_s=ttl_s, facts=facts)
         if asked.id not in self._here and await self._answers():
             try:
-                made = await self._ledger.hold(scopes, amount, key=key, ttl_s=ttl_s, wait_s=wait_s, facts=facts)
-                return replace(made, _ledger=self)
+                made = await self._hold_in(self._ledger, asked.scopes, asked)
+                return Hold(made.id, made.scopes, made.amount, made.facts, made.made_us, self)
             except HoldMisused:
                 raise
             except LedgerError as error:
                 self._opened(error)
         if len(self._owed) >= _MOST_OWED:
             raise LedgerError(
-                f"{len(self._owed)} settles wait for a ledger that cannot be reached: no more are taken on"
+                f"{len(self._owed)} settles are waiting for a ledger that cannot be reached; no more holds are accepted"
             )
         await self._local.set_limit(_LOCAL, self._limit)
-        local = await self._local.hold([_LOCAL], amount, key=key, ttl_s=ttl_s, wait_s=wait_s, facts=facts)
+        local = await self._hold_in(self._local, [_LOCAL], asked)
         self._here[asked.id] = local
-        return Hold(asked.id, asked.scopes, amount, facts, local.made_us, self)
+        return Hold(asked.id, asked.scopes, asked.amount, asked.facts, local.made_us, self)
 
-    async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
-        """See `Ledger.settle`; kept for later while the store fails."""
+    @staticmethod
+    async def _hold_in(ledger: BaseLedger, scopes: Sequence[str], asked: HoldRequest) -> Hold:
+        return await ledger.hold(scopes, asked.amount, key=asked.key, ttl_s=asked.ttl_s, facts=asked.facts)
+
+    @override
+    async def _settle(self, hold: Hold, settlement: Settlement) -> None:
+        """Kept for later while the store fails."""
         if (local := self._here.get(hold.id)) is not None:
-            await local.settle(amount, facts)
-        await self._tell(_Owed(hold, amount, facts))
+            await local.settle(settlement.amount, settlement.facts)
+        await self._tell(_Owed(hold, settlement.amount, settlement.facts))
 
-    async def release(self, hold: Hold) -> None:
-        """See `Ledger.release`; kept for later while the store fails."""
-        if (local := self._here.pop(hold.id, None)) is not None:
-            await local.release()
-        else:
-            await self._tell(_Owed(hold, None, None))
-
-    async def set_limit(self, scope: str, limit: Limit | None) -> None:
-        """See `Ledger.set_limit`."""
+    @override
+    async def _set_limit(self, scope: str, limit: Limit | None) -> None:
         await self._ledger.set_limit(scope, limit)
 
-    async def limits(self) -> Mapping[str, Limit]:
-        """See `Ledger.limits`."""
-        return await self._ledger.limits()
-
-    async def balance(self, scope: str) -> Balance:
-        """See `Ledger.balance`; what is owed to the store is not in it yet."""
+    @override
+    async def _balance(self, scope: str) -> Balance:
+        """What is owed to the store is not in it yet."""
         return await self._ledger.balance(scope)
 
-    async def entries(
-        self,
-        *,
-        scope: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        after: Entry | None = None,
-        most: int = 1000,
-    ) -> Sequence[Entry]:
-        """See `Ledger.entries`; what is owed to the store is not among them yet."""
-        return await self._ledger.entries(scope=scope, since=since, until=until, after=after, most=most)
+    @override
+    async def _entries(self, query: EntryQuery) -> Sequence[Entry]:
+        """What is owed to the store is not among them yet."""
+        return await self._ledger.entries(
+            scope=query.scope, since=query.since, until=query.until, after=query.after, most=query.most
+        )
 
-    async def prune(self, before: datetime) -> int:
-        """See `Ledger.prune`."""
-        return await self._ledger.prune(before)
-
-    async def aclose(self) -> None:
-        """Tell the store what is owed, as far as it answers, and close it."""
-        self._open_until = None
-        await self._answers()
-        if self._owed:
-            _log.warning("%d settles were never told to the ledger, as it could not be reached", len(self._owed))
-        await self._ledger.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
+    @override
+    async def _prune(self, before_us: int) -> int:
+        return await self._ledger.prune(moment_of(before_us))
 
     async def _tell(self, owed: _Owed) -> None:
         if await self._answers():
@@ -173,13 +164,13 @@ class OpenOnFailure:
             try:
                 await self._pay(owed)
             except HoldMisused as error:
-                _log.warning("a settle that came late was not booked: %s", error)
+                _log.warning("a deferred settle was rejected: %s", error)
             except LedgerError as error:
                 self._owed.appendleft(owed)
                 self._opened(error)
                 return False
         if count:
-            _log.warning("the ledger answers again; %d settles that it had missed are booked", count)
+            _log.warning("the ledger responds again; %d settles it had missed were booked", count)
             self._open_until = None
         return True
 
@@ -193,6 +184,6 @@ class OpenOnFailure:
     def _opened(self, error: LedgerError) -> None:
         if self._open_until is None:
             _log.warning(
-                "requests go on under the limit %s of this process, as a ledger failed: %s", self._limit, error
+                "the ledger failed: %s; requests continue under this process's own limit, %s", error, self._limit
             )
         self._open_until = self._clock() + _REST_S

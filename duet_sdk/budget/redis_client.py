@@ -1,15 +1,14 @@
-"""The ledger's script on a Redis: connections for each event loop, errors of ours, no password in sight."""
+"""The ledger's script on a Redis: connections for each event loop, errors as ours, the password never shown."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
+from duet_sdk._tasks import PerLoop
 from duet_sdk.errors import ConfigError, LedgerError, MissingExtra
 
 if TYPE_CHECKING:
@@ -18,11 +17,18 @@ if TYPE_CHECKING:
 
 _LUA: Final = Path(__file__).with_name("redis_ledger.lua")
 _SILENCE_S: Final = 2.0
-"""Longest wait for a connection, and for an answer; a call takes far below a millisecond."""
+"""Longest wait for a connection, and for an answer; a call takes far below a millisecond, so that a server silent for
+this long is down, and a user waits a few seconds at most."""
 _TRIES: Final = 3
+"""Repeats of a call, enough for a server that restarts or a connection that was dropped while idle."""
+_BACKOFF_S: Final = 0.05
+_LONGEST_BACKOFF_S: Final = 0.5
+"""Pauses between repeats double, up to this: a restart takes about as long."""
 _CONNECTIONS: Final = 50
+"""For each event loop. A call holds one for less than a millisecond, so that these serve thousands of requests at once,
+and many processes stay below a server's usual limit of 10,000 clients."""
 _QUEUE_S: Final = 10.0
-"""Longest wait for one of the connections to be free."""
+"""Longest wait for one of the connections to be free; longer than all repeats of a call take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,6 @@ class _Connected:
 
     redis: Redis
     script: AsyncScript
-    keeper: AsyncGenerator[None, None]
 
 
 class RedisScript:
@@ -52,8 +57,7 @@ class RedisScript:
         self._prefix = prefix
         self._password = password
         self._lua = _LUA.read_text(encoding="utf-8")
-        self._open: dict[asyncio.AbstractEventLoop, _Connected] = {}
-        self._lock = threading.Lock()
+        self._connections = PerLoop(self._connect, close=_close)
         self._closed = False
         _library()
 
@@ -77,15 +81,7 @@ class RedisScript:
     async def aclose(self) -> None:
         """Close this loop's connections, and those of other loops as soon as these get to it."""
         self._closed = True
-        here = asyncio.get_running_loop()
-        with self._lock:
-            held = list(self._open.items())
-            self._open.clear()
-        for loop, connected in held:
-            if loop is here:
-                await connected.keeper.aclose()
-            elif loop.is_running():
-                asyncio.run_coroutine_threadsafe(connected.keeper.aclose(), loop)
+        await self._connections.aclose()
 
     async def _guarded(self, answer: Awaitable[Any]) -> Any:
         redis = _library()
@@ -93,23 +89,14 @@ class RedisScript:
             return await answer
         except (redis.RedisError, OSError, TimeoutError) as error:
             raise LedgerError(
-                f"the ledger at {self.address} failed: {type(error).__name__}: {error}; see that the server runs, can "
-                "be reached, takes this password, and has memory left; a hold that was under way expires"
+                f"the ledger at {self.address} failed: {type(error).__name__}: {error}; check that the server is "
+                "up, reachable, accepts this password and has memory left; a hold in progress will expire"
             ) from error
 
     async def _here(self) -> _Connected:
         if self._closed:
             raise LedgerError(f"the ledger at {self.address} is closed")
-        loop = asyncio.get_running_loop()
-        if (held := self._open.get(loop)) is not None:
-            return held
-        made = self._connect()
-        await anext(made.keeper)
-        with self._lock:
-            for other in [other for other in self._open if other.is_closed()]:
-                del self._open[other]
-            self._open[loop] = made
-        return made
+        return await self._connections.get()
 
     def _connect(self) -> _Connected:
         from redis.asyncio import BlockingConnectionPool, Redis
@@ -125,18 +112,14 @@ class RedisScript:
             decode_responses=True,
             socket_timeout=_SILENCE_S,
             socket_connect_timeout=_SILENCE_S,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _TRIES),
+            retry=Retry(ExponentialWithJitterBackoff(base=_BACKOFF_S, cap=_LONGEST_BACKOFF_S), _TRIES),
         )
         redis = Redis.from_pool(pool)
-        return _Connected(redis, redis.register_script(self._lua), _keep(redis))
+        return _Connected(redis, redis.register_script(self._lua))
 
 
-async def _keep(redis: Redis) -> AsyncGenerator[None, None]:
-    """Close the connections when this generator is closed, as a loop that ends does by itself."""
-    try:
-        yield
-    finally:
-        await redis.aclose()
+async def _close(connected: _Connected) -> None:
+    await connected.redis.aclose()
 
 
 def _library() -> Any:
@@ -151,7 +134,7 @@ def _checked(url: str) -> tuple[str, str | None, str]:
     """The URL without user, the user, and what may be shown.
 
     Raises:
-        ConfigError: it is no URL of a Redis, or holds a password or options.
+        ConfigError: not the URL of a Redis, or one with a password or options.
     """
     try:
         parts = urlsplit(url)
@@ -162,12 +145,12 @@ def _checked(url: str) -> tuple[str, str | None, str]:
         raise ConfigError("a ledger on Redis needs a URL such as redis://127.0.0.1:6379/0 or rediss://host:6379/0")
     if parts.password is not None or parts.query or parts.fragment:
         raise ConfigError(
-            "the URL of a ledger must not hold a password or options, as it is shown in errors; give the password as "
-            "password_env, the name of an environment variable, or in code as password="
+            "the URL of a ledger must not hold a password or options, because it appears in errors; pass the "
+            "password by password_env, the name of an environment variable, or in code as password="
         )
     database = parts.path.strip("/") or "0"
     if not database.isdecimal():
-        raise ConfigError("the path in the URL of a ledger on Redis must be the number of a database, such as /0")
+        raise ConfigError("the path in the URL of a ledger on Redis must be a database number, such as /0")
     place = f"[{host}]" if ":" in host else host
     shown = f"{parts.scheme}://{place}:{port or 6379}/{database}"
     return shown, parts.username, shown

@@ -15,6 +15,7 @@
 -- amount is above 9e15, and a sum that is rounded is far above every limit.
 
 local FORMAT = 2
+-- The next five are as rules.py and window.py have them, with the reasons.
 local REMEMBER_S = 86400
 local EXPIRED_AT_ONCE = 20
 local LENGTHS = {minute = 60e6, hour = 3600e6, day = 86400e6}

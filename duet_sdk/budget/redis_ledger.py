@@ -6,36 +6,37 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
-from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn
 
-from duet_sdk.budget.amount import Amount, Balance, Limit, Units, amount_of, usd_of
-from duet_sdk.budget.ledger import HOLD_TTL_S, Entry, EntryFacts, Hold
+from typing_extensions import override
+
+from duet_sdk.budget.amount import Balance, Limit, Units, amount_of, usd_of
+from duet_sdk.budget.entry import Entry, EntryFacts
+from duet_sdk.budget.ledger import BaseLedger, Hold, released_if_cancelled
 from duet_sdk.budget.redis_client import RedisScript
 from duet_sdk.budget.rules import (
-    Asked,
+    EntryQuery,
+    HoldRequest,
+    Settlement,
     Standing,
-    check_moment,
     check_room,
-    hold_in_time,
     settled_otherwise,
-    unless_cancelled,
     used_otherwise,
 )
-from duet_sdk.budget.scope import check_scope
-from duet_sdk.budget.window import SECOND, moment_of
+from duet_sdk.budget.window import SECOND, microseconds_of, moment_of
 from duet_sdk.errors import ConfigError, LedgerError
 
 _AT_ONCE: Final = 500
-"""Holds expired, or entries deleted, in one call of a longer work, so that others come between them."""
+"""Holds expired, or entries deleted, in one call of a longer work: a few milliseconds, in which the server does nothing
+else."""
 _PAGE: Final = 1000
+"""Entries read at once: some hundred kilobytes."""
 
 
-class RedisLedger:
+class RedisLedger(BaseLedger):
     """Keeps limits over the processes of several machines, in a Redis (6.2 or later, or Valkey) that they share.
 
-    Each hold and each settle is one call. What is kept when the server stops is the server's business
+    Each hold and each settle is one call. What survives when the server stops is up to the server's settings
     (``appendonly yes``); it must not evict keys (``maxmemory-policy noeviction``).
 
     Args:
@@ -43,7 +44,7 @@ class RedisLedger:
         name: of the ledger, for several on one server.
         password: of the server; never shown.
         clock: seconds since the epoch; None for the server's clock, which is the same for all. Where it goes back,
-            the ledger's time stands still until it has caught up.
+            the ledger's time stands still until the clock has caught up.
 
     Raises:
         ConfigError: a URL or name that cannot work.
@@ -59,118 +60,95 @@ class RedisLedger:
         clock: Callable[[], float] | None = None,
     ) -> None:
         if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is None:
-            raise ConfigError("the name of a ledger must be 1 to 64 of A-Z a-z 0-9 . _ -")
+            raise ConfigError("the name of a ledger must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
         self._script = RedisScript(url, prefix=f"{{duet:{name}}}", password=password)
         self._name = f"{name!r} at {self._script.address}"
         self._clock = clock
 
-    async def hold(
-        self,
-        scopes: Sequence[str],
-        amount: Amount,
-        *,
-        key: str | None = None,
-        ttl_s: float = HOLD_TTL_S,
-        wait_s: float = 0.0,
-        facts: EntryFacts = EntryFacts(),
-    ) -> Hold:
-        """See `Ledger.hold`."""
-        asked = Asked.of(scopes, amount, key=key, ttl_s=ttl_s, facts=facts)
-        values = (" ".join(asked.scopes), int(asked.priced), *asked.units, asked.ttl_us, _dumps(facts))
+    @override
+    async def release(self, hold: Hold) -> None:
+        await self._call("release", hold.id)
 
-        async def make() -> Hold:
-            word, *rest = await self._call("hold", asked.id, *values)
-            if word == "used":
-                raise used_otherwise(asked.id)
-            if word == "refused":
-                self._refuse(asked, rest)
-            return Hold(asked.id, asked.scopes, amount, facts, int(rest[0]), self)
+    @override
+    async def limits(self) -> Mapping[str, Limit]:
+        stored = await self._script.read(lambda redis, prefix: redis.hgetall(f"{prefix}:limits"))
+        return {scope: _limit(text) for scope, text in sorted(stored.items())}
 
-        return await hold_in_time(lambda: unless_cancelled(make()), wait_s)
+    @override
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._script.aclose()
 
-    async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
-        """See `Ledger.settle`."""
-        real, priced = amount.units, amount.usd is not None
-        if not priced:
-            real, priced = (hold.amount.units[0], *real[1:]), hold.amount.usd is not None
-        told = _dumps(facts or hold.facts)
+    @override
+    async def _make(self, asked: HoldRequest) -> Hold:
+        return await released_if_cancelled(self._hold(asked))
+
+    async def _hold(self, asked: HoldRequest) -> Hold:
+        word, *rest = await self._call(
+            "hold",
+            asked.id,
+            " ".join(asked.scopes),
+            int(asked.priced),
+            *asked.units,
+            asked.ttl_us,
+            _dumps(asked.facts),
+        )
+        if word == "used":
+            raise used_otherwise(asked.id)
+        if word == "refused":
+            self._refuse(asked, rest)
+        return Hold(asked.id, asked.scopes, asked.amount, asked.facts, int(rest[0]), self)
+
+    @override
+    async def _settle(self, hold: Hold, settlement: Settlement) -> None:
+        real = settlement.units
         word, *before = await self._call(
-            "settle", hold.id, " ".join(hold.scopes), hold.made_us, int(priced), *real, told
+            "settle",
+            hold.id,
+            " ".join(hold.scopes),
+            hold.made_us,
+            int(settlement.priced),
+            *real,
+            _dumps(settlement.facts),
         )
         if word == "otherwise":
             raise settled_otherwise(hold.id, _units(before), real)
 
-    async def release(self, hold: Hold) -> None:
-        """See `Ledger.release`."""
-        await self._call("release", hold.id)
-
-    async def set_limit(self, scope: str, limit: Limit | None) -> None:
-        """See `Ledger.set_limit`."""
-        check_scope(scope)
+    @override
+    async def _set_limit(self, scope: str, limit: Limit | None) -> None:
         await self._call("set_limit", scope, "" if limit is None else _stored(limit))
 
-    async def limits(self) -> Mapping[str, Limit]:
-        """See `Ledger.limits`."""
-        stored = await self._script.read(lambda redis, prefix: redis.hgetall(f"{prefix}:limits"))
-        return {scope: _limit(text) for scope, text in sorted(stored.items())}
-
-    async def balance(self, scope: str) -> Balance:
-        """See `Ledger.balance`."""
-        check_scope(scope)
+    @override
+    async def _balance(self, scope: str) -> Balance:
         await self._expire()
         stored, *sums = await self._call("balance", scope)
         spent, overrun, held = (amount_of(_units(sums[first : first + 4])) for first in (0, 4, 8))
         return Balance(spent, held, overrun, _limit(stored) if stored else None)
 
-    async def entries(
-        self,
-        *,
-        scope: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        after: Entry | None = None,
-        most: int = _PAGE,
-    ) -> Sequence[Entry]:
-        """See `Ledger.entries`."""
-        if scope is not None:
-            check_scope(scope)
-        start, end = check_moment(since), check_moment(until)
-        first, last = str(start or 0), "+" if end is None else f"({end}-0"
-        if after is not None and (start is None or check_moment(after.booked) >= start):  # type: ignore[operator]
-            first = f"({check_moment(after.booked)}-{after.number}"
+    @override
+    async def _entries(self, query: EntryQuery) -> Sequence[Entry]:
+        first, last = _places(query)
         await self._expire()
         found: list[Entry] = []
-        while len(found) < most:
+        while len(found) < query.most:
             page = await self._script.read(
                 lambda redis, prefix, at=first: redis.xrange(f"{prefix}:entries", at, last, count=_PAGE)  # type: ignore[misc]
             )
             entries = [_entry(place, fields) for place, fields in page]
-            found += [entry for entry in entries if scope is None or scope in entry.scopes]
+            found += [entry for entry in entries if query.scope is None or query.scope in entry.scopes]
             if len(page) < _PAGE:
                 break
             first = f"({page[-1][0]}"
-        return found[:most]
+        return found[: query.most]
 
-    async def prune(self, before: datetime) -> int:
-        """See `Ledger.prune`."""
-        end, deleted = check_moment(before) or 0, 0
+    @override
+    async def _prune(self, before_us: int) -> int:
+        deleted = 0
         while True:
-            batch = int((await self._call("prune", end, _AT_ONCE))[0])
+            batch = int((await self._call("prune", before_us, _AT_ONCE))[0])
             deleted += batch
             if batch < _AT_ONCE:
                 return deleted
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._script.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def _expire(self) -> None:
         """Charge all that has expired, a batch at a time."""
@@ -182,12 +160,12 @@ class RedisLedger:
         answer = await self._script.call(operation, now, *values)
         if answer and answer[0] == "newer":
             raise ConfigError(
-                f"the ledger {self._name} is of a newer DUET (format {answer[1]}, this one knows {answer[2]}); "
-                "update duet-sdk, or name another ledger"
+                f"the ledger {self._name} was written by a newer DUET (format {answer[1]}, "
+                f"this one knows {answer[2]}); update duet-sdk, or use another ledger"
             )
         return answer
 
-    def _refuse(self, asked: Asked, answer: list[Any]) -> NoReturn:
+    def _refuse(self, asked: HoldRequest, answer: list[Any]) -> NoReturn:
         """Raise the refusal, from where the scopes stood when the server found no room."""
         now, *standings = answer
         check_room(
@@ -199,7 +177,19 @@ class RedisLedger:
             ],
             int(now),
         )
-        raise LedgerError(f"the ledger {self._name} refused a hold without a reason; is its script of another version?")
+        raise LedgerError(
+            f"the ledger {self._name} refused a hold without giving a reason; is its script from another version?"
+        )
+
+
+def _places(query: EntryQuery) -> tuple[str, str]:
+    """The first and the last place in the stream of entries that the query asks for, as XRANGE takes them."""
+    since_us, last = query.since_us, "+" if query.until_us is None else f"({query.until_us}-0"
+    if query.after is not None:
+        after_us = microseconds_of(query.after.booked)
+        if since_us is None or after_us >= since_us:
+            return f"({after_us}-{query.after.number}", last
+    return str(since_us or 0), last
 
 
 def _dumps(facts: EntryFacts) -> str:

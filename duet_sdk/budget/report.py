@@ -1,4 +1,4 @@
-"""What a ledger's entries come to, by scope, model, stage, kind of attempt, or day."""
+"""What a ledger's entries add up to, by scope, model, stage, kind of attempt, or day."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
-from duet_sdk.budget.ledger import Entry, Ledger
+from duet_sdk.budget.entry import Entry
+from duet_sdk.budget.ledger import BaseLedger
 
 Grouping: TypeAlias = Literal["scope", "model", "stage", "kind", "day"]
 
@@ -22,7 +23,7 @@ _KEYS: Final[Mapping[Grouping, Callable[[Entry], Iterable[str]]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """The sum of the entries of one group."""
 
     group: str
@@ -35,7 +36,7 @@ class Row:
     input_tokens: int = 0
     """Of both stages, as far as the entries say."""
     output_tokens: int = 0
-    """Likewise."""
+    """Of both stages, as far as the entries say."""
     usd: Decimal = Decimal(0)
     overrun_usd: Decimal = Decimal(0)
     """The part of ``usd`` that no hold covered."""
@@ -44,8 +45,8 @@ class Row:
     expired: int = 0
     """Attempts that nobody settled in time."""
 
-    def plus(self, entry: Entry) -> Row:
-        """The sum with one entry more."""
+    def plus(self, entry: Entry) -> ReportRow:
+        """The sum with this entry added."""
         corrects = entry.status == "corrected"  # the attempt was counted when it expired
         return replace(
             self,
@@ -63,7 +64,7 @@ class Row:
 
 
 async def report(
-    ledger: Ledger,
+    ledger: BaseLedger,
     by: Grouping,
     *,
     scope: str | None = None,
@@ -71,7 +72,7 @@ async def report(
     stage: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
-) -> list[Row]:
+) -> list[ReportRow]:
     """A row for each group, in the order of their names; by scope, an entry is in the row of each of its scopes.
 
     Args:
@@ -83,16 +84,16 @@ async def report(
         since: only those booked at this moment or later.
         until: only those booked before it.
     """
-    rows: dict[str, Row] = {}
+    rows: dict[str, ReportRow] = {}
     async for entry in read(ledger, scope=scope, since=since, until=until):
         if model in (None, entry.facts.model) and stage in (None, entry.facts.stage):
             for group in _KEYS[by](entry):
-                rows[group] = rows.get(group, Row(group)).plus(entry)
+                rows[group] = rows.get(group, ReportRow(group)).plus(entry)
     return [rows[group] for group in sorted(rows)]
 
 
 async def read(
-    ledger: Ledger,
+    ledger: BaseLedger,
     *,
     scope: str | None = None,
     since: datetime | None = None,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded
 from duet_sdk.policies import ResolvedBudget
 
 SIGNAL_SHARE_OF_DEADLINE = 0.6
+"""Of the request's deadline, unless the signal has an earlier one: the larger part, as a reasoner thinks before it
+writes; the answer, without which a signal is worth nothing, keeps two fifths."""
+_NO_USD: Final = Decimal(0)
 
 UsdOf: TypeAlias = Callable[[int, int], Decimal | None]
 """(input tokens, output tokens) → the most that a call can cost, None where no money limit needs it."""
@@ -49,15 +51,14 @@ class RequestBudget:
         self.clock = clock
         self.started = clock()
         self.spent_tokens = 0
-        self.spent_usd = Decimal(0)
+        self.spent_usd = _NO_USD
         self._held: list[Reservation] = []
+        self._held_tokens = 0
         self.deadline = None if limits.deadline_s is None else self.started + limits.deadline_s
         """When the request must be over; None for never."""
-
-    @property
-    def counts(self) -> bool:
+        self._is_limited = limits.total_tokens is not None or limits.cost_usd is not None
+        self.counts = charged or self._is_limited
         """Whether tokens or money are limited or charged, so that prompts must be counted exactly."""
-        return self.charged or self.limits.total_tokens is not None or self.limits.cost_usd is not None
 
     @property
     def signal_deadline(self) -> float | None:
@@ -72,11 +73,14 @@ class RequestBudget:
         return self.clock() - self.started
 
     def left_s(self, until: float | None) -> float | None:
-        """Seconds left until that moment, at least 0; None for no end."""
-        return None if until is None else max(0.0, until - self.clock())
+        """Seconds left until that moment, at least 0; None where there is no deadline."""
+        if until is None:
+            return None
+        left_s = until - self.clock()
+        return left_s if left_s > 0.0 else 0.0
 
     def check_deadline(self) -> None:
-        """Nothing happens in time.
+        """Refuse to go on once the deadline has passed.
 
         Raises:
             DeadlineExceeded: the request's time is used up.
@@ -99,14 +103,14 @@ class RequestBudget:
         """Tokens neither spent nor held, None without a limit."""
         if self.limits.total_tokens is None:
             return None
-        return self.limits.total_tokens - self.spent_tokens - sum(hold.tokens for hold in self._held)
+        return self.limits.total_tokens - self.spent_tokens - self._held_tokens
 
     @property
     def left_usd(self) -> Decimal | None:
         """Money neither spent nor held, None without a limit."""
         if self.limits.cost_usd is None:
             return None
-        return self.limits.cost_usd - self.spent_usd - sum((hold.usd for hold in self._held), Decimal(0))
+        return self.limits.cost_usd - self.spent_usd - sum((hold.usd for hold in self._held), _NO_USD)
 
     def largest_output(self, input_tokens: int, *, want: int, usd_of: UsdOf, outputs: int = 1) -> int:
         """The most output tokens, up to ``want`` for each of ``outputs``, that a call of this input can be given.
@@ -114,6 +118,8 @@ class RequestBudget:
         Raises:
             BudgetExceeded: not even one token is left; nothing was spent on it.
         """
+        if not self._is_limited and want >= 1:
+            return want
         fits = want
         if (left := self.left_tokens) is not None:
             fits = min(fits, (left - input_tokens) // outputs)
@@ -141,29 +147,28 @@ class RequestBudget:
         Raises:
             BudgetExceeded: no signal and answer of one token each fit; nothing was spent.
         """
+        if not self._is_limited:
+            return max(1, want)
 
-        def fits(signal: int, answer: int, tokens: float, usd: Decimal | None) -> bool:
-            if input_tokens + answer_input_tokens + 2 * signal + answer > tokens:
-                return False
-            if usd is None:
-                return True
+        def usd_of(signal: int, answer: int) -> Decimal | None:
             first, second = signal_usd(input_tokens, signal), answer_usd(answer_input_tokens + signal, answer)
-            return first is not None and second is not None and first + second <= usd
+            return None if first is None or second is None else first + second
 
         left_tokens, left_usd = self.left_tokens, self.left_usd
-        tokens = math.inf if left_tokens is None else float(left_tokens)
-        if not fits(1, 1, tokens, left_usd):
-            first, second = signal_usd(input_tokens, 1), answer_usd(answer_input_tokens + 1, 1)
-            asked_usd = None if first is None or second is None else first + second
-            raise self._refusal(input_tokens + answer_input_tokens + 3, asked_usd)
-        free = tokens - input_tokens - answer_input_tokens
-        half_usd = None
+        free = None if left_tokens is None else left_tokens - input_tokens - answer_input_tokens
+        least = 3  # tokens: one of the signal, paid twice, and one of the answer
+        if (free is not None and free < least) or (left_usd is not None and not _at_most(usd_of(1, 1), left_usd)):
+            raise self._refusal(input_tokens + answer_input_tokens + least, usd_of(1, 1))
+        answer = want_answer if free is None else min(want_answer, free // 2)
         if left_usd is not None:
-            base = (signal_usd(input_tokens, 0) or Decimal(0)) + (answer_usd(answer_input_tokens, 0) or Decimal(0))
-            half_usd = base + (left_usd - base) / 2
-        half = input_tokens + answer_input_tokens + free / 2
-        answer = max(1, _bisect(lambda count: fits(0, count, half, half_usd), want_answer))
-        return max(1, _bisect(lambda count: fits(count, answer, tokens, left_usd), want))
+            prompts = (signal_usd(input_tokens, 0) or _NO_USD) + (answer_usd(answer_input_tokens, 0) or _NO_USD)
+            half = prompts + (left_usd - prompts) / 2
+            answer = _bisect(lambda tokens: _at_most(usd_of(0, tokens), half), answer)
+        answer = max(1, answer)
+        signal = want if free is None else min(want, (free - answer) // 2)
+        if left_usd is not None:
+            signal = _bisect(lambda tokens: _at_most(usd_of(tokens, answer), left_usd), signal)
+        return max(1, signal)
 
     def has_room(self, tokens: int, usd: Decimal | None) -> bool:
         """Whether that much is neither spent nor held."""
@@ -176,21 +181,24 @@ class RequestBudget:
         Raises:
             BudgetExceeded: that much is not left.
         """
-        if not self.has_room(tokens, usd):
+        if self._is_limited and not self.has_room(tokens, usd):
             raise self._refusal(tokens, usd)
-        held = Reservation(tokens, usd or Decimal(0))
+        held = Reservation(tokens, usd or _NO_USD)
         self._held.append(held)
+        self._held_tokens += tokens
         return held
 
     def settle(self, held: Reservation, *, tokens: int, usd: Decimal | None) -> None:
         """Book what an attempt really spent and give the rest back."""
-        self._held.remove(held)
+        self.release(held)
         self.spent_tokens += tokens
-        self.spent_usd += usd or Decimal(0)
+        if usd:
+            self.spent_usd += usd
 
     def release(self, held: Reservation) -> None:
         """Give all of it back: the attempt never ran."""
         self._held.remove(held)
+        self._held_tokens -= held.tokens
 
     def _refusal(self, tokens: int, usd: Decimal | None) -> BudgetExceeded:
         left = self.left_tokens
@@ -203,9 +211,9 @@ class RequestBudget:
                 spent=self.spent_tokens,
                 asked=tokens,
             )
-        left_usd, limit_usd = self.left_usd or Decimal(0), self.limits.cost_usd or Decimal(0)
+        left_usd, limit_usd = self.left_usd or _NO_USD, self.limits.cost_usd or _NO_USD
         return BudgetExceeded(
-            f"this request asks for {usd:f} USD more, {max(left_usd, Decimal(0)):f} is left of cost_usd={limit_usd:f}; "
+            f"this request asks for {usd:f} USD more, {max(left_usd, _NO_USD):f} is left of cost_usd={limit_usd:f}; "
             "raise cost_usd or send a shorter prompt",
             limit=limit_usd,
             spent=self.spent_usd,

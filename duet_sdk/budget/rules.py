@@ -1,32 +1,30 @@
-"""The rules that every ledger books by: when a hold is refused, and what a settle comes to."""
+"""The rules that every ledger books by: what is asked of it, when a hold is refused, and what a settle amounts to."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-import random
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from duet_sdk.budget.amount import DIMENSIONS, NOTHING, Amount, Limit, Units, amount_of, usd_of
-from duet_sdk.budget.ledger import EntryFacts, EntryStatus, Hold
-from duet_sdk.budget.scope import check_key, check_scopes
-from duet_sdk.budget.window import SECOND, moment_of, window_of
-from duet_sdk.errors import BudgetExceeded, ConfigError, DuetError, HoldMisused, InvalidRequest
+from duet_sdk._checks import seconds, whole
+from duet_sdk.budget.amount import DIMENSIONS, NOTHING, Amount, Limit, Units, usd_of
+from duet_sdk.budget.entry import Entry, EntryFacts, EntryStatus
+from duet_sdk.budget.scope import check_key, check_scope
+from duet_sdk.budget.window import SECOND, microseconds_of, window_of
+from duet_sdk.errors import BudgetExceeded, ConfigError, HoldMisused, InvalidRequest
 
 REMEMBER_S: Final = 86_400
-"""How long the end of a hold is remembered, so that settling it again does nothing."""
+"""How long the end of a hold is remembered, so that settling it again does nothing: a day is far beyond any retry."""
 EXPIRED_AT_ONCE: Final = 20
-"""Holds that expire beside another call; expiry frees nothing, so that none of them is urgent."""
-_FIRST_WAIT_S: Final = 0.005
-_LONGEST_WAIT_S: Final = 0.25
+"""Holds that expire beside another call; expiry frees nothing, so that none of them is urgent, and so few do not slow
+the call down."""
 _LONGEST_TTL_S: Final = 31 * 86_400
-_LESS: Final = {
+"""Longest life of a hold: the longest window's, a month."""
+_ADVICE: Final = {
     "usd": "lower signal_tokens or answer_tokens",
     "reasoner_tokens": "lower signal_tokens",
     "generator_tokens": "lower answer_tokens",
@@ -35,34 +33,87 @@ _LESS: Final = {
 
 
 @dataclass(slots=True)
-class Asked:
-    """A hold that is asked for, checked and in units."""
+class HoldRequest:
+    """A hold that is asked for, checked and in units.
 
-    id: str
+    Raises:
+        InvalidRequest: a malformed key, amount or time.
+    """
+
     scopes: tuple[str, ...]
-    units: Units
-    priced: bool
+    amount: Amount
+    key: str | None
+    """None for an id of its own."""
+    ttl_s: float
+    facts: EntryFacts
+    id: str = field(init=False)
+    units: Units = field(init=False)
+    priced: bool = field(init=False)
     """Whether the price is known."""
-    ttl_us: int
+
+    def __post_init__(self) -> None:
+        seconds("ttl_s of a hold", self.ttl_s, error=InvalidRequest)
+        if self.ttl_s > _LONGEST_TTL_S:
+            raise InvalidRequest(f"ttl_s of a hold must be at most {_LONGEST_TTL_S} (31 days), got {self.ttl_s!r}")
+        self.id = secrets.token_hex(16) if self.key is None else f"key:{check_key(self.key)}"
+        self.units = self.amount.units
+        self.priced = self.amount.usd is not None
+
+    @property
+    def ttl_us(self) -> int:
+        """Microseconds until it expires, rounded up."""
+        return math.ceil(self.ttl_s * SECOND)
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What a hold is settled with, checked and in units."""
+
+    amount: Amount
+    """As the caller gave it."""
+    units: Units
+    """What is charged: with an unknown price, the money that was held."""
+    priced: bool
+    """Whether the entry has a price: its own, or that of the hold."""
     facts: EntryFacts
 
     @classmethod
-    def of(cls, scopes: Sequence[str], amount: Amount, *, key: str | None, ttl_s: float, facts: EntryFacts) -> Asked:
-        """What a caller asks for; without a key it gets an id of its own.
+    def of(cls, held: Amount, amount: Amount, facts: EntryFacts) -> Settlement:
+        """The settlement of a hold of ``held``.
 
         Raises:
-            InvalidRequest: a malformed scope, key, amount or time.
+            InvalidRequest: an amount that no ledger counts.
         """
-        if not 0 < ttl_s <= _LONGEST_TTL_S:
-            raise InvalidRequest(f"ttl_s of a hold must be above 0 and at most {_LONGEST_TTL_S}, got {ttl_s!r}")
-        name = secrets.token_hex(16) if key is None else f"key:{check_key(key)}"
-        priced = amount.usd is not None
-        return cls(name, check_scopes(scopes), amount.units, priced, math.ceil(ttl_s * SECOND), facts)
+        units = amount.units
+        if amount.usd is not None:
+            return cls(amount, units, True, facts)
+        return cls(amount, (held.units[0], *units[1:]), held.usd is not None, facts)
 
-    @property
-    def amount(self) -> Amount:
-        """As the caller gave it, money to the nano-USD."""
-        return amount_of(self.units, priced=self.priced)
+
+@dataclass(slots=True)
+class EntryQuery:
+    """Which entries are asked for, checked.
+
+    Raises:
+        InvalidRequest: a malformed scope, a moment without a time zone, or a ``most`` below 0.
+    """
+
+    scope: str | None
+    since: datetime | None
+    until: datetime | None
+    after: Entry | None
+    most: int
+    since_us: int | None = field(init=False)
+    """``since`` in microseconds since the epoch."""
+    until_us: int | None = field(init=False)
+    """``until`` likewise."""
+
+    def __post_init__(self) -> None:
+        if self.scope is not None:
+            check_scope(self.scope)
+        whole("most", self.most, at_least=0, error=InvalidRequest)
+        self.since_us = None if self.since is None else microseconds_of(self.since)
+        self.until_us = None if self.until is None else microseconds_of(self.until)
 
 
 @dataclass(slots=True)
@@ -78,7 +129,7 @@ class Standing:
 
 
 @dataclass(slots=True)
-class Booked:
+class Posting:
     """What a settle changes: an entry, and the counters by as much."""
 
     status: EntryStatus
@@ -86,8 +137,8 @@ class Booked:
     overrun: Units
 
 
-def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: bool) -> Booked:
-    """What settling comes to.
+def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: bool) -> Posting:
+    """What settling amounts to.
 
     Args:
         held: what was kept back; nothing for a hold that the store does not know.
@@ -97,17 +148,17 @@ def book(*, held: Units, charged: Units, real: Units, expired: bool, priced: boo
         priced: whether its price was known; without, no limit in money was held, and none can be overrun.
     """
     if not expired and real[0] <= held[0] and real[1] <= held[1] and real[2] <= held[2] and real[3] <= held[3]:
-        return Booked("settled", real, NOTHING)
+        return Posting("settled", real, NOTHING)
     change = (real[0] - charged[0], real[1] - charged[1], real[2] - charged[2], real[3] - charged[3])
     over_usd = max(0, real[0] - held[0]) if priced else 0
     overrun = (over_usd, max(0, real[1] - held[1]), max(0, real[2] - held[2]), max(0, real[3] - held[3]))
     if expired:
-        return Booked("corrected", change, overrun)
-    return Booked("settled" if overrun == NOTHING else "overrun", change, overrun)
+        return Posting("corrected", change, overrun)
+    return Posting("settled" if overrun == NOTHING else "overrun", change, overrun)
 
 
-def check_room(asked: Asked, standings: Iterable[Standing], now: int) -> None:
-    """Refuse a hold that has no room in one of its scopes; a refusal that waiting cannot help goes first.
+def check_room(asked: HoldRequest, standings: Iterable[Standing], now: int) -> None:
+    """Refuse a hold that has no room in one of its scopes; one that waiting cannot help comes first.
 
     Raises:
         BudgetExceeded: a scope has no room.
@@ -118,7 +169,7 @@ def check_room(asked: Asked, standings: Iterable[Standing], now: int) -> None:
         if not asked.priced and standing.units[0] is not None:
             raise ConfigError(
                 f"{standing.scope} has a limit in money, and the price of the model is unknown; "
-                "name it in prices, or limit tokens"
+                "add the model to prices, or limit tokens instead"
             )
         spent, held = standing.spent, standing.held
         for index, most in enumerate(standing.units):
@@ -139,7 +190,7 @@ def refusal(standing: Standing, index: int, asked: int, now: int) -> BudgetExcee
     spent, held, most = standing.spent[index], standing.held[index], standing.units[index] or 0
     window = "" if limit.window is None else f" by {limit.window}"
     if asked > most:
-        advice = f"that is more than the whole limit: {_LESS[name]}, or raise it"
+        advice = f"that is more than the whole limit: {_ADVICE[name]}, or raise it"
     elif spent + asked <= most:
         advice = "wait until what is held is settled (wait_s), or raise the limit"
     else:
@@ -165,63 +216,12 @@ def settled_otherwise(hold: str, before: Units, now: Units) -> HoldMisused:
 
 
 def used_otherwise(hold: str) -> HoldMisused:
-    """The error of a key that comes again for another hold."""
-    return HoldMisused(f"the hold {hold} was made for other scopes or another amount; give each hold a key of its own")
+    """The error of a key that is reused for another hold."""
+    return HoldMisused(f"the hold {hold} was made for other scopes or another amount; use a new key for each hold")
 
 
-def check_moment(at: datetime | None) -> int | None:
-    """A moment → microseconds since the epoch.
-
-    Raises:
-        InvalidRequest: it has no time zone.
-    """
-    if at is None:
-        return None
-    if at.tzinfo is None:
-        raise InvalidRequest("a moment needs a time zone, such as datetime.now(UTC); local time is not guessed")
-    return (at - moment_of(0)) // timedelta(microseconds=1)
-
-
-async def hold_in_time(make: Callable[[], Awaitable[Hold]], wait_s: float) -> Hold:
-    """Make a hold, trying again for so many seconds while only held amounts are in its way.
-
-    Raises:
-        BudgetExceeded: as the last try did.
-        InvalidRequest: a time that is negative or without end.
-    """
-    if not 0 <= wait_s < math.inf:
-        raise InvalidRequest(f"wait_s of a hold must be at least 0 and finite, got {wait_s!r}")
-    if not wait_s:
-        return await make()
-    clock = asyncio.get_running_loop().time
-    end, pause_s = clock() + wait_s, _FIRST_WAIT_S
-    while True:
-        try:
-            return await make()
-        except BudgetExceeded as error:
-            if not _only_held(error) or clock() >= end:
-                raise
-        # At random, so that those who wait do not all ask at once.
-        await asyncio.sleep(min(random.uniform(pause_s / 2, pause_s), max(0.0, end - clock())))  # noqa: S311
-        pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
-
-
-async def unless_cancelled(making: Coroutine[None, None, Hold]) -> Hold:
-    """The hold, where it is made in another thread or place; a caller cancelled meanwhile leaves none behind."""
-    task = asyncio.create_task(making)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.shield(_undo(task))
-        raise
-
-
-async def _undo(making: asyncio.Task[Hold]) -> None:
-    with suppress(DuetError):  # refused, or the store failed: then it expires
-        await (await making).release()
-
-
-def _only_held(error: BudgetExceeded) -> bool:
+def waiting_helps(error: BudgetExceeded) -> bool:
+    """Whether only held amounts are in the way of a hold that was refused."""
     return Decimal(error.spent or 0) + Decimal(error.asked or 0) <= Decimal(error.limit or 0)
 
 

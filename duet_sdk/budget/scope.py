@@ -1,7 +1,7 @@
 """What a limit belongs to: ``kind:name``, such as ``tenant:a`` or ``session:7``.
 
 Kind: a lower-case letter, then up to 31 lower-case letters, digits, ``_`` and ``-``. Name: 1 to 200 letters and digits
-of ASCII and ``. _ - : @ + = / ~ %``. Scopes stand in errors and reports, so what looks like a key is refused.
+of ASCII and ``. _ - : @ + = / ~ %``. Scopes appear in errors and reports, so what looks like a key is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import quote
 from duet_sdk.errors import InvalidRequest
 
 MOST_SCOPES: Final = 16
-"""Of one hold."""
+"""Of one hold: every one is read and written at each hold and settle, and requests have a handful."""
 _SCOPE: Final = re.compile(r"(?P<kind>[a-z][a-z0-9_-]{0,31}):(?P<name>[A-Za-z0-9._:@+=/~%-]{1,200})")
 _KEY: Final = re.compile(r"[A-Za-z0-9._:@+=/~%-]{1,200}")
 _SECRET_KIND: Final = re.compile(r"(.*[_-])?(key|token|secret|passw(or)?d|authorization)")
@@ -29,7 +29,7 @@ def scope_of(kind: str, label: str) -> str:
     'user:J%C3%BCrgen%20K.'
 
     Raises:
-        InvalidRequest: no such kind, an empty label, or one that is too long.
+        InvalidRequest: a malformed kind, an empty label, or one that is too long.
     """
     return check_scope(f"{kind}:{quote(label.encode('utf-8', 'surrogatepass'), safe='._-:@+=/~')}")
 
@@ -40,9 +40,9 @@ def check_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidRequest: one is malformed, or there are too many.
     """
-    given: object = scopes  # callers write a single text, too
+    given: object = scopes  # callers pass a single string, too
     if isinstance(given, str):
-        raise InvalidRequest("scopes must be a list of texts, such as ['tenant:a']; got one text")
+        raise InvalidRequest("scopes must be a list of strings, such as ['tenant:a'], got a single string")
     listed = tuple(scopes)
     return _check_all(listed if all(isinstance(scope, str) for scope in listed) else ("",))
 
@@ -71,12 +71,12 @@ def _check(scope: str) -> str:
     if match is None:
         # Not quoted: a malformed scope may hold anything.
         raise InvalidRequest(
-            "a scope must be kind:name, such as 'tenant:a': the kind in lower case, the name 1 to 200 of "
+            "a scope must be kind:name, such as 'tenant:a': the kind in lower case, the name 1 to 200 characters of "
             "A-Z a-z 0-9 . _ - : @ + = / ~ % (duet_sdk.budget.scope_of encodes any label)"
         )
     if _SECRET_KIND.fullmatch(match["kind"]) or _SECRET_NAME.match(match["name"]):
         raise InvalidRequest(
-            "a scope stands in errors and reports, and this one looks like a key; name it by a label or by a hash"
+            "scopes appear in errors and reports, and this one looks like a key; use a label or a hash instead"
         )
     return scope
 
@@ -89,5 +89,5 @@ def check_key(key: str) -> str:
     """
     given: object = key
     if not isinstance(given, str) or _KEY.fullmatch(given) is None:
-        raise InvalidRequest("a hold's key must be 1 to 200 of A-Z a-z 0-9 . _ - : @ + = / ~ %")
+        raise InvalidRequest("a hold's key must be 1 to 200 characters of A-Z a-z 0-9 . _ - : @ + = / ~ %")
     return key

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from duet_sdk.budget.amount import NOTHING, Limit, Units, amount_of, usd_of
-from duet_sdk.budget.ledger import Entry, EntryFacts, Hold
+from duet_sdk.budget.amount import NOTHING, Amount, Limit, Units, amount_of, usd_of
+from duet_sdk.budget.entry import Entry, EntryFacts
+from duet_sdk.budget.ledger import Hold
 from duet_sdk.budget.rules import (
     EXPIRED_AT_ONCE,
     REMEMBER_S,
-    Asked,
-    Booked,
+    EntryQuery,
+    HoldRequest,
+    Posting,
+    Settlement,
     Standing,
     book,
     check_room,
@@ -23,7 +26,13 @@ from duet_sdk.budget.rules import (
 from duet_sdk.budget.window import SECOND, Window, moment_of, window_of
 
 _USED_TO_S: Final = 3600
-"""How exactly it is known when a scope was last used; writing it down each time would cost more than it is worth."""
+"""How exactly it is known when a scope was last used: to the hour, as a write at each use would cost more than the
+knowledge is worth, and scopes are forgotten by the day."""
+_FORGOTTEN_AT_ONCE: Final = 500
+"""Ended holds deleted beside another call: more than end in the meantime, so that they never pile up, in few
+milliseconds."""
+_NEVER_US: Final = 2**62
+"""Later than any entry, and still an integer of SQLite's."""
 _FACTS: Final = "stage, model, kind, trace_id, input_tokens, output_tokens"
 _SUMS: Final = ", ".join(
     f"ifnull(sum({kind}_{name}), 0)"
@@ -45,14 +54,14 @@ def tick(db: sqlite3.Connection, clock: float) -> int:
     now: int = db.execute("UPDATE clock SET now = max(now, ?) RETURNING now", (int(clock * SECOND),)).fetchone()[0]
     expire(db, now, EXPIRED_AT_ONCE)
     db.execute(
-        "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE ended IS NOT NULL AND ended < ? LIMIT 500)",
-        (now - REMEMBER_S * SECOND,),
+        "DELETE FROM hold WHERE id IN (SELECT id FROM hold WHERE ended IS NOT NULL AND ended < ? LIMIT ?)",
+        (now - REMEMBER_S * SECOND, _FORGOTTEN_AT_ONCE),
     )
     return now
 
 
-def make(db: sqlite3.Connection, asked: Asked, now: int) -> int:
-    """Make the hold, or find it made; gives when it was.
+def make(db: sqlite3.Connection, asked: HoldRequest, now: int) -> int:
+    """Make the hold, or find it made; returns when it was made.
 
     Raises:
         BudgetExceeded: a scope has no room.
@@ -81,7 +90,7 @@ def make(db: sqlite3.Connection, asked: Asked, now: int) -> int:
     return now
 
 
-def settle(db: sqlite3.Connection, hold: Hold, real: Units, *, priced: bool, facts: EntryFacts, now: int) -> None:
+def settle(db: sqlite3.Connection, hold: Hold, settlement: Settlement, now: int) -> None:
     """Book what the hold really spent.
 
     Raises:
@@ -92,6 +101,7 @@ def settle(db: sqlite3.Connection, hold: Hold, real: Units, *, priced: bool, fac
         "real_usd, real_reasoner, real_generator, real_requests FROM hold WHERE id = ?",
         (hold.id,),
     ).fetchone()
+    real, priced = settlement.units, settlement.priced
     held, charged = NOTHING, False
     if known is not None:
         held, charged = known[:4], bool(known[5])
@@ -99,15 +109,15 @@ def settle(db: sqlite3.Connection, hold: Hold, real: Units, *, priced: bool, fac
             if known[6:] != real:
                 raise settled_otherwise(hold.id, known[6:], real)
             return
-    outcome = book(
+    posting = book(
         held=held,
         charged=held if charged else NOTHING,
         real=real,
         expired=charged,
         priced=known is None or bool(known[4]),
     )
-    _change(db, hold.scopes, hold.made_us, now, outcome, given_back=NOTHING if charged else held)
-    _write(db, now, hold.id, " ".join(hold.scopes), hold.made_us, priced, _columns(facts), outcome)
+    _change(db, hold.scopes, hold.made_us, now, posting, given_back=NOTHING if charged else held)
+    _write(db, now, hold.id, " ".join(hold.scopes), hold.made_us, priced, _columns(settlement.facts), posting)
     db.execute(
         "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, model, "
         "trace_id, ended, real_usd, real_reasoner, real_generator, real_requests) "
@@ -128,14 +138,14 @@ def release(db: sqlite3.Connection, hold: Hold, now: int) -> None:
     if known is None or known[7] is not None:
         return
     if known[5]:
-        settle(db, hold, NOTHING, priced=bool(known[4]), facts=hold.facts, now=now)
+        settle(db, hold, Settlement(Amount(), NOTHING, bool(known[4]), hold.facts), now)
         return
-    _change(db, hold.scopes, hold.made_us, now, Booked("settled", NOTHING, NOTHING), given_back=known[:4])
+    _change(db, hold.scopes, hold.made_us, now, Posting("settled", NOTHING, NOTHING), given_back=known[:4])
     db.execute("DELETE FROM hold WHERE id = ?", (hold.id,))
 
 
 def expire(db: sqlite3.Connection, now: int, most: int) -> int:
-    """Charge in full what nobody settled in its time, the oldest first; gives how many."""
+    """Charge in full what nobody settled in its time, the oldest first; returns how many."""
     late = db.execute(
         f"SELECT id, scopes, made, usd, reasoner_tokens, generator_tokens, requests, priced, {_FACTS} "
         "FROM hold WHERE ended IS NULL AND expires <= ? ORDER BY expires LIMIT ?",
@@ -143,9 +153,9 @@ def expire(db: sqlite3.Connection, now: int, most: int) -> int:
     ).fetchall()
     for name, scopes, made, *rest in late:
         units: Units = (rest[0], rest[1], rest[2], rest[3])
-        outcome = Booked("expired", units, NOTHING)
-        _change(db, scopes.split(), made, now, outcome, given_back=units)
-        _write(db, now, name, scopes, made, rest[4], rest[5:], outcome)
+        posting = Posting("expired", units, NOTHING)
+        _change(db, scopes.split(), made, now, posting, given_back=units)
+        _write(db, now, name, scopes, made, rest[4], rest[5:], posting)
         db.execute("UPDATE hold SET charged = 1, ended = ? WHERE id = ?", (now, name))
     return len(late)
 
@@ -199,18 +209,18 @@ def standing(db: sqlite3.Connection, scope: str, now: int) -> tuple[Limit | None
     return (_limit(row[1:]) if limited else None, *_sums(db, row[0], window_of(row[5]), now))
 
 
-def entries(
-    db: sqlite3.Connection, *, scope: str | None, since: int | None, until: int | None, after: int, most: int
-) -> list[Entry]:
+def entries(db: sqlite3.Connection, query: EntryQuery) -> list[Entry]:
     """The first entries that match, by number."""
-    join, place = (
-        ("", ()) if scope is None else ("JOIN entry_scope ON entry = number AND entry_scope.scope = ?", (scope,))
-    )
+    join, place = "", []
+    if query.scope is not None:
+        join, place = "JOIN entry_scope ON entry = number AND entry_scope.scope = ?", [query.scope]
+    first = query.after.number if query.after else 0
+    until_us = _NEVER_US if query.until_us is None else query.until_us
     rows = db.execute(
         "SELECT number, status, hold, scopes, made, booked, priced, usd, reasoner_tokens, generator_tokens, requests, "
         f"over_usd, over_reasoner, over_generator, over_requests, {_FACTS} FROM entry {join} "
         "WHERE number > ? AND booked >= ? AND booked < ? ORDER BY number LIMIT ?",
-        (*place, after, since or 0, until if until is not None else 2**62, most),
+        (*place, first, query.since_us or 0, until_us, query.most),
     )
     return [_entry(row) for row in rows]
 
@@ -285,11 +295,11 @@ def _add(
 
 
 def _change(
-    db: sqlite3.Connection, scopes: Iterable[str], made: int, now: int, outcome: Booked, *, given_back: Units
+    db: sqlite3.Connection, scopes: Iterable[str], made: int, now: int, posting: Posting, *, given_back: Units
 ) -> None:
     less = (-given_back[0], -given_back[1], -given_back[2], -given_back[3])
     for scope in scopes:
-        _add(db, _account(db, scope, now), made, now, outcome.change, outcome.overrun, less)
+        _add(db, _account(db, scope, now), made, now, posting.change, posting.overrun, less)
 
 
 def _write(
@@ -300,13 +310,13 @@ def _write(
     made: int,
     priced: bool,
     facts: Iterable[object],
-    outcome: Booked,
+    posting: Posting,
 ) -> None:
     number = db.execute(
         f"INSERT INTO entry (status, hold, scopes, made, booked, priced, {_FACTS}, usd, reasoner_tokens, "
         "generator_tokens, requests, over_usd, over_reasoner, over_generator, over_requests) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (outcome.status, hold, scopes, made, now, priced, *facts, *outcome.change, *outcome.overrun),
+        (posting.status, hold, scopes, made, now, priced, *facts, *posting.change, *posting.overrun),
     ).lastrowid
     db.executemany("INSERT INTO entry_scope VALUES (?, ?)", [(scope, number) for scope in scopes.split()])
 

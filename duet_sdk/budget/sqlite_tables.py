@@ -1,6 +1,6 @@
-"""The file of a `SqliteLedger`: its tables, and what it is to SQLite.
+"""The file of a `SqliteLedger`: its tables, and how SQLite identifies it.
 
-Money is whole nano-USD, times are whole microseconds since the epoch, scopes are parted by blanks.
+Money is whole nano-USD, times are whole microseconds since the epoch, scopes are separated by spaces.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ FORMAT: Final = Format(
     steps=(_FORMAT_1, _FORMAT_2),
     error=LedgerError,
     if_unusable="restore it from a backup, or name another path",
-    if_failed="nothing of this call was booked; see that the disk has room and that no process keeps the file locked",
+    if_failed=(
+        "nothing of this call was booked; check that the disk has space and that no other process keeps the file locked"
+    ),
     busy_s=5.0,  # a write takes well under a millisecond: so long only where something holds the file
 )

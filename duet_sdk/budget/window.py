@@ -1,4 +1,4 @@
-"""The time that a limit holds for: by the UTC calendar, rolling, or for ever.
+"""The time that a limit applies to: by the UTC calendar, rolling, or without end.
 
 Times are whole microseconds since the epoch, so that every store computes the same.
 """
@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from duet_sdk.errors import ConfigError
+from duet_sdk.errors import ConfigError, InvalidRequest
 
 SECOND: Final = 1_000_000
 _LENGTHS: Final = {"minute": 60 * SECOND, "hour": 3600 * SECOND, "day": 86_400 * SECOND}
@@ -21,7 +21,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S: Final = 31 * 86_400
 _NEVER: Final = 1 << 62
 SLICES: Final = 60
-"""A rolling window is counted in so many slices: what was spent leaves it a sixtieth of its length late at most."""
+"""A rolling window is counted in so many slices: what was spent leaves it late by at most a sixtieth of
+its length, and a hold reads and writes few sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ def window_of(name: str | None) -> Window:
     match = re.fullmatch(r"rolling:([1-9][0-9]{0,8})([smhd])", name)
     if match is None or not 1 <= int(match[1]) * _UNITS_S[match[2]] <= _LONGEST_S:
         raise ConfigError(
-            f"{name!r} is no window: use minute, hour, day or month, rolling: and a time of 1s to 31d "
-            "(rolling:24h, rolling:90m), or leave it out for a limit that never starts anew"
+            f"unknown window {name!r}: use minute, hour, day or month, rolling: followed by a time from 1s to 31d "
+            "(rolling:24h, rolling:90m), or omit it for a limit that never resets"
         )
     length = int(match[1]) * _UNITS_S[match[2]] * SECOND
     return _even(name, -(-length // SLICES), length)
@@ -93,3 +94,14 @@ def _month(at: int) -> int:
 def moment_of(at: int) -> datetime:
     """Microseconds since the epoch as a moment in UTC, exactly."""
     return _EPOCH + timedelta(microseconds=at)
+
+
+def microseconds_of(moment: datetime) -> int:
+    """A moment → microseconds since the epoch, exactly.
+
+    Raises:
+        InvalidRequest: it has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise InvalidRequest("a moment needs a time zone, such as datetime.now(UTC); local time is not assumed")
+    return (moment - _EPOCH) // timedelta(microseconds=1)

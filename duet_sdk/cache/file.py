@@ -1,4 +1,4 @@
-"""The file of a `SqliteSignalCache`: its tables, and what it is to SQLite."""
+"""The file of a `SqliteSignalCache`: its tables, and how SQLite identifies it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Final
 from duet_sdk._sqlite import Format
 from duet_sdk.errors import CacheError
 
-SCHEMA: Final = 1
 _TABLES: Final = """
 CREATE TABLE signal (
   id INTEGER PRIMARY KEY,
@@ -39,8 +38,8 @@ FORMAT: Final = Format(
     application=0x44554554,  # "DUET" in ASCII
     steps=(_TABLES,),
     error=CacheError,
-    if_unusable="delete it if it was one (it holds copies only), or name another path",
-    if_failed="if that goes on, delete it: it holds copies only",
+    if_unusable="delete it if it was one (it holds only copies), or name another path",
+    if_failed="if this persists, delete it: it holds only copies",
     busy_s=2.0,  # far longer than a write takes, short beside a reasoner
     pragmas=("foreign_keys = ON", "secure_delete = ON"),
 )

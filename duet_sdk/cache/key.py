@@ -26,7 +26,7 @@ class CacheKey:
     tenant: str | None = None
     """Whose signal it is; requests without tenant share a place of their own."""
     scopes: tuple[str, ...] = ()
-    """Labels to purge by, such as ``tenant:a`` and ``session:7``; no part of the digest."""
+    """Labels to purge by, such as ``tenant:a`` and ``session:7``; not part of the digest."""
 
 
 def signal_key(
@@ -58,7 +58,7 @@ def signal_key(
         labels: the tenant is part of the key; tenant, session, user and scopes are what it can be purged by.
 
     Raises:
-        CacheError: an ingredient is no JSON value, so that nothing can tell it from another; go on without the cache.
+        CacheError: an ingredient is not a JSON value, so that the key would be ambiguous; continue without the cache.
 
     >>> facts = dict(revision=None, handoff="instruct", sampling=Sampling(), tools=(), limit=64, cut="sentence")
     >>> key = signal_key("scripted/17", messages=[Message("user", "?")], labels=Labels(session="7"), **facts)
@@ -84,7 +84,7 @@ def signal_key(
             _plain(facts), ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
         ).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError) as error:
-        raise CacheError(f"the request cannot be told from others ({type(error).__name__}); it is not cached") from None
+        raise CacheError(f"the request has no unambiguous key ({type(error).__name__}); it is not cached") from None
     named = (("tenant", labels.tenant), ("session", labels.session), ("user", labels.user))
     scopes = (*(f"{kind}:{name}" for kind, name in named if name is not None), *labels.scopes)
     return CacheKey(hashlib.sha256(text).hexdigest(), labels.tenant, tuple(dict.fromkeys(scopes)))
@@ -106,4 +106,4 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    raise CacheError(f"a parameter of type {type(value).__name__} is no JSON value; the request is not cached")
+    raise CacheError(f"a parameter of type {type(value).__name__} is not a JSON value; the request is not cached")

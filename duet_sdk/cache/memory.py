@@ -10,8 +10,10 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
+from typing_extensions import override
+
 from duet_sdk.cache.key import CacheKey
-from duet_sdk.cache.protocol import check_limits, check_tenant, storable
+from duet_sdk.cache.protocol import SignalCache, check_limits, check_tenant, storable
 from duet_sdk.reply import Signal
 
 
@@ -22,7 +24,7 @@ class _Entry:
     scopes: frozenset[str]
 
 
-class MemorySignalCache:
+class MemorySignalCache(SignalCache):
     """Keeps the signals used last, for a time.
 
     Args:
@@ -56,8 +58,8 @@ class MemorySignalCache:
         self._entries: OrderedDict[tuple[str | None, str], _Entry] = OrderedDict()
         self._lock = Lock()  # clients of several event loops, hence threads, may share the cache; held for no I/O
 
+    @override
     async def get(self, key: CacheKey) -> Signal | None:
-        """See `SignalCache.get`."""
         check_tenant(self._tenant, key)
         place = (key.tenant, key.digest)
         with self._lock:
@@ -70,8 +72,8 @@ class MemorySignalCache:
             self._entries.move_to_end(place)
             return entry.signal
 
+    @override
     async def put(self, key: CacheKey, signal: Signal, *, ttl_s: float | None = None) -> None:
-        """See `SignalCache.put`."""
         check_tenant(self._tenant, key)
         lasts_s = self._ttl_s if ttl_s is None else ttl_s
         check_limits(ttl_s=lasts_s)
@@ -86,8 +88,8 @@ class MemorySignalCache:
             if len(self._entries) > self._max_entries:
                 self._entries.popitem(last=False)
 
+    @override
     async def purge(self, scope: str | None = None) -> int:
-        """See `SignalCache.purge`."""
         with self._lock:
             now = self._clock()
             for place in [place for place, entry in self._entries.items() if entry.expires <= now]:
@@ -101,6 +103,7 @@ class MemorySignalCache:
                 del self._entries[place]
         return len(found)
 
+    @override
     async def aclose(self) -> None:
         """Forget every signal."""
         with self._lock:

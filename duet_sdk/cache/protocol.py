@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from duet_sdk._checks import seconds, whole
 from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class SignalCache(Protocol):
         """
 
     async def purge(self, scope: str | None = None) -> int:
-        """Delete what was stored under a scope (``tenant:a``, ``session:7``), everything for None; gives how many.
+        """Delete what was stored under a scope (``tenant:a``, ``session:7``), everything for None; returns how many.
 
         A cache bound to a tenant deletes that tenant's signals only. A signal that another session stored and this
         one merely reused stays.
@@ -70,14 +70,12 @@ def check_limits(*, ttl_s: float, max_entries: int = 1) -> None:
     Raises:
         ConfigError: a time or size that is not positive.
     """
-    if not (math.isfinite(ttl_s) and ttl_s > 0):
-        raise ConfigError(f"ttl_s of a signal cache must be above 0 and finite, got {ttl_s}; to keep none leave it off")
-    if max_entries < 1:
-        raise ConfigError(f"max_entries of a signal cache must be at least 1, got {max_entries}")
+    seconds("ttl_s of a signal cache", ttl_s)
+    whole("max_entries of a signal cache", max_entries)
 
 
 def check_tenant(bound_to: str | None, key: CacheKey) -> None:
-    """Refuse the key of another tenant than the one that the cache is bound to; None binds it to none.
+    """Refuse keys of tenants other than the one that the cache is bound to; None binds it to none.
 
     Raises:
         ConfigError: the key is another tenant's, or nobody's.
@@ -86,5 +84,5 @@ def check_tenant(bound_to: str | None, key: CacheKey) -> None:
         whose = "a request without tenant" if key.tenant is None else f"tenant {key.tenant!r}"
         raise ConfigError(
             f"a signal cache is not shared across tenants: this one is bound to {bound_to!r} and was used for {whose}; "
-            "give each tenant its own, or leave its tenant= out, which keeps tenants apart by their keys"
+            "give each tenant its own, or omit tenant=, as keys keep tenants apart anyway"
         )

@@ -10,21 +10,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from typing_extensions import override
+
 from duet_sdk._sqlite import Database
 from duet_sdk.cache.file import FORMAT
 from duet_sdk.cache.key import CacheKey
-from duet_sdk.cache.protocol import check_limits, check_tenant, storable
+from duet_sdk.cache.protocol import SignalCache, check_limits, check_tenant, storable
 from duet_sdk.reply import Signal
 
 
-class SqliteSignalCache:
+class SqliteSignalCache(SignalCache):
     """Keeps the signals used last in a file, for a time; what was stored outlives the process, killed or not.
 
     The file holds signals as they are: it is readable by its owner only, and deleted content is overwritten. It is
     opened on first use, in a thread of the cache's own, which does all its work.
 
     Args:
-        path: of the file, made where it is missing; it may lie on no network drive.
+        path: of the file, made where it is missing; it must not lie on a network drive.
         ttl_s: seconds until a signal expires.
         max_entries: how many the file holds for all tenants; the one unused for longest makes room.
         tenant: the only tenant that may use this object; None for all, kept apart by their keys.
@@ -57,13 +59,13 @@ class SqliteSignalCache:
         self._tenant = tenant
         self._clock = clock
 
+    @override
     async def get(self, key: CacheKey) -> Signal | None:
-        """See `SignalCache.get`."""
         check_tenant(self._tenant, key)
         return await self._file.run(lambda db: _read(db, key, now=self._clock()))
 
+    @override
     async def put(self, key: CacheKey, signal: Signal, *, ttl_s: float | None = None) -> None:
-        """See `SignalCache.put`."""
         check_tenant(self._tenant, key)
         lasts_s = self._ttl_s if ttl_s is None else ttl_s
         check_limits(ttl_s=lasts_s)
@@ -72,13 +74,15 @@ class SqliteSignalCache:
                 lambda db: _write(db, key, signal, now=self._clock(), ttl_s=lasts_s, max_entries=self._max_entries)
             )
 
+    @override
     async def purge(self, scope: str | None = None) -> int:
-        """See `SignalCache.purge`. What was deleted leaves the file once no other process reads it."""
+        """Delete what was stored under a scope; it leaves the file once no other process reads it."""
         tenant = None if self._tenant is None else _place(self._tenant)
         return await self._file.run(lambda db: _delete(db, tenant=tenant, scope=scope, now=self._clock()))
 
+    @override
     async def aclose(self) -> None:
-        """Close the file; what is under way is finished first."""
+        """Close the file; work in progress is finished first."""
         await self._file.aclose()
 
     async def __aenter__(self) -> Self:

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from duet_sdk.budget import Balance, Entry, Ledger, Limit, SqliteLedger, connect_ledger
-from duet_sdk.budget.report import Grouping, Row, read, report
+from duet_sdk.budget import Balance, BaseLedger, Entry, Limit, SqliteLedger, connect_ledger
+from duet_sdk.budget.report import Grouping, ReportRow, read, report
 from duet_sdk.cli.terminal import AsJson, reporting
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.settings import load_settings
@@ -28,6 +28,7 @@ from duet_sdk.settings import load_settings
 ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spending over many requests.")
 
 _POLL_S = 1.0
+"""How often `tail --follow` reads: soon enough for a person who watches, no load for a store."""
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 Url = Annotated[str | None, typer.Option("--ledger", help="URL of the ledger; else that of the settings.")]
@@ -51,7 +52,7 @@ def report_command(
 ) -> None:
     """Show what was spent, by scope, model, stage, kind of attempt, or day."""
 
-    async def work() -> list[Row]:
+    async def work() -> list[ReportRow]:
         async with _existing(url) as ledger:
             return await report(
                 ledger, by, scope=scope, model=model, stage=stage, since=_moment(since), until=_moment(until)
@@ -59,7 +60,7 @@ def report_command(
 
     with reporting():
         if as_json and as_csv:
-            raise ConfigError("give --json or --csv, not both")
+            raise ConfigError("pass --json or --csv, not both")
         rows = asyncio.run(work())
         if as_json:
             print(json.dumps([_plain(asdict(row)) for row in rows], ensure_ascii=False, indent=2))
@@ -92,7 +93,7 @@ def balance_command(
             for name in ("usd", "reasoner_tokens", "generator_tokens", "requests"):
                 values = (getattr(amount, name) for amount in (balance.spent, balance.held, balance.overrun))
                 most = None if balance.limit is None else getattr(balance.limit, name)
-                window = (balance.limit.window if balance.limit else None) or "for ever"
+                window = (balance.limit.window if balance.limit else None) or "forever"
                 table.add_row(escape(each), window, name, "none" if most is None else f"{most:f}", *map(_text, values))
         Console().print(table)
 
@@ -105,9 +106,9 @@ def set_limit_command(
     generator_tokens: Annotated[int | None, typer.Option(help="Input and output tokens of the generator.")] = None,
     requests: Annotated[int | None, typer.Option(help="Requests.")] = None,
     window: Annotated[
-        str | None, typer.Option(help="minute, hour, day, month, rolling:24h; for ever when left out.")
+        str | None, typer.Option(help="minute, hour, day, month, rolling:24h; forever when omitted.")
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the limit away: only count from now on.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the limit: only count from now on.")] = False,
     url: Url = None,
 ) -> None:
     """Limit a scope from now on; what it has spent in the window counts at once."""
@@ -119,7 +120,7 @@ def set_limit_command(
     with reporting():
         if remove:
             if any(value is not None for value in (usd, reasoner_tokens, generator_tokens, requests, window)):
-                raise ConfigError("--remove takes the whole limit away: leave the other options out")
+                raise ConfigError("--remove removes the whole limit: omit the other options")
             asyncio.run(work(None))
         else:
             asyncio.run(work(Limit(_usd(usd), reasoner_tokens, generator_tokens, requests, window)))
@@ -169,17 +170,17 @@ def prune_command(
 
 
 @asynccontextmanager
-async def _connected(url: str | None) -> AsyncIterator[Ledger]:
+async def _connected(url: str | None) -> AsyncIterator[BaseLedger]:
     named = url or load_settings().ledger
     if named is None:
-        raise ConfigError("no ledger is named: give --ledger sqlite:///ledger.db, or set ledger in duet.toml")
+        raise ConfigError("no ledger given: pass --ledger sqlite:///ledger.db, or set ledger in duet.toml")
     async with connect_ledger(named) as ledger:
         yield ledger
 
 
 @asynccontextmanager
-async def _existing(url: str | None) -> AsyncIterator[Ledger]:
-    """The ledger, where it is not one that would only be made by reading it."""
+async def _existing(url: str | None) -> AsyncIterator[BaseLedger]:
+    """The ledger, unless reading it would create it."""
     async with _connected(url) as ledger:
         if isinstance(ledger, SqliteLedger) and not ledger.path.exists():
             raise ConfigError(f"there is no ledger at {ledger.path}")
@@ -200,7 +201,7 @@ def _moment(given: str | None) -> datetime | None:
         moment = datetime.fromisoformat(given)
     except ValueError:
         raise InvalidRequest(
-            f"{given!r} is no time: write 2026-11-01, 2026-11-01T12:00Z, or 24h, 7d, 30m ago"
+            f"invalid time {given!r}: use 2026-11-01, 2026-11-01T12:00Z, or a time ago such as 24h, 7d or 30m"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -212,16 +213,16 @@ def _usd(given: str | None) -> Decimal | None:
         raise ConfigError(f"--usd must be a number of USD, got {given!r}") from None
 
 
-def _print_table(by: str, rows: Sequence[Row]) -> None:
-    names = [field.name for field in fields(Row)][1:]
+def _print_table(by: str, rows: Sequence[ReportRow]) -> None:
+    names = [field.name for field in fields(ReportRow)][1:]
     table = Table(by, *(name.replace("_", " ") for name in names))
     for row in rows:
         table.add_row(escape(row.group), *(_text(getattr(row, name)) for name in names))
     Console().print(table)
 
 
-def _print_csv(rows: Sequence[Row]) -> None:
-    names = [field.name for field in fields(Row)]
+def _print_csv(rows: Sequence[ReportRow]) -> None:
+    names = [field.name for field in fields(ReportRow)]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_plain(asdict(row)) for row in rows)
@@ -251,7 +252,7 @@ def _text(value: Decimal | int | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-ready; money as text, to the last digit."""
+    """Ready for JSON; money as text, to the last digit."""
     match value:
         case dict():
             return {name: _plain(item) for name, item in value.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import uuid4
 
-from duet_sdk.budget import Amount, EntryFacts, Hold, Ledger, scope_of
+from duet_sdk.budget import Amount, BaseLedger, EntryFacts, Hold, scope_of
 from duet_sdk.errors import LedgerError
 from duet_sdk.reply import StageUsage
 from duet_sdk.request import Labels
@@ -39,7 +39,7 @@ class Charging:
         wait_s: longest wait for room that only other requests' holds take.
     """
 
-    def __init__(self, ledger: Ledger, scopes: Sequence[str], *, wait_s: float = 0.0) -> None:
+    def __init__(self, ledger: BaseLedger, scopes: Sequence[str], *, wait_s: float = 0.0) -> None:
         self._ledger = ledger
         self._scopes = tuple(scopes)
         self._wait_s = wait_s

@@ -1,5 +1,6 @@
 """The arithmetic of one request's limits."""
 
+from bisect import bisect_left
 from decimal import Decimal
 
 import pytest
@@ -79,31 +80,68 @@ def test_the_generators_time_is_reserved_inside_the_deadline(signal_s, whole_s, 
     assert budget.signal_deadline == expected
 
 
+def largest(fits, most):
+    """The largest of 0 to most that fits, where all below one that fits do, too."""
+    return max(0, bisect_left(range(1, most + 1), True, key=lambda count: not fits(count)))
+
+
 @given(
-    total=st.integers(1, 5000),
-    usd=st.integers(1, 5000),
+    total=st.none() | st.integers(1, 5000),
+    usd=st.none() | st.integers(1, 5000),
     first=st.integers(0, 1500),
     second=st.integers(0, 1500),
     want=st.integers(1, 3000),
     want_answer=st.integers(1, 3000),
 )
-def test_the_largest_signal_leaves_room_for_an_answer_and_no_larger_one_would(
+def test_the_largest_signal_leaves_the_answer_its_share_and_no_larger_one_would(
     total, usd, first, second, want, want_answer
 ):
-    budget = RequestBudget(Budget(total_tokens=total, cost_usd=Decimal(usd) / 1000))
+    limit = None if usd is None else Decimal(usd) / 1000
+    budget = RequestBudget(Budget(total_tokens=total, cost_usd=limit))
     arguments = {"want": want, "want_answer": want_answer, "signal_usd": priced, "answer_usd": priced}
+
+    def costs(signal, answer):
+        return priced(first, signal) + priced(second + signal, answer)
 
     def fits(signal, answer):
         tokens = first + second + 2 * signal + answer
-        return tokens <= total and priced(first, signal) + priced(second + signal, answer) <= Decimal(usd) / 1000
+        return (total is None or tokens <= total) and (limit is None or costs(signal, answer) <= limit)
+
+    def fits_half(answer):
+        """Within half of what the prompts leave."""
+        return (total is None or 2 * answer <= total - first - second) and (
+            limit is None or 2 * (costs(0, answer) - costs(0, 0)) <= limit - costs(0, 0)
+        )
 
     try:
         signal = budget.largest_signal(first, second, **arguments)
     except BudgetExceeded:
         assert not fits(1, 1)
         return
-    assert 1 <= signal <= want
+    answer = max(1, largest(fits_half, want_answer))
+    assert signal == max(1, largest(lambda count: fits(count, answer), want))
     assert fits(signal, 1)
+
+
+def test_what_is_settled_or_released_cannot_be_given_back_twice():
+    budget = RequestBudget(Budget(total_tokens=100))
+    settled, released = budget.hold(10, None), budget.hold(10, None)
+    budget.settle(settled, tokens=4, usd=None)
+    budget.release(released)
+    for held in (settled, released):
+        with pytest.raises(ValueError, match="not in list"):
+            budget.release(held)
+        with pytest.raises(ValueError, match="not in list"):
+            budget.settle(held, tokens=1, usd=None)
+    assert budget.left_tokens == 96
+
+
+@pytest.mark.parametrize("limits", [Budget(), Budget(total_tokens=100), Budget(cost_usd=Decimal(1))])
+def test_what_was_spent_is_counted_with_or_without_a_limit(limits):
+    budget = RequestBudget(limits)
+    budget.settle(budget.hold(10, Decimal("0.5")), tokens=4, usd=Decimal("0.2"))
+    budget.settle(budget.hold(10, Decimal("0.5")), tokens=20, usd=Decimal("0.7"))
+    assert (budget.spent_tokens, budget.spent_usd) == (24, Decimal("0.9"))
 
 
 @given(

@@ -111,7 +111,9 @@ async def test_a_file_of_a_newer_format_is_refused_and_left_alone(tmp_path):
     run_sql(path, "PRAGMA user_version = 3")
     before = path.read_bytes()
     async with SqliteLedger(path) as ledger:
-        with pytest.raises(ConfigError, match=r"the ledger .* is of a newer DUET \(format 3, this one knows 2\)"):
+        with pytest.raises(
+            ConfigError, match=r"the ledger .* was written by a newer DUET \(format 3, this one knows 2\)"
+        ):
             await ledger.balance("tenant:a")
     assert path.read_bytes() == before
 
@@ -122,7 +124,7 @@ async def test_a_file_that_is_something_else_is_refused_and_left_alone(tmp_path)
         await cache.put(CacheKey("0" * 64), Signal("17", tokens=1, limit=9))
     before = path.read_bytes()
     async with SqliteLedger(path) as ledger:
-        with pytest.raises(ConfigError, match="a database, but no ledger; name another path"):
+        with pytest.raises(ConfigError, match="a database, but not a ledger; name another path"):
             await ledger.hold(["tenant:a"], tokens(1))
     assert path.read_bytes() == before
 
@@ -184,7 +186,7 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing of this call was booked; see that the disk has room" in done.stdout
+    assert "nothing of this call was booked; check that the disk has space" in done.stdout
 
 
 async def test_a_closed_ledger_says_so(tmp_path):

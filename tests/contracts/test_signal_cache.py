@@ -111,9 +111,9 @@ async def test_storing_a_signal_again_starts_its_time_again(cache, clock):
 
 @pytest.mark.parametrize("ttl_s", [0, -1, float("nan"), float("inf")])
 async def test_a_time_that_keeps_nothing_is_refused(make, cache, ttl_s):
-    with pytest.raises(ConfigError, match="ttl_s of a signal cache must be above 0"):
+    with pytest.raises(ConfigError, match="ttl_s of a signal cache must be a finite number of seconds, above 0"):
         make(ttl_s=ttl_s)
-    with pytest.raises(ConfigError, match="ttl_s of a signal cache must be above 0"):
+    with pytest.raises(ConfigError, match="ttl_s of a signal cache must be a finite number of seconds, above 0"):
         await cache.put(key(1), SIGNAL, ttl_s=ttl_s)
 
 
@@ -132,7 +132,7 @@ async def test_the_signal_unused_for_longest_makes_room(make):
 
 
 async def test_a_cache_without_room_is_refused(make):
-    with pytest.raises(ConfigError, match="max_entries of a signal cache must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="max_entries of a signal cache must be a whole number of at least 1, got 0"):
         make(max_entries=0)
 
 

@@ -237,7 +237,10 @@ async def test_a_ledger_that_is_an_object_stays_open():
 
 
 def test_what_is_no_ledger_is_refused():
-    with pytest.raises(ConfigError, match="a ledger must be a URL or an object"):
+    with pytest.raises(
+        ConfigError,
+        match="a ledger must be a URL, a LedgerStore or an instance of a BaseLedger, got an object of type int",
+    ):
         pair(ledger=3)
 
 

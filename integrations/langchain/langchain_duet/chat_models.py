@@ -15,7 +15,7 @@ from langchain_core.utils import secret_from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from duet_sdk.backends.base import Backend
-from duet_sdk.budget import Ledger
+from duet_sdk.budget import BaseLedger
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.endpoints import Endpoint
@@ -141,7 +141,7 @@ class ChatDuet(BaseChatModel):
     """When a model that failed is called again; overrides ``max_retries``."""
     prices: dict[str, TokenPrice | GpuHour] | None = None
     """Prices by model name; they go before every other source."""
-    ledger: Ledger | None = None
+    ledger: BaseLedger | None = None
     """Holds limits over many requests; stays yours to close."""
     ledger_wait_s: float | None = None
     """Longest wait for room in the ledger that only others' holds take; none by default."""
