@@ -11,8 +11,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
+from duet_sdk._tasks import finished
 from duet_sdk.backends.connect import ModelLike
 from duet_sdk.client import AsyncDuetClient, CallOptions, ClientOptions
 from duet_sdk.conversation import AsyncConversation
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from duet_sdk.settings import Settings
 
 Result = TypeVar("Result")
+
+_CLEAN_UP_S: Final = 10.0
+"""Longest wait of a thread for cancelled work to clean up: it closes its connections and settles what it spent."""
 
 
 class BackgroundLoop:
@@ -116,11 +120,8 @@ async def _nothing() -> None:
 
 
 async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
-    """Cancel the tasks and wait until they have cleaned up, though not for ever."""
-    for task in tasks:
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=10)
+    """Cancel the tasks, where they have begun, and wait until they have cleaned up, though not for ever."""
+    await finished([task for task in tasks if task is not None], within_s=_CLEAN_UP_S)
 
 
 def _stop(
@@ -134,10 +135,7 @@ def _stop(
 
     async def end() -> None:
         try:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await finished(asyncio.all_tasks() - {asyncio.current_task()})
             # Asked by name: the loop knows its generators, and so the open connections, by weak references, and these
             # are gone when the client was in a cycle of garbage.
             await asyncio.gather(at_end(), return_exceptions=True)
@@ -149,7 +147,7 @@ def _stop(
 
     asyncio.run_coroutine_threadsafe(end(), loop)
     if threading.get_ident() != thread.ident:
-        thread.join(timeout=10)
+        thread.join(timeout=_CLEAN_UP_S)
         if not thread.is_alive():
             loop.close()
 

@@ -16,6 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, get_args
 
 from duet_sdk import models
+from duet_sdk._tasks import to_the_end
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.options import Known, check_window, checked_local
 from duet_sdk.errors import (
@@ -248,18 +249,11 @@ def _kind(err: Exception) -> str:
 
 
 async def _left(running: asyncio.Future[None]) -> None:
-    """Wait until the worker is out of the model, also when this task is cancelled again meanwhile."""
-    again: asyncio.CancelledError | None = None
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _LEAVE_S
-    while not running.done() and (left_s := deadline - loop.time()) > 0:
-        try:
-            await asyncio.wait({running}, timeout=left_s)
-        except asyncio.CancelledError as err:
-            again = err
-    if not running.done():
-        _log.warning("a stopped call is still in the model after %.0f s; it ends at its next layer", _LEAVE_S)
-    elif not running.cancelled():
-        running.exception()
-    if again is not None:
-        raise again
+    """Wait until the worker is out of the model: what follows may need the memory that it holds."""
+    try:
+        await to_the_end(asyncio.wait({running}, timeout=_LEAVE_S))
+    finally:
+        if not running.done():
+            _log.warning("a stopped call is still in the model after %.0f s; it ends at its next layer", _LEAVE_S)
+        elif not running.cancelled():
+            running.exception()  # looked at, so that asyncio does not report it as forgotten
