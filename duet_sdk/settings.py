@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
@@ -34,6 +34,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
+from typing_extensions import override
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.policies import Retry
@@ -153,7 +154,7 @@ class Endpoint(Section):
     context_tokens: Annotated[int, Field(ge=1)] | None = None
     """The model's window in tokens, where it cannot be found out; not set, the backend asks the model."""
     options: dict[str, Any] = Field(default={})
-    """What else the backend takes, such as ``dtype``; no keys, as these are shown."""
+    """What else the backend takes, such as ``dtype``; no keys, as all but the values of ``headers`` is shown."""
 
     @model_validator(mode="after")
     def _keys_are_safe(self) -> Self:
@@ -162,6 +163,15 @@ class Endpoint(Section):
         if secret := _secret_option(self.options):
             raise ValueError(f"the option {secret!r} looks like a key, and options are shown: use api_key_env")
         return self
+
+    @override
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            if name == "options" and isinstance(headers := value.get("headers"), Mapping):
+                # Which header holds a key is up to the server (Cookie, X-Auth): none of their values is shown.
+                yield name, {**value, "headers": dict.fromkeys(headers, "**********")}
+            else:
+                yield name, value
 
     def resolve_key(self) -> SecretStr | None:
         """The key, from the named environment variable where it is there; None where there is none.
