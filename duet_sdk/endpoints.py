@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     Tag,
     model_validator,
 )
+from typing_extensions import override
 
 from duet_sdk.environment import variable
 from duet_sdk.errors import ConfigError
@@ -151,7 +152,7 @@ class Endpoint(BaseModel):
     context_tokens: Annotated[int, Field(ge=1)] | None = None
     """The model's window in tokens, where it cannot be found out; not set, the backend asks the model."""
     options: dict[str, Any] = Field(default={})
-    """What else the backend takes, such as ``dtype``; no keys, as these are shown."""
+    """What else the backend takes, such as ``dtype``; no keys, as all but the values of ``headers`` is shown."""
 
     @model_validator(mode="after")
     def _keys_are_safe(self) -> Self:
@@ -160,6 +161,15 @@ class Endpoint(BaseModel):
         if secret := _secret_option(self.options):
             raise ValueError(f"the option {secret!r} looks like a key, and options are shown: use api_key_env")
         return self
+
+    @override
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            if name == "options" and isinstance(headers := value.get("headers"), Mapping):
+                # Which header holds a key is up to the server (Cookie, X-Auth): none of their values is shown.
+                yield name, {**value, "headers": dict.fromkeys(headers, "**********")}
+            else:
+                yield name, value
 
     def resolve_key(self) -> SecretStr | None:
         """The key, from the named environment variable where it is there; None where there is none.

@@ -36,6 +36,21 @@ def test_an_option_that_does_not_exist_is_a_type_error():
         AsyncDuetClient("scripted/a", "scripted/b", gates="always")
 
 
+class LooksLikeABackend:
+    """Has the methods of a backend and of an endpoint, and is neither."""
+
+    name = model = "x"
+
+    async def connect(self):
+        raise NotImplementedError
+
+    def stream(self, call):
+        raise NotImplementedError
+
+    def connect_options(self):
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -44,7 +59,9 @@ def test_an_option_that_does_not_exist_is_a_type_error():
         ("scripted/", "does not name a model"),
         ("gtp/four", "there is no backend 'gtp'; there are litellm, scripted, transformers, vllm"),
         ("scripted/x@http://127.0.0.1:1/v1", "no option 'base_url'"),
-        (7, "got int"),
+        (7, "got int; for a model of your own derive from duet_sdk.backends.Backend"),
+        (LooksLikeABackend(), "got LooksLikeABackend; for a model of your own derive from"),
+        ([LooksLikeABackend()], "got LooksLikeABackend"),
         ([], "list of models is empty"),
     ],
 )

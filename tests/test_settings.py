@@ -240,6 +240,16 @@ def test_a_key_in_a_place_that_is_shown_is_refused(text):
     assert "sk-secret" not in str(refused.value)
 
 
+def test_the_values_of_headers_are_not_shown():
+    headers = {"Cookie": "s3cret-value", "X-Auth": "s3cret-value"}
+    endpoint = Endpoint(model="vllm/m", options={"headers": headers, "trust_env": True})
+    shown = repr(endpoint) + str(endpoint) + repr(Settings(reasoner=endpoint, generator=[endpoint]))
+    assert "s3cret" not in shown
+    assert "'Cookie': '**********'" in shown
+    assert "'trust_env': True" in shown
+    assert endpoint.connect_options()["headers"] == headers
+
+
 def test_the_settings_of_one_load_do_not_reach_the_next():
     Path("other.toml").write_text('gate = "never"')
     assert load_settings("other.toml").gate == "never"

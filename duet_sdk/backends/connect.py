@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
 from duet_sdk.backends.base import Backend
 from duet_sdk.errors import ConfigError
@@ -35,29 +35,36 @@ def connect(given: OneModel) -> tuple[str, Backend]:
     """The full name of a model and its backend; nothing is loaded or sent yet.
 
     Raises:
-        ConfigError: a name without a backend, a backend that nobody provides, or an option it does not know.
+        ConfigError: a name without a backend, an unknown backend, an option that it does not have, or an object that is
+            not a model.
         MissingExtra: the backend's library is not installed.
     """
     if isinstance(given, str):
         return _by_name(given, {})
     if isinstance(given, Backend):
         return f"{given.name}/{given.model}", given
-    if hasattr(given, "connect_options"):
+    if _is_endpoint(given):
         return _by_name(given.model, given.connect_options())
-    raise ConfigError(f"a model must be named as 'backend/model', or be a backend, got {type(given).__name__}")
+    raise ConfigError(
+        "a model must be a name such as 'vllm/Qwen/Qwen3-4B', an Endpoint or a Backend, got "
+        f"{type(given).__name__}; for a model of your own derive from duet_sdk.backends.Backend"
+    )
 
 
 def with_tokenizer(given: ModelLike, folder: Path) -> ModelLike:
-    """Servers that do not say where their tokenizer lies, with a folder that should hold it; others as they are."""
-    if isinstance(given, str | Backend) or hasattr(given, "connect_options"):
-        return _one_with_tokenizer(cast("OneModel", given), folder)
-    return [_one_with_tokenizer(one, folder) for one in given]
+    """Name a folder as the tokenizer of every vLLM server that has none named; other models stay as they are."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return [_one_with_tokenizer(one, folder) for one in given]
+    return _one_with_tokenizer(given, folder)
 
 
 def _one_with_tokenizer(given: OneModel, folder: Path) -> OneModel:
-    if isinstance(given, Backend):
+    if isinstance(given, str):
+        name, options = given, dict[str, object]()
+    elif _is_endpoint(given):
+        name, options = given.model, given.connect_options()
+    else:
         return given
-    name, options = (given, {}) if isinstance(given, str) else (given.model, given.connect_options())
     if split_name(name)[0] != "vllm" or "tokenizer" in options:
         return given
     return _by_name(name, {**options, "tokenizer": str(folder)})[1]
@@ -90,7 +97,21 @@ def _by_name(name: str, options: Mapping[str, object]) -> tuple[str, Backend]:
     backend, model, url = split_name(name)
     if url is not None:
         options = {**options, "base_url": url}
-    return f"{backend}/{model}", _provider(backend)(model, options)
+    made = _provider(backend)(model, options)
+    if not isinstance(made, Backend):
+        raise ConfigError(
+            f"the entry point {backend!r} of {GROUP!r} made a {type(made).__name__}, which does not derive from "
+            "duet_sdk.backends.Backend"
+        )
+    return f"{backend}/{model}", made
+
+
+def _is_endpoint(given: object) -> TypeGuard[Endpoint]:
+    from duet_sdk.endpoints import (
+        Endpoint,  # whoever has an Endpoint has imported this; names alone need not pay for it
+    )
+
+    return isinstance(given, Endpoint)
 
 
 def _provider(backend: str) -> Connect:

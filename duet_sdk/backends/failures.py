@@ -1,17 +1,19 @@
-"""What a server or the way to it does wrong → the error tree, with the server's words and without any secret."""
+"""What a server, a library or the way to it does wrong → the error tree, in its own words without any secret."""
 
 from __future__ import annotations
 
 import json
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from duet_sdk.backends.redaction import redacted, texts_of
 from duet_sdk.errors import (
     Authentication,
     BackendError,
@@ -25,43 +27,76 @@ from duet_sdk.errors import (
 )
 
 if TYPE_CHECKING:
+    from duet_sdk.reply import StageUsage
     from duet_sdk.types import Json
 
-_WORDS = 300
-_READ = 1200
-_SHARED = 12
-"""Characters in a row that a server's words may share with a prompt; more of them are an echo."""
-_OVERFLOW = re.compile(r"context[ _](length|size|window)|maximum (input|model) length|max_model_len", re.IGNORECASE)
-_OVERFLOW_CODES = {"context_length_exceeded", "exceed_context_size_error"}
-_WINDOW = re.compile(
-    r"(?:context (?:length|size|window)[^.\d]{0,40}?|max_model_len\D{0,4}|n_ctx\D{0,4})(\d+)", re.IGNORECASE
+MODEL_NOT_FOUND: Final = "model_not_found"
+CONTEXT_LENGTH_EXCEEDED: Final = "context_length_exceeded"
+_OVERFLOW_CODES: Final = frozenset({CONTEXT_LENGTH_EXCEEDED, "exceed_context_size_error"})
+_OVERFLOW: Final = re.compile(
+    r"context[ _](length|size|window)|maximum (input|model) length|max_model_len", re.IGNORECASE
 )
-_NEEDED = re.compile(
-    r"(?:requested|contains(?: at least)?|resulted in|has|request \()\s*(\d+)\s*(?:in|tok)", re.IGNORECASE
+_WINDOW: Final = re.compile(
+    r"(?:context (?:length|size|window)[^.\d]{0,40}?|max_model_len\D{0,4}|n_ctx\D{0,4}|maximum of\s*|>\s*)"
+    r"(\d{1,12})(?!\d)",
+    re.IGNORECASE,
 )
-_NO_MODEL = re.compile(
+_NEEDED: Final = re.compile(
+    r"(?:requested|contains(?: at least)?|resulted in|you passed|too long:|has|request \()\s*(?:about\s*)?"
+    r"(\d{1,12})\s*(?:in|tok)",
+    re.IGNORECASE,
+)
+_NO_MODEL: Final = re.compile(
     r"model\b.{0,200}?\b(?:not (?:exist|found|supported)|unknown|no such)|(?:unknown|no such) model"
     r"|model_not_found|model\b.{0,200}?does ?n['o]t",
     re.IGNORECASE | re.DOTALL,
 )
-_QUOTED = re.compile(r"'[^'\n]{61,}'|\"[^\"\n]{61,}\"|`[^`\n]{61,}`", re.DOTALL)
-_NUMBERS = re.compile(r"\d+(?:\s*,\s*\d+){3,}")
+
+_BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
+    401: (Authentication, "refused the key, or requires one"),
+    403: (Authentication, "refused the key, or requires one"),
+    408: (RateLimited, "asks to be called later"),
+    425: (RateLimited, "asks to be called later"),
+    429: (RateLimited, "asks to be called later"),
+    501: (BackendError, "cannot do this"),
+}
+"""The statuses that mean more than their hundred; 404 is told apart by the words that come with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a model's server said no with, whichever way it was heard."""
+
+    status: int | None
+    """Of HTTP; None where there was none."""
+    words: str = ""
+    """As the server said them: they may quote the request, and are shown redacted only."""
+    codes: frozenset[str] = frozenset()
+    """The names that it gives its error, such as ``insufficient_quota``."""
+    retry_after: float | None = None
+
+    @classmethod
+    def of(cls, status: int | None, error: Json | None, *, retry_after: float | None = None) -> Refusal:
+        """From an error object, as `error_object` finds it in a body."""
+        error = error or {}
+        codes = frozenset(str(value) for name in ("code", "type") if (value := error.get(name)) is not None)
+        return cls(status, _words(error), codes, retry_after)
 
 
 class Failures:
-    """Makes the errors of one endpoint.
+    """Makes the errors of one model.
 
     Args:
         backend: the backend's name.
         model: the model as the backend knows it.
-        url: where it is served; shown.
+        url: where it is served; shown. None where the backend does not know.
         secrets: what must never be shown.
     """
 
-    def __init__(self, *, backend: str, model: str, url: str, secrets: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, backend: str, model: str, url: str | None = None, secrets: tuple[str, ...] = ()) -> None:
         self._facts: dict[str, Any] = {"backend": backend, "model": model}
-        self._who = f"{backend}/{model} at {url}"
-        self._secrets = tuple(secret for secret in secrets if secret)
+        self._who = f"{backend}/{model}" if url is None else f"{backend}/{model} at {url}"
+        self._secrets = secrets
 
     def no_connection(self, error: Exception) -> ConnectFailed:
         """Nothing came back before the answer's headers; a certificate that is not accepted is not tried again."""
@@ -69,7 +104,7 @@ class Failures:
             cause = error.certificate_error
             why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
             return ConnectFailed(
-                f"{self._who}: its certificate is not accepted ({why}); name an authority of your own in the "
+                f"{self._who}: its certificate is not accepted ({why}); to trust an authority of your own, set the "
                 "environment variable SSL_CERT_FILE before Python starts, or correct the URL",
                 retryable=False,
                 **self._facts,
@@ -77,35 +112,61 @@ class Failures:
         if isinstance(error, aiohttp.ClientSSLError):
             reason = "the TLS connection failed; does the server speak https there?"
         elif isinstance(error, aiohttp.ClientConnectorDNSError):
-            reason = "the name of its host is unknown; wrong URL?"
+            reason = "the host name is unknown; wrong URL?"
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
-            reason = "no connection in the time that connect_s allows; is the server running?"
+            reason = "could not connect within connect_s; is the server running?"
         elif isinstance(error, TimeoutError):
-            reason = "connected, but no answer in the time that read_s allows"
+            reason = "connected, but got no answer within read_s"
         elif isinstance(error, aiohttp.ClientConnectorError):
-            reason = f"no connection ({type(error.os_error).__name__}); is the server running there?"
+            reason = f"could not connect ({type(error.os_error).__name__}); is the server running there?"
         elif isinstance(error, aiohttp.ClientResponseError):
-            reason = "its answer is no HTTP; wrong URL or wrong port?"
+            reason = "the answer is not HTTP; wrong URL or wrong port?"
         else:
             reason = f"the connection was closed without an answer ({type(error).__name__})"
         return ConnectFailed(f"{self._who}: {reason}", **self._facts)
 
+    def no_answer(self, refusal: Refusal, sent: Json) -> ConnectFailed:
+        """A library says that it got no answer at all."""
+        return ConnectFailed(
+            f"{self._who} gave no answer{self._said(refusal, sent)}", retry_after=refusal.retry_after, **self._facts
+        )
+
     def cut(self, error: Exception) -> StreamBroken:
         """The way to the server broke after its answer had begun."""
         if isinstance(error, TimeoutError):
-            return self.broken("nothing more came in the time that read_s allows")
-        return self.broken(f"the connection was cut within the answer ({type(error).__name__})")
+            return self.broken("nothing more came within read_s")
+        return self.broken(f"the connection was lost during the answer ({type(error).__name__})")
 
     def broken(self, reason: str, *, status: int | None = None) -> StreamBroken:
         """An answer that cannot be read, or ended too early."""
         return StreamBroken(f"{self._who}: {reason}", status=status, **self._facts)
 
+    def broke_off(
+        self, refusal: Refusal, sent: Json, *, partial: str = "", usage: StageUsage | None = None
+    ) -> StreamBroken:
+        """An answer that had begun and was ended by an error, whatever that says.
+
+        Args:
+            refusal: the error.
+            sent: the request's body.
+            partial: the text written before.
+            usage: what it cost, None where unknown.
+        """
+        return StreamBroken(
+            f"{self._who}: the server ended its answer with an error{self._said(refusal, sent)}",
+            partial=partial,
+            usage=usage,
+            status=refusal.status,
+            retry_after=refusal.retry_after,
+            **self._facts,
+        )
+
     def unreadable(self, error: Exception) -> StreamBroken:
-        """A piece of a stream that is not of the form it should have."""
+        """A piece of a stream that does not have the expected form."""
         return self.broken(f"a piece of its answer cannot be read ({type(error).__name__})")
 
     def wrong_url(self, reason: str, *, status: int | None = None) -> ConnectFailed:
-        """Something answers there, but no server of this kind."""
+        """Something answers there, but not a server of this kind."""
         return ConnectFailed(f"{self._who}: {reason}; wrong URL?", status=status, retryable=False, **self._facts)
 
     def not_served(self, served: list[str]) -> ModelNotFound:
@@ -118,16 +179,11 @@ class Failures:
         return Rejected(f"{self._who}: {reason}", **self._facts)
 
     def status(self, status: int, headers: Mapping[str, str], body: bytes, sent: Json) -> DuetError:
-        """An answer that says no.
-
-        401 and 403 are `Authentication`; 404 is `ModelNotFound` or a wrong URL (`ConnectFailed`, not retryable); 408,
-        425 and 429 are `RateLimited`; a prompt that is too long is `ContextOverflow`, any other 4xx `Rejected`. 5xx is
-        `BackendError` itself, retryable but for 501: the server answered, so it is no `ConnectFailed`.
-        """
-        error = _error_object(body)
+        """An answer with a status that is not a success: see `refused`."""
         if 300 <= status < 400:
             return self.wrong_url(f"it answers with a redirect ({status}), which is not followed", status=status)
-        return self._refusal(status, error or {}, sent, retry_after=_retry_after(headers))
+        refusal = Refusal.of(status, error_object(body), retry_after=retry_after(headers))
+        return self.refused(refusal, sent)
 
     def event(self, error: object, sent: Json, *, begun: bool) -> DuetError:
         """An error inside a stream; once something was written it is always `StreamBroken`."""
@@ -135,57 +191,59 @@ class Failures:
         code = facts.get("code")
         status = code if isinstance(code, int) and 400 <= code < 600 else None
         if begun:
-            return self.broken(f"the server ended its answer with an error{self._said(facts, sent)}", status=status)
-        return self._refusal(status or 500, facts, sent)
+            return self.broke_off(Refusal.of(status, facts), sent)
+        return self.refused(Refusal.of(status or 500, facts), sent)
 
-    def _refusal(self, status: int, error: Json, sent: Json, *, retry_after: float | None = None) -> DuetError:
-        full = _words(error)
-        said = self._said(error, sent)
-        facts = {**self._facts, "status": status, "retry_after": retry_after}
-        if status in (401, 403):
-            return Authentication(f"{self._who} refused the key, or wants one ({status}){said}", **facts)
-        if status in (408, 425, 429):
-            used_up = "insufficient_quota" in (error.get("code"), error.get("type"))
-            wait = f"; it says to wait {retry_after:g} s" if retry_after is not None else ""
-            return RateLimited(
-                f"{self._who} asks to come back later ({status}){wait}{said}", retryable=not used_up, **facts
-            )
-        if status == 404:
-            if error.get("code") == "model_not_found" or _NO_MODEL.search(full):
-                return ModelNotFound(f"{self._who} is not served there ({status}){said}", **facts)
-            return self.wrong_url(f"there is nothing at this address ({status}){said}", status=status)
-        if status >= 500:
-            return BackendError(f"{self._who} failed ({status}){said}", retryable=status != 501, **facts)
-        if _OVERFLOW_CODES & {str(error.get("code")), str(error.get("type"))} or _OVERFLOW.search(full):
-            return self._overflow(full, said, sent)
-        return Rejected(f"{self._who} refused the request ({status}){said}", **facts)
+    def refused(self, refusal: Refusal, sent: Json, *, context_tokens: int | None = None) -> DuetError:
+        """The error of a request that was answered with a no.
 
-    def _overflow(self, full: str, said: str, sent: Json) -> ContextOverflow:
-        window, needed = _WINDOW.search(full), _NEEDED.search(full)
+        401 and 403 are `Authentication`; 404 is `ModelNotFound` or a wrong URL (`ConnectFailed`, not retryable); 408,
+        425 and 429 are `RateLimited`, not retryable where a quota is used up; a prompt that is too long is
+        `ContextOverflow`, any other 4xx `Rejected`. 5xx is `BackendError` itself, retryable but for 501: the server
+        answered, so it is no `ConnectFailed`. Without a status nothing is known: `BackendError`, not retryable.
+
+        Args:
+            refusal: what was said.
+            sent: the request's body, whose texts are not repeated.
+            context_tokens: the model's window, as far as it is known without the server's words.
+        """
+        said, status = self._said(refusal, sent), refusal.status
+        if status == 404 and MODEL_NOT_FOUND not in refusal.codes and not _NO_MODEL.search(refusal.words):
+            return self.wrong_url(f"there is nothing at this address (404){said}", status=404)
+        if _is_overflow(refusal):
+            return self._overflow(refusal, said, sent, context_tokens)
+        kind, what = _kind_of(status)
+        wait = ""
+        if kind is RateLimited and refusal.retry_after is not None:
+            wait = f"; it asks to wait {refusal.retry_after:g} s"
+        number = "" if status is None else f" ({status})"
+        return kind(
+            f"{self._who} {what}{number}{wait}{said}",
+            status=status,
+            retry_after=refusal.retry_after,
+            retryable=_is_retryable(refusal),
+            **self._facts,
+        )
+
+    def _overflow(self, refusal: Refusal, said: str, sent: Json, context_tokens: int | None) -> ContextOverflow:
+        window, needed = _WINDOW.search(refusal.words), _NEEDED.search(refusal.words)
         prompt = sent.get("prompt")
-        known = (len(prompt) if isinstance(prompt, list) else 0) + int(sent.get("max_tokens", 0))
+        known = (len(prompt) if isinstance(prompt, list) else 0) + int(sent.get("max_tokens") or 0)
         return ContextOverflow(
             f"prompt and limits do not fit the context of {self._who}{said}; shorten the conversation or lower the "
             "limits",
             model=str(self._facts["model"]),
             needed_tokens=int(needed[1]) if needed else known,
-            context_tokens=int(window[1]) if window else 0,
+            context_tokens=int(window[1]) if window else context_tokens or 0,
         )
 
-    def _said(self, error: Json, sent: Json) -> str:
-        words = _words(error)[:_READ]
-        for secret in self._secrets:
-            words = words.replace(secret, "***")
-        words = _without_echo(words, sent)
-        words = _NUMBERS.sub("…", _QUOTED.sub("…", words))
-        words = " ".join(words.split())
-        if len(words) > _WORDS:
-            words = words[: _WORDS - 1] + "…"
+    def _said(self, refusal: Refusal, sent: Json) -> str:
+        words = redacted(refusal.words, texts=texts_of(sent), secrets=self._secrets)
         return f": {words}" if words else ""
 
 
-def _error_object(body: bytes) -> Json | None:
-    """The error in a body: OpenAI's form, FastAPI's, or plain text that is no page."""
+def error_object(body: bytes) -> Json | None:
+    """The error in a body: OpenAI's form, FastAPI's, or plain text that is not a page."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -195,6 +253,42 @@ def _error_object(body: bytes) -> Json | None:
         return {"message": value} if isinstance(value, str) else None
     error = value.get("error", value)
     return error if isinstance(error, dict) else {"message": error}
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait: the header holds seconds or a date (RFC 9110, section 10.2.3); anything else is ignored."""
+    given = next((value.strip() for name, value in headers.items() if name.lower() == "retry-after"), "")
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", given):
+        return float(given)
+    try:
+        date = parsedate_to_datetime(given)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _kind_of(status: int | None) -> tuple[type[BackendError], str]:
+    if status == 404:
+        return ModelNotFound, "is not served there"
+    if status is not None and 400 <= status < 500:
+        return _BY_STATUS.get(status, (Rejected, "refused the request"))
+    return _BY_STATUS.get(status or 0, (BackendError, "failed"))
+
+
+def _is_overflow(refusal: Refusal) -> bool:
+    status = refusal.status
+    if status is None or not 400 <= status < 500 or status in _BY_STATUS or status == 404:
+        return False
+    return bool(_OVERFLOW_CODES & refusal.codes) or _OVERFLOW.search(refusal.words) is not None
+
+
+def _is_retryable(refusal: Refusal) -> bool:
+    status = refusal.status or 0
+    if status >= 500:
+        return status != 501
+    return status in (408, 425, 429) and "insufficient_quota" not in refusal.codes
 
 
 def _words(error: Json) -> str:
@@ -209,47 +303,3 @@ def _words(error: Json) -> str:
                 f"{'.'.join(str(part) for part in entry.get('loc', ()))}: {entry.get('msg', '')}" for entry in problems
             )
     return ""
-
-
-def _without_echo(words: str, sent: Json) -> str:
-    """The words without what they repeat of the prompt, also where they write it escaped."""
-    texts = [text for text in _texts(sent) if text.strip()]
-    for text in texts:
-        if len(text) < _SHARED:
-            words = re.sub(rf"(?<!\w){re.escape(text.strip())}(?!\w)", "…", words)
-    whole = "\n".join(form for text in texts for form in {text, json.dumps(text), repr(text)})
-    marked = bytearray(len(words))
-    for at in range(len(words) - _SHARED + 1):
-        if words[at : at + _SHARED] in whole:
-            marked[at : at + _SHARED] = b"\x01" * _SHARED
-    kept = "".join("\0" if hidden else character for character, hidden in zip(words, marked, strict=True))
-    return re.sub("\0+", "…", kept)
-
-
-def _texts(sent: Json) -> Iterator[str]:
-    """Every text of a request's prompt."""
-    for message in sent.get("messages", ()):
-        content = message.get("content")
-        if isinstance(content, str):
-            yield content
-        else:
-            for part in content or ():
-                yield from (value for value in (part.get("text"), (part.get("image_url") or {}).get("url")) if value)
-        for call in message.get("tool_calls", ()):
-            yield call["function"]["arguments"]
-    if isinstance(prompt := sent.get("prompt"), str):
-        yield prompt
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: the header holds seconds or a date (RFC 9110, section 10.2.3)."""
-    given = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", given):
-        return float(given)
-    try:
-        date = parsedate_to_datetime(given)
-    except (ValueError, TypeError):
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())

@@ -37,7 +37,7 @@ def connect_ledger(given: LedgerLike) -> BaseLedger:
         return named
     if isinstance(named, str):
         return _at(named, None)
-    from duet_sdk.settings import LedgerStore  # here, as pydantic takes a while to load
+    from duet_sdk.endpoints import LedgerStore  # here, as pydantic takes a while to load
 
     if isinstance(named, LedgerStore):
         return _at(named.url, named.resolve_password())

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duet_sdk.backends.failures import Failures
+from duet_sdk.backends.failures import Failures, Refusal, retry_after
 from duet_sdk.errors import (
+    Authentication,
+    BackendError,
+    ConnectFailed,
+    ContextOverflow,
+    ModelNotFound,
     RateLimited,
+    Rejected,
 )
 
 
@@ -60,3 +67,95 @@ def test_a_quota_that_is_used_up_is_not_worth_a_retry():
     error = Failures(backend="vllm", model="m", url="http://x/v1").status(429, {}, body, {})
     assert isinstance(error, RateLimited)
     assert not error.retryable
+
+
+OF = Failures(backend="litellm", model="p/m")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [
+        (None, BackendError, False),
+        (307, BackendError, False),
+        (400, Rejected, False),
+        (401, Authentication, False),
+        (402, Rejected, False),
+        (403, Authentication, False),
+        (404, ConnectFailed, False),
+        (408, RateLimited, True),
+        (413, Rejected, False),
+        (422, Rejected, False),
+        (425, RateLimited, True),
+        (429, RateLimited, True),
+        (500, BackendError, True),
+        (501, BackendError, False),
+        (503, BackendError, True),
+        (529, BackendError, True),
+    ],
+)
+def test_a_status_has_one_meaning(status, kind, retryable):
+    error = OF.refused(Refusal(status, "no"), {})
+    assert type(error) is kind
+    assert (error.status, error.retryable, error.backend, error.model) == (status, retryable, "litellm", "p/m")
+    assert "p/m" in str(error)
+    assert str(error).endswith(": no; wrong URL?" if status == 404 else ": no")
+
+
+@pytest.mark.parametrize(
+    ("words", "codes"),
+    [("the model `x` does not exist", ()), ("no such model", ()), ("nothing", ("model_not_found",))],
+)
+def test_a_model_that_is_not_found_is_told_from_a_wrong_address(words, codes):
+    assert type(OF.refused(Refusal(404, words, frozenset(codes)), {})) is ModelNotFound
+
+
+@pytest.mark.parametrize(
+    ("words", "window", "needed"),
+    [
+        ("This model's maximum context length is 2048 tokens. However, you requested 9000 tokens", 2048, 9000),
+        ("prompt is too long: 210000 tokens > 200000 maximum, over the context window", 200000, 210000),
+        ("the request exceeds the available context size", 4096, 23),
+        (f"maximum context length is {'9' * 5000} tokens, you requested {'9' * 5000} tokens", 4096, 23),
+    ],
+)
+def test_an_overflow_says_its_numbers_as_far_as_they_are_told(words, window, needed):
+    sent = {"prompt": [1] * 3, "max_tokens": 20}
+    error = OF.refused(Refusal(400, words), sent, context_tokens=4096)
+    assert isinstance(error, ContextOverflow)
+    assert (error.context_tokens, error.needed_tokens) == (window, needed)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("7", 7.0),
+        (" 0.25 ", 0.25),
+        ("0", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("-5", None),
+        ("1e400", None),
+        ("inf", None),
+        ("nan", None),
+        ("9" * 400, None),
+        ("٧", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["Retry-After", "retry-after"])
+def test_a_wait_is_seconds_or_a_date_or_ignored(name, given, seconds):
+    assert retry_after({"Date": "x", name: given}) == seconds
+
+
+def test_a_date_to_come_is_a_wait_until_then():
+    assert 60 * 365 * 86_400 < retry_after({"Retry-After": "Fri, 01 Jan 2100 00:00:00 +0200"}) < math.inf
+    assert retry_after({}) is None
+
+
+@given(
+    st.text(max_size=60) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,4} [A-Z][a-z]{2} \d{1,6} \d+:\d+(:\d+)? [-+A-Z0-9]{0,9}")
+)
+@settings(max_examples=300, deadline=None)
+def test_no_wait_is_negative_or_without_end(given):
+    seconds = retry_after({"Retry-After": given})
+    assert seconds is None or 0 <= seconds < math.inf

@@ -112,8 +112,8 @@ async def test_messages_are_counted_with_the_chat_template(random_model: Transfo
     ("options", "message"),
     [
         ({"base_url": "http://127.0.0.1:1/v1"}, "no option 'base_url'"),
-        ({"dtype": 16}, "'dtype' must be a str"),
-        ({"price": 0.1}, "'price' must be a TokenPrice"),
+        ({"dtype": 16}, "'dtype' must be of type str"),
+        ({"price": 0.1}, "'price' must be of type TokenPrice"),
     ],
 )
 def test_an_option_that_it_does_not_know_is_refused(options: dict[str, object], message: str) -> None:

@@ -222,11 +222,11 @@ def test_a_backend_is_made_by_name_and_by_endpoint():
     ("options", "message"),
     [
         ({"dtype": "auto"}, "no option 'dtype'"),
-        ({"read_s": "long"}, "option 'read_s' must be a int or float, got str"),
+        ({"read_s": "long"}, "option 'read_s' must be of type int or float, got str"),
         ({"read_s": 0}, "read_s must be a number of seconds above 0"),
         ({"connect_s": float("nan")}, "connect_s must be"),
         ({"context_tokens": 0}, "context_tokens must be a whole number"),
-        ({"context_tokens": True}, "option 'context_tokens' must be a int, got bool"),
+        ({"context_tokens": True}, "option 'context_tokens' must be of type int, got bool"),
         ({"base_url": "127.0.0.1:8000"}, "must be an http or https URL"),
         ({"base_url": "http://[::1"}, "must be an http or https URL"),
         ({"base_url": "http://x:99999/v1"}, "must be an http or https URL"),
@@ -237,8 +237,8 @@ def test_a_backend_is_made_by_name_and_by_endpoint():
         ({"capabilities": {"magic": True}}, "no capability 'magic'"),
         ({"capabilities": {"tools": "yes"}}, "must be true or false"),
         ({"price": 3}, "option 'price' must be"),
-        ({"priority": True}, "option 'priority' must be a int, got bool"),
-        ({"priority": "low"}, "option 'priority' must be a int, got str"),
+        ({"priority": True}, "option 'priority' must be of type int, got bool"),
+        ({"priority": "low"}, "option 'priority' must be of type int, got str"),
     ],
 )
 def test_an_option_that_cannot_work_is_named(options, message):

@@ -3,8 +3,8 @@
 import pytest
 
 from duet_sdk.budget import Limit, MemoryLedger, OpenOnFailure, RedisLedger, SqliteLedger, connect_ledger
+from duet_sdk.endpoints import LedgerStore
 from duet_sdk.errors import ConfigError
-from duet_sdk.settings import LedgerStore
 
 
 @pytest.mark.parametrize(

@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
+from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
 from duet_sdk.backends.litellm.connections import Clients, load
-from duet_sdk.backends.litellm.errors import Faults
+from duet_sdk.backends.litellm.errors import is_silence, refusal_of
 from duet_sdk.backends.litellm.wire import answer_chunks, delta_chunk, request_of, usage_of
 from duet_sdk.backends.options import Known, checked
-from duet_sdk.errors import ConfigError, MissingExtra, Rejected, StreamBroken
+from duet_sdk.errors import ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from decimal import Decimal
 
     from pydantic import SecretStr
 
-    from duet_sdk.rendering import TokenizerFiles
     from duet_sdk.reply import StageUsage
-    from duet_sdk.types import Json, Message
+    from duet_sdk.types import Json
 
 _OPTIONS: Known = {
     "api_key": (),  # a text, or a SecretStr
@@ -79,6 +79,9 @@ class LiteLLMBackend(Backend):
         self._timeout_s = timeout_s
         self._facts: ModelFacts | None = None
         self._clients = Clients()
+        self._failures = Failures(
+            backend=self.name, model=model, secrets=(api_key.get_secret_value(),) if api_key else ()
+        )
 
     @property
     def price(self) -> Price | None:
@@ -105,11 +108,25 @@ class LiteLLMBackend(Backend):
             raise Rejected("chat APIs take no token ids; use handoff='instruct'", backend=self.name, model=self.model)
         facts = await self._known()
         litellm = load()
-        secret = self._api_key.get_secret_value() if self._api_key else None
-        faults = Faults(self.name, self.model, call, secret=secret, context_tokens=facts.capabilities.context_tokens)
-        request = request_of(call, facts) | {
+        request = self._request(call, facts)
+        try:
+            with self._clients.watch():
+                answer = await litellm.acompletion(**request)
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises what it likes, and its words may quote the prompt
+            raise self._failed(error, request) from None
+        if not request["stream"]:
+            for chunk in answer_chunks(answer):
+                yield chunk
+            yield self._bill(usage_of(answer.usage), answer.usage)
+            return
+        async with aclosing(self._deltas(answer, request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _request(self, call: Call, facts: ModelFacts) -> dict[str, Any]:
+        return request_of(call, facts) | {
             "model": self.model,
-            "api_key": secret,
+            "api_key": self._api_key.get_secret_value() if self._api_key else None,
             "base_url": self._base_url,
             "timeout": self._timeout_s,
             "num_retries": 0,
@@ -119,21 +136,8 @@ class LiteLLMBackend(Backend):
             "_skip_mcp_handler": True,
             "stream": not (call.whole or call.n > 1),
         }
-        try:
-            with self._clients.watch():
-                answer = await litellm.acompletion(**request)
-        except Exception as error:  # noqa: BLE001 - LiteLLM raises what it likes, and its words may quote the prompt
-            raise faults.told(error) from None
-        if not request["stream"]:
-            for chunk in answer_chunks(answer):
-                yield chunk
-            yield self._bill(usage_of(answer.usage), answer.usage)
-            return
-        async with aclosing(self._deltas(answer, faults)) as chunks:
-            async for chunk in chunks:
-                yield chunk
 
-    async def _deltas(self, answer: Any, faults: Faults) -> AsyncGenerator[Chunk, None]:
+    async def _deltas(self, answer: Any, request: Json) -> AsyncGenerator[Chunk, None]:
         written: list[str] = []
         usage: StageUsage | None = None
         try:
@@ -143,21 +147,29 @@ class LiteLLMBackend(Backend):
                 except StopAsyncIteration:
                     break
                 except Exception as error:  # noqa: BLE001 - as above
-                    raise faults.told(error, partial="".join(written), usage=usage, begun=bool(written)) from None
+                    if not written:
+                        raise self._failed(error, request) from None
+                    refusal, partial = refusal_of(error), "".join(written)
+                    raise self._failures.broke_off(refusal, request, partial=partial, usage=usage) from None
                 chunk = delta_chunk(piece)
                 written.append(chunk.text)
                 if chunk.finish_reason is not None and not _was_ended(answer):
                     message = "the stream ended without saying why the output ended"
                     raise StreamBroken(message, partial="".join(written), backend=self.name, model=self.model)
                 yield chunk
-                # LiteLLM counts for itself where the server does not say its usage: that is no evidence.
-                if (told := getattr(piece, "usage", None)) is not None and any(
-                    getattr(seen, "usage", None) is not None for seen in answer.chunks
-                ):
+                if (told := _usage_told(piece, answer)) is not None:
                     usage = usage_of(told)
                     yield self._bill(usage, told)
         finally:
             await answer.aclose()
+
+    def _failed(self, error: Exception, request: Json) -> DuetError:
+        """The error of a call that failed before its answer began."""
+        refusal = refusal_of(error)
+        if is_silence(error):
+            return self._failures.no_answer(refusal, request)
+        window = self._facts.capabilities.context_tokens if self._facts else None
+        return self._failures.refused(refusal, request, context_tokens=window)
 
     def _bill(self, usage: StageUsage | None, told: object) -> Chunk:
         return Chunk(usage=usage, cost_usd=self._cost(told) if usage else None)
@@ -167,16 +179,6 @@ class LiteLLMBackend(Backend):
         if self._own_price is not None or self._facts is None:
             return None
         return self._facts.cost(told)
-
-    async def count_tokens(
-        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
-    ) -> int | None:
-        """None: LiteLLM's count is a guess for most providers, and fetches tokenizers for some."""
-        return None
-
-    async def tokenizer(self) -> TokenizerFiles | None:
-        """None: providers do not hand theirs out."""
-        return None
 
     async def aclose(self) -> None:
         """Close the connections that LiteLLM opened for DUET and that nobody uses now."""
@@ -215,6 +217,12 @@ def _secret(key: object) -> SecretStr:
     if isinstance(key, str):
         return SecretStr(key)
     raise ConfigError(f"option 'api_key' must be a str or SecretStr, got {type(key).__name__}")
+
+
+def _usage_told(piece: Any, answer: Any) -> Any | None:
+    """The usage that came with a piece; LiteLLM counts for itself where the server says none: that is no evidence."""
+    told = getattr(piece, "usage", None)
+    return told if any(getattr(seen, "usage", None) is not None for seen in answer.chunks) else None
 
 
 def _was_ended(answer: Any) -> bool:

@@ -41,7 +41,7 @@ def request_headers(api_key: Secret | str | None, own: Mapping[str, str]) -> dic
 
 def secrets_in(headers: Mapping[str, str]) -> tuple[str, ...]:
     """What must not be shown of headers: every value that is not ours."""
-    own = (value for name, value in headers.items() if name not in _PLAIN_HEADERS and len(value) > 3)
+    own = (value for name, value in headers.items() if name not in _PLAIN_HEADERS)
     return tuple(form for value in own for form in (value, value.removeprefix("Bearer ")))
 
 
