@@ -7,18 +7,12 @@ from graphlib import CycleError, TopologicalSorter
 import grimp
 import pytest
 
-# The observer's protocol names the draft, which carries the observer; both are one seam.
-EXCUSED = {("duet_sdk.pipeline.observer", "duet_sdk.pipeline.draft")}
-
 
 @pytest.fixture(scope="module")
 def imports() -> dict[str, set[str]]:
     """What each module imports, whether on load, within a function, or for a type checker alone."""
     graph = grimp.build_graph("duet_sdk", exclude_type_checking_imports=False, cache_dir=None)
-    found = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
-    for module, imported in EXCUSED:
-        found[module].remove(imported)
-    return found
+    return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
 
 
 def circle_in(imports: dict[str, set[str]]) -> list[str]:

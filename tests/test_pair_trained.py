@@ -301,16 +301,10 @@ class TestConformity:
         (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
         conformity = pair.conformity(strict=True)
 
-        class Connected:
-            name, model = "transformers", "m"
-
-            async def tokenizer(self):
-                return None
-
         import asyncio
 
         with pytest.raises(PairError, match="other quantisation"):
-            asyncio.run(conformity.check_model("reasoner", Connected()))
+            asyncio.run(conformity.check_model("reasoner", Scripted("17")))  # it says nothing of its tokenizer
 
     @pytest.mark.parametrize("strict", [False, True])
     async def test_a_servers_template_is_told_by_the_ids_that_it_makes(self, model, tmp_path, caplog, strict):
