@@ -6,6 +6,7 @@ Sections: ``reasoner``, ``generator``, ``objective``, ``data``, ``rollout``, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -218,7 +219,7 @@ class Rollout(Section):
     """K, answers for a signal; the paper's 4."""
     mini_batches: Count = 2
     """Updates that each policy takes in a round; the paper's 64 questions in mini-batches of 32."""
-    alone: CountOrNone = 0
+    unguided: CountOrNone = 0
     """Answers without a signal for a question in training; 0 only in validation. ``marginal`` needs at least 1, the
     paper takes K."""
     temperature: Positive = 1.0
@@ -227,6 +228,13 @@ class Rollout(Section):
     """Of both models in training."""
     top_k: CountOrNone = 0
     """Of both models in training; 0 for all tokens."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: object) -> object:
+        if isinstance(values, Mapping) and "alone" in values:
+            raise ValueError("'alone' is now called 'unguided', with the same meaning; rename the key")
+        return values
 
 
 class Training(Section):
@@ -385,10 +393,10 @@ class TrainConfig(Section):
             raise ValueError(
                 "rollout.answers is 1: with generator_group 'signal' nothing is compared; take 2 or more, or 'question'"
             )
-        if objective.marginal != "off" and rollout.alone < 1:
+        if objective.marginal != "off" and rollout.unguided < 1:
             raise ValueError(
-                f"objective.marginal is {objective.marginal!r} and needs answers without a signal; set rollout.alone "
-                f"(the paper: {rollout.answers})"
+                f"objective.marginal is {objective.marginal!r} and needs answers without a signal; set "
+                f"rollout.unguided (the paper: {rollout.answers})"
             )
         if rollout.questions % rollout.mini_batches:
             raise ValueError(

@@ -13,14 +13,13 @@ import torch
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.models.folder import read_json
-from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer
+from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer, quiet
 from duet_sdk.trainer.checkpoints import refuse_changes
 from duet_sdk.trainer.joint import CONFIG, JointTrainer, Trained
 from duet_sdk.trainer.journal import DECISIONS, write_whole
 from duet_sdk.trainer.measure import PairModels
 from duet_sdk.trainer.proposing.cycle import Cycle
 from duet_sdk.trainer.proposing.silence import propose_silence
-from duet_sdk.trainer.quiet import quiet
 from duet_sdk.trainer.supervised import Row, Tuning, tune
 from duet_sdk.trainer.warmup import warm_up
 

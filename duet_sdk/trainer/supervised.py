@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from duet_sdk.trainer.quiet import quiet
+from duet_sdk.trainer.build import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -201,8 +201,8 @@ def _share_right(trainer: JointTrainer, chains: list[Chain], tell: Callable[[str
     """
     from transformers import AutoModelForCausalLM
 
+    from duet_sdk.trainer.build import quiet
     from duet_sdk.trainer.measure import PairModels
-    from duet_sdk.trainer.quiet import quiet
 
     with quiet():
         reasoner: PreTrainedModel = AutoModelForCausalLM.from_pretrained(trainer.start.reasoner)
@@ -221,8 +221,8 @@ def _measure(trainer: JointTrainer, trained: Trained | None, chains: list[Chain]
     """Greedily, by length of chain."""
     from transformers import AutoModelForCausalLM
 
+    from duet_sdk.trainer.build import quiet
     from duet_sdk.trainer.measure import PairModels, evaluate
-    from duet_sdk.trainer.quiet import quiet
 
     start = trainer.start
     if trained is None:

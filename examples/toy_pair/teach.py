@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from transformers import AutoModelForCausalLM
 
-from duet_sdk.trainer.quiet import quiet
+from duet_sdk.trainer.build import quiet
 from toy_pair import family, models
 from toy_pair.muon import Muon
 

@@ -282,7 +282,7 @@ def test_the_papers_recipe_has_the_papers_numbers():
     objective, rollout = paper.objective, paper.rollout
     assert (objective.reward, objective.schedule, objective.marginal) == ("additive", "dual", "paper")
     assert (objective.budget_tokens, objective.lam, objective.eta, objective.lam_max) == (1000, 0, 0.01, 1)
-    assert (rollout.questions, rollout.signals, rollout.answers, rollout.alone, rollout.mini_batches) == (
+    assert (rollout.questions, rollout.signals, rollout.answers, rollout.unguided, rollout.mini_batches) == (
         64,
         4,
         4,

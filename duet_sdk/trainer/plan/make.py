@@ -190,8 +190,8 @@ def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
         notes.append("the paper's reward with dual ascent: collapses where budget_tokens is below what the task needs")
     if config.training.use_cpu and (config.reasoner.vllm or config.generator.vllm):
         notes.append("vLLM computes from packed weights on some CPUs and then takes no new ones: leave vllm out there")
-    if config.rollout.alone == 0:
-        notes.append("answers without a signal are sampled in validation only (rollout.alone is 0)")
+    if config.rollout.unguided == 0:
+        notes.append("answers without a signal are sampled in validation only (rollout.unguided is 0)")
     return notes
 
 
