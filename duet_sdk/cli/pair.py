@@ -15,7 +15,7 @@ from rich.table import Table
 
 from duet_sdk.cli.terminal import AsJson, progress_bar, reporting
 from duet_sdk.client import AsyncDuetClient
-from duet_sdk.errors import TrainingError
+from duet_sdk.errors import EvaluationError
 from duet_sdk.pair import Pair, merge_adapters, push
 from duet_sdk.policies import Budget
 from duet_sdk.settings import load_settings
@@ -83,9 +83,9 @@ def pair_check(
     as_json: AsJson = False,
 ) -> None:
     """Measure what the signal is worth on held-out questions, with 95 % intervals: after a model or server changed."""
+    from duet_sdk.evaluation.datasets import read_questions
     from duet_sdk.evaluation.grading import find_grader
     from duet_sdk.evaluation.utility import Utility, measure_utility
-    from duet_sdk.trainer.data import read_questions
 
     async def work(tell: Any) -> Utility:
         async with AsyncDuetClient.from_pair(
@@ -107,7 +107,7 @@ def pair_check(
         else:
             _print_utility(found)
         if at_least is not None and found.utility.low < at_least:
-            raise TrainingError(
+            raise EvaluationError(
                 f"the signal's utility is {found.utility.value:.3f}, and from {found.utility.low:.3f} on is likely; "
                 f"--at-least asks for {at_least:g}"
             )

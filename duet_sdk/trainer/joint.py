@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from duet_sdk.errors import ConfigError, TrainingError
-from duet_sdk.evaluation.grading import Checked, find_grader
+from duet_sdk.evaluation.grading import CountingGrader, find_grader
+from duet_sdk.evaluation.rows import fingerprint
 from duet_sdk.models.folder import read_json
+from duet_sdk.trainer.boundary import as_training_errors
 from duet_sdk.trainer.build import Start, check_context, check_names, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
-from duet_sdk.trainer.data import check_same_on_all_ranks, fingerprint, prepare
+from duet_sdk.trainer.data import check_same_on_all_ranks, prepare
 from duet_sdk.trainer.journal import Journal, write_whole
 from duet_sdk.trainer.prompts import PairPrompts
 from duet_sdk.trainer.result import Outcome, save_pair
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from transformers import PreTrainedModel
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.pair import Pair
     from duet_sdk.trainer.callbacks import Monitor
     from duet_sdk.trainer.config import TrainConfig
@@ -70,7 +72,7 @@ class JointTrainer:
         *,
         questions: Sequence[Question] | None = None,
         validation: Sequence[Question] = (),
-        grader: Grader | None = None,
+        grader: QuestionGrader | None = None,
         beside: Path | None = None,
     ) -> None:
         self._config = config
@@ -106,7 +108,7 @@ class JointTrainer:
             prompts=prompts,
             questions=tuple(questions),
             validation=self._held[self._rank * each : (self._rank + 1) * each],
-            grader=self._own_grader or cast("Grader", grader),
+            grader=self._own_grader or cast("QuestionGrader", grader),
             rounds=rounds,
             journal=Journal(config.output, writes=self._rank == 0),
             checkpoints=Checkpoints(config.output),
@@ -123,7 +125,7 @@ class JointTrainer:
         return self._held
 
     @property
-    def grader(self) -> Grader:
+    def grader(self) -> QuestionGrader:
         """What grades answers."""
         return self._context.grader
 
@@ -144,7 +146,8 @@ class JointTrainer:
             ConfigError: the folder holds another run.
         """
         try:
-            return self._train(resume, start)
+            with as_training_errors():
+                return self._train(resume, start)
         finally:
             self.close()
 
@@ -273,10 +276,11 @@ class JointTrainer:
         return None
 
 
-def _grader_of(config: TrainConfig, beside: Path) -> Checked:
+def _grader_of(config: TrainConfig, beside: Path) -> CountingGrader:
     grading = config.data.grading
-    found = find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1), beside=beside)
-    return Checked(found)
+    with as_training_errors():
+        found = find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1), beside=beside)
+    return CountingGrader(found)
 
 
 def _gathered(own: str) -> list[str]:

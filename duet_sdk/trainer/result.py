@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import PairError, TrainingError
+from duet_sdk.evaluation.datasets import is_hub_set
 from duet_sdk.models import commit_of
 from duet_sdk.pair.trained import TrainedModel, TrainingFacts, limit_for, save_trained
-from duet_sdk.trainer.data import is_hub_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

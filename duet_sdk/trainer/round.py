@@ -27,7 +27,7 @@ from duet_sdk.trainer.objective import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.trainer.config import Objective, Rollout
     from duet_sdk.trainer.policy import Policy
     from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
@@ -130,7 +130,7 @@ class GeneratorSide:
 
     prompts: PairPrompts
     questions: Sequence[Question]
-    grader: Grader
+    grader: QuestionGrader
     rollout_sizes: Rollout
     objective: Objective
     turns: Turns

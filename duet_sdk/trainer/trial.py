@@ -15,7 +15,7 @@ from duet_sdk.trainer.validation import Validated, Validation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.trainer.build import Start
     from duet_sdk.trainer.checkpoints import Checkpoints
     from duet_sdk.trainer.config import TrainConfig
@@ -33,7 +33,7 @@ class RunContext:
     questions: Sequence[Question]
     validation: Sequence[Question]
     """Of this process."""
-    grader: Grader
+    grader: QuestionGrader
     rounds: int
     journal: Journal
     checkpoints: Checkpoints

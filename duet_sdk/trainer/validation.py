@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from duet_sdk.evaluation.grading import Checked
+from duet_sdk.evaluation.grading import CountingGrader
 from duet_sdk.trainer.round import gathered, holds_answer
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.trainer.journal import Journal
     from duet_sdk.trainer.policy import Policy
     from duet_sdk.trainer.prompts import PairPrompts
@@ -43,7 +43,7 @@ class Validation:
     prompts: PairPrompts
     questions: Sequence[Question]
     """Of this process; the same number on all."""
-    grader: Grader
+    grader: QuestionGrader
     journal: Journal
     samples: int
     """Samples to keep."""
@@ -108,9 +108,9 @@ class Validation:
         )
 
 
-def _grading(grader: Grader) -> dict[str, JsonValue]:
+def _grading(grader: QuestionGrader) -> dict[str, JsonValue]:
     """Of the answers this process graded since the last validation: shares that were unreadable, and that failed."""
-    if not isinstance(grader, Checked):
+    if not isinstance(grader, CountingGrader):
         return {}
     counts = grader.take_counts()
     return {"unread": counts.unread_share, "faults": counts.fault_share}

@@ -73,7 +73,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     Raises:
         TrainingError: a reasoner that was taught again and again is wrong too often.
     """
-    from duet_sdk.evaluation.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import CountingGrader, Exact
     from duet_sdk.trainer.joint import JointTrainer
     from toy_pair import family
 
@@ -88,7 +88,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     _write(folder / "questions.jsonl", questions)
     _write(folder / "held-out.jsonl", held)
     longer = family.chains(9001, scale.questions // 3, lengths=[seen[-1] + 1, seen[-1] + 2], held_out=True)
-    grader = Checked(Exact())
+    grader = CountingGrader(Exact())
     validation = [one.question() for one in family.chains(9002, 200, lengths=seen, held_out=True)]
     trainer = JointTrainer(
         config, questions=[one.question() for one in questions], validation=validation, grader=grader

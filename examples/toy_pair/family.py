@@ -28,7 +28,6 @@ MARKS = 10
 MOST_MOVED = 3
 """Marks that one operation adds or takes at most: so few facts of arithmetic are learned in minutes."""
 SEEN_LENGTHS = range(4)
-LONGER = range(4, 7)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ def check_same_on_all_ranks(fingerprint: str, gather: Callable[[str], Sequence[s
     >>> check_same_on_all_ranks("ab", lambda own: [own, "ab"])
 
     Args:
-        fingerprint: of the questions in their order, see `question.fingerprint`.
+        fingerprint: of the questions in their order, see `duet_sdk.evaluation.rows.fingerprint`.
         gather: gives the values of all processes, in order of rank, for this one's.
 
     Raises:

@@ -14,7 +14,7 @@ from duet_sdk.trainer.plan.hardware import Hardware
 from duet_sdk.trainer.plan.launch import launch_lines
 from duet_sdk.trainer.plan.memory import (
     RESERVE_GB,
-    Part,
+    MemoryUse,
     activations,
     engine_problem,
     longest_prompts,
@@ -32,7 +32,7 @@ class Plan:
     batches: Batches
     shapes: dict[str, ModelShape | None]
     """By stage; None where the model's shape is not known here."""
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryUse, ...]
     """Memory of each training GPU, by part; empty where a shape is not known."""
     launch: tuple[str, ...]
     """Command lines, in the order to start them."""
@@ -123,7 +123,7 @@ def plan(
     problems += _server_problems(stages, machine)
     notes += _notes(config, machine)
     if parts and machine.gpus:
-        parts.append(Part("both", "reserve", RESERVE_GB, "CUDA, NCCL, fragments"))
+        parts.append(MemoryUse("both", "reserve", RESERVE_GB, "CUDA, NCCL, fragments"))
         if (peak := _peak(parts)) > machine.gpu_gb:
             problems.append(f"a GPU has {machine.gpu_gb:g} GB and the run needs about {peak:.0f}: {_advice(parts)}")
     return Plan(
@@ -137,7 +137,7 @@ def plan(
     )
 
 
-def _peak(parts: list[Part] | tuple[Part, ...]) -> float:
+def _peak(parts: list[MemoryUse] | tuple[MemoryUse, ...]) -> float:
     held = sum(part.gb for part in parts if part.at_once)
     passing: dict[tuple[str, bool], float] = {}
     for part in parts:
@@ -195,7 +195,7 @@ def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
     return notes
 
 
-def _advice(parts: list[Part]) -> str:
+def _advice(parts: list[MemoryUse]) -> str:
     largest = sorted((part for part in parts if part.stage != "both"), key=lambda part: -part.gb)[:3]
     told = ", ".join(f"{part.stage} {part.name} {part.gb:.1f}" for part in largest)
     return (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from duet_sdk.trainer.proposing.cycle import Verdict
-from duet_sdk.trainer.supervised import Row
+from duet_sdk.trainer.supervised import Example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def propose_silence(
         grades = cycle.grader.grade(questions, drawn.answers(questions, [""] * len(questions)))
         needless = [so_far and grade >= 1 for so_far, grade in zip(needless, grades, strict=True)]
     rows = [
-        Row(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids("" if silent else signal))
+        Example(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids("" if silent else signal))
         for question, signal, silent, right in zip(questions, seen.signals, needless, seen.right, strict=True)
         if silent or right
     ]

@@ -13,7 +13,7 @@ from duet_sdk.errors import TrainingError
 from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.journal import DECISIONS, METRICS, SAMPLES, read_lines
 
-Row = Mapping[str, JsonValue]
+Record = Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class RunFiles:
     """What a run wrote down."""
 
     name: str
-    train: Sequence[Row]
+    train: Sequence[Record]
     """Measures of each round."""
-    validation: Sequence[Row]
-    decisions: Sequence[Row]
-    samples: Sequence[Row]
-    config: Row | None
+    validation: Sequence[Record]
+    decisions: Sequence[Record]
+    samples: Sequence[Record]
+    config: Record | None
     """None where the run's configuration is not there."""
 
 
@@ -55,7 +55,7 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
+def points(rows: Sequence[Record], key: str) -> list[tuple[float, float]]:
     """Round and value of a measure, by round; rows without it are left out."""
     found = []
     for row in rows:
