@@ -72,7 +72,7 @@ def pair_check(
     prompt_column: Annotated[str, typer.Option(help="Column of the question.")] = "prompt",
     answer_column: Annotated[str, typer.Option(help="Column of the right answer.")] = "answer",
     grader: Annotated[str, typer.Option(help="math, exact, choice, or module:function.")] = "exact",
-    most: Annotated[int, typer.Option(help="First so many questions.", min=1)] = 200,
+    most: Annotated[int, typer.Option(help="Most questions to ask, the first of them.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Of both models' sampling.")] = 0,
     at_least: Annotated[
         float | None, typer.Option(help="Utility that the interval must lie above, else the exit code is 1.")
@@ -108,15 +108,13 @@ def pair_check(
             _print_utility(found)
         if at_least is not None and found.utility.low < at_least:
             raise EvaluationError(
-                f"the signal's utility is {found.utility.value:.3f}, and from {found.utility.low:.3f} on is likely; "
-                f"--at-least asks for {at_least:g}"
+                f"the signal's utility is {found.utility.value:.3f}, its 95 % interval begins at "
+                f"{found.utility.low:.3f}, and --at-least asks for {at_least:g}"
             )
 
 
 @pair_app.command("merge", epilog="Example: duet pair merge ./my-pair ./my-pair-merged")
-def pair_merge(
-    folder: Folder, target: Annotated[Path, typer.Argument(help="Where the pair of whole models goes.")]
-) -> None:
+def pair_merge(folder: Folder, target: Annotated[Path, typer.Argument(help="Where the merged pair goes.")]) -> None:
     """Merge a pair's LoRA adapters into copies of their bases."""
     with reporting():
         merged = merge_adapters(Pair.load(folder), target)

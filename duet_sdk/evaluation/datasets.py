@@ -40,9 +40,9 @@ def read_questions(
 
     Raises:
         MissingColumn: the first row that cannot be used lacks a column.
-        DataError: there is no such data set, it is empty, or rows are of no use; names the file, its lines and
+        DataError: there is no such data set, it is empty, or rows cannot be used; names the file, its lines and
             columns.
-        MissingExtra: it is no file, and ``datasets`` is not installed.
+        MissingExtra: it is not a file, and ``datasets`` is not installed.
     """
     if named := _SPLIT.fullmatch(name):
         name, split = named[1], named[2]

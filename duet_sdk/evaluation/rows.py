@@ -44,7 +44,7 @@ def question_of(
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """SHA-256 of prompts, answers and other columns in their order; equal where two runs saw the same questions alike.
+    """SHA-256 of prompts, answers and other columns: equal for the same questions in the same order.
 
     >>> one, two = (question_of({"prompt": text, "answer": "1"}, source="") for text in "ab")
     >>> fingerprint([one, two]) == fingerprint([two, one])

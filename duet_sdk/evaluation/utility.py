@@ -44,7 +44,7 @@ class Utility:
 
     @property
     def verdict(self) -> str:
-        """``worse``: the interval lies below the recorded utility; ``none``: it reaches down to 0; else ``ok``."""
+        """``worse``: the interval is below the recorded utility; ``none``: it reaches down to 0; else ``ok``."""
         if self.recorded is not None and self.utility.high < self.recorded:
             return "worse"
         return "ok" if self.utility.low > 0 else "none"
@@ -70,10 +70,10 @@ async def measure_utility(
     Args:
         client: the pair, without a signal cache.
         questions: held out from training.
-        grader: grades both ways alike.
+        grader: grades the answers of both ways.
         recorded: the utility that training measured, taken as exact.
         seed: of both models' sampling, where they take one.
-        tell: told of the progress.
+        tell: called with what is done and the share that is done.
 
     Raises:
         EvaluationError: there are no questions, or more than a tenth failed, or the grader failed on more than a tenth

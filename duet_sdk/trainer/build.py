@@ -176,7 +176,7 @@ def check_context(config: TrainConfig, start: Start) -> None:
 def order_of(questions: int, *, each: int, rounds: int, seed: int) -> list[int]:
     """Places in the data for all rounds: every pass over the questions is shuffled anew, its incomplete round left out.
 
-    All that a run takes stands in one list, so that a resumed run finds its place in it. TRL's own shuffling begins
+    All questions of a run are in one list, so that a resumed run finds its place in it. TRL's own shuffling begins
     anew with a process, and would give later passes the first one's order.
 
     Args:

@@ -75,7 +75,7 @@ class Model(Section):
     max_new_tokens: Count = 1024
     """Most tokens written at once; longer output is cut and counts as cut."""
     kl: NotNegative = 0.0
-    """Weight of the KL term to the starting model in the loss; the paper's 0.001 stands in the reward instead."""
+    """Weight of the KL term to the starting model in the loss; the paper puts its 0.001 into the reward instead."""
     lora: Lora | None = None
     """Train an adapter; None trains all weights."""
     weights: Literal["float32", "bfloat16"] = "float32"
@@ -179,9 +179,9 @@ class Data(Section):
     max_prompt_tokens: Count = 512
     """Longer questions are dropped; the paper's 512."""
     max_questions: Count | None = None
-    """First so many questions after filtering; None takes all."""
+    """Most questions to keep after filtering, the first of them; None takes all."""
     deduplicate: bool = True
-    """Drop questions that are alike but for blanks and case."""
+    """Drop questions that differ in whitespace, case and closing marks only."""
     leak_against: tuple[str, ...] = ()
     """Evaluation sets whose questions must not be trained on, as files or hub data sets."""
     leak_ngram: Count = 13
@@ -348,7 +348,7 @@ class Propose(Section):
     """Of supervised tuning in this stage."""
     held: Count = 512
     """Answers sampled to held-out questions for a cycle's verdict, all of which take part, some more than once; 512
-    tell differences of some 3 %. The interval stands in ``decisions.jsonl``."""
+    tell differences of some 3 %. The interval is in ``decisions.jsonl``."""
     accept_drop: Share = 0.01
     """Sampled accuracy of the pair that a cycle may cost; above it is rolled back."""
     back_tracks: CountOrNone = 3

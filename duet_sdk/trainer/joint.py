@@ -196,7 +196,7 @@ class JointTrainer:
         return step
 
     def _finish(self, trial: Trial, origin: Start) -> Trained:
-        """Measure and save what was trained; a run that was stopped or collapsed keeps its checkpoints only."""
+        """Measure and save what was trained; a run that was stopped or collapsed leaves only its checkpoints."""
         monitor = trial.monitor
         stopped = "signal" if monitor.stopped else monitor.collapsed
         pair = None
@@ -249,7 +249,7 @@ class JointTrainer:
         state = self._context.checkpoints.state("reasoner", step)
         if state is None:
             raise TrainingError(
-                f"the checkpoint at step {step} in {self._config.output} is not whole any more; try again"
+                f"the checkpoint at step {step} in {self._config.output} is no longer complete; try again"
             )
         return state
 

@@ -109,7 +109,7 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
                 f"the checkpoint of step {step} cannot be written to {self.args.output_dir}: {err}; make room there "
                 "(training.keep says how many are kept) and resume: earlier checkpoints are as they were"
             ) from err
-        # The first process declares the checkpoint whole by what lies in it, so all must have written their part.
+        # The first process declares the checkpoint complete by what is in it, so all must have written their part.
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

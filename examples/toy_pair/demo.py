@@ -169,7 +169,7 @@ def _teach_both(folder: Path, lesson: Lesson, tell: Callable[[str], None]) -> No
     for worker in workers:
         worker.join()
         if worker.exitcode:
-            raise TrainingError(f"teaching a toy model failed with exit code {worker.exitcode}; its error stands above")
+            raise TrainingError(f"teaching a toy model failed with exit code {worker.exitcode}; its error is above")
 
 
 def _teach_one(stage: str, folder: Path, lesson: Lesson, lines: multiprocessing.SimpleQueue[str]) -> None:

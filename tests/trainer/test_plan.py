@@ -94,7 +94,7 @@ def test_rounds_follow_from_epochs_where_the_data_is_known(questions, rounds):
 @pytest.mark.parametrize(
     ("changes", "hardware", "words"),
     [
-        ({}, Hardware(gpus=3), "rollout.questions .64. is no multiple of 3 processes"),
+        ({}, Hardware(gpus=3), "rollout.questions .64. is not a multiple of 3 processes"),
         ({"reasoner__gradient_accumulation": 7}, Hardware(), "reasoner's 256 samples do not divide .* 7 passes"),
         ({}, Hardware(), r"a GPU has 80 GB and the run needs about \d+: the largest parts are "),
         ({"reasoner__vllm": {"mode": "server"}}, Hardware(), "vLLM servers need 1 GPUs of their own and have 0"),

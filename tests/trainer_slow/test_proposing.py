@@ -225,7 +225,7 @@ def test_a_verdict_is_on_so_many_answers_and_tells_its_interval(prompts: PairPro
         )
     )
     assert [held.kept, lost.kept, longer.kept] == [True, False, False]
-    assert held.told == ("accepted: accuracy 1.000 → 0.990 (-0.054 to +0.028 on 100 answers), tokens 20.0 → 12.0")
+    assert held.words == ("accepted: accuracy 1.000 → 0.990 (-0.054 to +0.028 on 100 answers), tokens 20.0 → 12.0")
 
 
 def test_silence_is_proposed_only_where_the_generator_alone_is_right(prompts: PairPrompts, tmp_path: Path) -> None:

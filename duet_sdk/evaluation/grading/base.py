@@ -57,7 +57,7 @@ class ReferenceReader(Protocol):
 
 
 class Grader(ReferenceReader, Protocol):
-    """Grades answers; the same ones always alike, whoever wrote them."""
+    """Grades answers; equal ones always get equal grades, whoever wrote them."""
 
     def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
         """One grade for each submission, in their order; never raises for an answer that is odd."""

@@ -62,7 +62,7 @@ class CountingGrader:
         self._most_faults = most_faults
         self._recent: deque[bool] = deque(maxlen=window)
         self._counts: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._kinds: Counter[str] = Counter()
 
     def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         """A grade in [0, 1] for each answer to the question at its place; 0 where it could not be graded.
@@ -84,7 +84,7 @@ class CountingGrader:
             self._note(grade)
         faults, window = sum(self._recent), self._recent.maxlen or 1
         if faults > self._most_faults * window:
-            common = ", ".join(f"{kind} ({count} times)" for kind, count in self._told.most_common(3))
+            common = ", ".join(f"{kind} ({count} times)" for kind, count in self._kinds.most_common(3))
             raise EvaluationError(
                 f"the grader {self.name!r} failed on {faults} of the last {len(self._recent)} answers, and "
                 f"{self._most_faults:.0%} of {window} may fail: {common}; correct the grader, or raise its time limit"
@@ -112,9 +112,9 @@ class CountingGrader:
             self._counts["unread"] += not grade.read
             return
         self._counts["faults"] += 1
-        self._told[grade.fault] += 1
+        self._kinds[grade.fault] += 1
         # Each kind at its first time and then ever more rarely: a run grades millions of answers.
-        if (times := self._told[grade.fault]) & (times - 1) == 0:
+        if (times := self._kinds[grade.fault]) & (times - 1) == 0:
             _log.warning(
                 "the grader %r failed and its answer counts as wrong: %s (%d so far)", self.name, grade.fault, times
             )

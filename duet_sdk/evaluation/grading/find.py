@@ -1,4 +1,4 @@
-"""The grader that a name, an object or a function stands for."""
+"""From a user's name, object or function to a grader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)
 def find_grader(
     named: GraderLike, *, limit_s: float = DEFAULT_LIMIT_S, processes: int = 1, beside: Path | None = None
 ) -> Grader:
-    """The grader that a name or object stands for.
+    """The grader for a name, an object or a function.
 
     >>> find_grader("exact").name
     'exact'

@@ -48,7 +48,7 @@ class Exact:
 class MultipleChoice:
     r"""Right where the chosen letter is the reference's: "(C)", "C.", ``\boxed{C}``, "the answer is C".
 
-    Without any of these forms the last capital letter that stands alone counts, but for "A" and "I" as words.
+    Without any of these forms the last capital letter on its own counts, except "A" and "I" as words.
 
     >>> [grade.score for grade in MultipleChoice().grade([Submission("The answer is (c).", "C"), Submission("D", "C")])]
     [1.0, 0.0]

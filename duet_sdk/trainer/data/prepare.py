@@ -115,7 +115,7 @@ def _prepare(data: Data, seed: int, grader: ReferenceReader | None, count_tokens
         evaluation[data.validation] = validation
     questions = _without_leaks(questions, evaluation, data.leak_ngram, report)
     if not questions:
-        raise TrainingError(f"no question of {data.train} is left to train on: {_told(report)}")
+        raise TrainingError(f"no question of {data.train} is left to train on: {_summary(report)}")
     if validation is None:
         questions, validation = _held_out(questions, data.holdout, seed)
     questions = shuffled(questions, seed)
@@ -124,7 +124,7 @@ def _prepare(data: Data, seed: int, grader: ReferenceReader | None, count_tokens
         questions = questions[: data.max_questions]
     report.train, report.validation = len(questions), len(validation)
     report.fingerprint, report.validation_fingerprint = fingerprint(questions), fingerprint(validation)
-    _log.info("questions: %s", _told(report))
+    _log.info("questions: %s", _summary(report))
     return Prepared(questions, validation, report)
 
 
@@ -251,7 +251,7 @@ def _held_out(questions: list[Question], count: int, seed: int) -> tuple[list[Qu
     return [question for at, question in enumerate(questions) if at not in chosen], held
 
 
-def _told(report: DataReport) -> str:
+def _summary(report: DataReport) -> str:
     return (
         f"{report.read} read; dropped: {report.unreadable} with unreadable answers, {report.too_long} too long, "
         f"{report.duplicates} duplicates, {report.leaked} leaked, {report.beyond} beyond data.max_questions; "

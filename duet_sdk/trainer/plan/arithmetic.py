@@ -60,7 +60,7 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
     problems = []
     if rollout.questions % processes:
         problems.append(
-            f"rollout.questions ({rollout.questions}) is no multiple of {processes} processes: each takes "
+            f"rollout.questions ({rollout.questions}) is not a multiple of {processes} processes: each takes "
             "whole questions"
         )
     parts = {}

@@ -185,7 +185,7 @@ def _server_problems(stages: dict[str, Model], machine: Hardware) -> list[str]:
 def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
     notes = []
     if machine.processes > 1 and not machine.sharded:
-        notes.append("each process holds both models whole (DDP); FSDP2 shares them out")
+        notes.append("each process holds all of both models (DDP); FSDP2 shards them")
     if config.objective.reward == "additive" and config.objective.schedule == "dual":
         notes.append("the paper's reward with dual ascent: collapses where budget_tokens is below what the task needs")
     if config.training.use_cpu and (config.reasoner.vllm or config.generator.vllm):
@@ -197,8 +197,8 @@ def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
 
 def _advice(parts: list[MemoryUse]) -> str:
     largest = sorted((part for part in parts if part.stage != "both"), key=lambda part: -part.gb)[:3]
-    told = ", ".join(f"{part.stage} {part.name} {part.gb:.1f}" for part in largest)
+    listed = ", ".join(f"{part.stage} {part.name} {part.gb:.1f}" for part in largest)
     return (
-        f"the largest parts are {told}; lora, gradient_checkpointing, more gradient_accumulation, an 8-bit optimizer, "
-        "shorter outputs or FSDP2 make them smaller"
+        f"the largest parts are {listed}; lora, gradient_checkpointing, more gradient_accumulation, an 8-bit "
+        "optimizer, shorter outputs or FSDP2 make them smaller"
     )

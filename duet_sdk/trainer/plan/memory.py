@@ -86,9 +86,9 @@ def activations(
         kept, how = shape.layers * shape.hidden * 2 + inner, f"{shape.layers} layers × 2 bytes + one whole"
     else:
         kept, how = shape.layers * inner, f"{shape.layers} layers × {_LAYER_BYTES} bytes"
-    told = f"{tokens} tokens × {shape.hidden} × ({how})"
+    how_much = f"{tokens} tokens × {shape.hidden} × ({how})"
     rows = [
-        MemoryUse(stage, "activations", tokens * kept / 1e9, told, at_once=False),
+        MemoryUse(stage, "activations", tokens * kept / 1e9, how_much, at_once=False),
         _logits(stage, part, shape, batch, width=2 if mixed else 4),
     ]
     if mixed and (part.weights == "float32" or sharded):

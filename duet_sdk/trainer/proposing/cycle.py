@@ -54,7 +54,7 @@ class Verdict:
     """Whether a changed pair is kept."""
 
     kept: bool
-    told: str
+    words: str
     """The verdict with what it was made from."""
 
     @classmethod
@@ -62,12 +62,12 @@ class Verdict:
         """On samples of the same questions before and after; kept where tokens are saved and accuracy is held."""
         change = difference_interval(after.grades, before.grades)
         kept = change.value >= -accept_drop and after.tokens < before.tokens
-        told = (
+        words = (
             f"{'accepted' if kept else 'rolled back'}: accuracy {before.accuracy:.3f} → {after.accuracy:.3f} "
             f"({change.low:+.3f} to {change.high:+.3f} on {len(after.grades)} answers), "
             f"tokens {before.tokens:.1f} → {after.tokens:.1f}"
         )
-        return cls(kept, told)
+        return cls(kept, words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Cycle:
             self._tell(
                 number,
                 "verdict",
-                f"{verdict.told} with {', '.join(rule.name for rule in chosen)}",
+                f"{verdict.words} with {', '.join(rule.name for rule in chosen)}",
                 attempt=attempt,
                 accepted=verdict.kept,
             )

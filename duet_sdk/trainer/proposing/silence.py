@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.proposing.cycle import Cycle
 
 _CHECKS = 4
-"""Answers without a signal that must all be right."""
+"""Answers without a signal that must all be right: one alone is right by luck too often."""
 
 
 def propose_silence(
@@ -44,5 +44,5 @@ def propose_silence(
         return pair
     learned = cycle.tune(fresh, "reasoner", rows, cycle.settings.tune_steps)
     verdict = Verdict.of(before, cycle.measure_held(learned, held), accept_drop=cycle.settings.accept_drop)
-    cycle.journal.decision("verdict", f"silence {verdict.told}", accepted=verdict.kept)
+    cycle.journal.decision("verdict", f"silence {verdict.words}", accepted=verdict.kept)
     return replace(learned, temperature=pair.temperature) if verdict.kept else pair

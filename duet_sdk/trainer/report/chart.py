@@ -11,7 +11,7 @@ from html import escape
 WIDTH, HEIGHT = 420, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 8, 24
 _MOST_POINTS = 500
-"""Points of a line; longer ones are drawn as the mean of each stretch."""
+"""Points of a line, about one a pixel; longer lines are drawn as the mean of each stretch."""
 
 Points = Sequence[tuple[float, float]]
 

@@ -15,9 +15,9 @@ from duet_sdk.trainer.report.style import STYLE
 
 PAGE = "report.html"
 SAMPLES_SHOWN = 40
-"""The latest; all are in the run's ``samples.jsonl``."""
+"""Samples on the page, the latest: as many as a reader looks through. All are in the run's ``samples.jsonl``."""
 TEXT_SHOWN = 4000
-"""Characters of a question, signal or answer."""
+"""Characters shown of a question, signal or answer: one of 8,192 tokens would bury the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ PANELS = (
         (
             ("empty", "train", "empty"),
             ("cut at the limit", "train", "cut"),
-            ("answer stands in it", "train", "leak_rate"),
+            ("holds the answer", "train", "leak_rate"),
         ),
         0.0,
         1.0,

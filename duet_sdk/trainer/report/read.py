@@ -37,14 +37,16 @@ def read_run(folder: Path) -> RunFiles:
         TrainingError: there is no such folder, or no measures in it.
     """
     if not folder.is_dir():
-        raise TrainingError(f"there is no run's folder {folder}")
+        raise TrainingError(f"there is no folder {folder}; name the output folder of a run")
     try:
         rows = read_lines(folder / METRICS)
         decisions, samples = read_lines(folder / DECISIONS), read_lines(folder / SAMPLES)
     except (OSError, UnicodeDecodeError) as err:
         raise TrainingError(f"the run in {folder} cannot be read: {err}") from err
     if not rows:
-        raise TrainingError(f"{folder / METRICS} holds no measures yet: the run has ended no round, or it is no run")
+        raise TrainingError(
+            f"{folder / METRICS} holds no measures yet: no round has ended, or it is not a run's folder"
+        )
     return RunFiles(
         name=folder.resolve().name,
         train=[row for row in rows if row.get("phase") != "validation"],
