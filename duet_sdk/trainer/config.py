@@ -385,7 +385,7 @@ class TrainConfig(Section):
     propose: Propose = Propose()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _has_something_to_compare(self) -> Self:
         rollout, objective = self.rollout, self.objective
         if rollout.signals < 2:
             raise ValueError("rollout.signals is 1: advantages compare the signals of a question; take 2 or more")
@@ -402,11 +402,19 @@ class TrainConfig(Section):
             raise ValueError(
                 f"rollout.questions ({rollout.questions}) must be a multiple of mini_batches ({rollout.mini_batches})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_its_updates(self) -> Self:
         for name, part in (("reasoner", self.reasoner), ("generator", self.generator)):
             if part.weights == "bfloat16" and part.lora is None:
                 raise ValueError(
                     f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; take float32"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_go_back(self) -> Self:
         training, guard = self.training, self.guard
         kept = (training.keep - 1) * training.save_every
         if guard.enabled and guard.retries and 0 < kept <= guard.patience:
@@ -416,6 +424,10 @@ class TrainConfig(Section):
                 f"{guard.patience} (guard.patience): none from before would be left; raise keep or save_every, or set "
                 "guard.retries to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_servers_apart(self) -> Self:
         one, two = self.reasoner.vllm, self.generator.vllm
         if one and two and one.mode == two.mode == "server" and one.group_port == two.group_port:
             raise ValueError(f"both vllm servers have group_port {one.group_port}; give the generator another one")
