@@ -1,5 +1,6 @@
 """What training does and does not, arm by arm on the toy: accuracy against the reasoner's tokens, over seeds.
 
+    export PYTHONPATH=.:examples
     python benchmarks/training.py [--seeds 0 1 2] [--arms NAME ...] [--folder build/science] [--workers 2]
 
 Needs the extra train. Every arm starts from the same two taught models of its seed (``terse``: the reasoner has seen
@@ -209,7 +210,7 @@ def joint(work: Toy, sections: dict[str, Any]) -> "PairModels":
     """A run of the trainer."""
     from toy_pair.demo import configure
 
-    from duet_sdk.evaluation.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import CountingGrader, Exact
     from duet_sdk.trainer.files import checked
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.stages import run_training
@@ -227,7 +228,7 @@ def joint(work: Toy, sections: dict[str, Any]) -> "PairModels":
         config,
         questions=[one.question() for one in chains],
         validation=[one.question() for one in work.validation],
-        grader=Checked(Exact()),
+        grader=CountingGrader(Exact()),
     )
     trained = run_training(config, trainer=trainer)
     return replace(work.pair(), reasoner=trained.reasoner, generator=trained.generator)
@@ -265,10 +266,10 @@ def rejection_sampling(work: Toy) -> "PairModels":
 def tuned(work: Toy, rows: Sequence[tuple["Chain", str]]) -> "PairModels":
     """The taught pair with its reasoner tuned to write these signals."""
     from duet_sdk.trainer.build import load_tokenizer
-    from duet_sdk.trainer.supervised import Row, Tuning, tune
+    from duet_sdk.trainer.supervised import Example, Tuning, tune
 
     pair = work.pair()
-    ids = [Row(pair.prompts.ask_ids(c.question().messages), pair.prompts.signal_ids(text)) for c, text in rows]
+    ids = [Example(pair.prompts.ask_ids(c.question().messages), pair.prompts.signal_ids(text)) for c, text in rows]
     tuning = Tuning(learning_rate=1e-3, batch=64, steps=300, use_cpu=True, seed=work.seed)
     words = load_tokenizer(work.start / "start" / "reasoner")
     return replace(pair, reasoner=tune(pair.reasoner, words, ids, tuning, folder=work.folder / "sft"))
@@ -317,9 +318,9 @@ def extracted(signal: str) -> str | None:
 
 def measure(chains: Sequence["Chain"], pair: "PairModels") -> dict[str, Any]:
     """Accuracy of the pair, of m alone, of M finishing and of extraction, and tokens of the reasoner."""
-    from duet_sdk.evaluation.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import CountingGrader, Exact
 
-    questions, grader = [chain.question() for chain in chains], Checked(Exact())
+    questions, grader = [chain.question() for chain in chains], CountingGrader(Exact())
     signals = pair.signals(questions)
     texts = [signal.text for signal in signals]
     right = grader.grade(questions, pair.answers(questions, texts))

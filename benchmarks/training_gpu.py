@@ -1,5 +1,6 @@
 """A recipe's rounds on a GPU, on models of its shapes with random weights: what it takes, beside what was planned.
 
+    export PYTHONPATH=.:examples
     python benchmarks/training_gpu.py [--recipe recipes/one_h100_lora.yaml] [--questions 2] [--rounds 2]
 
 Needs the extra train and a GPU; vLLM where the recipe samples with it. Nothing is downloaded: both models have the

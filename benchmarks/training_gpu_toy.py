@@ -1,5 +1,6 @@
 """The toy's joint run on a GPU, sampled by transformers or by vLLM: accuracy and tokens before and after.
 
+    export PYTHONPATH=.:examples
     python benchmarks/training_gpu_toy.py [--sampled-by vllm] [--start build/science/terse-1] [--rounds 60]
     accelerate launch --config_file recipes/fsdp2.yaml --num_processes 1 benchmarks/training_gpu_toy.py
 
@@ -46,7 +47,7 @@ def train(folder: Path, given: argparse.Namespace) -> dict[str, Any] | None:
     from toy_pair import family
     from toy_pair.demo import Scale, configure
 
-    from duet_sdk.evaluation.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import CountingGrader, Exact
     from duet_sdk.trainer.files import checked
     from duet_sdk.trainer.joint import JointTrainer
 
@@ -59,9 +60,8 @@ def train(folder: Path, given: argparse.Namespace) -> dict[str, Any] | None:
     lengths = sorted(set(Scale().lesson.lengths))
     chains = family.chains(5001, given.rounds * QUESTIONS, lengths=Scale().lesson.lengths)
     held = family.chains(9000, HELD, lengths=lengths, held_out=True)
-    trainer = JointTrainer(
-        checked(values, "the toy on a GPU"), questions=[chain.question() for chain in chains], grader=Checked(Exact())
-    )
+    questions = [chain.question() for chain in chains]
+    trainer = JointTrainer(checked(values, "the toy on a GPU"), questions=questions, grader=CountingGrader(Exact()))
     began = time.monotonic()
     trained = trainer.train()
     seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
 """A joint round against one step each of two separate GRPO trainers of TRL with the same rollout sizes.
 
-    python benchmarks/training_step.py [--rounds 12]
+    PYTHONPATH=.:examples python benchmarks/training_step.py [--rounds 12]
 
 Needs the extra train. Toy models of random weights, so that every sample is as long as it may be: 16 questions, 8
 signals of 48 tokens for each, 2 answers of 3 tokens for each signal. Joint and separate run in processes of their own,
@@ -66,7 +66,7 @@ def joint(folder: Path, rounds: int) -> float:
     from toy_pair import family
     from toy_pair.demo import Scale, configure
 
-    from duet_sdk.evaluation.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import CountingGrader, Exact
     from duet_sdk.trainer.files import checked
     from duet_sdk.trainer.joint import JointTrainer
 
@@ -75,7 +75,7 @@ def joint(folder: Path, rounds: int) -> float:
     values["training"].update(save_every=0, validate_every=0)
     values["guard"]["enabled"] = False
     questions = [chain.question() for chain in family.chains(0, QUESTIONS * rounds)]
-    JointTrainer(checked(values, "a benchmark"), questions=questions, grader=Checked(Exact())).train()
+    JointTrainer(checked(values, "a benchmark"), questions=questions, grader=CountingGrader(Exact())).train()
     lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     times = [row["time_s"] for row in map(json.loads, lines) if row["phase"] == "train"]
     return step_s(times)

@@ -13,6 +13,8 @@
     ├── LedgerError            the store of a ledger failed
     │   └── HoldMisused        a hold was settled twice with two amounts, or its key used for another
     ├── CacheError             a signal cache failed for now; requests go on without it
+    ├── EvaluationError        questions, a grader or a measurement cannot be used
+    │   └── DataError              a data set, or a row of it, cannot be read
     ├── TrainingError          a training run cannot start or go on
     └── BackendError           a model or its server failed
         ├── ConnectFailed      no answer at all
@@ -151,6 +153,14 @@ class HoldMisused(LedgerError):
 
 class CacheError(DuetError):
     """A signal cache failed for now (busy, disk full, damaged): the request goes on as if there were none."""
+
+
+class EvaluationError(DuetError):
+    """Questions, a grader or a measurement cannot be used."""
+
+
+class DataError(EvaluationError, ValueError):
+    """A data set, or a row of it, cannot be read."""
 
 
 class TrainingError(DuetError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import shutil
@@ -301,10 +302,8 @@ class TestConformity:
         (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
         conformity = pair.conformity(strict=True)
 
-        import asyncio
-
         with pytest.raises(PairError, match="other quantisation"):
-            asyncio.run(conformity.check_model("reasoner", Scripted("17")))  # it says nothing of its tokenizer
+            asyncio.run(conformity.check_model("reasoner", Scripted()))
 
     @pytest.mark.parametrize("strict", [False, True])
     async def test_a_servers_template_is_told_by_the_ids_that_it_makes(self, model, tmp_path, caplog, strict):
@@ -404,7 +403,7 @@ class TestUpload:
 
     def test_a_damaged_pair_is_not_uploaded(self, trained, hub: Hub):
         (trained.folder / "reasoner" / "tokenizer.json").write_text("[]")
-        with pytest.raises(PairError, match="has not the SHA-256"):
+        with pytest.raises(PairError, match="the SHA-256 of .* differs from"):
             push(trained, "me/pair", endpoint=hub.url)
         assert hub.asked == []
 
@@ -416,7 +415,7 @@ class TestUpload:
 
     @pytest.mark.parametrize("name", ["pair", "me/pair@v1", "a/b/c", ""])
     def test_what_is_no_name_of_a_repository_is_refused(self, trained, name):
-        with pytest.raises(PairError, match="is no name of a repository"):
+        with pytest.raises(PairError, match="does not name a repository"):
             push(trained, name)
 
     def test_a_token_that_may_not_write_is_told(self, trained, hub: Hub):

@@ -65,7 +65,7 @@ LEAVES = {
     "duet_sdk.telemetry.tree": {"rich"},
 }
 # What a run is described and checked with before anything of it is loaded; the rest of the trainer needs `train`.
-LIGHT_TRAINER = ("config", "data", "grading", "plan", "question", "report")
+LIGHT_TRAINER = ("boundary", "config", "data", "plan", "report")
 # The libraries' own variables are read where the library is used, and what torchrun tells a process where it trains.
 FOREIGN_PREFIXES = ("OTEL_", "HF_", "LITELLM_", "TRL_", "WORLD_SIZE", "RANK")
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from duet_sdk.cli.terminal import AsJson, progress_bar, reporting
 from duet_sdk.client import AsyncDuetClient
-from duet_sdk.errors import TrainingError
+from duet_sdk.errors import EvaluationError
 from duet_sdk.pair import Pair, merge_adapters, push
 from duet_sdk.policies import Budget
 from duet_sdk.settings import load_settings
@@ -72,7 +72,7 @@ def pair_check(
     prompt_column: Annotated[str, typer.Option(help="Column of the question.")] = "prompt",
     answer_column: Annotated[str, typer.Option(help="Column of the right answer.")] = "answer",
     grader: Annotated[str, typer.Option(help="math, exact, choice, or module:function.")] = "exact",
-    most: Annotated[int, typer.Option(help="First so many questions.", min=1)] = 200,
+    most: Annotated[int, typer.Option(help="Most questions to ask, the first of them.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Of both models' sampling.")] = 0,
     at_least: Annotated[
         float | None, typer.Option(help="Utility that the interval must lie above, else the exit code is 1.")
@@ -83,9 +83,9 @@ def pair_check(
     as_json: AsJson = False,
 ) -> None:
     """Measure what the signal is worth on held-out questions, with 95 % intervals: after a model or server changed."""
+    from duet_sdk.evaluation.datasets import read_questions
     from duet_sdk.evaluation.grading import find_grader
     from duet_sdk.evaluation.utility import Utility, measure_utility
-    from duet_sdk.trainer.data import read_questions
 
     async def work(tell: Any) -> Utility:
         async with AsyncDuetClient.from_pair(
@@ -107,16 +107,14 @@ def pair_check(
         else:
             _print_utility(found)
         if at_least is not None and found.utility.low < at_least:
-            raise TrainingError(
-                f"the signal's utility is {found.utility.value:.3f}, and from {found.utility.low:.3f} on is likely; "
-                f"--at-least asks for {at_least:g}"
+            raise EvaluationError(
+                f"the signal's utility is {found.utility.value:.3f}, its 95 % interval begins at "
+                f"{found.utility.low:.3f}, and --at-least asks for {at_least:g}"
             )
 
 
 @pair_app.command("merge", epilog="Example: duet pair merge ./my-pair ./my-pair-merged")
-def pair_merge(
-    folder: Folder, target: Annotated[Path, typer.Argument(help="Where the pair of whole models goes.")]
-) -> None:
+def pair_merge(folder: Folder, target: Annotated[Path, typer.Argument(help="Where the merged pair goes.")]) -> None:
     """Merge a pair's LoRA adapters into copies of their bases."""
     with reporting():
         merged = merge_adapters(Pair.load(folder), target)

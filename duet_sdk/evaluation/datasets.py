@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from duet_sdk.errors import MissingExtra, TrainingError
+from duet_sdk.errors import DataError, MissingExtra
 from duet_sdk.evaluation.question import Question
 from duet_sdk.evaluation.rows import MissingColumn, question_of
 
 MOST_TOLD = 3
-"""Bad rows that one error names."""
+"""Bad rows that one error names: enough to see a pattern, few enough to read."""
 
 _HUB_NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]+))?", re.ASCII)
 _SPLIT = re.compile(r"(.+)#([\w.\-\[\]:%]+)", re.DOTALL)
@@ -31,17 +31,18 @@ def read_questions(
 
     Args:
         name: a JSONL file (``….jsonl``, ``….json``), a folder that ``datasets`` can load, or a hub data set
-            ``owner/name`` or ``owner/name:subset``; ``#split`` after a folder or hub name goes over ``split``.
+            ``owner/name`` or ``owner/name:subset``; ``#split`` after a folder or hub name takes precedence over
+            ``split``.
         split: of a folder or hub data set.
         revision: branch, tag or commit of a hub data set.
         prompt_column: the question: a text, or chat messages.
         answer_column: the right answer: a text or a number; None where nobody needs it.
 
     Raises:
-        MissingColumn: the first row that is of no use lacks a column.
-        TrainingError: there is no such data set, it is empty, or rows are of no use; names the file, its lines and
+        MissingColumn: the first row that cannot be used lacks a column.
+        DataError: there is no such data set, it is empty, or rows cannot be used; names the file, its lines and
             columns.
-        MissingExtra: it is no file, and ``datasets`` is not installed.
+        MissingExtra: it is not a file, and ``datasets`` is not installed.
     """
     if named := _SPLIT.fullmatch(name):
         name, split = named[1], named[2]
@@ -49,23 +50,23 @@ def read_questions(
     is_file = _is_file(path)
     rows = _lines(path) if is_file else _hub_rows(name, split, revision)
     questions: list[Question] = []
-    flaws: list[TrainingError] = []
+    flaws: list[DataError] = []
     for source, row in rows:
         try:
-            if isinstance(row, TrainingError):
+            if isinstance(row, DataError):
                 raise row
             questions.append(question_of(row, source=source, prompt_column=prompt_column, answer_column=answer_column))
-        except TrainingError as err:
+        except DataError as err:
             flaws.append(err)
             if len(flaws) > MOST_TOLD:
                 break
     if flaws:
         more = "; and there are more" if len(flaws) > MOST_TOLD else ""
-        kind = MissingColumn if isinstance(flaws[0], MissingColumn) else TrainingError
+        kind = MissingColumn if isinstance(flaws[0], MissingColumn) else DataError
         raise kind("; ".join(map(str, flaws[:MOST_TOLD])) + more)
     if not questions:
         where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in its split {split!r}"
-        raise TrainingError(f"{where}; there is nothing to train on")
+        raise DataError(f"{where}")
     return questions
 
 
@@ -85,8 +86,8 @@ def _is_file(path: Path) -> bool:
     return path.suffix in (".jsonl", ".json", ".ndjson")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | TrainingError]]:
-    """The rows of a JSONL file; a line that is none comes as its error, so that several can be told at once."""
+def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | DataError]]:
+    """The rows of a JSONL file; a line that is not one comes as its error, so that several can be reported at once."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -99,7 +100,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | TrainingErr
                     reason = (
                         f"{err.msg} at character {err.pos}" if isinstance(err, json.JSONDecodeError) else "too deep"
                     )
-                    yield source, TrainingError(f"{source} is no JSON: {reason}; a file holds one object a line")
+                    yield source, DataError(f"{source} is not JSON: {reason}; a file holds one object a line")
                     continue
                 if isinstance(row, dict):
                     yield source, row
@@ -107,12 +108,12 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | TrainingErr
                     kind = type(row).__name__
                     yield (
                         source,
-                        TrainingError(f"{source} holds a {kind}, not an object; a file holds one object a line"),
+                        DataError(f"{source} holds a {kind}, not an object; a file holds one object a line"),
                     )
     except UnicodeDecodeError as err:
-        raise TrainingError(f"{path} is no UTF-8 text (byte {err.start}); convert it") from err
+        raise DataError(f"{path} is not UTF-8 text (byte {err.start}); convert it") from err
     except OSError as err:
-        raise TrainingError(f"the questions in {path} cannot be read: {err.strerror or err}") from err
+        raise DataError(f"the questions in {path} cannot be read: {err.strerror or err}") from err
 
 
 def _hub_rows(name: str, split: str, revision: str | None) -> Iterable[tuple[str, Mapping[str, object]]]:
@@ -125,13 +126,13 @@ def _load(name: str, split: str, revision: str | None) -> Any:
     match = _HUB_NAME.fullmatch(name)
     is_folder = bool(name) and folder.is_dir()
     if not is_folder and match is None:
-        raise TrainingError(
+        raise DataError(
             f"{name!r} is neither a JSONL file (….jsonl), nor a folder that is there, nor a hub data set (owner/name)"
         )
     try:
         import datasets
     except ImportError as err:
-        raise MissingExtra(f"reading the data set {name!r}, which is no JSONL file,", extra="train") from err
+        raise MissingExtra(f"reading the data set {name!r}, which is not a JSONL file,", extra="train") from err
     path, subset = (str(folder), None) if is_folder or match is None else match.groups()
     try:
         return datasets.load_dataset(path, subset, split=split, revision=revision)
@@ -139,7 +140,7 @@ def _load(name: str, split: str, revision: str | None) -> Any:
         at = f" at revision {revision!r}" if revision else ""
         # The first line names what is missing; the rest repeats the library's inner steps.
         reason = str(err).strip().partition("\n")[0][:300]
-        raise TrainingError(
+        raise DataError(
             f"the data set {name!r}{at}, split {split!r}, cannot be loaded ({type(err).__name__}: {reason}); check its "
             "name and split, the connection, and HF_TOKEN for a private one"
         ) from err

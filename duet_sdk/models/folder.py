@@ -49,7 +49,7 @@ def refuse_own_code(path: Path) -> None:
     """
     config = read_json(path / "config.json")
     if config is None:
-        raise not_found(path.name, f"{path} holds no readable config.json, so it is no model folder")
+        raise not_found(path.name, f"{path} holds no readable config.json, so it is not a model folder")
     if "auto_map" in config:
         raise ConfigError(
             f"the model in {path} wants to run code of its own (auto_map in config.json), which is refused; "
@@ -102,7 +102,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def not_found(model: str, message: str) -> ModelNotFound:
-    """The error for a local model that is not there or not whole."""
+    """The error for a local model that is missing or incomplete."""
     return ModelNotFound(message, backend="transformers", model=model)
 
 
@@ -112,7 +112,7 @@ def _shards(path: Path) -> list[Path]:
         return [path / "model.safetensors"]
     weight_map = (read_json(index) or {}).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise not_found(path.name, f"{index} is no index of weights; fetch or copy the model again")
+        raise not_found(path.name, f"{index} is not an index of weights; fetch or copy the model again")
     # Names only: an index must not point out of its folder.
     return sorted({path / Path(str(name)).name for name in weight_map.values()})
 
@@ -134,6 +134,6 @@ def safetensors_flaw(file: Path) -> str | None:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            return "is no safetensors file"
+            return "is not a safetensors file"
     expected = _LENGTH.size + length + max(ends, default=0)
     return None if expected == size else f"has {size} bytes where its header says {expected}"

@@ -134,7 +134,7 @@ class Repository:
     def fetch(
         self, target: Path, wanted: Sequence[str], *, unwanted: Sequence[str] = (), tell: Progress | None = None
     ) -> None:
-        """Download the files whose path matches a pattern (where ``*`` stands for ``/`` as well) into ``target``.
+        """Download the files whose path matches a pattern (where ``*`` matches ``/`` as well) into ``target``.
 
         Raises:
             Authentication: the hub wants a token that may read them.
@@ -198,10 +198,10 @@ def no_bars(tell: Callable[[float], None] | None = None) -> Iterator[None]:
     reader = local_library("transformers.modeling_gguf_pytorch_utils")
 
     def counted(items: Iterable[Any], **_drawing: object) -> Iterator[Any]:
-        whole = list(items)
-        for done, item in enumerate(whole):
+        listed = list(items)
+        for done, item in enumerate(listed):
             if tell is not None:
-                tell(done / len(whole))
+                tell(done / len(listed))
             yield item
 
     shown, drawn = logging.is_progress_bar_enabled(), vars(reader).get("tqdm")
@@ -217,7 +217,7 @@ def no_bars(tell: Callable[[float], None] | None = None) -> Iterator[None]:
 
 
 def _bar_class(text: str, tell: Progress) -> type[Any]:
-    """A tqdm class that tells instead of drawing; the hub counts bytes and files, only bytes are told."""
+    """A tqdm class that reports instead of drawing; the hub counts bytes and files, only bytes are reported."""
     tqdm: type[Any] = local_library("tqdm").tqdm
 
     class Bar(tqdm):  # type: ignore[misc, unused-ignore]

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: filled in a staging folder under a lock, and renamed when complete.
+"""Folders that appear complete or not at all: filled in a staging folder under a lock, and renamed when complete.
 
 A reader never sees half a folder, and a second process waits for the first instead of doing the work again.
 """

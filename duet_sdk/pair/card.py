@@ -102,7 +102,7 @@ def _text(manifest: Manifest) -> Iterator[str]:
     yield "\n```python\nfrom duet_sdk import DuetClient\n"
     yield 'with DuetClient.from_pair("FOLDER OR HUB NAME") as duet:\n    print(duet.chat("…").text)\n```\n'
     if manifest.adapters:
-        yield "The models are LoRA adapters; `duet pair merge` makes a pair of whole models of them.\n"
+        yield "The models are LoRA adapters; `duet pair merge` merges them into their bases.\n"
     yield "| | reasoner | generator |\n| --- | --- | --- |"
     yield f"| trained from | {' | '.join(_code(_base(entry)) for entry in manifest.stages.values())} |"
     revisions = [_code(entry.revision or entry.base_revision) for entry in manifest.stages.values()]
@@ -121,7 +121,7 @@ def _text(manifest: Manifest) -> Iterator[str]:
     yield (
         "What was measured holds for questions like those of the validation. Safety, bias and other tasks were not "
         "evaluated. The signal is text of a model that the other one trusts: who can write into the question can try "
-        "to steer both. The run's whole configuration stands in `pair.json`."
+        "to steer both. The run's full configuration is in `pair.json`."
     )
 
 

@@ -38,7 +38,7 @@ class Conformity:
     """Folders of the models that lie on this machine."""
     strict: bool = False
     """Whether a deviation is raised."""
-    _told: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
 
     async def check_model(self, stage: Stage, backend: Backend) -> None:
         """Compare a connected model's tokenizer, template and quantisation with the manifest's.
@@ -82,7 +82,7 @@ class Conformity:
             )
 
     async def _found(self, stage: Stage, backend: Backend) -> Fingerprint:
-        """What can be told of a connected model."""
+        """What can be checked of a connected model."""
         files = await backend.tokenizer()
         local = Fingerprint() if files is None else await asyncio.to_thread(fingerprint_of_files, files)
         folder = self.folders.get(stage)
@@ -95,6 +95,6 @@ class Conformity:
     def _deviation(self, what: str) -> None:
         if self.strict:
             raise PairError(what)
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._reported:
+            self._reported.add(what)
             _log.warning("%s; strict=True refuses it", what)

@@ -1,4 +1,4 @@
-"""The folder of a pair: checked file by file, and written whole or not at all."""
+"""The folder of a pair: checked file by file, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_folder(folder: Path) -> Manifest:
     """The manifest of the pair in a folder, after every file was compared with it.
 
     Raises:
-        PairError: it is no pair, or not what its manifest says.
+        PairError: it is not a pair, or not what its manifest says.
     """
     manifest = read_manifest(folder)
     check(folder, manifest)
@@ -149,7 +149,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for name, facts in manifest.files.items():
         if sha256(folder / name) != facts.sha256:
             raise PairError(
-                f"{folder / name} has not the SHA-256 that {MANIFEST} says: it was changed or damaged; "
+                f"the SHA-256 of {folder / name} differs from the one in {MANIFEST}: the file was changed or damaged; "
                 "copy the pair again"
             )
 

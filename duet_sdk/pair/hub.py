@@ -28,7 +28,7 @@ def is_hub_name(text: str) -> bool:
 
 
 def from_hub(name: str) -> tuple[Manifest, Path]:
-    """The manifest and the folder of a pair on the hub: from the cache when it is there and whole, else downloaded.
+    """The manifest and the folder of a pair on the hub: from the cache when it is there and complete, else downloaded.
 
     Raises:
         PairError: the hub has no such pair or revision, or it is not what its manifest says.
@@ -63,7 +63,8 @@ def _fetch(hub_id: str, revision: str | None, fresh: Path) -> None:
         raise PairError(f"there is no folder {hub_id!r} here, and {err}; `duet pair save` makes a pair") from err
     if MANIFEST not in repository.names:
         raise PairError(
-            f"{hub_id!r} on the hub is no pair: it holds no {MANIFEST}; a single model is named 'transformers/{hub_id}'"
+            f"{hub_id!r} on the hub is not a pair: it holds no {MANIFEST}; a single model is named "
+            f"'transformers/{hub_id}'"
         )
     try:
         for name in repository.names:

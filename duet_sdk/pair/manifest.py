@@ -93,7 +93,7 @@ class ModelEntry(_Part):
 
 
 class Limits(_Part):
-    """Limits that the pair is meant to be used with; a client's own and a request's go over them.
+    """Limits that the pair is meant to be used with; a client's own and a request's take precedence.
 
     >>> Limits(signal_tokens=256).signal_tokens
     256
@@ -182,14 +182,14 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     if file.is_symlink() or not file.is_file():
-        raise PairError(f"{folder} is no pair: it holds no {MANIFEST}; `duet pair save` makes one")
+        raise PairError(f"{folder} is not a pair: it holds no {MANIFEST}; `duet pair save` makes one")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as err:
         raise PairError(f"{file} cannot be read as JSON ({type(err).__name__}); copy or save the pair again") from err
     number = values.get("format") if isinstance(values, dict) else None
     if type(number) is not int or number < 1:
-        raise PairError(f"{file} is no manifest of a pair: it has no whole number 'format'; save the pair again")
+        raise PairError(f"{file} is not a pair's manifest: its 'format' is not a whole number; save the pair again")
     if number > FORMAT:
         raise PairError(
             f"{file} has format {number}, and this version reads up to {FORMAT}; upgrade it: "

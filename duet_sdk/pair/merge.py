@@ -1,4 +1,4 @@
-"""A pair of adapters → a pair of whole models, which transformers and vLLM load as any other."""
+"""From a pair of adapters to a pair of merged models, which transformers and vLLM load like any other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def merge_adapters(pair: Pair, target: str | Path) -> Pair:
     """
     stages = [stage for stage, entry in pair.manifest.stages.items() if entry.adapter is not None]
     if not stages:
-        raise PairError("this pair has no adapters: its models are whole, so there is nothing to merge")
+        raise PairError("this pair has no adapters: there is nothing to merge")
     folder = Path(target).expanduser().resolve()
     refuse_target(folder)
     try:
@@ -85,7 +85,9 @@ def _base(pair: Pair, stage: Stage) -> Path:
         return bundled
     name = str(entry.model)
     if not name.startswith("transformers/"):
-        raise PairError(f"the {stage}'s base is {name}, which is no model of this machine; name it as transformers/…")
+        raise PairError(
+            f"the {stage}'s base is {name}, which is not a model on this machine; name it as transformers/…"
+        )
     folder = models.locate(name.removeprefix("transformers/"), revision=entry.revision)
     models.check_folder(folder)
     return folder
@@ -99,7 +101,7 @@ def _adapter(pair: Pair, stage: Stage) -> Path:
 
 
 def _save(model: Any, target: Path) -> None:
-    """Write a model; what safetensors says of a full disk is no OSError.
+    """Write a model; safetensors does not report a full disk as an OSError.
 
     Raises:
         OSError: it cannot be written.
@@ -134,7 +136,7 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
             ) from err
         _save(merged.to(held), target)
     for pattern in _NOT_WEIGHTS:
-        for source in (base, adapter):  # what training saved beside the adapter goes over the base's
+        for source in (base, adapter):  # what training saved beside the adapter takes precedence over the base's
             for file in source.glob(pattern):
                 if file.name not in ("config.json", "adapter_config.json", "duet.json", "model.safetensors.index.json"):
                     shutil.copyfile(file, target / file.name)

@@ -48,10 +48,10 @@ class Pair:
 
         Args:
             path_or_hub_id: a folder, or, where there is none, the text ``owner/name`` or ``owner/name@revision``: a
-                pair on the hub, which is downloaded into DUET's cache and taken from there as long as it is whole.
+                pair on the hub, which is downloaded into DUET's cache and taken from there as long as it is complete.
 
         Raises:
-            PairError: there is no such folder or repository, it is no pair, or not what its manifest says.
+            PairError: there is no such folder or repository, it is not a pair, or not what its manifest says.
             Authentication: the hub wants a token that may read it (``HF_TOKEN``).
             ConnectFailed: the hub does not answer.
             MissingExtra: the pair has to be downloaded, and the extra ``local`` is not installed.
@@ -110,7 +110,7 @@ class Pair:
     def save(self, folder: str | Path) -> Self:
         """Write the pair into a folder, its models as they are: bundled ones are copied, named ones stay names.
 
-        The folder appears whole or not at all. A pair that is there is replaced.
+        The folder appears complete or not at all. A pair that is there is replaced.
 
         Raises:
             PairError: something else is in the folder, or it cannot be written.

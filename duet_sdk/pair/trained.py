@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """One model that training left in a folder: a whole model, or a LoRA adapter (``adapter_config.json``)."""
+    """One model that training left in a folder: all weights, or a LoRA adapter (``adapter_config.json``)."""
 
     folder: str | Path
     base: str | None = None
@@ -83,7 +83,7 @@ def save_trained(
 ) -> Pair:
     """Write a trained pair: both models or adapters copied, pinned and described, with a model card.
 
-    The folder appears whole or not at all. A pair that is there is replaced.
+    The folder appears complete or not at all. A pair that is there is replaced.
 
     Raises:
         PairError: an adapter names no base, something else is in the folder, or it cannot be written.

@@ -34,13 +34,13 @@ def push(
         endpoint: URL of another hub; None for the one that ``HF_ENDPOINT`` names, or the public one.
 
     Raises:
-        PairError: the pair is not on disk or not whole, names a model of this machine, or ``hub_id`` is no name.
+        PairError: the pair is not on disk or not complete, names a model of this machine, or ``hub_id`` is not a name.
         Authentication: the hub wants a token that may write there (``HF_TOKEN``).
         ConnectFailed: the hub does not answer.
         MissingExtra: huggingface_hub is not installed.
     """
     if not is_hub_name(hub_id) or "@" in hub_id:
-        raise PairError(f"{hub_id!r} is no name of a repository; write owner/name")
+        raise PairError(f"{hub_id!r} does not name a repository; write owner/name")
     pair.verify()
     for stage, entry in pair.manifest.stages.items():
         if local_folder(entry) is not None:

@@ -240,10 +240,6 @@ class Renderer:
                 return after if at == opening else 0
         return 0
 
-    def close_think_ids(self) -> tuple[int, ...]:
-        """What closes a block left open by `partial_think_ids`. Raises ConfigError as `think_ids`."""
-        return self.encode(self.think_block.trail) + self._closing_ids
-
     # Inside.
 
     def _chat(self) -> ChatTemplate:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,15 +19,17 @@ from trl import GRPOConfig
 
 from duet_sdk import models
 from duet_sdk.errors import ConfigError
+from duet_sdk.models.sources import no_bars
 from duet_sdk.trainer.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from duet_sdk.trainer.config import Lora, Model, TrainConfig, Training
+    from duet_sdk.trainer.policy import Side
     from duet_sdk.trainer.prompts import PairPrompts
 
 StageName = Literal["reasoner", "generator"]
@@ -43,13 +47,15 @@ class Start:
         return self.reasoner if stage == "reasoner" else self.generator
 
 
-@dataclass(frozen=True, slots=True)
-class Functions:
-    """What a policy's trainer calls."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries' progress bars and warnings that no user can act on off the screen.
 
-    rollout: Callable[..., dict[str, Any]]
-    reward: Callable[..., list[float]]
-    callback: TrainerCallback
+    Those are bars for files that take a second, and the warning about names that TRL uses and transformers 6 will drop.
+    """
+    with no_bars(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+        yield
 
 
 def locate_models(config: TrainConfig) -> Start:
@@ -170,7 +176,7 @@ def check_context(config: TrainConfig, start: Start) -> None:
 def order_of(questions: int, *, each: int, rounds: int, seed: int) -> list[int]:
     """Places in the data for all rounds: every pass over the questions is shuffled anew, its incomplete round left out.
 
-    All that a run takes stands in one list, so that a resumed run finds its place in it. TRL's own shuffling begins
+    All questions of a run are in one list, so that a resumed run finds its place in it. TRL's own shuffling begins
     anew with a process, and would give later passes the first one's order.
 
     Args:
@@ -193,12 +199,24 @@ def build_policy(
     config: TrainConfig,
     start: Start,
     prompts: PairPrompts,
-    functions: Functions,
+    side: Side,
+    callback: TrainerCallback,
     *,
     places: Sequence[int],
     rounds: int,
 ) -> Policy:
-    """One policy's trainer, ready to train on these places in the data, in this order."""
+    """One policy's trainer, ready to train on these places in the data, in this order.
+
+    Args:
+        stage: which of the two.
+        config: the run.
+        start: the models to start from.
+        prompts: tell where the reasoner's output ends.
+        side: its side of the rounds.
+        callback: told of its steps, logs and checkpoints.
+        places: questions of all rounds, see `order_of`.
+        rounds: rounds of the run.
+    """
     part = config.reasoner if stage == "reasoner" else config.generator
     group = config.rollout.signals * (1 if stage == "reasoner" else config.rollout.answers)
     # The reasoner stops where its thinking ends: what follows is never used.
@@ -206,14 +224,13 @@ def build_policy(
     args = _settings(stage, config, part, group=group, rounds=rounds, ends=ends)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout functions are pinned with TRL's version
     policy = Policy(
+        side,
         model=load_model(start.folder(stage), part, ends=ends),
-        reward_funcs=functions.reward,
         args=args,
         # Places in the data, as a rollout function is given nothing else of a row.
         train_dataset=Dataset.from_dict({"prompt": [str(place) for place in places]}),
         processing_class=load_tokenizer(start.folder(stage)),
-        rollout_func=functions.rollout,
-        callbacks=[functions.callback],
+        callbacks=[callback],
         peft_config=adapter(part.lora),
     )
     policy.log_prefix = f"{stage}/"

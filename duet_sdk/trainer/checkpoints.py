@@ -1,4 +1,4 @@
-"""Checkpoints of two policies: which are whole, which both have, and what the coupling keeps beside them."""
+"""Checkpoints of two policies: which are complete, which both have, and the state of the run beside them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _MAY_CHANGE_SECTIONS = ("training.validat", "training.log_", "guard.", "warmup."
 class Checkpoints:
     """The checkpoints in a run's folder.
 
-    A checkpoint is whole once its marker is there, which is written last and lists every file with its size: a process
-    that is killed while it saves leaves none.
+    A checkpoint is complete once its marker is there, which is written last and lists every file with its size: a
+    process that is killed while it saves leaves none.
     """
 
     run: Path
@@ -40,12 +40,12 @@ class Checkpoints:
         return self.run / stage / f"checkpoint-{step}"
 
     def mark(self, stage: str, step: int, state: Mapping[str, JsonValue]) -> None:
-        """Declare a checkpoint whole, and keep ``state`` with it."""
+        """Declare a checkpoint complete, and keep ``state`` with it."""
         folder = self.folder(stage, step)
         write_whole(folder / MARKER, json.dumps({"step": step, "files": _sizes(folder), "state": dict(state)}))
 
     def state(self, stage: str, step: int) -> dict[str, Any] | None:
-        """What was kept with a whole checkpoint; None where it is not whole."""
+        """What was kept with a complete checkpoint; None where it is not complete."""
         folder = self.folder(stage, step)
         try:
             marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ class Checkpoints:
         return dict(marker["state"]) if whole else None
 
     def steps(self, stage: str) -> list[int]:
-        """Steps at which a policy has a whole checkpoint, in order."""
+        """Steps at which a policy has a complete checkpoint, in order."""
         found = [match for path in self.run.glob(f"{stage}/*") if (match := _NAME.fullmatch(path.name))]
         return sorted(step for one in found if self.state(stage, step := int(one[1])) is not None)
 
@@ -81,7 +81,7 @@ class Checkpoints:
         )
 
     def forget_after(self, step: int | None) -> None:
-        """Remove what is later, or not whole: it belongs to a course that was left."""
+        """Remove what is later, or not complete: the run goes on in another way from there."""
         for stage in STAGES:
             for path in self.run.glob(f"{stage}/checkpoint-*"):
                 match = _NAME.fullmatch(path.name)
@@ -93,7 +93,7 @@ def refuse_changes(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue], *
     """Refuse to resume with another configuration; length, saving, logging and guards may change.
 
     Raises:
-        TrainingError: it differs otherwise; tells the difference.
+        TrainingError: it differs in anything else; says in what.
     """
     changed = [one for one in differences(old, new) if not _may_change(one.partition(":")[0])]
     if changed:

@@ -6,6 +6,7 @@ Sections: ``reasoner``, ``generator``, ``objective``, ``data``, ``rollout``, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -74,7 +75,7 @@ class Model(Section):
     max_new_tokens: Count = 1024
     """Most tokens written at once; longer output is cut and counts as cut."""
     kl: NotNegative = 0.0
-    """Weight of the KL term to the starting model in the loss; the paper's 0.001 stands in the reward instead."""
+    """Weight of the KL term to the starting model in the loss; the paper puts its 0.001 into the reward instead."""
     lora: Lora | None = None
     """Train an adapter; None trains all weights."""
     weights: Literal["float32", "bfloat16"] = "float32"
@@ -178,9 +179,9 @@ class Data(Section):
     max_prompt_tokens: Count = 512
     """Longer questions are dropped; the paper's 512."""
     max_questions: Count | None = None
-    """First so many questions after filtering; None takes all."""
+    """Most questions to keep after filtering, the first of them; None takes all."""
     deduplicate: bool = True
-    """Drop questions that are alike but for blanks and case."""
+    """Drop questions that differ in whitespace, case and closing marks only."""
     leak_against: tuple[str, ...] = ()
     """Evaluation sets whose questions must not be trained on, as files or hub data sets."""
     leak_ngram: Count = 13
@@ -218,7 +219,7 @@ class Rollout(Section):
     """K, answers for a signal; the paper's 4."""
     mini_batches: Count = 2
     """Updates that each policy takes in a round; the paper's 64 questions in mini-batches of 32."""
-    alone: CountOrNone = 0
+    unguided: CountOrNone = 0
     """Answers without a signal for a question in training; 0 only in validation. ``marginal`` needs at least 1, the
     paper takes K."""
     temperature: Positive = 1.0
@@ -227,6 +228,13 @@ class Rollout(Section):
     """Of both models in training."""
     top_k: CountOrNone = 0
     """Of both models in training; 0 for all tokens."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: object) -> object:
+        if isinstance(values, Mapping) and "alone" in values:
+            raise ValueError("'alone' is now called 'unguided', with the same meaning; rename the key")
+        return values
 
 
 class Training(Section):
@@ -340,7 +348,7 @@ class Propose(Section):
     """Of supervised tuning in this stage."""
     held: Count = 512
     """Answers sampled to held-out questions for a cycle's verdict, all of which take part, some more than once; 512
-    tell differences of some 3 %. The interval stands in ``decisions.jsonl``."""
+    tell differences of some 3 %. The interval is in ``decisions.jsonl``."""
     accept_drop: Share = 0.01
     """Sampled accuracy of the pair that a cycle may cost; above it is rolled back."""
     back_tracks: CountOrNone = 3
@@ -377,7 +385,7 @@ class TrainConfig(Section):
     propose: Propose = Propose()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _has_something_to_compare(self) -> Self:
         rollout, objective = self.rollout, self.objective
         if rollout.signals < 2:
             raise ValueError("rollout.signals is 1: advantages compare the signals of a question; take 2 or more")
@@ -385,20 +393,28 @@ class TrainConfig(Section):
             raise ValueError(
                 "rollout.answers is 1: with generator_group 'signal' nothing is compared; take 2 or more, or 'question'"
             )
-        if objective.marginal != "off" and rollout.alone < 1:
+        if objective.marginal != "off" and rollout.unguided < 1:
             raise ValueError(
-                f"objective.marginal is {objective.marginal!r} and needs answers without a signal; set rollout.alone "
-                f"(the paper: {rollout.answers})"
+                f"objective.marginal is {objective.marginal!r} and needs answers without a signal; set "
+                f"rollout.unguided (the paper: {rollout.answers})"
             )
         if rollout.questions % rollout.mini_batches:
             raise ValueError(
                 f"rollout.questions ({rollout.questions}) must be a multiple of mini_batches ({rollout.mini_batches})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_its_updates(self) -> Self:
         for name, part in (("reasoner", self.reasoner), ("generator", self.generator)):
             if part.weights == "bfloat16" and part.lora is None:
                 raise ValueError(
                     f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; take float32"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_go_back(self) -> Self:
         training, guard = self.training, self.guard
         kept = (training.keep - 1) * training.save_every
         if guard.enabled and guard.retries and 0 < kept <= guard.patience:
@@ -408,6 +424,10 @@ class TrainConfig(Section):
                 f"{guard.patience} (guard.patience): none from before would be left; raise keep or save_every, or set "
                 "guard.retries to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_servers_apart(self) -> Self:
         one, two = self.reasoner.vllm, self.generator.vllm
         if one and two and one.mode == two.mode == "server" and one.group_port == two.group_port:
             raise ValueError(f"both vllm servers have group_port {one.group_port}; give the generator another one")

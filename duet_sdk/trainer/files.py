@@ -30,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     except OSError as err:
         raise ConfigError(f"the run's configuration {file} cannot be read: {err.strerror or err}") from err
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} must hold sections (reasoner:, generator:, data: …), it holds a {_kind(values)}")
+        raise ConfigError(f"{file} must hold sections (reasoner:, generator:, data: …), it holds {_kind(values)}")
     for override in overrides:
         _put(values, override)
     return checked(values, str(file))
@@ -40,15 +40,15 @@ def checked(values: Mapping[str, object], source: str) -> TrainConfig:
     """The configuration that these values make.
 
     Raises:
-        ConfigError: a value is missing, unknown or impossible; the first three are told.
+        ConfigError: a value is missing, unknown or impossible; names the first three.
     """
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as err:
         flaws = err.errors(include_url=False)
-        told = "; ".join(_flaw(one) for one in flaws[:3])
+        reasons = "; ".join(_flaw(one) for one in flaws[:3])
         more = f" (and {len(flaws) - 3} more)" if len(flaws) > 3 else ""
-        raise ConfigError(f"{source} is no configuration of a run: {told}{more}") from err
+        raise ConfigError(f"{source} is not a valid run configuration: {reasons}{more}") from err
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -81,7 +81,7 @@ def differences(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> l
 def _put(values: dict[str, Any], override: str) -> None:
     place, equals, text = override.partition("=")
     if not equals or not place:
-        raise ConfigError(f"{override!r} is no override; write section.key=value")
+        raise ConfigError(f"{override!r} is not an override; write section.key=value")
     *sections, key = place.split(".")
     for section in sections:
         inner = values.setdefault(section, {})
@@ -132,4 +132,4 @@ def _shown(leaves: Mapping[str, JsonValue], place: str) -> str:
 
 
 def _kind(value: object) -> str:
-    return "nothing" if value is None else type(value).__name__
+    return "nothing" if value is None else f"a {type(value).__name__}"

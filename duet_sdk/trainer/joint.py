@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from duet_sdk.errors import ConfigError, TrainingError
-from duet_sdk.evaluation.grading import Checked, find_grader
+from duet_sdk.evaluation.grading import CountingGrader, find_grader
+from duet_sdk.evaluation.rows import fingerprint
 from duet_sdk.models.folder import read_json
+from duet_sdk.trainer.boundary import as_training_errors
 from duet_sdk.trainer.build import Start, check_context, check_names, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
-from duet_sdk.trainer.data import check_same_on_all_ranks, fingerprint, prepare
+from duet_sdk.trainer.data import check_same_on_all_ranks, prepare
 from duet_sdk.trainer.journal import Journal, write_whole
-from duet_sdk.trainer.leg import Course, Leg, prepare_leg
 from duet_sdk.trainer.prompts import PairPrompts
 from duet_sdk.trainer.result import Outcome, save_pair
+from duet_sdk.trainer.trial import RunContext, Trial, prepare_trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from transformers import PreTrainedModel
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.pair import Pair
+    from duet_sdk.trainer.callbacks import Monitor
     from duet_sdk.trainer.config import TrainConfig
-    from duet_sdk.trainer.watch import Watch
 
 CONFIG, DATA, RESULT = "config.json", "data.json", "result.json"
 
@@ -70,7 +72,7 @@ class JointTrainer:
         *,
         questions: Sequence[Question] | None = None,
         validation: Sequence[Question] = (),
-        grader: Grader | None = None,
+        grader: QuestionGrader | None = None,
         beside: Path | None = None,
     ) -> None:
         self._config = config
@@ -101,12 +103,12 @@ class JointTrainer:
         self._held = tuple(validation)
         self._fingerprint, self._all_questions = fingerprint(questions), fingerprint([*questions, *validation])
         each = min(config.training.validation_questions, len(validation)) // self.processes
-        self._course = Course(
+        self._context = RunContext(
             config=config,
             prompts=prompts,
             questions=tuple(questions),
             validation=self._held[self._rank * each : (self._rank + 1) * each],
-            grader=self._own_grader or cast("Grader", grader),
+            grader=self._own_grader or cast("QuestionGrader", grader),
             rounds=rounds,
             journal=Journal(config.output, writes=self._rank == 0),
             checkpoints=Checkpoints(config.output),
@@ -115,7 +117,7 @@ class JointTrainer:
     @property
     def questions(self) -> Sequence[Question]:
         """What is trained on, in order."""
-        return self._course.questions
+        return self._context.questions
 
     @property
     def held(self) -> Sequence[Question]:
@@ -123,14 +125,14 @@ class JointTrainer:
         return self._held
 
     @property
-    def grader(self) -> Grader:
+    def grader(self) -> QuestionGrader:
         """What grades answers."""
-        return self._course.grader
+        return self._context.grader
 
     @property
     def journal(self) -> Journal:
         """The files of the run."""
-        return self._course.journal
+        return self._context.journal
 
     def train(self, *, resume: bool = False, start: Start | None = None) -> Trained:
         """Train from the start, or go on from the last checkpoint that both policies have.
@@ -144,7 +146,8 @@ class JointTrainer:
             ConfigError: the folder holds another run.
         """
         try:
-            return self._train(resume, start)
+            with as_training_errors():
+                return self._train(resume, start)
         finally:
             self.close()
 
@@ -157,57 +160,57 @@ class JointTrainer:
         step, gentler = self._prepare(resume)
         origin = start or self.start
         while True:
-            leg = prepare_leg(self._course, origin, gentler=gentler)
+            trial = prepare_trial(self._context, origin, gentler=gentler)
             check_same_on_all_ranks(self._all_questions, _gathered)
-            leg.run(self._course, step)
-            if not self._goes_back(leg.watch, gentler):
-                return self._finish(leg, origin)
+            trial.run(self._context, step)
+            if not self._goes_back(trial.monitor, gentler):
+                return self._finish(trial, origin)
             gentler += 1
-            step = self._go_back(leg.watch, gentler)
+            step = self._go_back(trial.monitor, gentler)
             # Policies and callbacks know each other; two new models need the memory of these.
-            del leg
+            del trial
             gc.collect()
 
-    def _goes_back(self, watch: Watch, gentler: int) -> bool:
-        """Whether a leg that was so gentle collapsed and may be tried again."""
-        if watch.collapsed is None or watch.stopped:
+    def _goes_back(self, monitor: Monitor, gentler: int) -> bool:
+        """Whether a trial that was so gentle collapsed and may be tried again."""
+        if monitor.collapsed is None or monitor.stopped:
             return False
         if gentler < self._config.guard.retries:
             return True
-        what = f"collapsed after {gentler} retries: {watch.collapsed}"
-        self._course.journal.decision("stop", what, round=watch.round)
+        what = f"collapsed after {gentler} retries: {monitor.collapsed}"
+        self._context.journal.decision("stop", what, round=monitor.round)
         return False
 
-    def _go_back(self, watch: Watch, gentler: int) -> int | None:
+    def _go_back(self, monitor: Monitor, gentler: int) -> int | None:
         """The step from which to go on so gently, with all later checkpoints removed; None for the start."""
-        step = self._last_good(watch.fell_after)
+        step = self._last_good(monitor.fell_after)
         if self._rank == 0:
-            self._course.checkpoints.forget_after(step)
-        self._course.journal.decision(
+            self._context.checkpoints.forget_after(step)
+        self._context.journal.decision(
             "back",
             f"back to {f'step {step}' if step else 'the start'} with alpha, lambda, its bounds and learning rates "
-            f"times {self._config.guard.gentler**gentler:g}: {watch.collapsed}",
-            round=watch.round,
+            f"times {self._config.guard.gentler**gentler:g}: {monitor.collapsed}",
+            round=monitor.round,
             step=step,
         )
         return step
 
-    def _finish(self, leg: Leg, origin: Start) -> Trained:
-        """Measure and save what was trained; a run that was stopped or collapsed keeps its checkpoints only."""
-        watch = leg.watch
-        stopped = "signal" if watch.stopped else watch.collapsed
+    def _finish(self, trial: Trial, origin: Start) -> Trained:
+        """Measure and save what was trained; a run that was stopped or collapsed leaves only its checkpoints."""
+        monitor = trial.monitor
+        stopped = "signal" if monitor.stopped else monitor.collapsed
         pair = None
         if stopped is None:
-            outcome = Outcome(self._config, origin, self.start, self.data, watch.round, leg.validate(watch.round))
-            pair = save_pair(leg.reasoner, leg.generator, outcome, writes=self._rank == 0)
+            outcome = Outcome(self._config, origin, self.start, self.data, monitor.round, trial.validate(monitor.round))
+            pair = save_pair(trial.reasoner, trial.generator, outcome, writes=self._rank == 0)
             if self._rank == 0:
                 write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
-        reasoner, generator = (one.accelerator.unwrap_model(one.model) for one in (leg.reasoner, leg.generator))
-        return Trained(reasoner, generator, watch.round, stopped, pair)
+        reasoner, generator = (one.accelerator.unwrap_model(one.model) for one in (trial.reasoner, trial.generator))
+        return Trained(reasoner, generator, monitor.round, stopped, pair)
 
     def _prepare(self, resume: bool) -> tuple[int | None, int]:
         """The step to start from and how gently, with the folder put in order."""
-        folder, checkpoints, journal = self._config.output, self._course.checkpoints, self._course.journal
+        folder, checkpoints, journal = self._config.output, self._context.checkpoints, self._context.journal
         values = self._config.model_dump(mode="json")
         if resume:
             step = checkpoints.last_common()
@@ -231,22 +234,22 @@ class JointTrainer:
 
     def _forget_after(self, step: int | None) -> None:
         """Drop what the run did after this step, or altogether; its decisions stay."""
-        checkpoints, journal = self._course.checkpoints, self._course.journal
+        checkpoints, journal = self._context.checkpoints, self._context.journal
         checkpoints.forget_after(step)
         # A run's first validation is of round 0.
         last = -1 if step is None else int(self._state(step)["round"])
         journal.forget_after(last)
-        if last == self._course.rounds:
+        if last == self._context.rounds:
             journal.forget_validation(last)
         journal.decision(
             "resume", "from the start" if step is None else f"from step {step}", round=max(last, 0), step=step
         )
 
     def _state(self, step: int) -> dict[str, Any]:
-        state = self._course.checkpoints.state("reasoner", step)
+        state = self._context.checkpoints.state("reasoner", step)
         if state is None:
             raise TrainingError(
-                f"the checkpoint at step {step} in {self._config.output} is not whole any more; try again"
+                f"the checkpoint at step {step} in {self._config.output} is no longer complete; try again"
             )
         return state
 
@@ -265,7 +268,7 @@ class JointTrainer:
 
     def _last_good(self, fell_after: int) -> int | None:
         """The last common checkpoint before that round's update, at which the guard had nothing to say."""
-        checkpoints = self._course.checkpoints
+        checkpoints = self._context.checkpoints
         for step in reversed(checkpoints.common()):
             state = checkpoints.state("reasoner", step)
             if state is not None and state["good"] and state["round"] < fell_after:
@@ -273,10 +276,11 @@ class JointTrainer:
         return None
 
 
-def _grader_of(config: TrainConfig, beside: Path) -> Checked:
+def _grader_of(config: TrainConfig, beside: Path) -> CountingGrader:
     grading = config.data.grading
-    found = find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1), beside=beside)
-    return Checked(found)
+    with as_training_errors():
+        found = find_grader(grading.grader, limit_s=grading.timeout_s, processes=max(grading.workers, 1), beside=beside)
+    return CountingGrader(found)
 
 
 def _gathered(own: str) -> list[str]:

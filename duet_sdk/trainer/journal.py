@@ -63,7 +63,7 @@ class Journal:
 
 
 def read_lines(file: Path) -> list[dict[str, JsonValue]]:
-    """The objects in a file of lines; a line that a killed process left half is passed over."""
+    """The objects in a file of lines; a line that a killed process left incomplete is skipped."""
     if not file.is_file():
         return []
     found = []
@@ -77,7 +77,7 @@ def read_lines(file: Path) -> list[dict[str, JsonValue]]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is there whole or as it was."""
+    """Write a file so that it is complete, or as it was before."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(file)
@@ -89,7 +89,7 @@ def _round(row: Mapping[str, JsonValue]) -> int:
 
 
 def _line(row: Mapping[str, JsonValue]) -> str:
-    # JSON knows no infinities; a reader should not fail on one either.
+    # JSON has no infinities, and a reader should not fail on one.
     clean = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
     }

@@ -13,7 +13,7 @@ from duet_sdk.trainer.sampling import Decoding, sample
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.trainer.prompts import PairPrompts, WrittenSignal
 
 
@@ -80,7 +80,7 @@ class Evaluation:
 def evaluate(
     pair: PairModels,
     questions: Sequence[Question],
-    grader: Grader,
+    grader: QuestionGrader,
     *,
     group: Callable[[int], Hashable] | None = None,
 ) -> dict[Hashable, Evaluation]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SURE = 9.0
 """Bound on a standardised length: its sigmoid is within 1e-4 of 0 or 1."""
 _LEVEL = 1e-6
-"""Added to the deviation of lengths, which is 0 where all are alike."""
+"""Added to the deviation of lengths, which is 0 where all are equal."""
 
 
 def additive(
@@ -94,7 +94,7 @@ def reasoner_reward(
         guided: (Q, G), in [0, 1].
         lengths: (Q, G), tokens.
         objective: what is rewarded.
-        lam: λ as the schedule has it now; without use for the gated reward.
+        lam: λ as the schedule has it now; unused for the gated reward.
         alone: (Q,), r(m); needed unless ``objective.marginal`` is ``off``.
     """
     if objective.marginal == "off":
@@ -135,7 +135,7 @@ def generator_advantages(grades: Tensor, objective: Objective) -> Tensor:
 def group_advantages(rewards: Tensor, *, divide_by_std: bool, epsilon: float, baseline: Tensor | None = None) -> Tensor:
     """A = (R − mean) / (std + ε) within each group; std is the sample's (n − 1), as in TRL and the reference code.
 
-    With a baseline, the root mean square of R − baseline takes the place of std, which is 0 where all rewards are alike
+    With a baseline, the root mean square of R − baseline takes the place of std, which is 0 where all rewards are equal
     and would make their distance to the baseline count ten thousandfold.
 
     Args:
@@ -145,7 +145,7 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool, epsilon: float, ba
         baseline: (groups,), in place of the mean.
 
     Returns:
-        (groups, members); 0 in a group whose rewards are all alike, unless there is a baseline.
+        (groups, members); 0 in a group whose rewards are all equal, unless there is a baseline.
     """
     middle = rewards.mean(dim=1) if baseline is None else baseline
     advantages = rewards - middle[:, None]
@@ -156,6 +156,6 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool, epsilon: float, ba
 
 
 def zero_variance_share(rewards: Tensor) -> float:
-    """Share of (groups, members) groups whose rewards are all alike, from which nothing is learned."""
+    """Share of (groups, members) groups whose rewards are all equal, from which nothing is learned."""
     spread = rewards.max(dim=1).values - rewards.min(dim=1).values
     return float((spread < _LEVEL).to(torch.float64).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +24,28 @@ _CITATION = (
 )
 
 
-class Policy(GRPOTrainer):  # type: ignore[misc]
-    """A GRPOTrainer whose advantages are set, one for each sample of the round on this process.
+class Side(Protocol):
+    """A policy's side of the rounds: where its samples, rewards and advantages come from."""
 
-    TRL computes its own as well, from the rewards, for its logs; what is trained on are those of
+    def rollout(self, prompts: list[str], policy: Policy) -> dict[str, Any]:
+        """Samples of ``policy`` for the questions at these places in the data, as TRL's rollout functions give them."""
+
+    def reward(self, prompts: list[str], **columns: Any) -> list[float]:
+        """The samples' rewards, in TRL's reward signature."""
+
+    def take_advantages(self) -> torch.Tensor | None:
+        """(samples,) of the round that was just rewarded, once; None where there was none."""
+
+
+class Policy(GRPOTrainer):  # type: ignore[misc]
+    """A GRPOTrainer whose samples, rewards and advantages come from its side of the rounds.
+
+    TRL computes advantages of its own as well, from the rewards, for its logs; what is trained on are those of
     `duet_sdk.trainer.objective`, which knows more forms.
+
+    Args:
+        side: see `Side`.
+        given: as GRPOTrainer takes it.
     """
 
     _name = "DUET"
@@ -39,10 +56,12 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
         "citation": _CITATION,
     }
 
-    advantages: torch.Tensor | None = None
-    """(samples,); set by the reward function, used once."""
     log_prefix = ""
     """Before the names of its metrics, so that two policies can share a tracker."""
+
+    def __init__(self, side: Side, **given: Any) -> None:
+        self._side = side
+        super().__init__(reward_funcs=side.reward, rollout_func=side.rollout, **given)
 
     def sample(self, prompts: Sequence[Sequence[int]], each: int) -> tuple[list[list[int]], list[list[float]] | None]:
         """Samples by this policy's engine, and their tokens' log-probabilities where the engine tells them.
@@ -58,17 +77,17 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        advantages, self.advantages = self.advantages, None
+        advantages = self._side.take_advantages()
         if advantages is None or advantages.shape != output["advantages"].shape:
             raise TrainingError(
-                f"no advantages were set for a round of {len(inputs)} samples; this version of TRL calls the reward "
-                "function otherwise than DUET expects (docs/training.md names the versions)"
+                f"a round of {len(inputs)} samples has no advantages; this version of TRL calls the reward "
+                "function in another way than DUET expects (docs/training.md names the versions)"
             )
         output["advantages"] = advantages.to(output["advantages"])
         return output
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """As TRL's; a loss that is no number ends the run before it reaches the weights."""
+        """As TRL's; a loss that is not finite ends the run before it reaches the weights."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         # All processes stop together: one that waits for another's gradients would hang.
         if not bool(self.accelerator.gather(torch.isfinite(loss.detach()).float()).min() > 0):
@@ -80,7 +99,7 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As TRL's; a disk that is full ends the run in words, and leaves no half checkpoint."""
+        """As TRL's; a full disk ends the run with an error that says so, and leaves no incomplete checkpoint."""
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as err:
@@ -90,7 +109,7 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
                 f"the checkpoint of step {step} cannot be written to {self.args.output_dir}: {err}; make room there "
                 "(training.keep says how many are kept) and resume: earlier checkpoints are as they were"
             ) from err
-        # The first process declares the checkpoint whole by what lies in it, so all must have written their part.
+        # The first process declares the checkpoint complete by what is in it, so all must have written their part.
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -58,7 +58,7 @@ class PairPrompts:
         self._handoff = Think(LocalThinkRenderer(self.generator), reasoner=self.reasoner, takes_ids=True)
         self._thinks, self._answers = reasoner.thinking_kwargs(True), generator.thinking_kwargs(False)
         self.ask_ids = lru_cache(maxsize=4096)(self._ask_ids)
-        self.alone_ids = lru_cache(maxsize=4096)(self._alone_ids)
+        self.unguided_ids = lru_cache(maxsize=4096)(self._unguided_ids)
 
     @classmethod
     def of(cls, reasoner: str | Path, generator: str | Path) -> PairPrompts:
@@ -75,14 +75,14 @@ class PairPrompts:
         call = self._handoff.ask(messages, limit=1, prompts=_NO_PROMPTS, tools=())
         return self.reasoner.chat_ids(call.messages, **self._thinks)
 
-    def _alone_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+    def _unguided_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The prompt of the generator without a signal, its thinking off."""
         call = alone(messages, prompts=_NO_PROMPTS)
         return self.generator.chat_ids(call.messages, **self._answers)
 
     def guided_ids(self, messages: tuple[Message, ...], signal: str) -> tuple[int, ...]:
         """The prompt of the generator whose turn holds the signal; that without one where it is empty."""
-        return self.generator.think_ids(messages, signal) if signal.strip() else self.alone_ids(messages)
+        return self.generator.think_ids(messages, signal) if signal.strip() else self.unguided_ids(messages)
 
     def signal(self, sampled: Sequence[int], *, ends: frozenset[int] = frozenset()) -> WrittenSignal:
         """The signal in what the reasoner sampled: up to the closing tag, or cut as serving cuts it.

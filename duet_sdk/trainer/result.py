@@ -1,4 +1,7 @@
-"""What a run leaves: its pair, and what was measured of it."""
+"""What a run leaves: its pair, and what was measured of it.
+
+Others read the pair, so nothing in it tells of the machine that trained it (`published_config`, `published_data`).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import PairError, TrainingError
+from duet_sdk.evaluation.datasets import is_hub_set
 from duet_sdk.models import commit_of
 from duet_sdk.pair.trained import TrainedModel, TrainingFacts, limit_for, save_trained
-from duet_sdk.trainer.published import is_local_model, published_config, published_data
-from duet_sdk.trainer.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from duet_sdk.pair import Pair
     from duet_sdk.trainer.build import StageName, Start
-    from duet_sdk.trainer.config import Model, TrainConfig
+    from duet_sdk.trainer.config import Data, Model, TrainConfig
     from duet_sdk.trainer.policy import Policy
     from duet_sdk.trainer.validation import Validated
 
@@ -68,6 +70,8 @@ def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: 
     Raises:
         TrainingError: it cannot be written.
     """
+    from duet_sdk.trainer.build import quiet
+
     config = outcome.config
     data = config.data
     with quiet(), tempfile.TemporaryDirectory(prefix=".pair-", dir=config.output) as staging:
@@ -94,6 +98,36 @@ def save_pair(reasoner: Policy, generator: Policy, outcome: Outcome, *, writes: 
             return save_trained(config.output / PAIR, reasoner=trained[0], generator=trained[1], facts=facts)
         except PairError as err:
             raise TrainingError(f"the run is done, but its pair could not be written: {err}") from err
+
+
+def published_config(config: TrainConfig) -> dict[str, JsonValue]:
+    """The configuration as JSON has it, with files and folders by their last names only, and without the output."""
+    values = config.model_dump(mode="json", exclude={"output"})
+    for stage, part in (("reasoner", config.reasoner), ("generator", config.generator)):
+        values[stage]["model"] = Path(part.model).name if is_local_model(part.model) else part.model
+    data = config.data
+    values["data"] |= {
+        "train": _set_name(data.train),
+        "validation": None if data.validation is None else _set_name(data.validation),
+        "leak_against": [_set_name(name) for name in data.leak_against],
+    }
+    return values
+
+
+def published_data(facts: Mapping[str, JsonValue], data: Data) -> dict[str, JsonValue]:
+    """Counts, fingerprints and rights of a `DataReport`'s facts, and the hub's names of the sets used.
+
+    What names rows or shows words of questions stays in the run's folder.
+    """
+    kept: dict[str, JsonValue] = {name: value for name, value in facts.items() if not isinstance(value, list | dict)}
+    named = [name for name in (data.train, data.validation) if name is not None and is_hub_set(name)]
+    sets: list[JsonValue] = list(dict.fromkeys(name.partition("#")[0].partition(":")[0] for name in named))
+    return {**kept, "datasets": sets} if sets else kept
+
+
+def is_local_model(name: str) -> bool:
+    """Whether a model is named by its folder."""
+    return name.startswith(("/", ".", "~")) or Path(name).expanduser().is_dir()
 
 
 def _trained(folder: Path, stage: StageName, part: Model, outcome: Outcome) -> TrainedModel:
@@ -163,3 +197,7 @@ def _dtype_of(folder: Path) -> torch.dtype | None:
 
     named = getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "dtype", None)
     return named if isinstance(named, torch.dtype) else None
+
+
+def _set_name(name: str) -> str:
+    return name if is_hub_set(name) else Path(name).name

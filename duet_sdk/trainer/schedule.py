@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.config import Objective
 
 _SHARP = 5.0
-"""Tolerances below the reference at which λ is halved at once."""
+"""Tolerances below the reference at which λ is halved at once: smoothing would see such a fall rounds later."""
 _FALL = 40.0
-"""How much faster λ falls by lost accuracy than it rises by length."""
+"""How much faster λ falls by lost accuracy than it rises by length: accuracy is lost in steps of some hundredths."""
 _LEAST = 1e-3
 """Where PI starts from: its steps are on log λ."""
 _INTEGRAL, _PROPORTIONAL = 2.0, 4.0
+"""Steps on log λ by the gap to the tolerated accuracy, and by its change since the last round."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
-    """Where a schedule stands after some rounds."""
+    """The state of a schedule after some rounds."""
 
     lam: float
     rounds: int = 0

@@ -13,15 +13,15 @@ import torch
 
 from duet_sdk.errors import ConfigError
 from duet_sdk.models.folder import read_json
-from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer
+from duet_sdk.trainer.boundary import as_training_errors
+from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer, quiet
 from duet_sdk.trainer.checkpoints import refuse_changes
 from duet_sdk.trainer.joint import CONFIG, JointTrainer, Trained
 from duet_sdk.trainer.journal import DECISIONS, write_whole
 from duet_sdk.trainer.measure import PairModels
 from duet_sdk.trainer.proposing.cycle import Cycle
 from duet_sdk.trainer.proposing.silence import propose_silence
-from duet_sdk.trainer.quiet import quiet
-from duet_sdk.trainer.supervised import Row, Tuning, tune
+from duet_sdk.trainer.supervised import Example, Tuning, tune
 from duet_sdk.trainer.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Supervised:
     learning_rate: float
     batch: int
 
-    def __call__(self, pair: PairModels, stage: str, rows: Sequence[Row], steps: int) -> PairModels:
+    def __call__(self, pair: PairModels, stage: str, rows: Sequence[Example], steps: int) -> PairModels:
         """As `duet_sdk.trainer.proposing.cycle.Tuner`."""
         model = copy.deepcopy(pair.reasoner if stage == "reasoner" else pair.generator)
         part = self.config.reasoner if stage == "reasoner" else self.config.generator
@@ -87,29 +87,34 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
     if resume and not (config.output / CONFIG).exists():
         if not (config.output / DECISIONS).exists():
             return trainer.train(resume=True)  # which says that there is nothing to resume
-        resume = False  # killed before joint training began: proposals that were made to their end are kept
+        resume = False  # killed before joint training began: completed proposals are kept
     folder = config.output / "proposed"
-    start = Start(folder / "reasoner", folder / "generator")
     done = read_json(folder / _DONE)
     if done is not None:
         refuse_changes(done["config"], config.model_dump(mode="json"), run=folder)
     else:
-        pair, origin = _load(config, trainer)
-        cycle = Cycle(
-            config.propose,
-            trainer.grader,
-            Supervised(config, origin, config.propose.learning_rate, config.propose.batch),
-            trainer.journal,
-        )
-        config.output.mkdir(parents=True, exist_ok=True)
-        asked, held = trainer.questions, trainer.held
-        for number in range(config.propose.cycles):
-            first = number * config.propose.signals % max(1, len(asked) - config.propose.signals + 1)
-            pair = cycle.run(pair, asked[first : first + config.propose.signals], held, number + 1)
-        if config.propose.empty:
-            pair = propose_silence(cycle, pair, asked[: config.propose.signals], held)
-        _save(pair, origin, folder, {"config": config.model_dump(mode="json")})
-    return trainer.train(resume=resume, start=start)
+        with as_training_errors():
+            _propose(config, trainer, folder)
+    return trainer.train(resume=resume, start=Start(folder / "reasoner", folder / "generator"))
+
+
+def _propose(config: TrainConfig, trainer: JointTrainer, folder: Path) -> None:
+    """Run the configured cycles, and save the pair that they end with."""
+    pair, origin = _load(config, trainer)
+    cycle = Cycle(
+        config.propose,
+        trainer.grader,
+        Supervised(config, origin, config.propose.learning_rate, config.propose.batch),
+        trainer.journal,
+    )
+    config.output.mkdir(parents=True, exist_ok=True)
+    asked, held = trainer.questions, trainer.held
+    for number in range(config.propose.cycles):
+        first = number * config.propose.signals % max(1, len(asked) - config.propose.signals + 1)
+        pair = cycle.run(pair, asked[first : first + config.propose.signals], held, number + 1)
+    if config.propose.empty:
+        pair = propose_silence(cycle, pair, asked[: config.propose.signals], held)
+    _save(pair, origin, folder, {"config": config.model_dump(mode="json")})
 
 
 def run_warmup(config: TrainConfig, *, trainer: JointTrainer | None = None) -> dict[str, JsonValue]:
@@ -125,7 +130,8 @@ def run_warmup(config: TrainConfig, *, trainer: JointTrainer | None = None) -> d
     pair, origin = _load(config, trainer)
     config.output.mkdir(parents=True, exist_ok=True)
     supervised = Supervised(config, origin, config.warmup.learning_rate, config.warmup.batch)
-    tuned, report = warm_up(config, pair, trainer.questions, trainer.grader, supervised, trainer.journal)
+    with as_training_errors():
+        tuned, report = warm_up(config, pair, trainer.questions, trainer.grader, supervised, trainer.journal)
     _save(tuned, origin, config.output / "warm", report)
     return report
 

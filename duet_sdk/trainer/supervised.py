@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from duet_sdk.trainer.quiet import quiet
+from duet_sdk.trainer.build import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Example:
     """A prompt and what should follow it; encoded apart, as in rollouts."""
 
     prompt_ids: tuple[int, ...]
@@ -50,7 +50,7 @@ class Tuning:
 def tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     tuning: Tuning,
     *,
     folder: Path,
@@ -76,7 +76,7 @@ def tune(
 def _tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     tuning: Tuning,
     folder: Path,
     adapter: PeftConfig | None,

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from duet_sdk.evaluation.grading import Checked
-from duet_sdk.trainer.facts import stands_in
+from duet_sdk.evaluation.grading import CountingGrader
+from duet_sdk.trainer.round import gathered, holds_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import JsonValue
 
-    from duet_sdk.evaluation.question import Grader, Question
-    from duet_sdk.trainer.coupling import Coupling
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.trainer.journal import Journal
+    from duet_sdk.trainer.policy import Policy
+    from duet_sdk.trainer.prompts import PairPrompts
 
 _SEED = 7919
-"""Of every validation, so that they differ by the models alone."""
+"""Of every validation, so that they differ by the models only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,12 @@ class Validated:
 class Validation:
     """Validates a pair in training. Leaves the random state of training as it was."""
 
-    coupling: Coupling
+    reasoner: Policy
+    generator: Policy
+    prompts: PairPrompts
     questions: Sequence[Question]
     """Of this process; the same number on all."""
+    grader: QuestionGrader
     journal: Journal
     samples: int
     """Samples to keep."""
@@ -50,8 +54,7 @@ class Validation:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(_SEED)
             table = self._table(round_number)
-        accelerator = self.coupling.reasoner.accelerator
-        table = accelerator.gather(table.to(accelerator.device)).double().cpu()
+        table = gathered(table).double().cpu()
         guided, alone, tokens, empty, leak = table.T
         row: dict[str, JsonValue] = {
             "round": round_number,
@@ -65,24 +68,24 @@ class Validation:
             "tokens_p95": float(tokens.quantile(0.95)),
             "empty": float(empty.mean()),
             "leak_rate": float(leak.mean()),
-            **_grading(self.coupling.grader),
+            **_grading(self.grader),
         }
         self.journal.metrics(row)
         return Validated(row, [int(one) for one in tokens])
 
     def _table(self, round_number: int) -> torch.Tensor:
         """A row for each question of this process."""
-        coupling, prompts = self.coupling, self.coupling.prompts
+        prompts = self.prompts
         messages = [question.messages for question in self.questions]
-        ends = frozenset(coupling.reasoner.eos_token_ids)
-        sampled, _ = coupling.reasoner.sample([prompts.ask_ids(one) for one in messages], 1)
+        ends = frozenset(self.reasoner.eos_token_ids)
+        sampled, _ = self.reasoner.sample([prompts.ask_ids(one) for one in messages], 1)
         signals = [prompts.signal(one, ends=ends) for one in sampled]
         asked = [prompts.guided_ids(one, signal.text) for one, signal in zip(messages, signals, strict=True)]
-        written, _ = coupling.generator.sample([*asked, *(prompts.alone_ids(one) for one in messages)], 1)
+        written, _ = self.generator.sample([*asked, *(prompts.unguided_ids(one) for one in messages)], 1)
         texts = [prompts.answer_text(one) for one in written]
         number = len(messages)
-        guided = coupling.grader.grade(self.questions, texts[:number])
-        alone = coupling.grader.grade(self.questions, texts[number:])
+        guided = self.grader.grade(self.questions, texts[:number])
+        alone = self.grader.grade(self.questions, texts[number:])
         for at in range(min(self.samples, number)):
             self.journal.sample(
                 {
@@ -99,15 +102,15 @@ class Validation:
         facts = zip(self.questions, signals, guided, alone, strict=True)
         return torch.tensor(
             [
-                [right, without, signal.tokens, float(not signal.text), stands_in(question.answer, signal.text)]
+                [right, without, signal.tokens, float(not signal.text), holds_answer(signal.text, question.answer)]
                 for question, signal, right, without in facts
             ]
         )
 
 
-def _grading(grader: Grader) -> dict[str, JsonValue]:
-    """Shares of the answers graded since the last validation, by this process: in which none was found, and faults."""
-    if not isinstance(grader, Checked):
+def _grading(grader: QuestionGrader) -> dict[str, JsonValue]:
+    """Of the answers this process graded since the last validation: shares that were unreadable, and that failed."""
+    if not isinstance(grader, CountingGrader):
         return {}
     counts = grader.take_counts()
     return {"unread": counts.unread_share, "faults": counts.fault_share}

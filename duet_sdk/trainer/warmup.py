@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from duet_sdk.errors import TrainingError
 from duet_sdk.trainer.proposing.rules import sentences
-from duet_sdk.trainer.supervised import Row
+from duet_sdk.trainer.supervised import Example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import JsonValue
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.journal import Journal
     from duet_sdk.trainer.measure import PairModels
@@ -55,7 +55,7 @@ def warm_up(
     config: TrainConfig,
     pair: PairModels,
     questions: Sequence[Question],
-    grader: Grader,
+    grader: QuestionGrader,
     tune: Tuner,
     journal: Journal,
 ) -> tuple[PairModels, dict[str, JsonValue]]:
@@ -69,8 +69,8 @@ def warm_up(
     sampling = replace(pair, temperature=1.0, seed=config.seed)
     written = [signal.text for signal in sampling.signals(asked)]
     forms = {style: [form(text, style, rng) for text in written] for style in settings.styles}
-    writing: list[Row] = []
-    reading: list[Row] = []
+    writing: list[Example] = []
+    reading: list[Example] = []
     kept: dict[str, JsonValue] = {}
     for style, texts in forms.items():
         right = [0.0] * len(asked)
@@ -85,8 +85,8 @@ def warm_up(
         journal.decision("warmup", f"{style}: {len(good)} of {len(asked)} kept, accuracy {sum(right) / len(right):.3f}")
         for at in good:
             messages = asked[at].messages
-            writing.append(Row(pair.prompts.ask_ids(messages), pair.prompts.signal_ids(texts[at])))
-            reading.append(Row(pair.prompts.guided_ids(messages, texts[at]), pair.answer_ids(answers[at])))
+            writing.append(Example(pair.prompts.ask_ids(messages), pair.prompts.signal_ids(texts[at])))
+            reading.append(Example(pair.prompts.guided_ids(messages, texts[at]), pair.answer_ids(answers[at])))
     if not writing:
         raise TrainingError(
             f"the generator answers right with no form of the {len(asked)} signals sampled; take a stronger generator, "

@@ -73,7 +73,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     Raises:
         TrainingError: a reasoner that was taught again and again is wrong too often.
     """
-    from duet_sdk.evaluation.grading import Checked, Exact
+    from duet_sdk.evaluation.grading import CountingGrader, Exact
     from duet_sdk.trainer.joint import JointTrainer
     from toy_pair import family
 
@@ -88,7 +88,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     _write(folder / "questions.jsonl", questions)
     _write(folder / "held-out.jsonl", held)
     longer = family.chains(9001, scale.questions // 3, lengths=[seen[-1] + 1, seen[-1] + 2], held_out=True)
-    grader = Checked(Exact())
+    grader = CountingGrader(Exact())
     validation = [one.question() for one in family.chains(9002, 200, lengths=seen, held_out=True)]
     trainer = JointTrainer(
         config, questions=[one.question() for one in questions], validation=validation, grader=grader
@@ -169,7 +169,7 @@ def _teach_both(folder: Path, lesson: Lesson, tell: Callable[[str], None]) -> No
     for worker in workers:
         worker.join()
         if worker.exitcode:
-            raise TrainingError(f"teaching a toy model failed with exit code {worker.exitcode}; its error stands above")
+            raise TrainingError(f"teaching a toy model failed with exit code {worker.exitcode}; its error is above")
 
 
 def _teach_one(stage: str, folder: Path, lesson: Lesson, lines: multiprocessing.SimpleQueue[str]) -> None:
@@ -201,8 +201,8 @@ def _share_right(trainer: JointTrainer, chains: list[Chain], tell: Callable[[str
     """
     from transformers import AutoModelForCausalLM
 
+    from duet_sdk.trainer.build import quiet
     from duet_sdk.trainer.measure import PairModels
-    from duet_sdk.trainer.quiet import quiet
 
     with quiet():
         reasoner: PreTrainedModel = AutoModelForCausalLM.from_pretrained(trainer.start.reasoner)
@@ -221,8 +221,8 @@ def _measure(trainer: JointTrainer, trained: Trained | None, chains: list[Chain]
     """Greedily, by length of chain."""
     from transformers import AutoModelForCausalLM
 
+    from duet_sdk.trainer.build import quiet
     from duet_sdk.trainer.measure import PairModels, evaluate
-    from duet_sdk.trainer.quiet import quiet
 
     start = trainer.start
     if trained is None:

@@ -1,4 +1,4 @@
-"""The toy's questions: chains of arithmetic on a dial of ten marks, told in words.
+"""The toy's questions: chains of arithmetic on a dial of ten marks, put into words.
 
     dial at four . add three monday , double tuesday . now ?
 
@@ -28,7 +28,6 @@ MARKS = 10
 MOST_MOVED = 3
 """Marks that one operation adds or takes at most: so few facts of arithmetic are learned in minutes."""
 SEEN_LENGTHS = range(4)
-LONGER = range(4, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class Chain:
     @property
     def text(self) -> str:
         """The question."""
-        told = " , ".join(f"{step.done} {step.day}" for step in self.steps)
-        middle = f" {told} ." if told else ""
+        steps = " , ".join(f"{step.done} {step.day}" for step in self.steps)
+        middle = f" {steps} ." if steps else ""
         end = f" {BRIEFLY}" if self.brief else ""
         return f"{OPENINGS[self.opening]} {NUMBERS[self.start]} .{middle} {QUESTIONS[self.closing]}{end}"
 
@@ -126,7 +125,7 @@ def chain(rng: random.Random, length: int) -> Chain:
 
 
 def chains(seed: int, number: int, *, lengths: Sequence[int] = SEEN_LENGTHS, held_out: bool = False) -> list[Chain]:
-    """So many chains, lengths drawn alike, of the training's or the evaluation's side."""
+    """Chains for training or for evaluation, each length equally likely."""
     rng = random.Random(seed)
     found: list[Chain] = []
     while len(found) < number:

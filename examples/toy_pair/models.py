@@ -36,7 +36,7 @@ def tokenizer() -> Tokenizer:
     words = " ".join((*OPENINGS, *QUESTIONS, BRIEFLY, *NUMBERS, *DAYS, *OPERATORS, rest))
     vocabulary = dict.fromkeys([UNKNOWN, *words.split()])
     made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
-    # The handoff's request is fixed text: one word stands for it, so that the vocabulary stays small.
+    # The handoff's request is fixed text: one word represents it, so that the vocabulary stays small.
     made.normalizer = normalizers.Replace(THINK_REQUEST, "reason")
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(list(SPECIAL))

@@ -1,6 +1,6 @@
 """From random weights to toy base models: a reasoner that writes traces, a generator that reads them.
 
-This stands in for what pre-training and a warm-up give to real models. How much of what the reasoner sees is terse
+This takes the place of what pre-training and a warm-up give to real models. How much of what the reasoner sees is terse
 decides what joint training can find: it selects among what the reasoner already writes.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from transformers import AutoModelForCausalLM
 
-from duet_sdk.trainer.quiet import quiet
+from duet_sdk.trainer.build import quiet
 from toy_pair import family, models
 from toy_pair.muon import Muon
 

@@ -261,8 +261,7 @@ def test_think_ids_begin_the_row_that_training_feeds(name, conversation):
         [*map(chat_template.as_turn, messages), answer], generation=False, tools=tools
     )
     ids = renderer.think_ids(messages, SIGNAL, tools=tools)
-    closing = renderer.close_think_ids()
-    last = templates.control_ids(name, closing)[-1]
+    last = templates.control_ids(name, renderer.encode(renderer.think_tags[1]))[-1]
     kept = len(ids) - ids[::-1].index(last)
     assert row.startswith(renderer.decode(ids + renderer.encode("17.")))
     assert renderer.encode(row)[:kept] == ids[:kept]
@@ -344,4 +343,4 @@ def test_a_hidden_closing_tag_in_the_sample_is_left_out():
     thought, closing = renderer.encode("There are 17."), renderer.encode("</think>")
     ids = renderer.partial_think_ids(QUESTION, thought + closing)
     assert ids == renderer.partial_think_ids(QUESTION, thought)
-    assert renderer.decode(ids + renderer.close_think_ids()).endswith("<think>\nThere are 17.\n</think>\n\n")
+    assert renderer.decode(ids).endswith("<think>\nThere are 17.")

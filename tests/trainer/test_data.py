@@ -11,17 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duet_sdk.errors import TrainingError
+from duet_sdk.errors import DataError, TrainingError
+from duet_sdk.evaluation.datasets import read_questions
 from duet_sdk.evaluation.grading import Exact, MultipleChoice
 from duet_sdk.evaluation.question import Question
+from duet_sdk.evaluation.rows import fingerprint, shuffled
 from duet_sdk.trainer.config import Data
 from duet_sdk.trainer.data import (
     check_same_on_all_ranks,
     find_leaks,
-    fingerprint,
     prepare,
-    read_questions,
-    shuffled,
 )
 from duet_sdk.types import Message
 
@@ -70,7 +69,7 @@ def test_columns_may_have_other_names(tmp_path):
     [
         (
             {"question": "q", "answer": "1"},
-            r"line 1 has no column 'prompt', it has 'question', 'answer'; set data.prompt",
+            r"line 1 has no column 'prompt', it has 'question', 'answer'; set prompt_column and answer",
         ),
         ({"prompt": "q"}, r"has no column 'answer', it has 'prompt'"),
         ({}, r"has no column 'prompt', it has none"),
@@ -87,7 +86,7 @@ def test_columns_may_have_other_names(tmp_path):
     ],
 )
 def test_a_row_of_no_use_is_named_by_file_line_and_column(tmp_path, row, words):
-    with pytest.raises(TrainingError, match=words) as raised:
+    with pytest.raises(DataError, match=words) as raised:
         read_questions(write(tmp_path / "a.jsonl", row))
     assert f"{tmp_path}/a.jsonl, line 1" in str(raised.value)
 
@@ -95,20 +94,20 @@ def test_a_row_of_no_use_is_named_by_file_line_and_column(tmp_path, row, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", r"a\.jsonl, line 2 is no JSON: .* at character"),
+        ("{", r"a\.jsonl, line 2 is not JSON: .* at character"),
         ("[1]", r"a\.jsonl, line 2 holds a list, not an object"),
-        ("[" * 100_000, r"a\.jsonl, line 2 is no JSON: too deep"),
+        ("[" * 100_000, r"a\.jsonl, line 2 is not JSON: too deep"),
     ],
 )
 def test_a_line_that_is_no_object_is_named(tmp_path, text, words):
     (tmp_path / "a.jsonl").write_text('{"prompt": "q", "answer": "1"}\n' + text + "\n")
-    with pytest.raises(TrainingError, match=words):
+    with pytest.raises(DataError, match=words):
         read_questions(str(tmp_path / "a.jsonl"))
 
 
 def test_three_bad_lines_are_told_and_that_there_are_more(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "q", "answer": "1"}\n' + "x\n" * 5)
-    with pytest.raises(TrainingError) as raised:
+    with pytest.raises(DataError) as raised:
         read_questions(str(tmp_path / "a.jsonl"))
     assert [f"line {number} " in str(raised.value) for number in range(1, 7)] == [False, True, True, True, False, False]
     assert str(raised.value).endswith("and there are more")
@@ -116,22 +115,22 @@ def test_three_bad_lines_are_told_and_that_there_are_more(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "holds no rows"), (b"\n\n", "holds no rows"), (b'{"a": "\xe9"}\n', r"is no UTF-8 text \(byte 7\)")],
+    [(b"", "holds no rows"), (b"\n\n", "holds no rows"), (b'{"a": "\xe9"}\n', r"is not UTF-8 text \(byte 7\)")],
 )
 def test_a_file_without_rows_or_of_no_text_is_refused(tmp_path, content, words):
     (tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(TrainingError, match=words):
+    with pytest.raises(DataError, match=words):
         read_questions(str(tmp_path / "a.jsonl"))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(TrainingError, match=r"no\.jsonl cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"no\.jsonl cannot be read: No such file"):
         read_questions(str(tmp_path / "no.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["../up/../there", "a/b/c", "", "https://x/y.parquet"])
 def test_a_name_that_is_no_data_set_is_refused_without_asking_anybody(name):
-    with pytest.raises(TrainingError, match="is neither a JSONL file"):
+    with pytest.raises(DataError, match="is neither a JSONL file"):
         read_questions(name)
 
 
@@ -144,14 +143,14 @@ def test_a_folder_is_loaded_as_the_hub_would_be(tmp_path):
     assert [(one.text, one.answer) for one in found] == [("1 + 1?", "2"), ("2 + 2?", "4")]
     assert found[1].source == f"{tmp_path}/set, train, row 1"
     assert len(read_questions(f"{tmp_path}/set#train", split="test")) == 2
-    with pytest.raises(TrainingError, match="split 'test', cannot be loaded"):
+    with pytest.raises(DataError, match="split 'test', cannot be loaded"):
         read_questions(str(tmp_path / "set"), split="test")
 
 
 def test_a_hub_that_cannot_be_reached_is_told_as_such(tmp_path):
     pytest.importorskip("datasets", reason="needs the extra train")
     code = (
-        "from duet_sdk.trainer.data import read_questions\n"
+        "from duet_sdk.evaluation.datasets import read_questions\n"
         "try:\n    read_questions('owner/no-such-set', revision='v1')\n"
         "except Exception as error:\n    print(type(error).__name__, error)"
     )
@@ -162,10 +161,7 @@ def test_a_hub_that_cannot_be_reached_is_told_as_such(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=120
     )
-    assert (
-        "TrainingError the data set 'owner/no-such-set' at revision 'v1', split 'train', cannot be loaded"
-        in done.stdout
-    )
+    assert "DataError the data set 'owner/no-such-set' at revision 'v1', split 'train', cannot be loaded" in done.stdout
 
 
 def test_without_the_library_a_hub_set_asks_for_the_extra(monkeypatch):
@@ -222,7 +218,7 @@ def test_the_order_depends_on_seed_and_questions_alone():
 
 def test_the_fingerprint_is_the_same_in_another_process():
     code = (
-        "from duet_sdk.trainer.data import fingerprint, question_of, shuffled\n"
+        "from duet_sdk.evaluation.rows import fingerprint, question_of, shuffled\n"
         "rows = [question_of({'prompt': f'q{at}', 'answer': '1'}, source='') for at in range(50)]\n"
         "print(fingerprint(shuffled(rows, 7)))"
     )
@@ -276,6 +272,17 @@ def test_preparing_drops_what_it_reports(tmp_path):
     assert report.fingerprint == fingerprint(done.train)
     assert not {question.text for question in done.train} & {question.text for question in done.validation}
     assert json.loads(json.dumps(report.facts()))["leaks"][0]["source"] == f"{train}, line 24"
+
+
+def test_a_column_that_is_missing_is_named_as_the_runs_file_names_it(tmp_path):
+    train = write(tmp_path / "a.jsonl", {"question": "q", "answer": "1"})
+    with pytest.raises(TrainingError, match=r"no column 'prompt', .*in a run's file these are data.prompt_column and"):
+        prepare(Data(train=train), seed=0)
+
+
+def test_a_data_set_that_cannot_be_read_ends_a_run_as_an_error_of_training(tmp_path):
+    with pytest.raises(TrainingError, match=r"no\.jsonl cannot be read: No such file"):
+        prepare(Data(train=str(tmp_path / "no.jsonl")), seed=0)
 
 
 def test_held_out_questions_do_not_depend_on_the_order_of_rows(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from duet_sdk.evaluation.grading.limited import DEFAULT_LIMIT_S
+from duet_sdk.evaluation.grading.base import DEFAULT_LIMIT_S
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "grade_code.py"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from duet_sdk.errors import ConfigError, TrainingError
-from duet_sdk.evaluation.grading import Attempt, Checked, Exact, Grade, MultipleChoice, find_grader
+from duet_sdk.errors import ConfigError, EvaluationError
+from duet_sdk.evaluation.grading import CountingGrader, Exact, Grade, MultipleChoice, Submission, find_grader
 from duet_sdk.evaluation.grading.plain import final_answer, plain_form
 from duet_sdk.evaluation.grading.process import GradingProcess
 from duet_sdk.evaluation.question import Question
@@ -91,7 +91,7 @@ def own(tmp_path: Path):
 
 
 def scores(grader, *pairs: tuple[str, str]) -> list[float]:
-    return [grade.score for grade in grader.grade([Attempt(answer, reference) for answer, reference in pairs])]
+    return [grade.score for grade in grader.grade([Submission(answer, reference) for answer, reference in pairs])]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_exact_compares_final_answers_by_value(answer, reference, score):
 
 def test_exact_reads_no_answer_out_of_an_empty_text_or_a_long_line():
     grades = Exact().grade(
-        [Attempt("", "1"), Attempt(" \n", "1"), Attempt("word " * 200, "1"), Attempt(r"\boxed{}", "1")]
+        [Submission("", "1"), Submission(" \n", "1"), Submission("word " * 200, "1"), Submission(r"\boxed{}", "1")]
     )
     assert grades == [Grade(0.0, read=False)] * 4
 
@@ -155,7 +155,7 @@ def test_odd_texts_have_a_form_all_the_same(text):
     ],
 )
 def test_choice_compares_letters(answer, score, read):
-    assert MultipleChoice(letters=4).grade([Attempt(answer, "C")]) == [Grade(score, read=read)]
+    assert MultipleChoice(letters=4).grade([Submission(answer, "C")]) == [Grade(score, read=read)]
 
 
 def test_references_that_no_answer_can_match_are_found():
@@ -165,7 +165,7 @@ def test_references_that_no_answer_can_match_are_found():
 
 def test_a_users_function_gets_chats_and_columns(own):
     assert scores(own("long_enough"), ("abc", "3"), ("ab", "3")) == [1.0, 0.0]
-    attempts = [Attempt("x", "1", "easy?", {"level": 3}), Attempt("x", "1", "easy?", {"level": 4})]
+    attempts = [Submission("x", "1", "easy?", {"level": 3}), Submission("x", "1", "easy?", {"level": 4})]
     assert [grade.score for grade in own("asks").grade(attempts)] == [1.0, 0.0]
 
 
@@ -176,7 +176,7 @@ def test_a_users_function_may_be_async_and_may_print(own):
 
 def test_a_function_that_hangs_is_killed_and_only_its_answer_is_wrong(own):
     grader = own("hangs_on_slow", limit_s=0.5)
-    grades = grader.grade([Attempt("fast", "1"), Attempt("slow", "1"), Attempt("fast", "1")])
+    grades = grader.grade([Submission("fast", "1"), Submission("slow", "1"), Submission("fast", "1")])
     assert grades == [Grade(1.0), Grade(0.0, read=False, fault="no grade within 0.5 s"), Grade(1.0)]
 
 
@@ -190,7 +190,7 @@ def test_one_answer_of_many_that_hangs_costs_nine_limits_and_not_the_rounds(own,
 
     monkeypatch.setattr(GradingProcess, "ask", told)
     grader = own("hangs_on_slow", limit_s=0.5)
-    grades = grader.grade([Attempt("slow" if at == 20 else "fast", "1") for at in range(40)])
+    grades = grader.grade([Submission("slow" if at == 20 else "fast", "1") for at in range(40)])
     assert [at for at, grade in enumerate(grades) if grade.fault] == [20]
     assert sum(waited) == 9 * 0.5
 
@@ -206,7 +206,7 @@ def test_what_a_killed_function_had_started_ends_with_it(own, tmp_path):
     os.mkfifo(tmp_path / "alive")
     with os.fdopen(os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK), "rb") as alive:
         grader = own("starts_a_program", limit_s=1.0)
-        grades = grader.grade([Attempt("x", "1", "", {"folder": str(tmp_path)})])
+        grades = grader.grade([Submission("x", "1", "", {"folder": str(tmp_path)})])
         assert grades == [Grade(0.0, read=False, fault="no grade within 1 s")]
         # The pipe is at its end, and so readable, once nobody holds its other side.
         assert select.select([alive], [], [], 20)[0]
@@ -214,7 +214,7 @@ def test_what_a_killed_function_had_started_ends_with_it(own, tmp_path):
 
 
 def test_a_process_that_only_closes_its_output_is_killed(own):
-    grades = own("closes_its_output", limit_s=30.0).grade([Attempt("x", "1")])
+    grades = own("closes_its_output", limit_s=30.0).grade([Submission("x", "1")])
     assert grades == [Grade(0.0, read=False, fault="the grading process closed its output")]
 
 
@@ -224,23 +224,23 @@ def test_a_function_is_called_in_as_many_processes_as_asked_for(own):
 
 
 def test_a_function_that_raises_makes_its_answer_wrong_and_its_words_stay_out(own):
-    grades = own("raises_on_odd").grade([Attempt("odd", "1"), Attempt("even", "1")])
+    grades = own("raises_on_odd").grade([Submission("odd", "1"), Submission("even", "1")])
     assert grades == [Grade(0.0, read=False, fault="ValueError"), Grade(1.0)]
 
 
 def test_a_process_that_dies_is_a_fault_and_is_started_again(own):
     grader = own("dies")
     for _ in range(2):
-        assert grader.grade([Attempt("x", "1")]) == [
+        assert grader.grade([Submission("x", "1")]) == [
             Grade(0.0, read=False, fault="the grading process died (exit code 3)")
         ]
 
 
 def test_scores_that_are_no_share_are_faults(own):
-    grades = own("beyond").grade([Attempt("x", "1")] * 5)
+    grades = own("beyond").grade([Submission("x", "1")] * 5)
     assert [grade.fault for grade in grades] == [
-        "the score 2.0, which is no number in [0, 1]",
-        "the score nan, which is no number in [0, 1]",
+        "a score of 2.0; it must be a number in [0, 1]",
+        "a score of nan; it must be a number in [0, 1]",
         None,
         None,
         None,
@@ -249,20 +249,20 @@ def test_scores_that_are_no_share_are_faults(own):
 
 
 def test_a_function_that_loses_answers_is_a_fault(own):
-    assert own("too_few").grade([Attempt("x", "1")]) == [Grade(0.0, read=False, fault="TypeError")]
+    assert own("too_few").grade([Submission("x", "1")]) == [Grade(0.0, read=False, fault="TypeError")]
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("own_graders:nothing", "no attribute 'nothing'"),
-        ("own_graders:value", "is no function"),
+        ("own_graders:value", "is not a function"),
         ("no_such_module:grade", "No module named 'no_such_module'"),
     ],
 )
 def test_a_function_that_is_not_there_ends_the_run_at_once(tmp_path, name, words):
     (tmp_path / "own_graders.py").write_text(OWN)
-    with pytest.raises(TrainingError, match=f"the grader '{name}' cannot be started: .*{words}"):
+    with pytest.raises(EvaluationError, match=f"the grader '{name}' cannot be started: .*{words}"):
         find_grader(name, beside=tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_a_lambda_is_called_in_this_process_within_the_limit():
     ended = threading.Event()
     stuck = find_grader(lambda **_: ended.wait(60), limit_s=0.1)
     try:
-        assert stuck.grade([Attempt("x", "1")]) == [Grade(0.0, read=False, fault="no grade within 0.1 s")]
+        assert stuck.grade([Submission("x", "1")]) == [Grade(0.0, read=False, fault="no grade within 0.1 s")]
     finally:
         ended.set()
 
@@ -282,9 +282,9 @@ def test_a_lambda_that_keeps_hanging_ends_the_run():
     ended = threading.Event()
     stuck = find_grader(lambda **_: ended.wait(60), limit_s=0.05)
     try:
-        with pytest.raises(TrainingError, match="hung 5 times.*name it as 'module:function'"):
+        with pytest.raises(EvaluationError, match="hung 5 times.*name it as 'module:function'"):
             for _ in range(5):
-                stuck.grade([Attempt("x", "1")])
+                stuck.grade([Submission("x", "1")])
     finally:
         ended.set()
 
@@ -302,7 +302,7 @@ def test_a_limit_that_is_none_is_refused(limit_s):
 
 
 def test_the_trainers_questions_reach_the_grader_with_their_columns(own):
-    grader = Checked(own("asks"))
+    grader = CountingGrader(own("asks"))
     easy = Question((Message("system", "Be brief."), Message("user", "easy?")), "1", "", {"level": 3})
     assert grader.grade([easy, QUESTION], ["x", "y"]) == [1.0, 0.0]
 
@@ -331,7 +331,7 @@ class Failing:
 
 
 def test_faults_are_counted_and_logged_ever_more_rarely(caplog):
-    grader = Checked(Failing(every=10), most_faults=0.2, window=100)
+    grader = CountingGrader(Failing(every=10), most_faults=0.2, window=100)
     with caplog.at_level(logging.WARNING):
         assert len(grader.grade([QUESTION] * 100, ["private"] * 100)) == 100
     counts = grader.take_counts()
@@ -342,8 +342,8 @@ def test_faults_are_counted_and_logged_ever_more_rarely(caplog):
 
 
 def test_too_many_faults_end_the_run_and_say_why():
-    grader = Checked(Failing(every=2), most_faults=0.2, window=100)
-    with pytest.raises(TrainingError, match=r"failed on 21 of the last 42 answers.*no grade within 5 s \(21 times\)"):
+    grader = CountingGrader(Failing(every=2), most_faults=0.2, window=100)
+    with pytest.raises(EvaluationError, match=r"failed on 21 of the last 42 answers.*no grade within 5 s \(21 times\)"):
         for _ in range(100):
             grader.grade([QUESTION], ["x"])
 
@@ -353,8 +353,8 @@ def test_a_grader_that_loses_answers_ends_the_run():
         def grade(self, attempts):
             return []
 
-    with pytest.raises(TrainingError, match="gave 0 grades for 1 answers"):
-        Checked(Losing(1)).grade([QUESTION], ["x"])
+    with pytest.raises(EvaluationError, match="gave 0 grades for 1 answers"):
+        CountingGrader(Losing(1)).grade([QUESTION], ["x"])
 
 
 class TestMathVerify:
@@ -396,12 +396,12 @@ class TestMathVerify:
         assert got == [1.0]
 
     def test_a_formula_that_never_ends_is_wrong_and_the_next_one_is_graded(self, grader):
-        grades = grader.grade([Attempt(r"\boxed{10^{10^{10^{10}}}}", "3"), Attempt(r"\boxed{3}", "3")])
+        grades = grader.grade([Submission(r"\boxed{10^{10^{10^{10}}}}", "3"), Submission(r"\boxed{3}", "3")])
         assert [(grade.score, grade.fault) for grade in grades] == [(0.0, "no grade within 2 s"), (1.0, None)]
 
     @pytest.mark.parametrize("text", ["no idea", "I tried 3 and then 204, no idea.", "204"])
     def test_a_text_that_states_no_answer_is_not_read(self, grader, text):
-        assert grader.grade([Attempt(text, "204")]) == [Grade(0.0, read=False)]
+        assert grader.grade([Submission(text, "204")]) == [Grade(0.0, read=False)]
 
     def test_references_that_are_no_mathematics_are_found(self, grader):
         assert grader.unreadable(["204", r"\frac12", "", "?!"]) == [2, 3]

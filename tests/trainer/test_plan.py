@@ -94,7 +94,7 @@ def test_rounds_follow_from_epochs_where_the_data_is_known(questions, rounds):
 @pytest.mark.parametrize(
     ("changes", "hardware", "words"),
     [
-        ({}, Hardware(gpus=3), "rollout.questions .64. is no multiple of 3 processes"),
+        ({}, Hardware(gpus=3), "rollout.questions .64. is not a multiple of 3 processes"),
         ({"reasoner__gradient_accumulation": 7}, Hardware(), "reasoner's 256 samples do not divide .* 7 passes"),
         ({}, Hardware(), r"a GPU has 80 GB and the run needs about \d+: the largest parts are "),
         ({"reasoner__vllm": {"mode": "server"}}, Hardware(), "vLLM servers need 1 GPUs of their own and have 0"),
@@ -282,7 +282,7 @@ def test_the_papers_recipe_has_the_papers_numbers():
     objective, rollout = paper.objective, paper.rollout
     assert (objective.reward, objective.schedule, objective.marginal) == ("additive", "dual", "paper")
     assert (objective.budget_tokens, objective.lam, objective.eta, objective.lam_max) == (1000, 0, 0.01, 1)
-    assert (rollout.questions, rollout.signals, rollout.answers, rollout.alone, rollout.mini_batches) == (
+    assert (rollout.questions, rollout.signals, rollout.answers, rollout.unguided, rollout.mini_batches) == (
         64,
         4,
         4,

@@ -154,7 +154,7 @@ def test_a_folder_without_measures_is_refused(tmp_path, content):
 
 
 def test_a_run_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="there is no run's folder"):
+    with pytest.raises(TrainingError, match="there is no folder .*; name the output folder"):
         render_report(tmp_path / "nothing")
 
 

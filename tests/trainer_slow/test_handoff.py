@@ -59,8 +59,8 @@ def test_an_empty_signal_leaves_the_generator_alone_in_both(
     names = (f"transformers/{pair / 'reasoner'}", f"transformers/{pair / 'generator'}")
     with DuetClient(*names, handoff="think", budget=Budget(answer_tokens=2)) as duet:
         duet.chat(question.text, mode="generator")
-    assert sent == [prompts.alone_ids(question.messages)]
-    assert prompts.guided_ids(question.messages, " \n") == prompts.alone_ids(question.messages)
+    assert sent == [prompts.unguided_ids(question.messages)]
+    assert prompts.guided_ids(question.messages, " \n") == prompts.unguided_ids(question.messages)
 
 
 def test_a_signal_comes_back_from_the_ids_that_write_it(prompts: PairPrompts) -> None:

@@ -27,7 +27,7 @@ from duet_sdk.trainer.proposing.cycle import Cycle, Sampled, Verdict
 from duet_sdk.trainer.proposing.rules import DropText, DropWord, apply_all, text_rules, word_rules
 from duet_sdk.trainer.proposing.silence import propose_silence
 from duet_sdk.trainer.stages import run_training, run_warmup
-from duet_sdk.trainer.supervised import Row, Tuning
+from duet_sdk.trainer.supervised import Example, Tuning
 from duet_sdk.trainer.warmup import form
 from duet_sdk.types import Message
 
@@ -138,7 +138,7 @@ QUESTIONS = tuple(
 def learner(prompts: PairPrompts, *, breaks_with: str | None = None) -> Callable[..., Any]:
     """Tuning that really changes what the scripted reasoner writes: to what its rows hold."""
 
-    def tune(pair: Scripted, stage: str, rows: Sequence[Row], steps: int) -> Scripted:
+    def tune(pair: Scripted, stage: str, rows: Sequence[Example], steps: int) -> Scripted:
         if stage == "generator":
             return pair
         texts = [prompts.signal(row.completion_ids).text for row in rows]
@@ -225,7 +225,7 @@ def test_a_verdict_is_on_so_many_answers_and_tells_its_interval(prompts: PairPro
         )
     )
     assert [held.kept, lost.kept, longer.kept] == [True, False, False]
-    assert held.told == ("accepted: accuracy 1.000 → 0.990 (-0.054 to +0.028 on 100 answers), tokens 20.0 → 12.0")
+    assert held.words == ("accepted: accuracy 1.000 → 0.990 (-0.054 to +0.028 on 100 answers), tokens 20.0 → 12.0")
 
 
 def test_silence_is_proposed_only_where_the_generator_alone_is_right(prompts: PairPrompts, tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_a_tuned_model_can_be_copied_and_tuned_again(pair: Path, tmp_path: Path)
     prompt, written = torch.tensor([[1, 2, 3, 4, 5]]), []
     for _ in range(3):
         written.append(model(prompt).logits.detach())
-        row = Row((1, 2, 3), (4, 5))
+        row = Example((1, 2, 3), (4, 5))
         model = supervised.tune(copy.deepcopy(model), words, [row] * 4, tuning, folder=tmp_path)
     assert not torch.equal(written[0], written[1])
     assert not torch.equal(written[1], written[2])

@@ -20,10 +20,10 @@ from duet_sdk.trainer import joint
 from duet_sdk.trainer.build import order_of
 from duet_sdk.trainer.checkpoints import Checkpoints
 from duet_sdk.trainer.config import TrainConfig
-from duet_sdk.trainer.coupling import Coupling
 from duet_sdk.trainer.joint import JointTrainer, Trained
 from duet_sdk.trainer.journal import read_lines
-from duet_sdk.trainer.leg import softened
+from duet_sdk.trainer.round import ReasonerSide
+from duet_sdk.trainer.trial import softened
 
 Configure = Callable[..., TrainConfig]
 Make = Callable[[TrainConfig], JointTrainer]
@@ -47,15 +47,15 @@ def same(one: Trained, other: Trained) -> bool:
 
 
 def kill_in_round(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    score, seen = Coupling._score, []
+    score, seen = ReasonerSide._score, []
 
-    def dying(self: Coupling, *given: object) -> object:
+    def dying(self: ReasonerSide, *given: object) -> object:
         seen.append(1)
         if len(seen) == number:
             raise Killed
         return score(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Coupling, "_score", dying)
+    monkeypatch.setattr(ReasonerSide, "_score", dying)
 
 
 @pytest.mark.parametrize("mini_batches", [1, 2])
@@ -240,20 +240,20 @@ def test_a_collapse_goes_back_to_the_last_good_checkpoint_more_gently_and_then_s
         training={"rounds": 20, "save_every": 2, "keep": 5},
         guard={"enabled": True, "patience": 3, "retries": 2, "gentler": 0.5},
     )
-    prepare, before = joint.prepare_leg, []
+    prepare, before = joint.prepare_trial, []
 
     def alone(*given: object, **named: object) -> object:
-        assert all(policy() is None for policy in before), "a leg's policies are still there when the next is built"
-        leg = prepare(*given, **named)
-        before.extend([weakref.ref(leg.reasoner), weakref.ref(leg.generator)])
-        return leg
+        assert all(policy() is None for policy in before), "a trial's policies are still there when the next is built"
+        trial = prepare(*given, **named)
+        before.extend([weakref.ref(trial.reasoner), weakref.ref(trial.generator)])
+        return trial
 
-    monkeypatch.setattr(joint, "prepare_leg", alone)
+    monkeypatch.setattr(joint, "prepare_trial", alone)
     trained = JointTrainer(config, questions=questions, validation=(), grader=Falling()).train()
     assert len(before) == 6
     assert trained.stopped is not None
     assert trained.pair is None
-    assert "accuracy is 0.000 for 3 rounds, 1.000 was reached" in trained.stopped
+    assert "accuracy is 0.000 and has been far below the 1.000 reached before for 3 rounds" in trained.stopped
     decisions = [row for row in read_lines(config.output / "decisions.jsonl") if row["kind"] in ("back", "stop")]
     assert [row["kind"] for row in decisions] == ["back", "back", "stop"]
     # The update of round 10 made what round 11 grades as lost; that of round 8 is the last saved before it.

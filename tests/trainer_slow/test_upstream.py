@@ -38,7 +38,7 @@ def test_trl_keeps_its_measures_by_mode_and_name_until_it_logs_them() -> None:
 
 
 def test_accelerate_keeps_its_gradient_state_in_one_shared_dictionary() -> None:
-    assert isinstance(GradientState._shared_state, dict), "Handover swaps GradientState._shared_state"
+    assert isinstance(GradientState._shared_state, dict), "Turns swaps GradientState._shared_state"
     assert GradientState().__dict__ is GradientState._shared_state
 
 

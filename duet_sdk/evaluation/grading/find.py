@@ -1,4 +1,4 @@
-"""From what the user names to a grader."""
+"""From a user's name, object or function to a grader."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from duet_sdk.errors import ConfigError
-from duet_sdk.evaluation.grading.called import CalledFunction
-from duet_sdk.evaluation.grading.limited import DEFAULT_LIMIT_S, MathVerify, RewardFunction
+from duet_sdk.evaluation.grading.base import DEFAULT_LIMIT_S, Grader
+from duet_sdk.evaluation.grading.functions import CalledFunction, RewardFunction
+from duet_sdk.evaluation.grading.mathematics import MathVerify
 from duet_sdk.evaluation.grading.plain import Exact, MultipleChoice
-from duet_sdk.evaluation.grading.protocol import Grader
 
 GraderLike: TypeAlias = str | Grader | Callable[..., Sequence[float | None]]
 """A name (``math``, ``exact``, ``choice``, ``module:function``), a grader, or a function in TRL's signature."""
@@ -22,7 +22,7 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)
 def find_grader(
     named: GraderLike, *, limit_s: float = DEFAULT_LIMIT_S, processes: int = 1, beside: Path | None = None
 ) -> Grader:
-    """The grader that a name or object stands for.
+    """The grader for a name, an object or a function.
 
     >>> find_grader("exact").name
     'exact'
@@ -36,7 +36,7 @@ def find_grader(
     Raises:
         ConfigError: the name is unknown.
         MissingExtra: math-verify is not installed.
-        TrainingError: the function named cannot be imported.
+        EvaluationError: the function named cannot be imported.
     """
     match named:
         case "math":

@@ -7,13 +7,13 @@ import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-from duet_sdk.evaluation.grading.protocol import Attempt, Grade
+from duet_sdk.evaluation.grading.base import Grade, Submission
 
 LONGEST_ANSWER = 200
-"""Characters of a final answer; where a line is longer, no final answer was stated."""
+"""Characters of a final answer: a longer last line is prose, and states none."""
 
 _BOXES_TRIED = 4
-"""A text of unclosed boxes must not cost the square of its length."""
+"""Boxes looked into from the end: a text of unclosed ones must not cost the square of its length."""
 _STATED = re.compile(r"\banswer\b(?:\s+is\b|\s*:)[\s:*_]*(.+?)(?:\.\s|\n|$)|####\s*(.+?)(?:\n|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 _AROUND = " \t\n*_`\"'$"
@@ -27,15 +27,15 @@ class Exact:
     The final answer is the last ``\boxed{…}``, else what follows the last "answer is", "answer:" or "####", else the
     last line that is not empty.
 
-    >>> [grade.score for grade in Exact().grade([Attempt("So \\boxed{1,200.0}", "1200"), Attempt("12", "1200")])]
+    >>> [grade.score for grade in Exact().grade([Submission("So \\boxed{1,200.0}", "1200"), Submission("12", "1200")])]
     [1.0, 0.0]
     """
 
     name = "exact"
 
-    def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
+    def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
         """Compare each final answer with its reference."""
-        return [_compare(final_answer(attempt.answer), attempt.reference) for attempt in attempts]
+        return [_compare(final_answer(submission.answer), submission.reference) for submission in submissions]
 
     def unreadable(self, references: Sequence[str]) -> list[int]:
         """The places of empty references."""
@@ -48,9 +48,9 @@ class Exact:
 class MultipleChoice:
     r"""Right where the chosen letter is the reference's: "(C)", "C.", ``\boxed{C}``, "the answer is C".
 
-    Without any of these forms the last capital letter that stands alone counts, but for "A" and "I" as words.
+    Without any of these forms the last capital letter on its own counts, except "A" and "I" as words.
 
-    >>> [grade.score for grade in MultipleChoice().grade([Attempt("The answer is (c).", "C"), Attempt("D", "C")])]
+    >>> [grade.score for grade in MultipleChoice().grade([Submission("The answer is (c).", "C"), Submission("D", "C")])]
     [1.0, 0.0]
 
     Args:
@@ -62,12 +62,12 @@ class MultipleChoice:
     def __init__(self, letters: int = 10) -> None:
         self._known = {chr(ord("A") + at) for at in range(letters)}
 
-    def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
+    def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
         """Compare each chosen letter with its reference."""
         grades = []
-        for attempt in attempts:
-            chosen = self._choice(attempt.answer)
-            right = chosen is not None and chosen == self._letter(_reference(attempt.reference))
+        for submission in submissions:
+            chosen = self._choice(submission.answer)
+            right = chosen is not None and chosen == self._letter(_reference(submission.reference))
             grades.append(Grade(float(right), read=chosen is not None))
         return grades
 

@@ -1,28 +1,33 @@
-"""The parent's side of a grading process: it is asked within a limit, killed past it, and started anew."""
+"""The parent's side of grading processes: they are asked within a limit, killed past it, and started anew."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TypeVar, cast
 
 from pydantic import JsonValue
 
-from duet_sdk.errors import TrainingError
+from duet_sdk.errors import ConfigError, EvaluationError
 
 START_LIMIT_S = 120.0
-"""Importing sympy, or what a user's function imports, takes seconds on a busy machine."""
+"""Seconds until a process is ready: importing sympy, or what a user's function imports, is slow on a busy machine."""
 
 END_LIMIT_S = 1.0
-"""For a process that has closed its output to end; a function can close it and go on."""
+"""Seconds that a process which has closed its output gets to end; a function can close it and go on."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _WORKER = Path(__file__).with_name("worker.py")
 
@@ -45,7 +50,7 @@ class GradingProcess:
         """The worker's answer; one with ``fault`` where it ran past the limit or died.
 
         Raises:
-            TrainingError: the worker cannot be started.
+            EvaluationError: the worker cannot be started.
         """
         process = self.start()
         try:
@@ -82,7 +87,7 @@ class GradingProcess:
         """The process, started where there is none.
 
         Raises:
-            TrainingError: it cannot be started.
+            EvaluationError: it cannot be started.
         """
         return self._process or self._start()
 
@@ -107,7 +112,7 @@ class GradingProcess:
             failed = f"not ready after {START_LIMIT_S:g} s"
         if failed is not None:
             self.close()
-            raise TrainingError(f"{self._what} cannot be started: {failed}")
+            raise EvaluationError(f"{self._what} cannot be started: {failed}")
         return process
 
     @staticmethod
@@ -129,6 +134,47 @@ class GradingProcess:
         line, _, self._unread = self._unread.partition(b"\n")
         value: dict[str, JsonValue] = json.loads(line)
         return value
+
+
+class GradingPool:
+    """Several grading processes of one kind, each asked by one thread at a time.
+
+    Args:
+        order: see `GradingProcess`.
+        what: what the errors call a process.
+        limit_s: seconds for one answer, above 0.
+        size: how many processes, at least 1.
+    """
+
+    def __init__(self, order: Mapping[str, JsonValue], *, what: str, limit_s: float, size: int) -> None:
+        if size < 1:
+            raise ConfigError(f"a grader needs at least 1 process, got {size}")
+        if not 0 < limit_s < math.inf:
+            raise ConfigError(f"a grader's limit must be above 0 seconds and finite, got {limit_s}")
+        self.limit_s = limit_s
+        self._processes = [GradingProcess(order, what=what) for _ in range(size)]
+
+    def start(self) -> None:
+        """Start the first process; the others start with their first work."""
+        self._processes[0].start()
+
+    def run(self, work: Callable[[GradingProcess, Item], Result], items: Sequence[Item]) -> list[Result]:
+        """The results in the order of the items."""
+        size = min(len(self._processes), len(items)) or 1
+
+        def share(start: int) -> list[Result]:
+            return [work(self._processes[start], item) for item in items[start::size]]
+
+        if size == 1:
+            return share(0)
+        with ThreadPoolExecutor(size) as threads:
+            shares = list(threads.map(share, range(size)))
+        return [shares[at % size][at // size] for at in range(len(items))]
+
+    def close(self) -> None:
+        """Kill the processes."""
+        for process in self._processes:
+            process.close()
 
 
 def _end_of(process: subprocess.Popen[bytes]) -> str:

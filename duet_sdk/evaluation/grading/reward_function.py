@@ -15,14 +15,14 @@ def load_judge(name: str) -> Callable[[dict[str, object]], dict[str, object]]:
     Raises:
         ImportError: the module cannot be imported.
         AttributeError: it holds nothing of that name.
-        TypeError: that is no function.
+        TypeError: that is not a function.
     """
     module, _, path = name.partition(":")
     function: Any = importlib.import_module(module)
     for part in path.split("."):
         function = getattr(function, part)
     if not callable(function):
-        raise TypeError(f"{name} is no function")
+        raise TypeError(f"{name} is not a function")
 
     def judge(asked: dict[str, Any]) -> dict[str, object]:
         return {"grades": [_graded(score) for score in call(function, asked["rows"])]}
@@ -62,4 +62,4 @@ def _graded(score: object) -> dict[str, object]:
         # Scores of numpy and torch are numbers, too; a bool is a usual way to say right or wrong.
         return {"score": float(score), "read": True}  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return {"fault": f"a score of type {type(score).__name__}, which is no number in [0, 1]"}
+        return {"fault": f"a score of type {type(score).__name__}; it must be a number in [0, 1]"}

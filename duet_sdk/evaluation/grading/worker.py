@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 LEEWAY_S = 5
-"""Seconds over the limit after which the process ends itself, should its parent be gone."""
+"""Seconds past the limit after which the process ends itself: by then its parent has killed it, or is gone."""
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ class Leak:
 
 
 def words_of(text: str) -> list[str]:
-    r"""The words of a text for comparing: small letters, digits, no signs.
+    r"""The words of a text for comparing: in lower case, digits included, signs left out.
 
     >>> words_of("What is $2\\frac{1}{2} + X_1$?")
     ['what', 'is', '2', 'frac', '1', '2', 'x_1']
@@ -35,9 +35,9 @@ def words_of(text: str) -> list[str]:
 def find_leaks(
     questions: Sequence[Question], evaluation: Mapping[str, Sequence[Question]], *, ngram: int = 13
 ) -> dict[int, Leak]:
-    """The questions, by their place, of which ``ngram`` words in a row stand in a question of an evaluation set.
+    """The questions, by their place, that share ``ngram`` words in a row with a question of an evaluation set.
 
-    An evaluation question of fewer words leaks where it stands whole in a question, as words in a row. Those of fewer
+    An evaluation question of fewer words leaks where a question contains all of it, as words in a row. Those of fewer
     than four words are compared as a whole.
 
     >>> from duet_sdk.types import Message

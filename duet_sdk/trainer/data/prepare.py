@@ -14,6 +14,7 @@ from duet_sdk.evaluation.datasets import read_questions
 from duet_sdk.evaluation.grading import ReferenceReader
 from duet_sdk.evaluation.question import Question
 from duet_sdk.evaluation.rows import MissingColumn, fingerprint, shuffled
+from duet_sdk.trainer.boundary import as_training_errors
 from duet_sdk.trainer.config import Data
 from duet_sdk.trainer.data.overlap import Leak, find_leaks, words_of
 
@@ -23,7 +24,7 @@ CountTokens = Callable[[Question], int]
 """Tokens of a question's prompt, as the model that needs most of them reads it."""
 
 LEAKS_KEPT = 50
-"""Leaks that the report names; all are counted and dropped."""
+"""Leaks that the report names, as many as a reader looks through; all are counted and dropped."""
 
 
 @dataclass(slots=True)
@@ -40,9 +41,9 @@ class DataReport:
     too_long: int = 0
     """Dropped, as their prompt has more than ``data.max_prompt_tokens``."""
     duplicates: int = 0
-    """Dropped, as an earlier question is alike but for blanks, case and signs."""
+    """Dropped, as an earlier question differs from it in whitespace, case or closing marks only."""
     contradictory: int = 0
-    """Those of the duplicates whose answer is another than the first one's."""
+    """Duplicates whose answer differs from the first one's."""
     leaked: int = 0
     """Dropped, as they share words in a row with a question to be evaluated on."""
     beyond: int = 0
@@ -54,6 +55,7 @@ class DataReport:
     fingerprint: str = ""
     """Of the questions trained on, in their order."""
     validation_fingerprint: str = ""
+    """Of the questions validated on: the pair's manifest tells by it what its metrics were measured on."""
     rights: str | None = None
     unreadable_sources: list[str] = field(default_factory=list)
     """The first of them."""
@@ -94,8 +96,12 @@ def prepare(
         TrainingError: a data set cannot be used, or nothing is left to train or validate on.
         MissingExtra: a hub data set is named and ``datasets`` is not installed.
     """
-    columns = {"prompt_column": data.prompt_column, "answer_column": data.answer_column}
-    questions = read_questions(data.train, split=data.split, revision=data.revision, **columns)
+    with as_training_errors():
+        return _prepare(data, seed, grader, count_tokens)
+
+
+def _prepare(data: Data, seed: int, grader: ReferenceReader | None, count_tokens: CountTokens | None) -> Prepared:
+    questions = _read(data.train, data, split=data.split)
     report = DataReport(read=len(questions), rights=data.rights)
     questions = _readable(questions, grader, report)
     short = _short(questions, count_tokens, data.max_prompt_tokens)
@@ -105,20 +111,11 @@ def prepare(
     evaluation = {name: _evaluation(name, data) for name in data.leak_against}
     validation = None
     if data.validation is not None:
-        given = read_questions(
-            data.validation, split=data.validation_split, revision=_revision(data.validation, data), **columns
-        )
-        validation = _short(_readable(given, grader, None), count_tokens, data.max_prompt_tokens)
-        report.validation_dropped = len(given) - len(validation)
-        if not validation:
-            raise TrainingError(
-                f"no question of {data.validation} is left to validate on: {len(given)} read, all over "
-                f"data.max_prompt_tokens ({data.max_prompt_tokens}) or with unreadable answers"
-            )
+        validation = _given_validation(data.validation, data, grader, count_tokens, report)
         evaluation[data.validation] = validation
     questions = _without_leaks(questions, evaluation, data.leak_ngram, report)
     if not questions:
-        raise TrainingError(f"no question of {data.train} is left to train on: {_told(report)}")
+        raise TrainingError(f"no question of {data.train} is left to train on: {_summary(report)}")
     if validation is None:
         questions, validation = _held_out(questions, data.holdout, seed)
     questions = shuffled(questions, seed)
@@ -127,8 +124,36 @@ def prepare(
         questions = questions[: data.max_questions]
     report.train, report.validation = len(questions), len(validation)
     report.fingerprint, report.validation_fingerprint = fingerprint(questions), fingerprint(validation)
-    _log.info("questions: %s", _told(report))
+    _log.info("questions: %s", _summary(report))
     return Prepared(questions, validation, report)
+
+
+def _read(name: str, data: Data, *, split: str) -> list[Question]:
+    try:
+        return read_questions(
+            name,
+            split=split,
+            revision=_revision(name, data),
+            prompt_column=data.prompt_column,
+            answer_column=data.answer_column,
+        )
+    except MissingColumn as err:
+        raise TrainingError(f"{err}; in a run's file these are data.prompt_column and data.answer_column") from err
+
+
+def _given_validation(
+    name: str, data: Data, grader: ReferenceReader | None, count_tokens: CountTokens | None, report: DataReport
+) -> list[Question]:
+    """The questions of ``data.validation``, filtered as those to train on are."""
+    given = _read(name, data, split=data.validation_split)
+    kept = _short(_readable(given, grader, None), count_tokens, data.max_prompt_tokens)
+    report.validation_dropped = len(given) - len(kept)
+    if not kept:
+        raise TrainingError(
+            f"no question of {name} is left to validate on: {len(given)} read, all over data.max_prompt_tokens "
+            f"({data.max_prompt_tokens}) or with unreadable answers"
+        )
+    return kept
 
 
 def _short(questions: list[Question], count_tokens: CountTokens | None, most: int) -> list[Question]:
@@ -139,7 +164,7 @@ def _short(questions: list[Question], count_tokens: CountTokens | None, most: in
 
 
 def _revision(name: str, data: Data) -> str | None:
-    """``data.revision`` is one of the set trained on; another set knows nothing of it."""
+    """``data.revision`` is one of the set trained on; another set has no such revision."""
 
     def repository(one: str) -> str:
         return one.partition("#")[0].partition(":")[0]
@@ -148,7 +173,7 @@ def _revision(name: str, data: Data) -> str | None:
 
 
 def _evaluation(name: str, data: Data) -> list[Question]:
-    """An evaluation set; its columns may be named otherwise, and its answers do not matter here."""
+    """An evaluation set; its columns may have other names, and its answers do not matter here."""
     for column in dict.fromkeys((data.prompt_column, "prompt", "question", "problem", "Question")):
         try:
             return read_questions(
@@ -186,14 +211,14 @@ def _readable(questions: list[Question], grader: ReferenceReader | None, report:
 def _without_duplicates(questions: Sequence[Question], report: DataReport) -> list[Question]:
     first: dict[str, Question] = {}
     for question in questions:
-        # Signs count: 2 + 3 and 2 - 3 are no copies.
+        # Signs count: 2 + 3 and 2 - 3 are different questions.
         key = " ".join(question.text.casefold().split()).rstrip(" .?!:")
         known = first.setdefault(key, question)
         if known is not question:
             report.duplicates += 1
             report.contradictory += known.answer.strip() != question.answer.strip()
     if report.contradictory:
-        _log.warning("%d questions stand in the data twice with different answers", report.contradictory)
+        _log.warning("%d questions are in the data twice with different answers", report.contradictory)
     return list(first.values())
 
 
@@ -226,7 +251,7 @@ def _held_out(questions: list[Question], count: int, seed: int) -> tuple[list[Qu
     return [question for at, question in enumerate(questions) if at not in chosen], held
 
 
-def _told(report: DataReport) -> str:
+def _summary(report: DataReport) -> str:
     return (
         f"{report.read} read; dropped: {report.unreadable} with unreadable answers, {report.too_long} too long, "
         f"{report.duplicates} duplicates, {report.leaked} leaked, {report.beyond} beyond data.max_questions; "

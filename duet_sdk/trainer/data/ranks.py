@@ -13,7 +13,7 @@ def check_same_on_all_ranks(fingerprint: str, gather: Callable[[str], Sequence[s
     >>> check_same_on_all_ranks("ab", lambda own: [own, "ab"])
 
     Args:
-        fingerprint: of the questions in their order, see `question.fingerprint`.
+        fingerprint: of the questions in their order, see `duet_sdk.evaluation.rows.fingerprint`.
         gather: gives the values of all processes, in order of rank, for this one's.
 
     Raises:
@@ -22,8 +22,8 @@ def check_same_on_all_ranks(fingerprint: str, gather: Callable[[str], Sequence[s
     everywhere = list(gather(fingerprint))
     others = [rank for rank, other in enumerate(everywhere) if other != everywhere[0]]
     if others:
-        told = ", ".join(f"rank {rank} {everywhere[rank][:12]}" for rank in [0, *others[:3]])
+        listed = ", ".join(f"rank {rank} {everywhere[rank][:12]}" for rank in [0, *others[:3]])
         raise TrainingError(
-            f"the processes of this run see different questions ({told}); copy the same data files to all nodes, and "
+            f"the processes of this run see different questions ({listed}); copy the same data files to all nodes, and "
             "pin data.revision of a hub data set"
         )

@@ -60,7 +60,7 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
     problems = []
     if rollout.questions % processes:
         problems.append(
-            f"rollout.questions ({rollout.questions}) is no multiple of {processes} processes: each takes "
+            f"rollout.questions ({rollout.questions}) is not a multiple of {processes} processes: each takes "
             "whole questions"
         )
     parts = {}
@@ -89,7 +89,7 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
         questions=rollout.questions,
         signals=rollout.signals,
         answers=rollout.answers,
-        alone=rollout.alone,
+        alone=rollout.unguided,
         processes=processes,
         reasoner=parts["reasoner"],
         generator=parts["generator"],

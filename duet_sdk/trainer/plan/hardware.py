@@ -24,12 +24,12 @@ class Hardware:
     server_gpus: int = 0
     """GPUs of all machines that vLLM servers have for themselves."""
     sharded: bool = False
-    """Whether weights, gradients and optimizer are spread over the processes (FSDP2) or whole on each (DDP)."""
+    """Whether weights, gradients and optimizer are sharded over the processes (FSDP2) or complete on each (DDP)."""
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.nodes < 1 or self.gpu_gb <= 0 or self.server_gpus < 0:
             raise ConfigError(
-                f"this is no hardware: {self.nodes} machines with {self.gpus} GPUs of {self.gpu_gb:g} GB each, "
+                f"this hardware cannot be: {self.nodes} machines with {self.gpus} GPUs of {self.gpu_gb:g} GB each, "
                 f"{self.server_gpus} of them for servers"
             )
         if self.server_gpus >= max(1, self.gpus * self.nodes):

@@ -14,7 +14,7 @@ from duet_sdk.trainer.plan.hardware import Hardware
 from duet_sdk.trainer.plan.launch import launch_lines
 from duet_sdk.trainer.plan.memory import (
     RESERVE_GB,
-    Part,
+    MemoryUse,
     activations,
     engine_problem,
     longest_prompts,
@@ -32,7 +32,7 @@ class Plan:
     batches: Batches
     shapes: dict[str, ModelShape | None]
     """By stage; None where the model's shape is not known here."""
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryUse, ...]
     """Memory of each training GPU, by part; empty where a shape is not known."""
     launch: tuple[str, ...]
     """Command lines, in the order to start them."""
@@ -123,7 +123,7 @@ def plan(
     problems += _server_problems(stages, machine)
     notes += _notes(config, machine)
     if parts and machine.gpus:
-        parts.append(Part("both", "reserve", RESERVE_GB, "CUDA, NCCL, fragments"))
+        parts.append(MemoryUse("both", "reserve", RESERVE_GB, "CUDA, NCCL, fragments"))
         if (peak := _peak(parts)) > machine.gpu_gb:
             problems.append(f"a GPU has {machine.gpu_gb:g} GB and the run needs about {peak:.0f}: {_advice(parts)}")
     return Plan(
@@ -137,7 +137,7 @@ def plan(
     )
 
 
-def _peak(parts: list[Part] | tuple[Part, ...]) -> float:
+def _peak(parts: list[MemoryUse] | tuple[MemoryUse, ...]) -> float:
     held = sum(part.gb for part in parts if part.at_once)
     passing: dict[tuple[str, bool], float] = {}
     for part in parts:
@@ -185,20 +185,20 @@ def _server_problems(stages: dict[str, Model], machine: Hardware) -> list[str]:
 def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
     notes = []
     if machine.processes > 1 and not machine.sharded:
-        notes.append("each process holds both models whole (DDP); FSDP2 shares them out")
+        notes.append("each process holds all of both models (DDP); FSDP2 shards them")
     if config.objective.reward == "additive" and config.objective.schedule == "dual":
         notes.append("the paper's reward with dual ascent: collapses where budget_tokens is below what the task needs")
     if config.training.use_cpu and (config.reasoner.vllm or config.generator.vllm):
         notes.append("vLLM computes from packed weights on some CPUs and then takes no new ones: leave vllm out there")
-    if config.rollout.alone == 0:
-        notes.append("answers without a signal are sampled in validation only (rollout.alone is 0)")
+    if config.rollout.unguided == 0:
+        notes.append("answers without a signal are sampled in validation only (rollout.unguided is 0)")
     return notes
 
 
-def _advice(parts: list[Part]) -> str:
+def _advice(parts: list[MemoryUse]) -> str:
     largest = sorted((part for part in parts if part.stage != "both"), key=lambda part: -part.gb)[:3]
-    told = ", ".join(f"{part.stage} {part.name} {part.gb:.1f}" for part in largest)
+    listed = ", ".join(f"{part.stage} {part.name} {part.gb:.1f}" for part in largest)
     return (
-        f"the largest parts are {told}; lora, gradient_checkpointing, more gradient_accumulation, an 8-bit optimizer, "
-        "shorter outputs or FSDP2 make them smaller"
+        f"the largest parts are {listed}; lora, gradient_checkpointing, more gradient_accumulation, an 8-bit "
+        "optimizer, shorter outputs or FSDP2 make them smaller"
     )

@@ -23,7 +23,7 @@ _TILE_TOKENS, _TILE_WORDS = 4096, 32_768
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MemoryUse:
     """Memory that one thing takes on each training GPU."""
 
     stage: str
@@ -37,7 +37,7 @@ class Part:
     """Whether it is held all the time; the policies' activations and caches are not there at the same time."""
 
 
-def policy_states(stage: str, part: Model, shape: ModelShape, hardware: Hardware) -> list[Part]:
+def policy_states(stage: str, part: Model, shape: ModelShape, hardware: Hardware) -> list[MemoryUse]:
     """Weights, gradients and optimizer of a policy."""
     base = shape.parameters
     weight_bytes = 4 if part.weights == "float32" else 2
@@ -47,16 +47,15 @@ def policy_states(stage: str, part: Model, shape: ModelShape, hardware: Hardware
     shards = hardware.processes if hardware.sharded else 1
     over = f" / {shards} processes" if shards > 1 else ""
     size = f"{base / 1e9:.2f} B"
-    rows = [Part(stage, "weights", base * weight_bytes / shards / 1e9, f"{size} × {weight_bytes} bytes{over}")]
+    rows = [MemoryUse(stage, "weights", base * weight_bytes / shards / 1e9, f"{size} × {weight_bytes} bytes{over}")]
     if adapter:
         size = f"{adapter / 1e9:.3f} B"
-        rows.append(Part(stage, "adapter", adapter * 4 / shards / 1e9, f"{size} × 4 bytes{over}"))
-    rows.append(Part(stage, "gradients", trained * 4 / shards / 1e9, f"{size} × 4 bytes{over}"))
-    rows.append(Part(stage, "Adam", trained * adam_bytes / shards / 1e9, f"{size} × {adam_bytes} bytes{over}"))
+        rows.append(MemoryUse(stage, "adapter", adapter * 4 / shards / 1e9, f"{size} × 4 bytes{over}"))
+    rows.append(MemoryUse(stage, "gradients", trained * 4 / shards / 1e9, f"{size} × 4 bytes{over}"))
+    rows.append(MemoryUse(stage, "Adam", trained * adam_bytes / shards / 1e9, f"{size} × {adam_bytes} bytes{over}"))
     if part.kl > 0 and not adapter:
-        rows.append(
-            Part(stage, "starting model", base * weight_bytes / shards / 1e9, f"for kl: {size} × {weight_bytes}{over}")
-        )
+        gb = base * weight_bytes / shards / 1e9
+        rows.append(MemoryUse(stage, "starting model", gb, f"for kl: {size} × {weight_bytes}{over}"))
     return rows
 
 
@@ -69,7 +68,7 @@ def activations(
     prompt_tokens: int,
     mixed: bool,
     sharded: bool,
-) -> list[Part]:
+) -> list[MemoryUse]:
     """What one forward and backward pass holds, at the longest sequences.
 
     Args:
@@ -87,19 +86,19 @@ def activations(
         kept, how = shape.layers * shape.hidden * 2 + inner, f"{shape.layers} layers × 2 bytes + one whole"
     else:
         kept, how = shape.layers * inner, f"{shape.layers} layers × {_LAYER_BYTES} bytes"
-    told = f"{tokens} tokens × {shape.hidden} × ({how})"
+    how_much = f"{tokens} tokens × {shape.hidden} × ({how})"
     rows = [
-        Part(stage, "activations", tokens * kept / 1e9, told, at_once=False),
+        MemoryUse(stage, "activations", tokens * kept / 1e9, how_much, at_once=False),
         _logits(stage, part, shape, batch, width=2 if mixed else 4),
     ]
     if mixed and (part.weights == "float32" or sharded):
         copied, what = (shape.vocabulary * shape.hidden, "embeddings") if sharded else (shape.parameters, "weights")
         how = f"{copied / 1e9:.2f} B × 2 bytes, to compute with"
-        rows.append(Part(stage, f"copies of {what}", copied * 2 / 1e9, how, at_once=False))
+        rows.append(MemoryUse(stage, f"copies of {what}", copied * 2 / 1e9, how, at_once=False))
     return rows
 
 
-def _logits(stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *, width: int) -> Part:
+def _logits(stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *, width: int) -> MemoryUse:
     """A tile of logits, the gradient of what they are made from, and that of the head where it is trained."""
     scored = batch.per_device * part.max_new_tokens
     tokens, words = min(scored, _TILE_TOKENS), min(shape.vocabulary, _TILE_WORDS)
@@ -108,23 +107,23 @@ def _logits(stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *,
     if part.lora is None:
         size += shape.vocabulary * shape.hidden * 4
         how += f", {shape.vocabulary} × {shape.hidden} × 4 for the head's gradient"
-    return Part(stage, "logits", size / 1e9, how, at_once=False)
+    return MemoryUse(stage, "logits", size / 1e9, how, at_once=False)
 
 
 def rollouts(
     stage: str, part: Model, shape: ModelShape, batch: PolicyBatches, *, prompt_tokens: int, hardware: Hardware
-) -> list[Part]:
+) -> list[MemoryUse]:
     """What sampling holds on a training GPU."""
     if part.vllm is not None and part.vllm.mode == "server":
         return []
     if part.vllm is not None:
         share = part.vllm.gpu_memory_utilization
-        rows = [Part(stage, "vLLM", share * hardware.gpu_gb, f"{share:g} × {hardware.gpu_gb:g} GB")]
+        rows = [MemoryUse(stage, "vLLM", share * hardware.gpu_gb, f"{share:g} × {hardware.gpu_gb:g} GB")]
     else:
         tokens = batch.samples_per_process * (prompt_tokens + part.max_new_tokens)
         gb = tokens * shape.kv_bytes / 1e9
         how = f"{tokens} tokens × {shape.kv_bytes // 1024} KiB, all samples at once"
-        rows = [Part(stage, "keys and values", gb, how, at_once=False)]
+        rows = [MemoryUse(stage, "keys and values", gb, how, at_once=False)]
     return rows
 
 

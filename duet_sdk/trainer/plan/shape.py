@@ -112,7 +112,7 @@ def find_shape(model: str, *, revision: str | None = None) -> ModelShape | None:
         return ModelShape.of(KNOWN[model]) if model in KNOWN else None
     config = read_json(file)
     if config is None:
-        raise TrainingError(f"{file} is no JSON object; fetch or copy the model again")
+        raise TrainingError(f"{file} is not a JSON object; fetch or copy the model again")
     try:
         return ModelShape.of(config)
     except TrainingError as err:
@@ -121,5 +121,5 @@ def find_shape(model: str, *, revision: str | None = None) -> ModelShape | None:
 
 def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is no whole number")
+        raise TypeError(f"{value!r} is not a whole number")
     return value

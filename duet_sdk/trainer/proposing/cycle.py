@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from duet_sdk.errors import TrainingError
 from duet_sdk.evaluation.intervals import difference_interval
 from duet_sdk.trainer.proposing.rules import apply_all, text_rules, word_rules
-from duet_sdk.trainer.supervised import Row
+from duet_sdk.trainer.supervised import Example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duet_sdk.evaluation.question import Grader, Question
+    from duet_sdk.evaluation.question import Question, QuestionGrader
     from duet_sdk.trainer.config import Propose
     from duet_sdk.trainer.journal import Journal
     from duet_sdk.trainer.measure import PairModels
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Tuner(Protocol):
     """Supervised tuning of one of the two models; gives a tuned copy and leaves the given one as it is."""
 
-    def __call__(self, pair: PairModels, stage: str, rows: Sequence[Row], steps: int) -> PairModels:
+    def __call__(self, pair: PairModels, stage: str, rows: Sequence[Example], steps: int) -> PairModels:
         """The pair with that stage tuned."""
 
 
@@ -54,7 +54,7 @@ class Verdict:
     """Whether a changed pair is kept."""
 
     kept: bool
-    told: str
+    words: str
     """The verdict with what it was made from."""
 
     @classmethod
@@ -62,12 +62,12 @@ class Verdict:
         """On samples of the same questions before and after; kept where tokens are saved and accuracy is held."""
         change = difference_interval(after.grades, before.grades)
         kept = change.value >= -accept_drop and after.tokens < before.tokens
-        told = (
+        words = (
             f"{'accepted' if kept else 'rolled back'}: accuracy {before.accuracy:.3f} → {after.accuracy:.3f} "
             f"({change.low:+.3f} to {change.high:+.3f} on {len(after.grades)} answers), "
             f"tokens {before.tokens:.1f} → {after.tokens:.1f}"
         )
-        return cls(kept, told)
+        return cls(kept, words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Cycle:
     """What every cycle works with."""
 
     settings: Propose
-    grader: Grader
+    grader: QuestionGrader
     tune: Tuner
     journal: Journal
 
@@ -106,7 +106,7 @@ class Cycle:
             self._tell(
                 number,
                 "verdict",
-                f"{verdict.told} with {', '.join(rule.name for rule in chosen)}",
+                f"{verdict.words} with {', '.join(rule.name for rule in chosen)}",
                 attempt=attempt,
                 accepted=verdict.kept,
             )
@@ -198,7 +198,7 @@ class Cycle:
             if right
         ]
         writing = [
-            Row(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids(text)) for question, text in pruned
+            Example(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids(text)) for question, text in pruned
         ]
         learned = self.tune(pair, "reasoner", writing, self.settings.tune_steps)
         reading = [_answer_row(pair, question, text) for question, text in pruned]
@@ -208,5 +208,5 @@ class Cycle:
         self.journal.decision(kind, what, cycle=number, **facts)
 
 
-def _answer_row(pair: PairModels, question: Question, signal: str) -> Row:
-    return Row(pair.prompts.guided_ids(question.messages, signal), pair.answer_ids(question.answer))
+def _answer_row(pair: PairModels, question: Question, signal: str) -> Example:
+    return Example(pair.prompts.guided_ids(question.messages, signal), pair.answer_ids(question.answer))

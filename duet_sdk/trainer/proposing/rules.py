@@ -25,9 +25,9 @@ _FILLERS = (
 _DOUBTS = r"\b(?:wait|hmm|let me (?:check|verify|double[- ]check|see|think)|to be sure|alternatively)\b"
 _CLAUSE = re.compile(r",\s+(?:which|because|since|as|where|while|so that)\b[^,.;!?\n]*")
 _RARE = 0.05
-"""Share of signals in which a token must stand for a rule on it."""
+"""Least share of signals that hold a token for a rule on it: on rarer ones nothing can be measured."""
 _ALIKE = 0.6
-"""Share of a sentence's words that stand in the question where it restates it."""
+"""Share of a sentence's words that the question holds, too, above which it counts as a restatement."""
 
 
 TextKind: TypeAlias = Literal["fillers", "doubts", "restatements", "clauses", "first sentence", "without numbers"]
@@ -38,7 +38,7 @@ class Rule(Protocol):
 
     @property
     def name(self) -> str:
-        """What it deletes, for logs; rules are alike where their names are."""
+        """What it deletes, for logs; two rules of one name are the same."""
 
     @property
     def content(self) -> bool:
@@ -50,7 +50,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DropWord:
-    """Deletes a word wherever it stands, or the word beside it.
+    """Deletes a word wherever it occurs, or the word next to it.
 
     >>> DropWord("is").apply("four is nine ;", ""), DropWord("is", "after").apply("four is nine ;", "")
     ('four nine ;', 'four is ;')
@@ -105,7 +105,7 @@ class DropText:
         if self.kind == "clauses":
             return _tidy(_CLAUSE.sub("", signal))
         parts = sentences(signal)
-        last = len(parts) - 1  # where the result stands, unless that is doubted once more
+        last = len(parts) - 1  # it holds the result, unless that is doubted once more
         kept = [
             part
             for at, part in enumerate(parts)
@@ -130,9 +130,9 @@ def text_rules() -> list[Rule]:
 
 
 def word_rules(signals: Sequence[str]) -> list[Rule]:
-    """Rules for a small vocabulary: every word that is common in these signals, and what stands beside it.
+    """Rules for a small vocabulary: every word that is common in these signals, and its neighbours.
 
-    What always stands beside a word is that word's own rule and gets no second one.
+    A word's only neighbour has a rule of its own already, and gets no second one.
     """
     common: Counter[str] = Counter()
     beside: dict[tuple[str, int], set[str]] = defaultdict(set)
@@ -159,7 +159,7 @@ def apply_all(rules: Iterable[Rule], signal: str, question: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    r"""The sentences and lines of a text, without blanks around them.
+    r"""The sentences and lines of a text, without whitespace around them.
 
     >>> sentences("One. Two 3.5; four\nfive")
     ['One.', 'Two 3.5;', 'four', 'five']

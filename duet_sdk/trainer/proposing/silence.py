@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from duet_sdk.trainer.proposing.cycle import Verdict
-from duet_sdk.trainer.supervised import Row
+from duet_sdk.trainer.supervised import Example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from duet_sdk.trainer.proposing.cycle import Cycle
 
 _CHECKS = 4
-"""Answers without a signal that must all be right."""
+"""Answers without a signal that must all be right: one alone is right by luck too often."""
 
 
 def propose_silence(
@@ -35,7 +35,7 @@ def propose_silence(
         grades = cycle.grader.grade(questions, drawn.answers(questions, [""] * len(questions)))
         needless = [so_far and grade >= 1 for so_far, grade in zip(needless, grades, strict=True)]
     rows = [
-        Row(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids("" if silent else signal))
+        Example(pair.prompts.ask_ids(question.messages), pair.prompts.signal_ids("" if silent else signal))
         for question, signal, silent, right in zip(questions, seen.signals, needless, seen.right, strict=True)
         if silent or right
     ]
@@ -44,5 +44,5 @@ def propose_silence(
         return pair
     learned = cycle.tune(fresh, "reasoner", rows, cycle.settings.tune_steps)
     verdict = Verdict.of(before, cycle.measure_held(learned, held), accept_drop=cycle.settings.accept_drop)
-    cycle.journal.decision("verdict", f"silence {verdict.told}", accepted=verdict.kept)
+    cycle.journal.decision("verdict", f"silence {verdict.words}", accepted=verdict.kept)
     return replace(learned, temperature=pair.temperature) if verdict.kept else pair

@@ -11,13 +11,13 @@ from html import escape
 WIDTH, HEIGHT = 420, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 8, 24
 _MOST_POINTS = 500
-"""Points of a line; longer ones are drawn as the mean of each stretch."""
+"""Points of a line, about one a pixel; longer lines are drawn as the mean of each stretch."""
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Curve:
     """One line of a chart."""
 
     name: str
@@ -27,10 +27,10 @@ class Line:
     """Drawn with a dot for each point: for few points far apart."""
 
 
-def line_chart(title: str, lines: Sequence[Line], *, lowest: float | None = None, highest: float | None = None) -> str:
+def line_chart(title: str, lines: Sequence[Curve], *, lowest: float | None = None, highest: float | None = None) -> str:
     """An SVG element with the lines, their names and both axes.
 
-    >>> line_chart("tokens", [Line("mean", [(0, 41.0), (80, 11.0)])]).count("<polyline")
+    >>> line_chart("tokens", [Curve("mean", [(0, 41.0), (80, 11.0)])]).count("<polyline")
     1
 
     Args:
@@ -70,7 +70,7 @@ def line_chart(title: str, lines: Sequence[Line], *, lowest: float | None = None
     return "".join([*parts, "</svg>"])
 
 
-def legend(lines: Sequence[Line]) -> str:
+def legend(lines: Sequence[Curve]) -> str:
     """The lines' names with their colours and last values."""
     entries = [
         f'<li><span class="key c{colour}"></span>{escape(line.name)} <b>{number(line.points[-1][1])}</b></li>'

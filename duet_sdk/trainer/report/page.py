@@ -9,15 +9,15 @@ from html import escape
 from pathlib import Path
 
 from duet_sdk.errors import TrainingError
-from duet_sdk.trainer.report.chart import Line, legend, line_chart, number
-from duet_sdk.trainer.report.read import Row, RunFiles, points, read_run
+from duet_sdk.trainer.report.chart import Curve, legend, line_chart, number
+from duet_sdk.trainer.report.read import Record, RunFiles, points, read_run
 from duet_sdk.trainer.report.style import STYLE
 
 PAGE = "report.html"
 SAMPLES_SHOWN = 40
-"""The latest; all are in the run's ``samples.jsonl``."""
+"""Samples on the page, the latest: as many as a reader looks through. All are in the run's ``samples.jsonl``."""
 TEXT_SHOWN = 4000
-"""Characters of a question, signal or answer."""
+"""Characters shown of a question, signal or answer: one of 8,192 tokens would bury the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ PANELS = (
         (
             ("empty", "train", "empty"),
             ("cut at the limit", "train", "cut"),
-            ("answer stands in it", "train", "leak_rate"),
+            ("holds the answer", "train", "leak_rate"),
         ),
         0.0,
         1.0,
@@ -140,7 +140,7 @@ def _charts(run: RunFiles) -> Iterator[str]:
         for name, phase, key in panel.lines:
             curve = points(run.validation if phase == "validation" else run.train, key)
             if curve:
-                lines.append(Line(name, curve, dotted=phase == "validation"))
+                lines.append(Curve(name, curve, dotted=phase == "validation"))
         if lines:
             chart = line_chart(panel.title, lines, lowest=panel.lowest, highest=panel.highest)
             yield f"<figure><figcaption>{escape(panel.title)}</figcaption>{chart}{legend(lines)}</figure>"
@@ -173,7 +173,7 @@ def _config(run: RunFiles) -> Iterator[str]:
         yield f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
 
 
-def _cells(row: Row, keys: Sequence[str]) -> str:
+def _cells(row: Record, keys: Sequence[str]) -> str:
     return "".join(f"<td>{_cell(row.get(key))}</td>" for key in keys)
 
 

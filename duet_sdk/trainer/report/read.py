@@ -13,7 +13,7 @@ from duet_sdk.errors import TrainingError
 from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.journal import DECISIONS, METRICS, SAMPLES, read_lines
 
-Row = Mapping[str, JsonValue]
+Record = Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class RunFiles:
     """What a run wrote down."""
 
     name: str
-    train: Sequence[Row]
+    train: Sequence[Record]
     """Measures of each round."""
-    validation: Sequence[Row]
-    decisions: Sequence[Row]
-    samples: Sequence[Row]
-    config: Row | None
+    validation: Sequence[Record]
+    decisions: Sequence[Record]
+    samples: Sequence[Record]
+    config: Record | None
     """None where the run's configuration is not there."""
 
 
@@ -37,14 +37,16 @@ def read_run(folder: Path) -> RunFiles:
         TrainingError: there is no such folder, or no measures in it.
     """
     if not folder.is_dir():
-        raise TrainingError(f"there is no run's folder {folder}")
+        raise TrainingError(f"there is no folder {folder}; name the output folder of a run")
     try:
         rows = read_lines(folder / METRICS)
         decisions, samples = read_lines(folder / DECISIONS), read_lines(folder / SAMPLES)
     except (OSError, UnicodeDecodeError) as err:
         raise TrainingError(f"the run in {folder} cannot be read: {err}") from err
     if not rows:
-        raise TrainingError(f"{folder / METRICS} holds no measures yet: the run has ended no round, or it is no run")
+        raise TrainingError(
+            f"{folder / METRICS} holds no measures yet: no round has ended, or it is not a run's folder"
+        )
     return RunFiles(
         name=folder.resolve().name,
         train=[row for row in rows if row.get("phase") != "validation"],
@@ -55,7 +57,7 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
+def points(rows: Sequence[Record], key: str) -> list[tuple[float, float]]:
     """Round and value of a measure, by round; rows without it are left out."""
     found = []
     for row in rows:

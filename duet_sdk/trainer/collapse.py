@@ -1,4 +1,4 @@
-"""Watching a run: warnings, and when it has collapsed. A pure state machine on the facts of rounds."""
+"""Detects when a run goes wrong or has collapsed: a pure state machine on what was measured in its rounds."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from duet_sdk.trainer.config import Guard
-    from duet_sdk.trainer.facts import RoundFacts
+    from duet_sdk.trainer.round import RoundFacts
 
 _PAST = 0.8
-"""Weight of the past in smoothed accuracy."""
+"""Weight of the past in smoothed accuracy: about five rounds, as a round's own accuracy is noisy."""
 _FIRST = 5
-"""Rounds whose mean is the first reference."""
+"""Rounds whose mean is the first reference: as many as smoothing reaches back, so that one lucky round sets none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that the watch noticed."""
+    """Something that was noticed."""
 
     kind: Literal["warning", "collapse"]
     what: str
-    """What it saw, with the values."""
+    """What was seen, with the values."""
 
 
 @dataclass(frozen=True, slots=True)
-class WatchState:
-    """What the watch remembers."""
+class CollapseState:
+    """What is remembered from round to round."""
 
     rounds: int = 0
     reference: float = 0.0
@@ -50,7 +50,7 @@ class WatchState:
 
     @property
     def good(self) -> bool:
-        """Whether nothing speaks against going back to this round later."""
+        """Whether a run may go back to this round later."""
         return self.below == 0
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -58,7 +58,7 @@ class WatchState:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, JsonValue]) -> WatchState:
+    def from_json(cls, values: Mapping[str, JsonValue]) -> CollapseState:
         """The state that `to_json` wrote.
 
         Raises:
@@ -67,10 +67,12 @@ class WatchState:
         try:
             return cls(**values)  # type: ignore[arg-type]
         except TypeError as err:
-            raise TrainingError(f"the checkpoint's watch cannot be read ({err}); take an older checkpoint") from err
+            raise TrainingError(
+                f"the state of the collapse guard in the checkpoint cannot be read ({err}); take an older checkpoint"
+            ) from err
 
 
-def observe(state: WatchState, facts: RoundFacts, guard: Guard) -> tuple[WatchState, list[Finding]]:
+def observe(state: CollapseState, facts: RoundFacts, guard: Guard) -> tuple[CollapseState, list[Finding]]:
     """The state after a round, and what was noticed in it."""
     state = _smoothed(state, facts.guided)
     findings: list[Finding] = []
@@ -93,41 +95,45 @@ def observe(state: WatchState, facts: RoundFacts, guard: Guard) -> tuple[WatchSt
         findings.append(
             Finding(
                 "warning",
-                f"{facts.zero_variance:.0%} of the groups have no variance for {alike} rounds: nothing is learned "
+                f"{facts.zero_variance:.0%} of the groups have had no variance for {alike} rounds: nothing is learned "
                 "from them; raise rollout.temperature or rollout.signals, or take harder questions",
             )
         )
     return state, findings
 
 
-def observe_entropy(state: WatchState, entropy: float, guard: Guard) -> tuple[WatchState, list[Finding]]:
+def observe_entropy(state: CollapseState, entropy: float, guard: Guard) -> tuple[CollapseState, list[Finding]]:
     """The state with the reasoner's entropy (nats a token) in a round, and what was noticed."""
     low = state.low_entropy + 1 if entropy < guard.entropy_floor else 0
     state = replace(state, low_entropy=low)
     if low == 0 or low % guard.patience != 0:
         return state, []
     what = (
-        f"the reasoner's entropy is {entropy:.3f}, under the floor of {guard.entropy_floor} for {low} rounds: its "
-        "samples are alike, so no schedule shortens them; propose shorter forms (propose.cycles)"
+        f"the reasoner's entropy is {entropy:.3f} and has been below the floor of {guard.entropy_floor} for {low} "
+        "rounds: its samples are alike, so no schedule shortens them; propose shorter forms (propose.cycles)"
     )
     return state, [Finding("warning", what)]
 
 
-def _accuracy_finding(state: WatchState, facts: RoundFacts, guard: Guard) -> Finding:
-    level = "" if facts.alone is None else f", {facts.alone:.3f} without a signal"
+def _accuracy_finding(state: CollapseState, facts: RoundFacts, guard: Guard) -> Finding:
+    level = "" if facts.alone is None else f" ({facts.alone:.3f} without a signal)"
     what = (
-        f"accuracy is {facts.guided:.3f} for {state.below} rounds, {state.reference:.3f} was reached{level}; "
-        f"{facts.empty:.0%} of the signals are empty, they have {facts.tokens_mean:.1f} tokens"
+        f"accuracy is {facts.guided:.3f}{level} and has been far below the {state.reference:.3f} reached before for "
+        f"{state.below} rounds; {facts.empty:.0%} of the signals are empty, their mean length is "
+        f"{facts.tokens_mean:.1f} tokens"
     )
     return Finding("collapse" if state.below >= guard.patience else "warning", what)
 
 
-def _slipping_finding(state: WatchState) -> Finding:
-    what = f"smoothed accuracy is {state.accuracy:.3f} for {state.slipping} rounds, {state.reference:.3f} was reached"
+def _slipping_finding(state: CollapseState) -> Finding:
+    what = (
+        f"smoothed accuracy is {state.accuracy:.3f} and has been below the {state.reference:.3f} reached before for "
+        f"{state.slipping} rounds"
+    )
     return Finding("warning", what)
 
 
-def _smoothed(state: WatchState, guided: float) -> WatchState:
+def _smoothed(state: CollapseState, guided: float) -> CollapseState:
     rounds = state.rounds + 1
     if rounds <= _FIRST:
         mean = (state.reference * state.rounds + guided) / rounds

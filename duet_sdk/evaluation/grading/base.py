@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pydantic import JsonValue
 
+DEFAULT_LIMIT_S = 5.0
+"""Seconds for one answer: math-verify takes milliseconds, and what has not ended by then is stuck."""
+
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Submission:
     r"""One answer to grade.
 
-    >>> Attempt("It is \\boxed{17}.", "17").reference
+    >>> Submission("It is \\boxed{17}.", "17").reference
     '17'
     """
 
@@ -53,12 +57,23 @@ class ReferenceReader(Protocol):
 
 
 class Grader(ReferenceReader, Protocol):
-    """Grades answers; the same ones always alike, whoever wrote them."""
+    """Grades answers; equal ones always get equal grades, whoever wrote them."""
 
-    def grade(self, attempts: Sequence[Attempt]) -> list[Grade]:
-        """One grade for each attempt, in their order; never raises for an answer that is odd."""
+    def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
+        """One grade for each submission, in their order; never raises for an answer that is odd."""
         ...
 
     def close(self) -> None:
         """Let go of what it holds; harmless when done twice."""
         ...
+
+
+def to_grade(reply: Mapping[str, JsonValue]) -> Grade:
+    """The grade in a worker's reply; anything but a score in [0, 1] is a fault."""
+    fault, score = reply.get("fault"), reply.get("score")
+    if fault is not None:
+        return Grade(0.0, read=False, fault=str(fault))
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
+        kind = f"a score of {score}" if isinstance(score, int | float) else f"a score of type {type(score).__name__}"
+        return Grade(0.0, read=False, fault=f"{kind}; it must be a number in [0, 1]")
+    return Grade(float(score), read=reply.get("read") is not False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from duet_sdk.trainer.config import Data, TrainConfig
 from duet_sdk.trainer.data import DataReport, Leak
-from duet_sdk.trainer.published import published_config, published_data
+from duet_sdk.trainer.result import published_config, published_data
 
 
 def test_data_keep_counts_and_rights_and_name_the_hubs_sets_only():

@@ -25,20 +25,31 @@ class _Ended(Exception):
     """The reasoner's loop is over: the generator's, parked, leaves too."""
 
 
-class Handover:
-    """The two loops and whose turn it is. Made and used by the thread that trains.
+class Turns:
+    """The two loops and whose turn it is. Used by the thread that trains, for one run of both loops."""
 
-    Args:
-        generator_loop: trains the generator; calls `park` whenever it needs signals.
-    """
+    def __init__(self) -> None:
+        self._reasoner: greenlet.greenlet | None = None
+        self._generator: greenlet.greenlet | None = None
 
-    def __init__(self, generator_loop: Callable[[], object]) -> None:
+    def run(self, *, reasoner: Callable[[], object], generator: Callable[[], object]) -> None:
+        """Run both loops to the end of the reasoner's; an error in either is raised here.
+
+        Args:
+            reasoner: trains the reasoner; calls `advance` once it has signals.
+            generator: trains the generator; calls `park` whenever it needs signals. It starts first.
+        """
         self._reasoner = greenlet.getcurrent()
-        self._generator = greenlet.greenlet(lambda: _until_ended(generator_loop))
+        self._generator = greenlet.greenlet(lambda: _until_ended(generator))
+        try:
+            self.advance()  # up to its first rollout
+            reasoner()
+        finally:
+            self._end()
 
     def advance(self) -> None:
-        """Let the generator's loop go on until it parks or ends; an error in it is raised here."""
-        if self._generator.dead:
+        """In the reasoner's loop: let the generator's go on until it parks or ends; an error in it is raised here."""
+        if self._generator is None or self._generator.dead:
             raise TrainingError(
                 "the generator's loop ended before the reasoner's: the two count their steps differently; "
                 "give both the same rounds and mini-batches"
@@ -47,17 +58,15 @@ class Handover:
 
     def park(self) -> None:
         """In the generator's loop: give the turn back to the reasoner's."""
+        if self._reasoner is None:
+            raise TrainingError("the generator's loop was started outside of `Turns.run`, so nobody writes its signals")
         _keeping_gradient_state(self._reasoner.switch)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the generator's loop is over."""
-        return bool(self._generator.dead)
-
-    def end(self) -> None:
+    def _end(self) -> None:
         """Have a parked generator's loop leave; without effect where it is over."""
-        if not self._generator.dead and self._generator:
-            _keeping_gradient_state(lambda: self._generator.throw(_Ended))
+        loop, self._generator, self._reasoner = self._generator, None, None
+        if loop is not None and loop and not loop.dead:
+            _keeping_gradient_state(lambda: loop.throw(_Ended))
 
 
 def _until_ended(loop: Callable[[], object]) -> None:
@@ -66,7 +75,7 @@ def _until_ended(loop: Callable[[], object]) -> None:
 
 
 def _keeping_gradient_state(switch: Callable[[], object]) -> None:
-    """Hand over, and come back to the gradient state that was left.
+    """Switch loops, and come back to the gradient state that was left.
 
     accelerate keeps one GradientState for a process. Without this one of the two loops silently takes fewer optimizer
     steps than it should, as soon as the other is at another place of its gradient accumulation.

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from duet_sdk import AsyncDuetClient, Message, Pair
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cli.ask import app
-from duet_sdk.errors import ConnectFailed, TrainingError
+from duet_sdk.errors import ConnectFailed, EvaluationError
 from duet_sdk.evaluation.grading import Exact, find_grader
 from duet_sdk.evaluation.intervals import difference_interval, share_interval
 from duet_sdk.evaluation.question import Question
@@ -98,7 +98,7 @@ async def test_the_worth_of_a_signal_is_measured_on_the_same_questions(guided, a
 
 async def test_a_pair_that_does_not_answer_says_nothing_of_its_worth():
     async with AsyncDuetClient("vllm/m@http://127.0.0.1:9/v1", "scripted/17") as client:
-        with pytest.raises(TrainingError, match="3 of 3 canary questions failed; the first: .*generator_fallback"):
+        with pytest.raises(EvaluationError, match="3 of 3 questions failed; the first: .*generator_fallback"):
             await measure_utility(client, asked(3), Exact())
 
 
@@ -112,7 +112,7 @@ async def test_a_pair_that_learned_silence_is_measured_all_the_same():
 async def test_a_reasoner_that_fails_is_not_silent():
     broken = Scripted(Script("", error=ConnectFailed("it broke", backend="scripted", model="r")))
     async with AsyncDuetClient(broken, "scripted/17") as client:
-        with pytest.raises(TrainingError, match="3 of 3 canary questions failed"):
+        with pytest.raises(EvaluationError, match="3 of 3 questions failed"):
             await measure_utility(client, asked(3), Exact())
 
 
@@ -121,7 +121,7 @@ async def test_a_grader_that_fails_on_everything_says_nothing_of_a_pair():
         raise ValueError("broken")
 
     async with AsyncDuetClient("scripted/by sieve", "scripted/17") as client:
-        with pytest.raises(TrainingError, match=r"the grader 'failing' failed on 3 of .*ValueError \(3 times\)"):
+        with pytest.raises(EvaluationError, match=r"the grader 'failing' failed on 3 of .*ValueError \(3 times\)"):
             await measure_utility(client, asked(3), find_grader(failing))
 
 
@@ -134,7 +134,7 @@ async def test_both_models_are_sampled_by_the_seed():
 
 async def test_no_questions_are_refused():
     async with AsyncDuetClient("scripted/x", "scripted/17") as client:
-        with pytest.raises(TrainingError, match="no canary questions"):
+        with pytest.raises(EvaluationError, match="there are no questions to measure on"):
             await measure_utility(client, [], Exact())
 
 

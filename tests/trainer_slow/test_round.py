@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.evaluation.question import Question
-from duet_sdk.trainer import coupling, handover
+from duet_sdk.trainer import round as rounds
+from duet_sdk.trainer import turns
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.joint import JointTrainer, Trained
 from duet_sdk.trainer.journal import read_lines
@@ -61,7 +62,7 @@ def test_without_the_swap_of_gradient_state_steps_are_lost(
     configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trap itself: should accelerate mend it, the swap can go."""
-    monkeypatch.setattr(handover, "_keeping_gradient_state", lambda switch: switch())
+    monkeypatch.setattr(turns, "_keeping_gradient_state", lambda switch: switch())
     config = configure(reasoner={"gradient_accumulation": 2}, generator={"gradient_accumulation": 1})
     trainer(config).train()
     assert steps_of(config) != {"reasoner": 4, "generator": 4}
@@ -119,12 +120,12 @@ def test_learning_rates_rise_over_the_rounds_of_warm_up(configure: Configure, tr
 def test_policies_that_are_at_different_questions_are_refused(
     configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = coupling.Coupling.write
+    write = rounds.ReasonerSide.rollout
 
-    def shifted(self: coupling.Coupling, prompts: list[str], owner: object) -> object:
-        return write(self, prompts[2:] + prompts[:2], owner)
+    def shifted(self: rounds.ReasonerSide, prompts: list[str], policy: Policy) -> object:
+        return write(self, prompts[2:] + prompts[:2], policy)
 
-    monkeypatch.setattr(coupling.Coupling, "write", shifted)
+    monkeypatch.setattr(rounds.ReasonerSide, "rollout", shifted)
     with pytest.raises(TrainingError, match="at different questions"):
         trainer(configure()).train()
 
@@ -155,12 +156,8 @@ def test_the_advantages_trained_on_are_ours(
         return compute(self, model, inputs)
 
     monkeypatch.setattr(Policy, "_compute_loss", spying)
-    monkeypatch.setattr(
-        coupling.math, "reasoner_advantages", lambda rewards, *_args, **_kw: torch.full_like(rewards, 0.125)
-    )
-    monkeypatch.setattr(
-        coupling.math, "generator_advantages", lambda grades, *_args, **_kw: torch.full_like(grades, -0.25)
-    )
+    monkeypatch.setattr(rounds, "reasoner_advantages", lambda rewards, *_args, **_kw: torch.full_like(rewards, 0.125))
+    monkeypatch.setattr(rounds, "generator_advantages", lambda grades, *_args, **_kw: torch.full_like(grades, -0.25))
     trainer(configure(training={"rounds": 1, "save_every": 0})).train()
     # The generator's update comes first.
     assert [sorted(set(advantages.tolist())) for advantages in seen] == [[-0.25], [0.125]]
@@ -171,7 +168,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights(
     configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        coupling.math, "reasoner_advantages", lambda rewards, *_args, **_kw: torch.full_like(rewards, float("nan"))
+        rounds, "reasoner_advantages", lambda rewards, *_args, **_kw: torch.full_like(rewards, float("nan"))
     )
     with pytest.raises(TrainingError, match="reasoner's loss is nan at step 0"):
         trainer(configure()).train()
@@ -194,7 +191,7 @@ def test_the_generator_alone_is_sampled_for_the_baseline_and_trains_nothing(
 ) -> None:
     grader = Varied()
     config = configure(
-        rollout={"alone": 3}, objective={"marginal": "baseline"}, training={"rounds": 1, "save_every": 0}
+        rollout={"unguided": 3}, objective={"marginal": "baseline"}, training={"rounds": 1, "save_every": 0}
     )
     JointTrainer(config, questions=questions, validation=(), grader=grader).train()
     assert grader.graded == 4 * 2 * 2 + 4 * 3

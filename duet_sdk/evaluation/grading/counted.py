@@ -1,4 +1,4 @@
-"""Counts what a grader does, and ends the run where it fails too often."""
+"""Counts what a grader does, and stops grading where it fails too often."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from duet_sdk.errors import TrainingError
-from duet_sdk.evaluation.grading.protocol import Attempt, Grade, Grader
+from duet_sdk.errors import EvaluationError
+from duet_sdk.evaluation.grading.base import Grade, Grader, Submission
 from duet_sdk.evaluation.question import Question
 
 _log = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ class GradingCounts:
         return self.faults / self.graded if self.graded else 0.0
 
 
-class Checked:
-    """The trainer's grader, around one that does the work: faults are logged, counted, and past a share end the run.
+class CountingGrader:
+    """Grades answers to questions by another grader, whose faults are logged, counted, and past a share an error.
 
     >>> from duet_sdk.evaluation.grading import Exact
     >>> from duet_sdk.types import Message
-    >>> grader = Checked(Exact())
+    >>> grader = CountingGrader(Exact())
     >>> grader.grade([Question((Message("user", "How many?"),), "17")] * 2, ["Answer: 17", ""])
     [1.0, 0.0]
     >>> grader.take_counts()
@@ -53,7 +53,7 @@ class Checked:
     Args:
         inner: the grader that does the work.
         most_faults: share of the last ``window`` answers that may be faults, in [0, 1].
-        window: answers looked back on; until as many were graded, the share is one of the window all the same.
+        window: answers looked back on; the share is of so many from the start.
     """
 
     def __init__(self, inner: Grader, *, most_faults: float = 0.05, window: int = 256) -> None:
@@ -62,29 +62,30 @@ class Checked:
         self._most_faults = most_faults
         self._recent: deque[bool] = deque(maxlen=window)
         self._counts: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._kinds: Counter[str] = Counter()
 
     def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         """A grade in [0, 1] for each answer to the question at its place; 0 where it could not be graded.
 
         Raises:
-            TrainingError: too many of the last answers could not be graded, or the inner grader lost some.
+            EvaluationError: too many of the last answers could not be graded, or the inner grader lost some.
         """
-        attempts = [
-            Attempt(answer, question.answer, question.text, question.columns)
+        submissions = [
+            Submission(answer, question.answer, question.text, question.columns)
             for question, answer in zip(questions, answers, strict=True)
         ]
-        grades = self._inner.grade(attempts)
-        if len(grades) != len(attempts):
-            raise TrainingError(
-                f"the grader {self.name!r} gave {len(grades)} grades for {len(attempts)} answers; it must give one each"
+        grades = self._inner.grade(submissions)
+        if len(grades) != len(submissions):
+            raise EvaluationError(
+                f"the grader {self.name!r} gave {len(grades)} grades for {len(submissions)} answers; it must give one "
+                "for each"
             )
         for grade in grades:
             self._note(grade)
         faults, window = sum(self._recent), self._recent.maxlen or 1
         if faults > self._most_faults * window:
-            common = ", ".join(f"{kind} ({count} times)" for kind, count in self._told.most_common(3))
-            raise TrainingError(
+            common = ", ".join(f"{kind} ({count} times)" for kind, count in self._kinds.most_common(3))
+            raise EvaluationError(
                 f"the grader {self.name!r} failed on {faults} of the last {len(self._recent)} answers, and "
                 f"{self._most_faults:.0%} of {window} may fail: {common}; correct the grader, or raise its time limit"
             )
@@ -111,9 +112,9 @@ class Checked:
             self._counts["unread"] += not grade.read
             return
         self._counts["faults"] += 1
-        self._told[grade.fault] += 1
+        self._kinds[grade.fault] += 1
         # Each kind at its first time and then ever more rarely: a run grades millions of answers.
-        if (times := self._told[grade.fault]) & (times - 1) == 0:
+        if (times := self._kinds[grade.fault]) & (times - 1) == 0:
             _log.warning(
                 "the grader %r failed and its answer counts as wrong: %s (%d so far)", self.name, grade.fault, times
             )

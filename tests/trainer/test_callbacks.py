@@ -1,4 +1,4 @@
-"""What a leg of a run takes over from the checkpoint that it starts from."""
+"""What a trial of a run takes over from the checkpoint that it starts from."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import pytest
 
 pytest.importorskip("transformers")
 
+from duet_sdk.trainer.callbacks import Monitor
 from duet_sdk.trainer.checkpoints import Checkpoints
+from duet_sdk.trainer.collapse import CollapseState
 from duet_sdk.trainer.config import ScheduleName, TrainConfig
-from duet_sdk.trainer.coupling import Setting
-from duet_sdk.trainer.guard import WatchState
 from duet_sdk.trainer.journal import Journal
 from duet_sdk.trainer.schedule import ScheduleState
-from duet_sdk.trainer.watch import Watch
 
 
 def restored(folder: Path, schedule: ScheduleName, *, lam: float, saved_at: int, gentler: int) -> float:
-    """Lambda of a leg so gentle, from a checkpoint saved with ``lam`` in a leg of gentleness ``saved_at``."""
+    """Lambda of a trial so gentle, from a checkpoint saved with ``lam`` in one of gentleness ``saved_at``."""
     config = TrainConfig.model_validate(
         {
             "output": folder,
@@ -29,17 +28,16 @@ def restored(folder: Path, schedule: ScheduleName, *, lam: float, saved_at: int,
             "guard": {"gentler": 0.5},
         }
     )
-    setting = Setting(config.objective, config.objective.lam)
-    watch = Watch(config, setting, Journal(folder), Checkpoints(folder), gentler=gentler)
-    watch.restore(
+    monitor = Monitor(config, config.objective, Journal(folder), Checkpoints(folder), gentler=gentler)
+    monitor.restore(
         {
             "round": 3,
             "schedule": ScheduleState(lam).to_json(),
-            "guard": WatchState().to_json(),
+            "guard": CollapseState().to_json(),
             "gentler": saved_at,
         }
     )
-    return setting.lam
+    return monitor.lam
 
 
 def test_lambda_is_softened_as_often_as_the_run_went_back_since_the_checkpoint(tmp_path: Path) -> None:
