@@ -44,16 +44,12 @@ class Account:
 
     def stage_usage(self, stage: Stage) -> StageUsage:
         """Tokens of one stage, over its attempts."""
-        return _stage_usage(self.attempts, stage)
+        return _stage_usage([attempt for attempt in self.attempts if attempt.stage == stage])
 
     def cost(self) -> Cost:
         """Money by stage; None as soon as one attempt's price is unknown."""
-        reasoner = _usd(attempt for attempt in self.attempts if attempt.stage == "reasoner")
-        generator = _usd(attempt for attempt in self.attempts if attempt.stage == "generator")
-        total = None if reasoner is None or generator is None else reasoner + generator
-        # Nothing is uncertain about a sum of zeros.
-        estimated = total != 0 and any(attempt.usage.estimated for attempt in self.attempts)
-        return Cost(total, reasoner, generator, estimated)
+        reasoner, generator = _by_stage(self.attempts)
+        return _cost(_usd(reasoner), _usd(generator), self.attempts)
 
     def discard(self, *kinds: AttemptKind) -> None:
         """Mark what was written in attempts of these kinds as thrown away."""
@@ -61,24 +57,32 @@ class Account:
             replace(attempt, discarded=True) if attempt.kind in kinds else attempt for attempt in self.attempts
         ]
 
-    def receipt(self, duration_s: float, alone: AloneEstimate | None) -> Receipt:
-        """The receipt, for a request that has taken ``duration_s`` so far."""
+    def books(self, duration_s: float, alone: AloneEstimate | None) -> tuple[Usage, Cost, Receipt]:
+        """Usage, cost and receipt of a request that has taken ``duration_s`` so far, summed up once."""
         attempts = tuple(self.attempts)
+        own, others = _by_stage(attempts)
+        reasoner, generator = _totals(own), _totals(others)
         discarded = [attempt for attempt in attempts if attempt.discarded]
-        return Receipt(
+        honoured, overlap_tokens = True, 0
+        for attempt in attempts:
+            honoured &= attempt.honoured
+            overlap_tokens += attempt.overlap_tokens
+        receipt = Receipt(
             attempts=attempts,
             duration_s=duration_s,
             first_answer_s=self.first_answer_s,
             gate_s=self.gate_s,
             queue_s=max(0.0, duration_s - self.gate_s - _busy_s(attempts)),
-            reasoner=_totals(attempts, "reasoner"),
-            generator=_totals(attempts, "generator"),
-            honoured=all(attempt.honoured for attempt in attempts),
-            overlap_tokens=sum(attempt.overlap_tokens for attempt in attempts),
+            reasoner=reasoner,
+            generator=generator,
+            honoured=honoured,
+            overlap_tokens=overlap_tokens,
             discarded=Discarded(_usage(discarded), _usd(discarded)) if discarded else _NOTHING_DISCARDED,
             run=self.run,
             alone=alone,
         )
+        usage = Usage(reasoner.usage, generator.usage)
+        return usage, _cost(reasoner.usd, generator.usd, attempts), receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +114,31 @@ class Alone:
 
 
 _NOTHING_DISCARDED = Discarded()
+_NO_USD = Decimal(0)
+
+
+def _by_stage(attempts: Iterable[Attempt]) -> tuple[list[Attempt], list[Attempt]]:
+    """The reasoner's and the generator's."""
+    reasoner: list[Attempt] = []
+    generator: list[Attempt] = []
+    for attempt in attempts:
+        (reasoner if attempt.stage == "reasoner" else generator).append(attempt)
+    return reasoner, generator
 
 
 def _usage(attempts: Sequence[Attempt]) -> Usage:
-    return Usage(_stage_usage(attempts, "reasoner"), _stage_usage(attempts, "generator"))
+    reasoner, generator = _by_stage(attempts)
+    return Usage(_stage_usage(reasoner), _stage_usage(generator))
 
 
-def _stage_usage(attempts: Iterable[Attempt], stage: Stage) -> StageUsage:
-    own = [attempt.usage for attempt in attempts if attempt.stage == stage]
-    return own[0] if len(own) == 1 else sum(own, StageUsage())
+def _stage_usage(own: Sequence[Attempt]) -> StageUsage:
+    if len(own) == 1:
+        return own[0].usage
+    return sum((attempt.usage for attempt in own), StageUsage())
 
 
 def _usd(attempts: Iterable[Attempt]) -> Decimal | None:
-    total = Decimal(0)
+    total = _NO_USD
     for attempt in attempts:
         if attempt.usd is None:
             return None
@@ -130,9 +146,15 @@ def _usd(attempts: Iterable[Attempt]) -> Decimal | None:
     return total
 
 
-def _totals(attempts: Iterable[Attempt], stage: Stage) -> StageTotals:
-    own = [attempt for attempt in attempts if attempt.stage == stage]
-    return StageTotals(len(own), _stage_usage(own, stage), _usd(own), _busy_s(own))
+def _cost(reasoner: Decimal | None, generator: Decimal | None, attempts: Iterable[Attempt]) -> Cost:
+    total = None if reasoner is None or generator is None else reasoner + generator
+    # Nothing is uncertain about a sum of zeros.
+    estimated = total != 0 and any(attempt.usage.estimated for attempt in attempts)
+    return Cost(total, reasoner, generator, estimated)
+
+
+def _totals(own: Sequence[Attempt]) -> StageTotals:
+    return StageTotals(len(own), _stage_usage(own), _usd(own), _busy_s(own))
 
 
 def _busy_s(attempts: Sequence[Attempt]) -> float:

@@ -87,7 +87,7 @@ def test_times_of_attempts_that_overlap_are_counted_once():
     account = Account()
     account.attempts = [attempt("reasoner", 1.0, 2.0), attempt("generator", 2.0, 3.0)]
     account.gate_s = 0.5
-    receipt = account.receipt(6.0, None)
+    _, _, receipt = account.books(6.0, None)
     assert (receipt.reasoner.duration_s, receipt.generator.duration_s) == (2.0, 3.0)
     assert receipt.queue_s == pytest.approx(1.5)
 

@@ -28,11 +28,15 @@ def most_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) 
     """
     tokens = _TOKENS_OF_TEMPLATE + _TOKENS_PER_MESSAGE * len(messages) + (_TOKENS_OF_TOOL_TEMPLATE if tools else 0)
     for message in messages:
-        tokens += len(message.text.encode("utf-8", "surrogatepass")) + _TOKENS_PER_IMAGE * len(message.images)
-        tokens += sum(
-            len(call.arguments.encode("utf-8", "surrogatepass")) + len(call.name) + 32 for call in message.tool_calls
-        )
-    return tokens + sum(len(json.dumps(tool, default=str)) + 32 for tool in tools)
+        if isinstance(message.content, str):  # nearly every message, and this is asked several times a request
+            tokens += len(message.content.encode("utf-8", "surrogatepass"))
+        else:
+            tokens += len(message.text.encode("utf-8", "surrogatepass")) + _TOKENS_PER_IMAGE * len(message.images)
+        for call in message.tool_calls:
+            tokens += len(call.arguments.encode("utf-8", "surrogatepass")) + len(call.name) + 32
+    for tool in tools:
+        tokens += len(json.dumps(tool, default=str)) + 32
+    return tokens
 
 
 class PromptSize(NamedTuple):
@@ -99,7 +103,7 @@ def check_abilities(request: Request, backend: Backend, can: Capabilities, stage
         raise InvalidRequest(f"the {model} cannot call tools; choose another one or leave tools out")
     if request.response_format is not None and not can.response_format:
         raise InvalidRequest(f"the {model} cannot hold to a response_format; choose another one or leave it out")
-    if any(message.images for message in request.messages) and not can.images:
+    if not can.images and any(message.images for message in request.messages):
         raise InvalidRequest(f"the {model} takes no images; choose another one or leave them out")
     sampling = request.generator_sampling if stage == "generator" else request.reasoner_sampling
     if sampling.logprobs is not None and not can.logprobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -30,6 +30,9 @@ it at once, and a request must not wait longer than a connection takes for a fig
 
 Read = Callable[[], Coroutine[object, object, None]]
 """Reads an attempt on: iterates ``incoming``, and returns when ``counter.done`` or no more is wanted."""
+
+
+_NOTHING: Final = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ class RunningAttempt:
     @property
     def tokens(self) -> int:
         """Output tokens billed, as far as known."""
+        if self.record is not None:
+            return self.record.usage.output_tokens
         return 0 if self._is_unbilled else self.counter.tokens
 
     @property
@@ -154,6 +159,8 @@ class RunningAttempt:
     @property
     def honoured(self) -> bool:
         """Whether the model is known to have stayed within its limit."""
+        if self.record is not None:
+            return self.record.honoured
         return self._is_unbilled or self.counter.honoured
 
     @property
@@ -215,22 +222,20 @@ class RunningAttempt:
         if left_s is not None and left_s <= 0:
             self._stop_waiting()
             return
+        is_direct = left_s is None and not self._slot.outbox.is_read
+        is_sent = self._is_dispatched
         try:
-            if self._is_dispatched:
-                await self._read_in_time(read, left_s)
-                return
-            self.incoming = self._slot.backend.batches(self._call)
-            self._is_dispatched = True
-            self._permit = (self._slot.backend.attempt_begins(),)
-            with self._span.sending():  # a task that reads takes this context with it
-                await self._read_in_time(read, left_s)
+            if not is_sent:
+                self.incoming = self._slot.backend.batches(self._call)
+                self._is_dispatched = True
+                self._permit = (self._slot.backend.attempt_begins(),)
+            # What is sent belongs to the attempt; a task that reads takes this context with it.
+            with _NOTHING if is_sent else self._span.sending():
+                await (self._read_all(read) if is_direct else self._in_task(read, left_s))
         except UnexpectedOutput as error:
             raise self._broken(str(error)) from None
 
-    async def _read_in_time(self, read: Read, left_s: float | None) -> None:
-        if left_s is None and not self._slot.outbox.is_read:
-            await self._read_all(read)
-            return
+    async def _in_task(self, read: Read, left_s: float | None) -> None:
         loop = asyncio.get_running_loop()
         reading = self._reading = loop.create_task(carried(partial(self._read_all, read)))
         over: asyncio.Future[None] = loop.create_future()
@@ -255,11 +260,12 @@ class RunningAttempt:
             reading.result()()
 
     async def _read_all(self, read: Read) -> None:
+        counter = self.counter
         try:
             await read()
         except TimeoutError as error:
             raise self._broken("the model's server timed out") from error
-        if self.counter.done and not self._is_over:
+        if counter.done and not (counter.complete or counter.stopped):
             await self._hear_last_words(read)
 
     async def _hear_last_words(self, read: Read) -> None:
@@ -267,16 +273,12 @@ class RunningAttempt:
         timeout = asyncio.timeout(GRACE_S)
         try:
             async with timeout:
-                while not self._is_over:
+                while not (self.counter.complete or self.counter.stopped):
                     await read()
         except TimeoutError as error:
             if not timeout.expired():
                 raise self._broken("the model's server timed out") from error
             self.counter.cut_short()
-
-    @property
-    def _is_over(self) -> bool:
-        return self.counter.complete or self.counter.stopped
 
     def exhausted(self) -> None:
         """``incoming`` is at its end.

@@ -277,12 +277,12 @@ class Counter:
     @property
     def tokens(self) -> int:
         """Output tokens billed, as far as known."""
-        counted = self._counted()
-        if self._reported is None:
-            return counted
-        if self.complete and not self._by_ids:
-            return self._reported.output_tokens
-        return max(self._reported.output_tokens, counted)
+        reported = self._reported
+        if reported is None:
+            return self._counted()
+        if self.complete and not self._by_ids():
+            return reported.output_tokens
+        return max(reported.output_tokens, self._counted())
 
     @property
     def counted_by(self) -> CountedBy:
@@ -298,9 +298,10 @@ class Counter:
 
         A model that reached its limit and neither ended nor reported its usage may have written on unseen.
         """
-        limit = self._limit * self._outputs
-        seen_whole = self.complete or not self._open
-        return not self.overflowed and self.tokens <= limit and (seen_whole or self.tokens < limit)
+        if self.overflowed:
+            return False
+        tokens, limit = self.tokens, self._limit * self._outputs
+        return tokens < limit or (tokens == limit and (self.complete or not self._open))
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -323,11 +324,11 @@ class Counter:
         return StageUsage(reported.input_tokens, self.tokens, reported.cached_tokens, estimated)
 
     def _counted(self) -> int:
-        meters = self._meters
-        return meters[0].tokens if len(meters) == 1 else sum(meter.tokens for meter in meters)
+        return self._only.tokens if self._only is not None else sum(meter.tokens for meter in self._meters)
 
-    @property
     def _by_ids(self) -> bool:
+        if self._only is not None:
+            return self._only.counted_by == "token_ids"
         return all(meter.counted_by == "token_ids" for meter in self._meters)
 
 

@@ -146,11 +146,12 @@ class Draft:
         if finish_reason is None and request.vote is not None and request.mode != "signal":
             calls = [self.calls_of(index) for index in range(request.n)]
             winner, agreement = choose(answers, request.vote, calls=calls)
+        usage, cost, receipt = self.account.books(self.budget.elapsed_s(), self._estimate_alone())
         return Reply(
             text=answers[winner],
             signal=self.signal,
-            usage=self.account.usage(),
-            cost=self.account.cost(),
+            usage=usage,
+            cost=cost,
             mode=request.mode,
             served_by=self.served_by,
             handoff=self.handoff,
@@ -161,7 +162,7 @@ class Draft:
             agreement=agreement,
             logprobs=tuple(self._logprobs[winner]),
             models=self.models,
-            receipt=self.account.receipt(self.budget.elapsed_s(), self._estimate_alone()),
+            receipt=receipt,
         )
 
     def calls_of(self, index: int) -> tuple[ToolCall, ...]:

@@ -40,7 +40,10 @@ class Flow:
         if asked is None:
             asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
         self.allowed = asked
+        self._chains: dict[Stage, list[StageModel]] = {}
         self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
+        self.prompts = self._prompts()
+        """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
 
     def chain(self, stage: Stage) -> list[StageModel]:
         """The models of a stage that this request may reach, in the order in which they are tried.
@@ -48,18 +51,17 @@ class Flow:
         Raises:
             BoundaryRefused: there is none; names the first.
         """
-        models = self.parts.chain(stage)
-        near = [model for model in models if self._may_reach(model)]
+        if stage in self._chains:
+            return self._chains[stage]
+        models, allowed = self.parts.chain(stage), {"local", *self.allowed}
+        near = [model for model in models if model.backend.boundary in allowed or "any" in allowed]
         if not near:
             raise BoundaryRefused(model=models[0].name, boundary=models[0].backend.boundary, allowed=self.allowed)
         if len(near) < len(models):
             beyond = ", ".join(model.name for model in models if model not in near)
             _log.info("%s beyond this request's boundary and left out", beyond)
+        self._chains[stage] = near
         return near
-
-    def _may_reach(self, model: StageModel) -> bool:
-        boundary = model.backend.boundary
-        return boundary == "local" or boundary in self.allowed or "any" in self.allowed
 
     async def handoff(self, reasoner: StageModel, generator: StageModel) -> Handoff:
         """How this request's signal is handed over.
@@ -88,9 +90,7 @@ class Flow:
         """System prompts by stage, as that handoff wants them: a pair trained together gets none but the caller's."""
         return self.parts.prompts if handoff.name == "think" else self.prompts
 
-    @property
-    def prompts(self) -> Prompts:
-        """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
+    def _prompts(self) -> Prompts:
         own, agent = self.parts.prompts, self.draft.agent
         if agent is None:
             return own

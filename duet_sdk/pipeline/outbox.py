@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from duet_sdk.events import AnswerDelta, Event, SignalDelta, ToolCallDelta
+from duet_sdk.pipeline.observer import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +37,11 @@ class Outbox:
         closed: nothing more will be told.
     """
 
-    __slots__ = ("_room", "closed", "events", "is_read", "observer", "wake")
+    __slots__ = ("_is_watched", "_room", "closed", "events", "is_read", "observer", "wake")
 
     def __init__(self, observer: Observer, *, is_read: bool) -> None:
         self.observer = observer
+        self._is_watched = observer is not SILENT
         self.is_read = is_read
         self.events: deque[Event] = deque()
         self.wake: Callable[[], object] | None = None
@@ -48,7 +50,7 @@ class Outbox:
 
     def tell(self, event: Event) -> None:
         """Something happened."""
-        if type(event) not in DELTAS:
+        if self._is_watched and type(event) not in DELTAS:
             self.observer.told(event)
         if self.is_read:
             self.events.append(event)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from duet_sdk.backends.base import Call
+from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.budget import UsdOf
 from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
@@ -47,7 +47,10 @@ class Asking:
     @property
     def tokens(self) -> int:
         """What has been billed for this signal."""
-        return sum(attempt.tokens for attempt in self.attempts)
+        tokens = 0
+        for attempt in self.attempts:
+            tokens += attempt.tokens
+        return tokens
 
     def signal(self, text: str) -> Signal:
         """The signal with this text."""
@@ -102,7 +105,8 @@ class SignalStage:
         self._reasoner = flow.parts.reasoners[0]
         self.asking: Asking | None = None
         self._shows = flow.outbox.is_read or tell is not None
-        self._generator: StageModel | None = None
+        self._generator: tuple[StageModel, Capabilities] | None = None
+        """Who will answer, and what it can do; None where nobody is to."""
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
             until = flow.budget.deadline
@@ -141,7 +145,7 @@ class SignalStage:
         self.asking = None
         return True
 
-    async def _reachable_generator(self) -> StageModel | None:
+    async def _reachable_generator(self) -> tuple[StageModel, Capabilities] | None:
         """The first generator that answers, None where none does for now.
 
         Raises:
@@ -150,12 +154,12 @@ class SignalStage:
         chain = self._flow.chain("generator")
         for model in chain:
             try:
-                await model.connect()
+                able = await model.connect()
             except BackendError as error:
                 if not error.retryable and (len(chain) == 1 or not self._flow.parts.failure.hands_over(error)):
                     raise
                 continue
-            return model
+            return model, able
         return None
 
     async def _ask(self, model: StageModel) -> None:
@@ -345,24 +349,30 @@ class SignalStage:
         flow, parts, budget = self._flow, self._flow.parts, self._flow.budget
         want = budget.limits.signal_tokens or 1
         able = await model.connect()
-        handoff = await flow.handoff(model, self._generator or parts.generators[0])
-        ask = await way_of_asking(flow, model, handoff)
+        handoff = await flow.handoff(model, self._generator[0] if self._generator else parts.generators[0])
+        ask = await way_of_asking(flow, model, handoff, able)
         call = ask(want)
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what="reasoner's")
         if self._generator is None:
             limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of)
         else:
-            limit = await self._largest_signal(handoff, self._generator, prompt, want, usd_of)
+            generator, its = self._generator
+            limit = await self._largest_signal(handoff, generator, its, prompt, want, usd_of)
         return Asking(model, handoff, call if limit == want else ask(limit), prompt, limit, usd_of, handoff.extractor())
 
     async def _largest_signal(
-        self, handoff: Handoff, model: StageModel, prompt: PromptSize, want: int, usd_of: UsdOf
+        self,
+        handoff: Handoff,
+        model: StageModel,
+        able: Capabilities,
+        prompt: PromptSize,
+        want: int,
+        usd_of: UsdOf,
     ) -> int:
         """The longest signal that leaves the generator its window and its share of the budget."""
         flow, parts, request, budget = self._flow, self._flow.parts, self._flow.request, self._flow.budget
         want_answer = budget.limits.answer_tokens or 1
-        able = await model.connect()
         check_abilities(request, model.backend, able, "generator")
         call = await unfilled_answer(flow, model, handoff)
         room = want + want_answer
@@ -400,13 +410,8 @@ class SignalStage:
         self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name))
 
 
-async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff) -> Callable[[int], Call]:
-    """How this request's signal is asked for: limit → call.
-
-    Raises:
-        BackendError: the model is not there.
-    """
-    able = await model.connect()
+async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff, able: Capabilities) -> Callable[[int], Call]:
+    """How this request's signal is asked for: limit → call."""
     seen = flatten_tools(await flow.read_by("reasoner", model))
     if any(message.signal for message in seen) and flow.draft.agent is not None:
         seen = review(seen, flow.draft.agent.why)

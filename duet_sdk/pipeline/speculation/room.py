@@ -52,7 +52,7 @@ async def _way(flow: Flow, gate: TokenGate) -> Way:
     parts, limits, outputs = flow.parts, flow.budget.limits, flow.request.n
     signal, answer = limits.signal_tokens or 1, (limits.answer_tokens or 1) * outputs
     handoff = await flow.handoff(reasoner, generator)
-    asked = await _tokens(reasoner, (await way_of_asking(flow, reasoner, handoff))(signal))
+    asked = await _tokens(reasoner, (await way_of_asking(flow, reasoner, handoff, await reasoner.connect()))(signal))
     read = await _tokens(generator, await unfilled_answer(flow, generator, handoff))
     reasoner_usd, generator_usd = (
         price_bound(parts.prices, model.name, model.backend, flow.budget) for model in (reasoner, generator)
