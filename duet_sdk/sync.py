@@ -122,11 +122,11 @@ class BackgroundLoop:
 
 
 async def _nothing() -> None:
-    """What is left to do where somebody else does it."""
+    """Nothing to close: the models belong to another client."""
 
 
 async def _end(tasks: list[asyncio.Task[object] | None]) -> None:
-    """Cancel the tasks, where they have begun, and wait until they have cleaned up, though not for ever."""
+    """Cancel the tasks, where they have begun, and wait until they have cleaned up, within a limit."""
     await finished([task for task in tasks if task is not None], within_s=_CLEAN_UP_S)
 
 
@@ -147,7 +147,7 @@ def _stop(
             await asyncio.gather(at_end(), return_exceptions=True)
             await loop.shutdown_asyncgens()
             await loop.shutdown_default_executor()
-            await asyncio.sleep(0)  # those who wait for the cancelled tasks are told in the loop's next turn
+            await asyncio.sleep(0)  # whoever waits for a cancelled task is woken in the next turn of the loop
         finally:
             loop.stop()
 

@@ -77,7 +77,7 @@ def split_name(name: str) -> tuple[str, str, str | None]:
     ('vllm', 'Qwen/Qwen3-4B', 'http://127.0.0.1:8101/v1')
 
     Raises:
-        ConfigError: there is no backend or no model in it.
+        ConfigError: it lacks a backend or a model.
     """
     match = re.fullmatch(r"(?P<backend>[\w-]+)/(?P<model>.+?)(?:@(?P<url>https?://.+))?", name, re.DOTALL)
     if match is None:

@@ -60,7 +60,7 @@ _BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
     429: (RateLimited, "asks to be called later"),
     501: (BackendError, "cannot do this"),
 }
-"""The statuses that mean more than their hundred; 404 is told apart by the words that come with it."""
+"""The statuses with a meaning of their own; that of 404 depends on the words that come with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class Failures:
         401 and 403 are `Authentication`; 404 is `ModelNotFound` or a wrong URL (`ConnectFailed`, not retryable); 408,
         425 and 429 are `RateLimited`, not retryable where a quota is used up; a prompt that is too long is
         `ContextOverflow`, any other 4xx `Rejected`. 5xx is `BackendError` itself, retryable but for 501: the server
-        answered, so it is no `ConnectFailed`. Without a status nothing is known: `BackendError`, not retryable.
+        answered, so it is not a `ConnectFailed`. Without a status nothing is known: `BackendError`, not retryable.
 
         Args:
             refusal: what was said.

@@ -24,7 +24,7 @@ _QUOTE: Final = 3
 _LONGEST_NUMBER_SHOWN: Final = 2
 """Digits of an argument's number that may be shown: hiding every 1 would make nonsense of a message."""
 _IMAGE: Final = 4096
-"""Characters of an image's data that are looked for; more of it is hidden as a run without blanks."""
+"""Characters of an image's data that are looked for; the rest is hidden as a long run without spaces."""
 
 _ECHO, _KEY = 1, 2
 _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_A-Za-z0-9*]{8,}|\bbearer\s+\S+", re.IGNORECASE)
@@ -49,7 +49,7 @@ def redacted(words: str, *, texts: Iterable[str] = (), secrets: Iterable[str] = 
     marks = bytearray(len(words))
     for mark, found in ((_ECHO, _echoes(plain, texts)), (_KEY, _keys(words, plain, secrets))):
         for begin, end in found:
-            piece = plain[begin:end]  # blanks at its ends stay, so that words do not grow together
+            piece = plain[begin:end]  # spaces at its ends stay, so that words do not grow together
             for at in range(end - len(piece.lstrip(" ")), begin + len(piece.rstrip(" "))):
                 marks[at] = mark
     if is_cut:
@@ -176,6 +176,6 @@ def _forms(text: str) -> set[str]:
 
 
 def _plain(text: str) -> str:
-    """In lower case, every kind of white space a blank; each character stays in its place."""
+    """In lower case, all whitespace as spaces; each character stays in its place."""
     # The two characters whose lower case is not one character by itself.
     return _SPACE.sub(" ", text.replace("İ", "i").lower().replace("ς", "σ"))

@@ -28,7 +28,7 @@ from duet_sdk.types import Json, Message, TokenLogprob, ToolCall
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What one call gets. A token is a word with the blanks before it."""
+    """What one call gets. A token is a word with the whitespace before it."""
 
     text: str = ""
     reasoning: str = ""
@@ -74,6 +74,8 @@ class Scripted(Backend):
         cancelled: calls that were ended by the caller.
     """
 
+    name = "scripted"
+
     def __init__(
         self,
         *lines: Source,
@@ -84,7 +86,6 @@ class Scripted(Backend):
         connect_error: BackendError | None = None,
         boundary: str = "local",
     ) -> None:
-        self.name = "scripted"
         self.model = model
         self._price = price
         self.boundary = boundary

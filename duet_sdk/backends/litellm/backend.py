@@ -112,7 +112,7 @@ class LiteLLMBackend(Backend):
         try:
             with self._clients.watch():
                 answer = await litellm.acompletion(**request)
-        except Exception as error:  # noqa: BLE001 - LiteLLM raises what it likes, and its words may quote the prompt
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises errors of any kind, and their words may quote the prompt
             raise self._failed(error, request) from None
         if not request["stream"]:
             for chunk in answer_chunks(answer):
@@ -157,9 +157,9 @@ class LiteLLMBackend(Backend):
                     message = "the stream ended without saying why the output ended"
                     raise StreamBroken(message, partial="".join(written), backend=self.name, model=self.model)
                 yield chunk
-                if (told := _usage_told(piece, answer)) is not None:
-                    usage = usage_of(told)
-                    yield self._bill(usage, told)
+                if (reported := _reported_usage(piece, answer)) is not None:
+                    usage = usage_of(reported)
+                    yield self._bill(usage, reported)
         finally:
             await answer.aclose()
 
@@ -171,14 +171,14 @@ class LiteLLMBackend(Backend):
         window = self._facts.capabilities.context_tokens if self._facts else None
         return self._failures.refused(refusal, request, context_tokens=window)
 
-    def _bill(self, usage: StageUsage | None, told: object) -> Chunk:
-        return Chunk(usage=usage, cost_usd=self._cost(told) if usage else None)
+    def _bill(self, usage: StageUsage | None, reported: object) -> Chunk:
+        return Chunk(usage=usage, cost_usd=self._cost(reported) if usage else None)
 
-    def _cost(self, told: object) -> Decimal | None:
+    def _cost(self, reported: object) -> Decimal | None:
         """LiteLLM's own calculation; None for a model it has no price for, or where another price was given."""
         if self._own_price is not None or self._facts is None:
             return None
-        return self._facts.cost(told)
+        return self._facts.cost(reported)
 
     async def aclose(self) -> None:
         """Close the connections that LiteLLM opened for DUET and that nobody uses now."""
@@ -219,10 +219,10 @@ def _secret(key: object) -> SecretStr:
     raise ConfigError(f"option 'api_key' must be a str or SecretStr, got {type(key).__name__}")
 
 
-def _usage_told(piece: Any, answer: Any) -> Any | None:
-    """The usage that came with a piece; LiteLLM counts for itself where the server says none: that is no evidence."""
-    told = getattr(piece, "usage", None)
-    return told if any(getattr(seen, "usage", None) is not None for seen in answer.chunks) else None
+def _reported_usage(piece: Any, answer: Any) -> Any | None:
+    """The usage that the server sent with a piece; a count of LiteLLM's own, where it sent none, does not serve."""
+    reported = getattr(piece, "usage", None)
+    return reported if any(getattr(seen, "usage", None) is not None for seen in answer.chunks) else None
 
 
 def _was_ended(answer: Any) -> bool:

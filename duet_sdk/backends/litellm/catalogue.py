@@ -100,7 +100,7 @@ def _least_thinking(listed: Mapping[str, Any], provider: str, params: set[str]) 
 def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
     if listed.get("input_cost_per_token") is None or listed.get("output_cost_per_token") is None:
         return None
-    # A model of one's own that LiteLLM lists without a price reads 0, which is no price.
+    # A model of one's own that LiteLLM lists without a price reads 0, which is not a price.
     dearest = [_dearest(listed, kind) for kind in (_INPUT, _OUTPUT, _CACHED)]
     input_usd, output_usd, cached_usd = dearest
     if not input_usd and not output_usd:

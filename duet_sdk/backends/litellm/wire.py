@@ -40,7 +40,7 @@ def request_of(call: Call, facts: ModelFacts) -> dict[str, Any]:
         request |= {"logprobs": True, "top_logprobs": sampling.logprobs or None}
     extra = dict(sampling.extra_body or {})
     if call.thinking is not None and facts.provider == "hosted_vllm":
-        # What vLLM's templates take; one that knows nothing of it passes over it.
+        # What vLLM's templates take; one that does not know it ignores it.
         template = dict(extra.get("chat_template_kwargs") or {})
         extra["chat_template_kwargs"] = {"enable_thinking": call.thinking} | template
     elif call.thinking is not None and facts.no_thinking is not None:
@@ -64,19 +64,21 @@ def delta_chunk(piece: Any) -> Chunk:
     return _chunk(choice, choice.delta, finish_reason=choice.finish_reason)
 
 
-def usage_of(told: Any) -> StageUsage | None:
+def usage_of(reported: Any) -> StageUsage | None:
     """Tokens as billed, hidden reasoning in the output; None where none were reported."""
-    if told is None or not (told.prompt_tokens or told.completion_tokens):
+    if reported is None or not (reported.prompt_tokens or reported.completion_tokens):
         return None
     return StageUsage(
-        input_tokens=told.prompt_tokens or 0,
-        output_tokens=max(told.completion_tokens or 0, _detail(told, "completion_tokens_details", "reasoning_tokens")),
-        cached_tokens=_detail(told, "prompt_tokens_details", "cached_tokens"),
+        input_tokens=reported.prompt_tokens or 0,
+        output_tokens=max(
+            reported.completion_tokens or 0, _detail(reported, "completion_tokens_details", "reasoning_tokens")
+        ),
+        cached_tokens=_detail(reported, "prompt_tokens_details", "cached_tokens"),
     )
 
 
-def _detail(told: Any, details: str, name: str) -> int:
-    return getattr(getattr(told, details, None), name, None) or 0
+def _detail(reported: Any, details: str, name: str) -> int:
+    return getattr(getattr(reported, details, None), name, None) or 0
 
 
 def _chunk(choice: Any, said: Any, *, finish_reason: str | None) -> Chunk:
@@ -103,8 +105,8 @@ def _tool_calls(calls: Iterable[Any], index: int) -> Iterator[ToolCallDelta]:
         )
 
 
-def _logprobs(told: Any) -> Iterator[TokenLogprob]:
-    for item in _field(told, "content") or ():
+def _logprobs(reported: Any) -> Iterator[TokenLogprob]:
+    for item in _field(reported, "content") or ():
         best = tuple((_field(top, "token"), _field(top, "logprob")) for top in _field(item, "top_logprobs") or ())
         yield TokenLogprob(_field(item, "token"), _field(item, "logprob"), best)
 

@@ -241,7 +241,7 @@ def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
 
 
 def _kind(err: Exception) -> str:
-    """What may be told of a library's error: not its own words, which may quote a prompt."""
+    """What may be shown of a library's error: not its own words, which may quote a prompt."""
     # torch raises a plain RuntimeError when the CPU's memory is used up.
     if isinstance(err, MemoryError) or "OutOfMemory" in type(err).__name__ or "allocate memory" in str(err):
         return ": out of memory; lower the limits, free the device, or take a smaller model or dtype"
