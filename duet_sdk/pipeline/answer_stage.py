@@ -198,8 +198,8 @@ class AnswerStage:
             prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what=f"{stage}'s")
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
-        slot = self._flow.slot(stage, model, usd_of)
-        return RunningAttempt(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=budget.deadline)
+        call = replace(call, max_tokens=limit)
+        return RunningAttempt(self._flow, model, call, kind=kind, prompt=prompt, usd_of=usd_of, until=budget.deadline)
 
     def _sampling(self, stage: Stage) -> Sampling:
         """The stage's own; a reasoner that stands in answers as the generator was to, but for what its server takes."""

@@ -10,11 +10,9 @@ from typing import TypeVar
 from duet_sdk.agents.history import guarded
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
-from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
 from duet_sdk.events import FellBack, Retried
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
-from duet_sdk.pipeline.attempt import Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import Parts, StageModel
 from duet_sdk.pipeline.outbox import Outbox
@@ -153,24 +151,6 @@ class Flow:
             renderer = await model.find_renderer()
             self._read[stage, model.name] = guarded(seen, renderer.neutralise if renderer else neutralise_unknown)
         return self._read[stage, model.name]
-
-    def slot(self, stage: Stage, model: StageModel, usd_of: UsdOf) -> Slot:
-        """Who is called for a stage, on this request's account."""
-        count_text = model.renderer.count_text if model.renderer is not None else None
-        draft = self.draft
-        return Slot(
-            stage,
-            model.name,
-            model.backend,
-            self.parts.prices,
-            draft.account,
-            self.budget,
-            usd_of,
-            self.outbox,
-            count_text,
-            draft.charging,
-            self.parts.lifetime,
-        )
 
     async def with_retries(
         self,

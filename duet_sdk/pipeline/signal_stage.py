@@ -290,9 +290,10 @@ class SignalStage:
     def _attempt(
         self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
     ) -> RunningAttempt:
-        slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
         call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant, joined=not self._shows)
-        return RunningAttempt(slot, call, kind=kind, prompt=prompt, until=self._until)
+        return RunningAttempt(
+            self._flow, asking.model, call, kind=kind, prompt=prompt, usd_of=asking.usd_of, until=self._until
+        )
 
     async def _finish(self, asking: Asking) -> None:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
