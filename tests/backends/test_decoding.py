@@ -229,6 +229,27 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
     assert "cannot be read" in str(decoded(CALL, [[event]]).failure)
 
 
+@settings(max_examples=1000)
+@given(call=CALLS, seed=st.integers(0, 1 << 64))
+def test_a_whole_answer_is_what_the_reader_makes_of_all_of_it(call: Call, seed: int) -> None:
+    said = Events(seed).event().replace('"delta"', '"message"').encode()
+    note(said)
+    decoder, reader = Decoder(call, dialect=DIALECT, failures=FAILURES, sent={}), Reader(call, dialect=DIALECT)
+    chunks: list[Chunk] | None
+    try:
+        chunks = decoder.whole(said)
+    except UNREADABLE:
+        chunks = None
+    try:
+        value = from_json(said)
+        is_error = isinstance(value, dict) and bool(value.get("error"))
+        expected = [] if is_error else reader.whole(value)
+    except UNREADABLE:
+        assert chunks is None
+    else:
+        assert (chunks, decoder.failure is not None) == (expected, bool(reader.unfinished) or is_error)
+
+
 @pytest.mark.parametrize("depth", [300, 300_000])
 def test_what_is_nested_deeply_ends_no_process(depth: int) -> None:
     event = b'{"choices":' + b"[" * depth + b"]" * depth + b"}"

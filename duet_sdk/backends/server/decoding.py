@@ -64,7 +64,16 @@ class _Event(msgspec.Struct, gc=False):
     error: None = None
 
 
+class _Answer(msgspec.Struct, gc=False):
+    """What is needed of an answer in one piece: vLLM repeats the ids of a long prompt beside it."""
+
+    choices: Any = None
+    usage: Any = None
+    error: Any = None
+
+
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
 _UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -178,7 +187,11 @@ class Decoder:
             OutputFailed: the server gave an output up.
             ValueError: it is no completion; so do TypeError, KeyError, AttributeError and RecursionError.
         """
-        value = from_json(said)
+        value: Any
+        try:
+            value = msgspec.structs.asdict(_decode_answer(said))
+        except _UNUSUAL:
+            value = from_json(said)
         if isinstance(value, dict) and (error := value.get("error")):
             self.failure = self._failures.event(error, self._sent, begun=False)
             return []
