@@ -205,8 +205,9 @@ class RunningAttempt:
     async def run(self, read: Read) -> None:
         """Read the model's output until there is no more, no more is wanted, or the time is up.
 
-        Where the attempt has a deadline, or its events a reader, ``read`` runs in a task of its own: the deadline
-        then ends the waiting however long the model's stream takes to close, and no chunk passes the layers above.
+        Where the answer is streamed, or has a deadline, ``read`` runs in a task of its own: no chunk then passes the
+        layers above (a task resumes every coroutine that awaits), and a deadline ends the waiting however long the
+        model's stream takes to close.
 
         Raises:
             BackendError: the model failed; what it wrote before has been read.
@@ -216,7 +217,7 @@ class RunningAttempt:
         if left_s is not None and left_s <= 0:
             self._stop_waiting()
             return
-        is_direct = left_s is None and not self._flow.outbox.is_read
+        is_direct = left_s is None and self._call.whole
         is_sent = self._is_dispatched
         try:
             if not is_sent:
