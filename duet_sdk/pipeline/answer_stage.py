@@ -176,8 +176,10 @@ class AnswerStage:
         sampling, whole = self._sampling(stage), request.whole
         if kind == "probe":
             sampling, whole = sampling.over(Sampling(logprobs=0)), False
+        want = budget.limits.answer_tokens or 1
         call = replace(
             call,
+            max_tokens=want,
             tools=tools,
             tool_choice=request.tool_choice,
             response_format=request.response_format,
@@ -186,19 +188,20 @@ class AnswerStage:
             tenant=request.labels.tenant,
             sampling=sampling,
         )
-        want = budget.limits.answer_tokens or 1
         if guided:
             # The window was checked before the signal was bought; a tokenizer that makes more of it than
             # the reasoner's did only shortens the answer.
-            exact = budget.counts or able.context_tokens is not None
-            prompt = await prompt_size(model.backend, call, exact=exact)
-            if able.context_tokens is not None:
-                want = max(1, min(want, able.context_tokens - prompt.likely))
+            prompt = await prompt_size(model.backend, call, exact=budget.counts)
+            window = able.context_tokens
+            if window is not None and prompt.tokens + want > window:
+                prompt = await prompt_size(model.backend, call, exact=True)
+                want = max(1, min(want, window - prompt.likely))
         else:
             prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what=f"{stage}'s")
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
-        call = replace(call, max_tokens=limit)
+        if limit != call.max_tokens:
+            call = replace(call, max_tokens=limit)
         return RunningAttempt(self._flow, model, call, kind=kind, prompt=prompt, usd_of=usd_of, until=budget.deadline)
 
     def _sampling(self, stage: Stage) -> Sampling:

@@ -306,6 +306,8 @@ class Counter:
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """Why the outputs ended, as far as they did, in their order."""
+        if self._only is not None:
+            return (self._reasons[0],) if self._reasons else ()
         return tuple(self._reasons[at] for at in sorted(self._reasons))
 
     @property

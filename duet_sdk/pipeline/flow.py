@@ -39,6 +39,7 @@ class Flow:
             asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
         self.allowed = asked
         self._chains: dict[Stage, list[StageModel]] = {}
+        self._seen: dict[Stage, tuple[Message, ...]] = {}
         self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
         self.prompts = self._prompts()
         """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
@@ -133,10 +134,13 @@ class Flow:
         Raises:
             ConfigError: the user's policy left nothing to answer.
         """
-        seen = tuple(self.parts.context(self.request.messages, stage))
-        if not any(message.role == "user" for message in seen):
-            raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
-        return seen
+        if stage in self._seen:
+            return self._seen[stage]
+        seen = self._seen[stage] = tuple(self.parts.context(self.request.messages, stage))
+        for message in seen:
+            if message.role == "user":
+                return seen
+        raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
 
     async def read_by(self, stage: Stage, model: StageModel) -> tuple[Message, ...]:
         """The messages that a stage sees, as that model gets them: an agent's with its tools' results as mere data.
@@ -216,9 +220,9 @@ class Flow:
                 break
         return None
 
-    async def in_time(
+    def in_time(
         self, work: Coroutine[object, object, Result], *, until: float | None = None, model: StageModel | None = None
-    ) -> Result:
+    ) -> Awaitable[Result]:
         """Await within the request's deadline, or within a stage's own, which is not later.
 
         Args:
@@ -231,8 +235,11 @@ class Flow:
             ConnectFailed: the stage's own did.
         """
         left_s = self.budget.left_s(until if until is not None else self.budget.deadline)
-        if left_s is None:
-            return await work
+        return work if left_s is None else self._in_time(work, left_s, until=until, model=model)
+
+    async def _in_time(
+        self, work: Coroutine[object, object, Result], left_s: float, *, until: float | None, model: StageModel | None
+    ) -> Result:
         timeout = asyncio.timeout(left_s)
         try:
             async with timeout:
