@@ -25,7 +25,7 @@ class Shared(Generic[Result]):
         work: begins it.
 
     Attributes:
-        found: the result, None until there is one: to be looked at first where each step counts.
+        found: the result, None until there is one; a hot path looks here before it awaits `get`.
     """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> None:

@@ -133,8 +133,8 @@ class VllmBackend(Backend):
     def batches(self, call: Call) -> AsyncGenerator[list[Chunk], None]:
         """Send the call: messages to the chat endpoint, token ids to the completion endpoint.
 
-        What one read from the network brought comes in one step. Closing the iterator closes the connection, which
-        makes the server stop.
+        The chunks of one network read come in one step. Closing the iterator closes the connection, which makes the
+        server stop.
 
         Raises:
             BackendError: see `duet_sdk.backends.failures.Failures` for which error means what.
@@ -147,7 +147,7 @@ class VllmBackend(Backend):
 
     @override
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        """As `batches`, chunk by chunk."""
+        """As `batches`, one chunk at a time."""
         async with aclosing(self.batches(call)) as batches:
             async for chunks in batches:
                 for chunk in chunks:

@@ -28,7 +28,7 @@ _ASK_S: Final = 30.0
 """Longest wait for what costs the server no generation: its lists, its tokenizer."""
 _STREAM: Final = "text/event-stream"
 _STREAMS: Final = frozenset((_STREAM, f"{_STREAM}; charset=utf-8"))
-"""How servers mostly write it; every other way is parsed."""
+"""The usual spellings; any other one is parsed."""
 
 
 @dataclass(slots=True)
@@ -85,22 +85,22 @@ class Server:
             raise self._failures.no_connection(error) from _harmless(error)
 
     async def streamed(self, prepare: Prepare) -> AsyncGenerator[list[Chunk], None]:
-        """The chunks of an answer that is streamed, in one step what one read from the network brought.
+        """The chunks of a streamed answer, those of one network read in one step.
 
         Closing the iterator closes the connection, which makes the server stop.
 
         Args:
-            prepare: makes the request, when the first step is asked for. It is made in here, as another generator
-                around this one would be paid for with every token.
+            prepare: makes the request when the first step is asked for. It is called in here because another
+                generator around this one would cost something for every token.
 
         Raises:
-            BackendError: see `duet_sdk.backends.failures.Failures`, after all that came before it; ContextOverflow and
-                InvalidRequest likewise.
+            BackendError: see `duet_sdk.backends.failures.Failures`, after the chunks that came before it;
+                ContextOverflow and InvalidRequest likewise.
         """
         wanted = await prepare()
         body, decoder, derender = wanted.body, wanted.decoder, wanted.derender
         response = await self._begin(wanted)
-        del wanted  # a prompt may be long, and a stream open for long
+        del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes
         content, silence = response.content, Silence(response, longest_s=self._read_s)
         try:
             if response.headers.get("Content-Type") not in _STREAMS and response.content_type != _STREAM:
@@ -128,12 +128,12 @@ class Server:
         except TRANSPORT_ERRORS as error:
             raise self._failures.cut(error) from _harmless(error)
         finally:
-            decoder.failure = None  # raised, it refers to this frame, and this frame to the decoder
+            decoder.failure = None  # once raised it refers to this frame: without this, a reference cycle
             silence.over()
             response.close()
 
     async def whole(self, prepare: Prepare) -> AsyncGenerator[list[Chunk], None]:
-        """The chunks of an answer that comes in one piece, in one step. Arguments and errors as of `streamed`."""
+        """The chunks of a whole answer, in one step. Arguments and errors as for `streamed`."""
         wanted = await prepare()
         response = await self._begin(wanted)
         try:

@@ -1,7 +1,7 @@
-"""Bytes of an answer → chunks: all that one read from the network brought, in one call.
+"""Bytes of an answer → chunks, one network read at a time.
 
-An answer as a server usually sends it is read by a typed decoder, which makes objects of what is needed and skips the
-rest unread. It takes only what it can read exactly as the `Reader` does; everything else goes to that one.
+Events in their usual form are decoded by a typed decoder, which builds only the fields that are needed and skips the
+rest. It accepts only what it reads exactly as `Reader` would; everything else falls back to that tolerant reader.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _END: Final = b"[DONE]"
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading an answer raises where it is not of the form that is expected."""
+"""What reading an answer raises when it does not have the expected form."""
 
 _Nothing = Annotated[list[Any], msgspec.Meta(max_length=0)] | None
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-# No cyclic collector for these (gc=False): they live for one call of the decoder and cannot refer to themselves.
+# gc=False spares the garbage collector: these cannot form cycles.
 class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
@@ -65,7 +65,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 class _Answer(msgspec.Struct, gc=False):
-    """What is needed of an answer in one piece: vLLM repeats the ids of a long prompt beside it."""
+    """The needed fields of a whole answer: beside them vLLM repeats the token ids of the prompt, which may be long."""
 
     choices: Any = None
     usage: Any = None
@@ -81,15 +81,15 @@ class Decoder:
     """Reads the answer to one call.
 
     Args:
-        call: the call; where it is ``joined``, what arrives together comes as one chunk, see `Joiner`.
-        dialect: what of vLLM's additions the server understands.
+        call: the call; if it is ``joined``, chunks of one read are merged as `Joiner` does.
+        dialect: which of vLLM's additions the server understands.
         failures: makes the errors.
-        sent: the request's JSON, which no error may repeat.
+        sent: the request's JSON, which errors must not quote.
 
     Attributes:
-        cut: bytes of a stream → the events that they complete, to be given to `read`.
-        done: whether the server said that nothing more comes.
-        failure: what ended the answer, after the chunks that were given last.
+        cut: bytes of a stream → the events that they complete, for `read`.
+        done: whether the server has ended the stream.
+        failure: the error that follows the chunks returned last; None while all is well.
     """
 
     __slots__ = (
@@ -117,13 +117,13 @@ class Decoder:
         self._failures = failures
         self._sent = sent
 
-    def read(self, events: Sequence[bytes]) -> list[Chunk]:  # noqa: C901  # all that a token passes, in one call
-        """The chunks of events, up to the one that says that the stream is over."""
+    def read(self, events: Sequence[bytes]) -> list[Chunk]:  # noqa: C901  # one function: every token passes here
+        """The chunks of these events, up to the one that ends the stream."""
         if not events or not self._is_usual:
             return self._unusual(events)
         ends = events[-1] == _END
         try:
-            # An end anywhere else is not JSON, and goes to the reader with the rest.
+            # [DONE] anywhere but last is not JSON, so the whole read falls back to the reader.
             usual = list(map(_decode, events[:-1] if ends else events))
         except _UNUSUAL:
             return self._unusual(events)
@@ -164,7 +164,7 @@ class Decoder:
                 chunks.append(open_one)
                 usages.append(event.usage)
             if not is_counted or finish is not None:
-                open_one = None  # nothing may be joined to it
+                open_one = None  # nothing more may be merged into it
         reader.begun, self._joiner.left = begun, left
         for chunk, usage in zip(chunks, usages, strict=True):
             if usage is not None:
@@ -174,18 +174,18 @@ class Decoder:
         return chunks
 
     def close(self) -> list[Chunk]:
-        """The chunks of what a stream left without its blank line; sets ``failure`` if the answer is not complete."""
+        """The chunks of a last event without its blank line; sets ``failure`` if the answer is incomplete."""
         chunks = [] if self.done else self.read(self._parser.close())
         if self.failure is None:
             self._check_end()
         return chunks
 
     def whole(self, said: bytes) -> list[Chunk]:
-        """The chunks of an answer in one piece, one for each output; sets ``failure`` if it is not complete.
+        """The chunks of a whole answer, one for each output; sets ``failure`` if it is incomplete.
 
         Raises:
             OutputFailed: the server gave an output up.
-            ValueError: it is no completion; so do TypeError, KeyError, AttributeError and RecursionError.
+            ValueError: it is not a completion; so do TypeError, KeyError, AttributeError and RecursionError.
         """
         value: Any
         try:
@@ -225,16 +225,16 @@ class Decoder:
 
 
 class Joiner:
-    """Joins chunks that arrived together, as each costs every layer above a step and not every caller looks at them.
+    """Merges chunks that arrived together: each one costs every layer above, and not every caller looks at them.
 
-    Only what is counted by token ids is joined, and only within the limit: what goes beyond it is handed on in its
-    own pieces, so that it is counted and cut as exactly as ever.
+    Only chunks that are counted by token ids are merged, and only within the limit. What goes beyond it keeps its own
+    pieces, so that it is counted and cut exactly.
 
     Args:
-        most: the call's limit, in tokens; a negative one joins nothing.
+        most: the call's limit in tokens; a negative one merges nothing.
 
     Attributes:
-        left: how many tokens may still be joined.
+        left: how many tokens may still be merged.
     """
 
     __slots__ = ("left",)
@@ -243,7 +243,7 @@ class Joiner:
         self.left = most
 
     def join(self, chunks: list[Chunk]) -> list[Chunk]:
-        """The same output in fewer chunks; changes some of them."""
+        """The same output in fewer chunks; some of the given ones are changed."""
         if self.left < 0:
             return chunks
         joined: list[Chunk] = []

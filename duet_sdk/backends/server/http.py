@@ -102,21 +102,21 @@ def _forget(session: aiohttp.ClientSession) -> None:
 
 
 class Silence:
-    """Ends the wait for more of a streamed answer, by one timer for all of it.
+    """Limits how long a reader waits for the next piece of a streamed answer, with one timer for the whole stream.
 
-    aiohttp's ``sock_read``, which bounds the wait for the headers, would set a timer anew with every piece that
-    arrives; and it runs on while the reader is busy with what it has. The reader says when it waits:
+    It takes over from aiohttp's ``sock_read`` once the headers are there: that one sets a new timer for every piece,
+    and keeps running while the reader is busy. The reader says when it waits:
 
         silence.since = time.monotonic()
         data = await response.content.readany()
         silence.since = None
 
     Args:
-        response: the answer, whose headers have come.
+        response: the answer, its headers received.
         longest_s: longest wait for a piece, in seconds.
 
     Attributes:
-        since: when the reader began to wait, None while it does not.
+        since: when the reader began to wait, by `time.monotonic`; None while it does not wait.
     """
 
     __slots__ = ("_content", "_longest_s", "_loop", "_timer", "since")
@@ -127,13 +127,13 @@ class Silence:
         self._longest_s = longest_s
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(longest_s, self._look)
-        connection = response.connection  # None where the whole answer has come
+        connection = response.connection  # None once the whole answer is here
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = None
-            connection.protocol.start_timeout()  # with None this ends the one that runs
+            connection.protocol.start_timeout()  # cancels the running timer, as there is no timeout now
 
     def over(self) -> None:
-        """Nothing more is waited for."""
+        """Stop the timer."""
         self._timer.cancel()
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""JSON of an answer → chunks, whatever a server that follows OpenAI's API roughly may send: no connection, no bytes.
+"""JSON of an answer → chunks, tolerant of servers that follow OpenAI's API only roughly: no bytes, no connection.
 
 Source: https://platform.openai.com/docs/api-reference/chat, https://docs.vllm.ai/en/latest/serving/openai_compatible_server
 """

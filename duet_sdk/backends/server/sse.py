@@ -50,7 +50,7 @@ class EventParser:
             and len(data) <= MAX_LINE_BYTES
             and not (self._pieces or self._data or self._after_return)
         ):
-            # Whole events, as servers mostly write them: each of one line, which its count of newlines tells.
+            # The usual read: whole events of one line each, which the number of newlines confirms.
             events = data[6:-2].split(b"\n\ndata: ")
             if data.count(b"\n") == 2 * len(events):
                 return events

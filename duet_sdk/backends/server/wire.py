@@ -36,7 +36,7 @@ _OURS = (
     "echo",
 )
 _NUMBERS = ("temperature", "top_p", "top_k", "min_p", "seed")
-# Shared by all requests, which nobody changes once they are made.
+# Shared by all requests; never changed.
 _USAGE = {"include_usage": True}
 _CONTINUOUS_USAGE = {"include_usage": True, "continuous_usage_stats": True}
 
@@ -170,12 +170,12 @@ def encode_call(call: Call, body: Json) -> bytes:
         try:
             return msgspec.json.encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError):
-            pass  # a lone surrogate, or a text of a class of its own: `encode` knows what to do
+            pass  # a lone surrogate or a subclass of str: `encode` handles both
     return encode(body)
 
 
 def _is_ours(call: Call) -> bool:
-    """Whether a call holds nothing but texts and numbers: msgspec writes objects and infinities that are not JSON."""
+    """Whether a call holds only text and finite numbers; msgspec would also write values that are not JSON."""
     sampling = call.sampling
     if sampling.extra_body or call.tools or call.response_format is not None or call.thought is not None:
         return False
