@@ -190,7 +190,8 @@ class RequestBudget:
 
     def settle(self, held: Reservation, *, tokens: int, usd: Decimal | None) -> None:
         """Book what an attempt really spent and give the rest back."""
-        self.release(held)
+        self._held.remove(held)
+        self._held_tokens -= held.tokens
         self.spent_tokens += tokens
         if usd:
             self.spent_usd += usd

@@ -38,6 +38,7 @@ class AnswerStage:
         self._flow = flow
         self._guidance = guidance
         self._asked_again: tuple[Message, ...] = ()
+        self._begun: RunningAttempt | None = None
 
     async def run(self, stage: Stage) -> None:
         """Let the models of that stage answer in turn; where all generators fail, the reasoner may.
@@ -47,15 +48,9 @@ class AnswerStage:
             BudgetExceeded: a limit is used up.
         """
         flow = self._flow
-        begun = self._guidance.begun if stage == "generator" else None
-
-        async def use(model: StageModel) -> None:
-            nonlocal begun
-            first, begun = begun, None
-            await self._ask(stage, model, first)
-
+        self._begun = self._guidance.begun if stage == "generator" else None
         failure = await flow.down_the_chain(
-            stage, use, void=self._discard, may_pass_on=lambda: not self._must_not_start_over()
+            stage, partial(self._ask, stage), void=self._discard, may_pass_on=lambda: not self._must_not_start_over()
         )
         if failure is not None and self._must_not_start_over():
             raise self._broken(stage, failure) from failure
@@ -69,13 +64,14 @@ class AnswerStage:
         for index in range(flow.request.n):
             flow.tell(AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index))
 
-    async def _ask(self, stage: Stage, model: StageModel, begun: RunningAttempt | None) -> None:
-        """Let one model answer, again where the policy says so; what it has ``begun`` already is its first attempt."""
+    async def _ask(self, stage: Stage, model: StageModel) -> None:
+        """Let one model answer, again where the policy says so; what has begun already is the first attempt of all."""
         flow = self._flow
         self._asked_again = ()
 
         async def attempt(number: int) -> None:
-            await self._write(begun if number == 1 and begun is not None else await self._planned(stage, model))
+            begun, self._begun = self._begun, None
+            await self._write(begun or await self._planned(stage, model))
 
         await flow.with_retries(
             stage,
@@ -121,7 +117,8 @@ class AnswerStage:
                 flow.tell(Retried(again, self._discard()))
             await attempt.run(partial(self._read, attempt, thoughts))
             for index, thought in enumerate(thoughts):
-                if rest := thought.end():  # held back, and the output was cut before it could be told
+                # Held back, and the output was cut before it could be told.
+                if not thought.is_over and (rest := thought.end()):
                     draft.add_text(rest, index)
                     flow.tell(AnswerDelta(rest, index))
         if attempt.timed_out:
@@ -135,7 +132,7 @@ class AnswerStage:
                 if not thought.is_over:
                     text = thought.feed(text)
                 if chunk.finish_reason is not None:
-                    text += thought.end()
+                    text += "" if thought.is_over else thought.end()
                     draft.end_answer(index, chunk.finish_reason)
                 if chunk.logprobs:
                     draft.add_logprobs(index, chunk.logprobs)
@@ -223,7 +220,7 @@ class AnswerStage:
     ) -> tuple[bool, Call]:
         """Whether the signal was made for this answer, and the call without its limits."""
         flow = self._flow
-        seen = await flow.read_by(stage, model)
+        seen = flow.seen_by(stage) if flow.draft.agent is None else await flow.read_by(stage, model)
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":

@@ -154,7 +154,7 @@ class RunningAttempt:
         """Whether the model is known to have stayed within its limit."""
         if self.record is not None:
             return self.record.honoured
-        return self._is_unbilled or self.counter.honoured
+        return self._is_unbilled or self.counter.honours(self.counter.tokens)
 
     @property
     def truncated(self) -> bool:
@@ -174,7 +174,7 @@ class RunningAttempt:
         budget, observer, charging = flow.budget, flow.outbox.observer, flow.draft.charging
         outputs = call.max_tokens * call.n
         bound = self._prompt.tokens
-        planned_s = budget.elapsed_s()
+        planned_s = self._begun_s = budget.elapsed_s()
         usd = self._usd_of(bound, outputs)
         self._held = budget.hold(bound + outputs, usd)
         if charging is not None:
@@ -188,7 +188,7 @@ class RunningAttempt:
             except BaseException:
                 budget.release(self._held)
                 raise
-        self._begun_s = budget.elapsed_s()
+            self._begun_s = budget.elapsed_s()
         self._queued_s = self._begun_s - planned_s
         self._number = flow.draft.account.next_number(model.stage)
         self._span = observer.attempt(
@@ -198,9 +198,8 @@ class RunningAttempt:
         return self
 
     def _announce(self) -> None:
-        if not self._is_announced:
-            self._is_announced = True
-            self._flow.tell(AttemptStarted(self._model.stage, self._model.name, self._number))
+        self._is_announced = True
+        self._flow.tell(AttemptStarted(self._model.stage, self._model.name, self._number))
 
     async def run(self, read: Read) -> None:
         """Read the model's output until there is no more, no more is wanted, or the time is up.
@@ -212,8 +211,9 @@ class RunningAttempt:
         Raises:
             BackendError: the model failed; what it wrote before has been read.
         """
-        self._announce()
-        left_s = self._flow.budget.left_s(self._until)
+        if not self._is_announced:
+            self._announce()
+        left_s = None if self._until is None else self._flow.budget.left_s(self._until)
         if left_s is not None and left_s <= 0:
             self._stop_waiting()
             return
@@ -335,6 +335,9 @@ class RunningAttempt:
 
     async def _close(self) -> None:
         """Close a stream that has more to give; what takes long goes on beside whatever comes next."""
+        if self.counter.complete:  # it has not: there is nothing to wait for
+            await self.incoming.aclose()
+            return
         if self._reading is not None and not self._reading.done():
             return  # it was told to end, and closes the stream itself
         closing = cast("Coroutine[None, None, None]", self.incoming.aclose())
@@ -354,13 +357,15 @@ class RunningAttempt:
             elif self._charge is not None:
                 await self._charge.release()
         finally:
-            self._announce()  # it may have ended before it was run
+            if not self._is_announced:  # it ended before it was run
+                self._announce()
             self._flow.tell(AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type))
 
     def _settle(self, exc: BaseException | None) -> Attempt:
         flow, model, counter = self._flow, self._model, self.counter
         duration_s = flow.budget.elapsed_s() - self._begun_s
-        usage = StageUsage() if self._is_unbilled else counter.usage(self._prompt.likely)
+        is_unbilled = self._is_unbilled
+        usage = StageUsage() if is_unbilled else counter.usage(self._prompt.likely)
         usd = flow.parts.prices.cost(
             model.name,
             usage,
@@ -384,7 +389,7 @@ class RunningAttempt:
             error_type,
             kind=self.kind,
             limit_tokens=self._call.max_tokens * self._call.n,
-            honoured=self.honoured,
+            honoured=is_unbilled or counter.honours(usage.output_tokens),
             discarded=self.discarded,
             truncated=counter.truncated,
             finish_reasons=counter.finish_reasons,

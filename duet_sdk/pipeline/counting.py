@@ -139,7 +139,9 @@ class Counter:
         self._limit = limit
         self._outputs = outputs
         self._clock = clock
-        self._meters = [Meter(count_text) for _ in range(outputs)]
+        self._meters = [Meter(count_text)]
+        for _ in range(1, outputs):
+            self._meters.append(Meter(count_text))
         self._only = self._meters[0] if outputs == 1 else None
         self._open = set(range(outputs))
         self._writing = set(range(outputs))
@@ -172,7 +174,6 @@ class Counter:
                 or not ids
                 or tokens >= limit
                 or self.done
-                or chunk.finish_reason is not None
                 or chunk.tool_calls
                 or chunk.index
                 or chunk.cost_usd is not None
@@ -190,7 +191,11 @@ class Counter:
             meter.pieces += 1
             meter.written_bytes += len((chunk.text + chunk.reasoning).encode("utf-8", "surrogatepass"))
             self._reported = usage or self._reported
+            if chunk.finish_reason is not None:
+                self._finish(0, chunk.finish_reason)
             kept.append(chunk)
+        if arrived and arrived[-1].last and self.done and not self.stopped:
+            self.end()
         return kept
 
     def _take(self, chunk: Chunk) -> Chunk | None:
@@ -216,10 +221,7 @@ class Counter:
         if meter.tokens > self._limit:
             return self._cut(chunk, allowed=max(0, self._limit - (meter.tokens - added)), added=added)
         if chunk.finish_reason is not None:
-            self._open.discard(index)
-            self._reasons[index] = chunk.finish_reason
-            self.truncated |= chunk.finish_reason == "length"
-            self._is_written(index)
+            self._finish(index, chunk.finish_reason)
         elif meter.tokens == self._limit:
             self._is_written(index)
         return chunk
@@ -233,6 +235,14 @@ class Counter:
         # The server counts over all outputs: what came on top since its last word belongs to this one.
         fresh, self._used = usage.output_tokens - self._used, usage.output_tokens
         return meter.tokens + fresh if written and not ids else None
+
+    def _finish(self, index: int, reason: str) -> None:
+        self._open.discard(index)
+        self._writing.discard(index)
+        self.done = not self._writing
+        self._reasons[index] = reason
+        if reason == "length":
+            self.truncated = True
 
     def _is_written(self, index: int) -> None:
         self._writing.discard(index)
@@ -292,15 +302,14 @@ class Counter:
             return "usage"
         return counted
 
-    @property
-    def honoured(self) -> bool:
-        """Whether the model is known to have stayed within its limit.
+    def honours(self, tokens: int) -> bool:
+        """Whether a model that is billed for so many tokens is known to have stayed within its limit.
 
         A model that reached its limit and neither ended nor reported its usage may have written on unseen.
         """
         if self.overflowed:
             return False
-        tokens, limit = self.tokens, self._limit * self._outputs
+        limit = self._limit * self._outputs
         return tokens < limit or (tokens == limit and (self.complete or not self._open))
 
     @property

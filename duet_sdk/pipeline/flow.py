@@ -234,13 +234,13 @@ class Flow:
             DeadlineExceeded: the request's deadline passed.
             ConnectFailed: the stage's own did.
         """
-        left_s = self.budget.left_s(until if until is not None else self.budget.deadline)
-        return work if left_s is None else self._in_time(work, left_s, until=until, model=model)
+        end = until if until is not None else self.budget.deadline
+        return work if end is None else self._in_time(work, end, until=until, model=model)
 
     async def _in_time(
-        self, work: Coroutine[object, object, Result], left_s: float, *, until: float | None, model: StageModel | None
+        self, work: Coroutine[object, object, Result], end: float, *, until: float | None, model: StageModel | None
     ) -> Result:
-        timeout = asyncio.timeout(left_s)
+        timeout = asyncio.timeout(self.budget.left_s(end))
         try:
             async with timeout:
                 return await work

@@ -263,12 +263,11 @@ class SignalStage:
             async with attempt:
                 asking.attempts.append(attempt)
                 await attempt.run(partial(self._read, attempt, asking))
-        except BackendError as error:
-            asking.failure = error
-            if not self._is_kept(asking):
-                raise
-        finally:
+        except BaseException as error:
+            asking.failure = error if isinstance(error, BackendError) else None
             draft.signal = asking.signal(extractor.text)
+            if asking.failure is None or not self._is_kept(asking):
+                raise
 
     async def _read(self, attempt: RunningAttempt, asking: Asking) -> None:
         extractor, outbox, ids = asking.extractor, self._flow.outbox, asking.ids
@@ -309,6 +308,7 @@ class SignalStage:
             wrapped = ""
             left = asking.limit - asking.tokens
             if cut.reserve and left > 0 and asking.failure is None and not asking.attempts[-1].timed_out:
+                draft.signal = asking.signal(thought)  # should it be left while it is wrapped up
                 wrapped = await self._wrap_up(asking, asking.handoff.wrap_up(asking.call, thought, limit=left), left)
             text = wrapped or cut.cut(text, limit=asking.limit)
         draft.signal = asking.signal(text)
@@ -421,9 +421,10 @@ async def way_of_asking(
     flow: Flow, model: StageModel, handoff: Handoff, able: Capabilities, *, joined: bool = False
 ) -> Callable[[int], Call]:
     """How this request's signal is asked for: limit → call; ``joined`` where nobody looks at its pieces."""
-    seen = flatten_tools(await flow.read_by("reasoner", model))
-    if any(message.signal for message in seen) and flow.draft.agent is not None:
-        seen = review(seen, flow.draft.agent.why)
+    agent = flow.draft.agent
+    seen = flatten_tools(flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model))
+    if agent is not None and any(message.signal for message in seen):
+        seen = review(seen, agent.why)
     seen = seen if able.images else without_images(seen)
     sampling = flow.request.reasoner_sampling
 
@@ -442,7 +443,7 @@ async def way_of_asking(
 
 async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Call:
     """The call that answers, as far as its prompt is known before there is a signal."""
-    seen = await flow.read_by("generator", model)
+    seen = flow.seen_by("generator") if flow.draft.agent is None else await flow.read_by("generator", model)
     guided: Call | None = None
     if handoff.name == "instruct":
         guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools)

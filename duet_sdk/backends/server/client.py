@@ -115,6 +115,8 @@ class Server:
                 if derender is not None:
                     events = await self._derendered(derender, events)
                 if chunks := decoder.read(events):
+                    if content.at_eof():  # whoever reads need not wait for an end that is here already
+                        chunks[-1].last = decoder.has_ended
                     yield chunks
                 if decoder.failure is not None:
                     raise decoder.failure
@@ -142,12 +144,16 @@ class Server:
             raise self._failures.cut(error) from _harmless(error)
         finally:
             response.close()
+        chunks[-1].last = True
         yield chunks
 
-    async def _begin(self, wanted: Generation) -> ClientResponse:
+    def _begin(self, wanted: Generation) -> Awaitable[ClientResponse]:
         if wanted.derender is None:
-            return await self._send("POST", wanted.path, wanted.payload, wanted.body)
-        return await self._post(GENERATE, await wanted.derender.request())
+            return self._send("POST", wanted.path, wanted.payload, wanted.body)
+        return self._begin_derendered(wanted.derender)
+
+    async def _begin_derendered(self, derender: Derender) -> ClientResponse:
+        return await self._post(GENERATE, await derender.request())
 
     async def _post(self, path: str, body: Json) -> ClientResponse:
         return await self._send("POST", path, encode(body), body)

@@ -219,6 +219,11 @@ class Decoder:
                 break
         return self._joiner.join(chunks)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server has said all, as it should."""
+        return self.done and self.failure is None and not self._reader.unfinished
+
     def _check_end(self) -> None:
         if self._reader.unfinished:
             self.failure = self._failures.broken("its answer ended without saying why")
