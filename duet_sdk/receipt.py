@@ -21,6 +21,8 @@ class Account:
         run: totals of the agent's run, where there is one.
     """
 
+    __slots__ = ("_begun", "attempts", "first_answer_s", "gate_s", "run")
+
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.first_answer_s: float | None = None

@@ -134,8 +134,10 @@ class LeadingThought:
         self.is_over = False
         """Whether the answer's own text has begun: from now on `feed` gives back what it is given."""
 
-    def feed(self, text: str) -> str:
-        """Take a piece of the answer; gives what of it to show."""
+    def feed(self, text: str, *, last: bool = False) -> str:
+        """Take a piece of the answer, perhaps the last; gives what of it to show."""
+        if last:
+            return self.feed(text) + self.end()
         if self.is_over:
             return text
         self._pending += text

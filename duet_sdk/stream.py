@@ -69,7 +69,7 @@ class Run:
         events = outbox.events
         while not self._over:
             if events:
-                return events.popleft()
+                return events.pop(0)
             if outbox.closed:
                 return self.conclude()
             if self._working is None:

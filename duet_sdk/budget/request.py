@@ -43,6 +43,20 @@ class RequestBudget:
     60
     """
 
+    __slots__ = (
+        "_held",
+        "_held_tokens",
+        "_is_limited",
+        "charged",
+        "clock",
+        "counts",
+        "deadline",
+        "limits",
+        "spent_tokens",
+        "spent_usd",
+        "started",
+    )
+
     def __init__(
         self, limits: ResolvedBudget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:

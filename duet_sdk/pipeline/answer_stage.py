@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from duet_sdk.answer_form import ask_again, strict_tools, unmet
-from duet_sdk.backends.base import Call, Capabilities
+from duet_sdk.backends.base import Call, Capabilities, Chunk
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
@@ -33,6 +33,8 @@ class AnswerStage:
         flow: the request.
         guidance: what the signal's stage has left.
     """
+
+    __slots__ = ("_asked_again", "_begun", "_flow", "_guidance")
 
     def __init__(self, flow: Flow, guidance: Guidance) -> None:
         self._flow = flow
@@ -130,24 +132,29 @@ class AnswerStage:
             for chunk in attempt.take(arrived):
                 index, text, thought = chunk.index, chunk.text, thoughts[chunk.index]
                 if not thought.is_over:
-                    text = thought.feed(text)
-                if chunk.finish_reason is not None:
-                    text += "" if thought.is_over else thought.end()
-                    draft.end_answer(index, chunk.finish_reason)
-                if chunk.logprobs:
-                    draft.add_logprobs(index, chunk.logprobs)
+                    text = thought.feed(text, last=chunk.finish_reason is not None)
                 if text:
                     draft.add_text(text, index)
                     if outbox.is_read:
                         outbox.tell(AnswerDelta(text, index, chunk.logprobs))
-                for delta in chunk.tool_calls:
-                    draft.add_call(delta)
-                    outbox.tell(delta)
+                if chunk.finish_reason is not None or chunk.logprobs or chunk.tool_calls:
+                    self._note(chunk)
             if attempt.counter.done or attempt.counter.stopped:
                 return
             if len(outbox.events) >= LOOK_AHEAD:
                 await outbox.room()
         attempt.exhausted()
+
+    def _note(self, chunk: Chunk) -> None:
+        """What comes with few chunks only: logprobs, pieces of tool calls, the end of an output."""
+        draft = self._flow.draft
+        if chunk.logprobs:
+            draft.add_logprobs(chunk.index, chunk.logprobs)
+        for delta in chunk.tool_calls:
+            draft.add_call(delta)
+            self._flow.tell(delta)
+        if chunk.finish_reason is not None:
+            draft.end_answer(chunk.index, chunk.finish_reason)
 
     async def plan(
         self, stage: Stage, model: StageModel, *, signal: str, kind: AttemptKind = "answer"

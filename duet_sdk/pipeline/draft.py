@@ -27,6 +27,25 @@ _SERVED_BY: dict[str, ServedBy] = {
 class Draft:
     """The reply of one request, as far as it has come."""
 
+    __slots__ = (
+        "_calls",
+        "_finishes",
+        "_logprobs",
+        "_texts",
+        "account",
+        "agent",
+        "alone",
+        "budget",
+        "charging",
+        "finish",
+        "gate",
+        "handoff",
+        "models",
+        "request",
+        "served_by",
+        "signal",
+    )
+
     def __init__(
         self,
         request: Request,

@@ -27,6 +27,20 @@ Result = TypeVar("Result")
 class Flow:
     """One request on its way through a pair: the pair's parts, the draft of the reply, and where events are told."""
 
+    __slots__ = (
+        "_chains",
+        "_read",
+        "_seen",
+        "allowed",
+        "budget",
+        "draft",
+        "outbox",
+        "parts",
+        "prompts",
+        "request",
+        "tell",
+    )
+
     def __init__(self, parts: Parts, draft: Draft, outbox: Outbox, *, allowed: frozenset[str] | None = None) -> None:
         self.parts = parts
         self.draft = draft

@@ -120,6 +120,7 @@ class Server:
                     yield chunks
                 if decoder.failure is not None:
                     raise decoder.failure
+                data, events, chunks = b"", (), []  # a stream may be open for long
             if chunks := decoder.close():
                 yield chunks
             if decoder.failure is not None:
