@@ -114,13 +114,15 @@ class Server:
                 events = decoder.cut(data)
                 if derender is not None:
                     events = await self._derendered(derender, events)
-                if chunks := decoder.read(events):
+                chunks = decoder.read(events)
+                data, events = b"", ()  # whoever reads may take its time, and a stream may be open for long
+                if chunks:
                     if content.at_eof():  # whoever reads need not wait for an end that is here already
                         chunks[-1].last = decoder.has_ended
                     yield chunks
                 if decoder.failure is not None:
                     raise decoder.failure
-                data, events, chunks = b"", (), []  # a stream may be open for long
+                chunks = []
             if chunks := decoder.close():
                 yield chunks
             if decoder.failure is not None:
