@@ -249,10 +249,10 @@ class RunningAttempt:
             if not reading.done():
                 reading.cancel()
                 await self._flow.parts.lifetime.within(reading)
-        if not reading.done() or reading.cancelled():
+        if timer is not None and (not reading.done() or reading.cancelled()):
             self._stop_waiting()
         else:
-            reading.result()()
+            reading.result()()  # raises what ended it
 
     async def _read_all(self, read: Read) -> None:
         counter = self.counter
