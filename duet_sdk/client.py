@@ -240,6 +240,7 @@ class AsyncDuetClient:
         """Close both models, the ledger where the client opened it, and wait for streams; harmless when done twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
+            closing.callback(self._parts.lifetime.end_own)
             closing.push_async_callback(self._parts.lifetime.finish)
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)
