@@ -17,7 +17,7 @@ from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.charging import Charge
 from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.lifetime import carried, closing_failed
+from duet_sdk.pipeline.lifetime import Cancellable, carried, closing_failed
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import Attempt, StageUsage
 from duet_sdk.types import AttemptKind, CountedBy
@@ -232,14 +232,8 @@ class RunningAttempt:
             raise self._broken(str(error)) from None
 
     async def _directly(self, read: Read) -> None:
-        task = asyncio.current_task()
-        cancels = 0 if task is None else task.cancelling()
-        try:
+        with Cancellable():
             await self._read_all(read)
-        except Exception as error:
-            if task is not None and task.cancelling() > cancels:  # a model's stream makes an error of it
-                raise asyncio.CancelledError from error
-            raise
 
     async def _in_task(self, read: Read, left_s: float | None) -> None:
         loop = asyncio.get_running_loop()

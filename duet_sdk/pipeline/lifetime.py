@@ -41,6 +41,25 @@ def _throw(error: BaseException) -> NoReturn:
     raise error
 
 
+class Cancellable:
+    """Entered around a backend's work: cancelled, it ends as that, also where the backend makes another error of it.
+
+    A request that is ended would go on otherwise: errors of a backend are tried again, or passed over.
+    """
+
+    __slots__ = ("_cancels", "_task")
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._cancels = 0 if self._task is None else self._task.cancelling()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, Exception) and self._task is not None and self._task.cancelling() > self._cancels:
+            raise asyncio.CancelledError from exc
+
+
 class Lifetime:
     """One client's requests that run, and its streams that still close."""
 

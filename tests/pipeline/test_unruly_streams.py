@@ -10,7 +10,7 @@ from duet_sdk import AsyncDuetClient, Budget, DuetClient
 from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import MemoryLedger
-from duet_sdk.errors import ConfigError, DeadlineExceeded, StreamBroken
+from duet_sdk.errors import ConfigError, ConnectFailed, DeadlineExceeded, StreamBroken
 from duet_sdk.events import AnswerDelta
 from duet_sdk.policies import FailurePolicy, Retry
 from duet_sdk.reply import StageUsage
@@ -111,6 +111,31 @@ async def test_a_request_that_is_ended_is_not_tried_again_because_its_stream_mak
             await asking
         await client.aclose()
     assert (len(model.calls), others()) == (1, [])
+
+
+@pytest.mark.parametrize("mode", ["duet", "generator"])
+async def test_nor_because_connecting_makes_an_error_of_it(mode):
+    class Unready(Scripted):
+        connecting = 0
+
+        async def connect(self):
+            self.connecting += 1
+            try:
+                await asyncio.sleep(0.2)
+            except asyncio.CancelledError:
+                raise ConnectFailed("connection lost", backend="b", model="m") from None
+            return await super().connect()
+
+    model = Unready()
+    async with AsyncDuetClient("scripted/17", model, retry=AT_ONCE) as client:
+        asking = asyncio.create_task(client.chat("q", mode=mode))
+        while not model.connecting:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert (model.connecting, model.calls) == (1, [])
 
 
 async def test_a_deadline_is_a_deadline_where_the_stream_makes_an_error_of_it():
