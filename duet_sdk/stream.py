@@ -61,6 +61,11 @@ class Run:
             raise InvalidRequest("the reply is not complete: iterate the run to its end, or leave its context, first")
         return self._reply
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is a reply."""
+        return self._reply is not None
+
     async def __aenter__(self) -> Self:
         self._entered = True
         return self
@@ -88,7 +93,9 @@ class Run:
                 await arrival
             finally:
                 outbox.wake = None
-        self._reply = self._reply or self._draft.reply("cancelled")  # `aclose` in another task
+        if self._working is not None and not self._working.done():  # closed by another task, and still cleaning up
+            await asyncio.wait({self._working})
+        self._reply = self._reply or self._draft.reply("cancelled")
         raise StopAsyncIteration
 
     def begin(self) -> None:
@@ -138,12 +145,12 @@ class Run:
         """
         self._over = True
         working = self._working
+        if working is not None and _within.get() is self.outbox:
+            working.cancel()
+            return
         try:
             if working is not None and not working.done():
-                if _within.get() is self.outbox:
-                    working.cancel()
-                else:
-                    await finished([working])
+                await finished([working])
         finally:
             self._reply = self._reply or self._draft.reply("cancelled")
             self.outbox.close()

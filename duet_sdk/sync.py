@@ -197,18 +197,10 @@ class SyncRun:
     def __next__(self) -> Event:
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'with duet.stream(…) as run:'")
-        if self._over:
-            raise StopIteration
-        if not self._started:
-            # Marked before it starts, so that an interrupt between the two still ends it on the way out.
-            self._started = True
-            try:
-                self._loop.wait(self._begin())
-            except ConfigError:
-                self._over = True
-                raise
         outbox = self._run.outbox
         while not self._over:
+            if not self._started:
+                self._start()
             if outbox.events:
                 return outbox.events.pop(0)
             if outbox.closed:
@@ -220,7 +212,17 @@ class SyncRun:
                 self._loop.call_soon(outbox.taken)
             if not outbox.events and not outbox.closed:  # else one came in between
                 self._arrived.wait()
-        raise StopIteration  # closed by another thread
+        self.close()  # where another thread does so, the reply is there when that is done
+        raise StopIteration
+
+    def _start(self) -> None:
+        # Marked before it starts, so that an interrupt between the two still ends it on the way out.
+        self._started = True
+        try:
+            self._loop.wait(self._begin())
+        except ConfigError:
+            self._over = True
+            raise
 
     async def _begin(self) -> None:
         await self._run.__aenter__()
@@ -239,8 +241,8 @@ class SyncRun:
 
     def close(self) -> None:
         """End the request now, and return when it has ended; harmless when it is over."""
-        if not self._over and self._loop.alive:
-            self._over = True
+        self._over = True
+        if not self._run.is_over and self._loop.alive:
             self._loop.wait(self._run.aclose())
 
 

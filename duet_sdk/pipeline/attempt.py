@@ -259,6 +259,8 @@ class RunningAttempt:
                     await self._flow.parts.lifetime.within(reading)
                 finally:
                     self.counter.stopped |= not reading.done()  # nothing that it may still read counts
+            elif not reading.cancelled():
+                reading.exception()  # looked at, also where this task is cancelled just as it fails
         if is_left or (timer is not None and reading.cancelled()):
             self._stop_waiting()
         else:

@@ -88,6 +88,8 @@ def strays(own):
 @pytest.mark.parametrize("way", WAYS)
 async def test_cancelled_at_any_await_nothing_is_left(way, face):
     """The request is cancelled after its first step, after its second, and so on, until one runs to its end."""
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
     for turns in range(2000):
         reasoner, generator, options = WAYS[way]()
         ledger = MemoryLedger()
@@ -106,6 +108,8 @@ async def test_cancelled_at_any_await_nothing_is_left(way, face):
         await client.aclose()
         assert strays([]) == []
         if over == [None]:
+            gc.collect()
+            assert complaints == []
             assert turns > 10
             return
         assert isinstance(over[0], asyncio.CancelledError)
@@ -311,6 +315,34 @@ async def test_a_gate_that_closes_its_own_run_ends_it(make):
         assert run.reply.finish_reason == "cancelled"
         assert (reasoner.open_calls, generator.open_calls) == (0, 0)
         assert strays([]) == []
+
+
+@pytest.mark.parametrize("way", ["plain", "race, in doubt", "progressive"])
+async def test_a_run_that_another_task_closes_at_any_await_has_all_it_spent_in_its_reply(way):
+    for turns in range(5, 2000):
+        reasoner, generator, options = WAYS[way]()
+        ledger = MemoryLedger()
+        async with duet(reasoner, generator, ledger=ledger, **options) as client:
+            run = await client.stream("why is it so?", tenant="a").__aenter__()
+
+            async def read(run=run):
+                async for _ in run:
+                    pass
+                return run.reply
+
+            reading = asyncio.create_task(read())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            _, reply = await asyncio.gather(run.aclose(), reading)
+            spent = (await ledger.balance("tenant:a")).spent
+        assert sum(attempt.usage.total_tokens for attempt in reply.receipt.attempts) == (
+            spent.reasoner_tokens + spent.generator_tokens
+        )
+        assert run.reply == reply
+        if reply.finish_reason != "cancelled":
+            assert turns > 10
+            return
+    pytest.fail("the request never came to its end")
 
 
 async def test_two_tasks_may_close_a_client_at_once():
