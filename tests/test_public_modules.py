@@ -133,6 +133,25 @@ def test_the_list_of_public_names_is_the_root() -> None:
     assert sorted(name for name, _ in listed) == sorted(set(duet_sdk.__all__) - {"__version__"})
 
 
+def test_the_files_and_names_that_contributing_points_to_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    house = text[text.index("## The house") : text.index("## Rules of the code")]
+    files = set(re.findall(r"(?<![\w/.])[\w/]+\.py\b", house))
+    assert len(files) > 20
+    assert [file for file in sorted(files) if not ((ROOT / file).exists() or (ROOT / "duet_sdk" / file).exists())] == []
+    folders = set(re.findall(r"^(?:.*?  )?(\w+/)(?=  | *$)", house, re.M))
+    assert [folder for folder in sorted(folders) if not (ROOT / "duet_sdk" / folder).is_dir()] == []
+    named = re.findall(r"`([\w/]+\.py)` `(\w+)(?:\.(\w+))?`", house)
+    assert len(named) > 8
+    for file, name, member in named:
+        source = next(path for path in (ROOT / "duet_sdk" / file, ROOT / file) if path.exists())
+        assert re.search(rf"^(?:class |def |async def )?{name}\b", source.read_text(encoding="utf-8"), re.M), (
+            file,
+            name,
+        )
+        assert not member or re.search(rf"^    (?:async )?def {member}\b", source.read_text(encoding="utf-8"), re.M)
+
+
 def test_a_name_is_public_only_where_a_page_shows_it() -> None:
     pages = {"duet_sdk.policies", "duet_sdk.budget", "duet_sdk.trainer.build.quiet", "duet_sdk.errors"}
     public = [("duet_sdk", "Retry"), ("duet_sdk", "errors"), ("duet_sdk.policies", "Retry")]
