@@ -1,11 +1,13 @@
 """The same two-stage call by DUET and by hand on each library: a reasoner, then a generator that sees its text.
 
-``streamed`` streams both stages; ``whole`` asks for both answers in one piece (DUET's `chat` streams its reasoner all
-the same, so that the signal's limit holds).
+``streamed`` streams both stages. ``whole`` asks for both answers in one piece, but not in DUET and ``by hand``: DUET's
+`chat` streams its reasoner so that the signal's limit holds, and ``by hand`` is what an engineer would write for that.
 """
 
 import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from itertools import chain
 from typing import Any, Protocol, Self
 
 QUESTION = "How many primes are below 60?"
@@ -42,12 +44,15 @@ class _Base:
 
 
 class Duet(_Base):
-    """`AsyncDuetClient`."""
+    """`AsyncDuetClient`; the generator may have another address than the reasoner."""
+
+    generator_url: str | None = None
 
     async def open(self) -> None:
         from duet_sdk import AsyncDuetClient
 
-        client = AsyncDuetClient(f"vllm/{REASONER}@{self.url}", f"vllm/{self.generator}@{self.url}")
+        generator = f"vllm/{self.generator}@{self.generator_url or self.url}"
+        client = AsyncDuetClient(f"vllm/{REASONER}@{self.url}", generator)
         self.client = await self.stack.enter_async_context(client)
 
     async def streamed(self) -> str:
@@ -60,8 +65,8 @@ class Duet(_Base):
         return (await self.client.chat(QUESTION)).text
 
 
-class _ByHand(_Base):
-    """Two calls of `ask`, the first one's text in the second's prompt."""
+class _Library(_Base):
+    """Two calls by `stream` or by `ask`, the first one's text in the second's prompt."""
 
     async def streamed(self) -> str:
         signal = await self.stream(REASONER, first_messages())
@@ -80,8 +85,8 @@ class _ByHand(_Base):
         raise NotImplementedError
 
 
-class Aiohttp(_ByHand):
-    """aiohttp, its lines as they come."""
+class Aiohttp(_Library):
+    """aiohttp, and json for each event of a stream."""
 
     async def open(self) -> None:
         import aiohttp
@@ -89,13 +94,24 @@ class Aiohttp(_ByHand):
         connector = aiohttp.TCPConnector(limit=0)
         self.session = await self.stack.enter_async_context(aiohttp.ClientSession(connector=connector))
 
-    async def stream(self, model: str, messages: list[dict[str, str]]) -> str:
-        texts = []
+    async def stream(
+        self, model: str, messages: list[dict[str, str]], on_first: Callable[[], None] | None = None
+    ) -> str:
+        """One streamed call; ``on_first`` is called when its first text comes."""
+        texts: list[str] = []
+        rest, finish = b"", None
         async with self.session.post(f"{self.url}/chat/completions", json=body(model, messages, stream=True)) as answer:
             answer.raise_for_status()
-            async for line in answer.content:
-                if text := text_of(line):
-                    texts.append(text)
+            async for data in answer.content.iter_any():
+                *lines, rest = (rest + data).split(b"\n")
+                for choice in chain.from_iterable(map(choices_of, lines)):
+                    if text := choice["delta"].get("content"):
+                        if not texts and on_first is not None:
+                            on_first()
+                        texts.append(text)
+                    finish = choice["finish_reason"] or finish
+        if finish is None:
+            raise RuntimeError("the stream ended before the model did")
         return "".join(texts)
 
     async def ask(self, model: str, messages: list[dict[str, str]]) -> str:
@@ -106,7 +122,15 @@ class Aiohttp(_ByHand):
             return (await answer.json())["choices"][0]["message"]["content"]
 
 
-class Httpx(_ByHand):
+class ByHand(Aiohttp):
+    """The calls that DUET makes, written by hand on aiohttp: for `chat`, too, the reasoner is streamed."""
+
+    async def whole(self) -> str:
+        signal = await self.stream(REASONER, first_messages())
+        return await self.ask(self.generator, second_messages(signal))
+
+
+class Httpx(_Library):
     """httpx."""
 
     async def open(self) -> None:
@@ -121,8 +145,7 @@ class Httpx(_ByHand):
         async with self.client.stream("POST", f"{self.url}/chat/completions", json=asked) as answer:
             answer.raise_for_status()
             async for line in answer.aiter_lines():
-                if text := text_of(line.encode()):
-                    texts.append(text)
+                texts += [choice["delta"].get("content") or "" for choice in choices_of(line.encode())]
         return "".join(texts)
 
     async def ask(self, model: str, messages: list[dict[str, str]]) -> str:
@@ -131,7 +154,7 @@ class Httpx(_ByHand):
         return answer.json()["choices"][0]["message"]["content"]
 
 
-class Openai(_ByHand):
+class Openai(_Library):
     """The openai client."""
 
     async def open(self) -> None:
@@ -150,7 +173,7 @@ class Openai(_ByHand):
         return answer.choices[0].message.content
 
 
-class Litellm(_ByHand):
+class Litellm(_Library):
     """LiteLLM's `acompletion` with its provider for vLLM."""
 
     async def open(self) -> None:
@@ -168,7 +191,7 @@ class Litellm(_ByHand):
         return answer.choices[0].message.content
 
 
-class Langchain(_ByHand):
+class Langchain(_Library):
     """langchain-openai's `ChatOpenAI`."""
 
     async def open(self) -> None:
@@ -202,16 +225,16 @@ def body(model: str, messages: list[dict[str, str]], *, stream: bool) -> dict[st
     return {**asked, "stream_options": {"include_usage": True}} if stream else asked
 
 
-def text_of(line: bytes) -> str:
-    """The text in one line of a stream, empty where it has none."""
+def choices_of(line: bytes) -> list[dict[str, Any]]:
+    """The choices in one line of a stream; none in a blank line, in the usage, and at the end."""
     if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-        return ""
-    choices = json.loads(line[6:])["choices"]
-    return choices[0]["delta"].get("content") or "" if choices else ""
+        return []
+    return json.loads(line[6:])["choices"]
 
 
 CALLERS: dict[str, type[_Base]] = {
     "duet": Duet,
+    "by hand": ByHand,
     "aiohttp": Aiohttp,
     "httpx": Httpx,
     "openai": Openai,

@@ -4,9 +4,13 @@ A raw asyncio protocol without a framework, in a process of its own:
 
     with serve() as url: ...
 
-It answers as vLLM does: a stream begins with the role, has one chunk a token, each in a write of its own, says why it
-ended with the last, then the usage; usage and token ids come with every chunk if asked. The model ``held`` stops after
-its first token until somebody posts to ``/release``.
+It answers as vLLM does: a stream begins with the role, has one chunk a token, says why it ended with the last, then
+the usage; usage and token ids come with every chunk if asked. The model ``held`` stops after its first token until
+somebody posts to ``/release``.
+
+A stream is *joined*: all of it in one write, so that a client reads it at once. `switched` makes a base URL at which
+it is *apart*: one piece every `PACE_S`, so that a client reads every chunk by itself. What a client pays for a chunk
+differs much between the two; real servers lie between them. The same function sets the number of chunks.
 """
 
 import asyncio
@@ -21,12 +25,14 @@ from contextlib import contextmanager
 from typing import Any
 
 CHUNKS = 16
-WORDS = [f"word{number} " for number in range(CHUNKS)]
-TEXT = "".join(WORDS)
 PROMPT_TOKENS = 64
 HELD = "held"
+# Long enough for a client with 16 open streams to read a piece before the next one is written (turns.py counts the
+# reads), short enough for a turn to take a second or two.
+PACE_S = 0.004
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_SWITCHES = re.compile(r"/(joined|apart)/(\d+)(?=/)")
 _IDENTITY = {"id": "chatcmpl-0123456789abcdef0123456789abcdef", "created": 1_700_000_000}
 
 
@@ -41,6 +47,25 @@ def serve() -> Iterator[str]:
             process.terminate()
 
 
+def switched(url: str, *, apart: bool = False, chunks: int = CHUNKS) -> str:
+    """The base URL of the same server at which streams come apart, or have that many chunks."""
+    return f"{url.removesuffix('/v1')}/{'apart' if apart else 'joined'}/{chunks}/v1"
+
+
+def text(chunks: int = CHUNKS) -> str:
+    """What the server answers with that many chunks."""
+    return "".join(words(chunks))
+
+
+def words(chunks: int) -> list[str]:
+    return [f"word{number} " for number in range(chunks)]
+
+
+def pieces_of_a_stream(chunks: int = CHUNKS) -> int:
+    """How many reads a stream that comes apart takes."""
+    return len(stream_pieces("m", chunks, ids=False, usage=True, continuous=False))
+
+
 def allow_many_sockets() -> None:
     """Raise this process's limit on open files as far as it goes."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -50,7 +75,7 @@ def allow_many_sockets() -> None:
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
-    waiting: list[tuple[asyncio.Transport, list[bytes]]] = []  # noqa: RUF012  # one list for all connections
+    waiting: list[tuple[asyncio.Transport, bytes]] = []  # noqa: RUF012  # one list for all connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -68,35 +93,46 @@ class Connection(asyncio.Protocol):
             self._answer(head.split(b" ", 2)[1].decode(), body)
 
     def _answer(self, path: str, body: bytes) -> None:
+        apart, chunks = False, CHUNKS
+        if switches := _SWITCHES.match(path):
+            apart, chunks, path = switches[1] == "apart", int(switches[2]), path[switches.end() :]
         if path == "/v1/chat/completions":
-            self._complete(json.loads(body))
+            self._complete(json.loads(body), chunks, apart)
         elif path == "/v1/models":
             cards = [{"id": name, "object": "model", "owned_by": "vllm", "max_model_len": 32768} for name in MODELS]
             self._send({"object": "list", "data": cards})
         elif path == "/version":
             self._send({"version": "0.0.0"})
         elif path == "/release":
-            for transport, pieces in self.waiting:
-                transport.writelines(pieces)
+            for transport, rest in self.waiting:
+                transport.write(rest)
             self._send({"released": len(self.waiting)})
             self.waiting.clear()
         else:
             self._send({"detail": "Not Found"}, status="404 Not Found")
 
-    def _complete(self, asked: dict[str, Any]) -> None:
+    def _complete(self, asked: dict[str, Any], chunks: int, apart: bool) -> None:
         model, ids = asked["model"], bool(asked.get("return_token_ids"))
         if not asked.get("stream"):
-            self._transport.write(whole_answer(model, ids))
+            self._transport.write(whole_answer(model, chunks, ids))
             return
         options = asked.get("stream_options") or {}
-        pieces = stream_pieces(
-            model, ids, bool(options.get("include_usage")), bool(options.get("continuous_usage_stats"))
-        )
-        now = 3 if model == HELD else len(pieces)
-        for piece in pieces[:now]:
+        usage, continuous = bool(options.get("include_usage")), bool(options.get("continuous_usage_stats"))
+        pieces = stream_pieces(model, chunks, ids, usage, continuous)
+        if model == HELD:
+            self._transport.write(b"".join(pieces[:3]))
+            self.waiting.append((self._transport, b"".join(pieces[3:])))
+        elif apart:
+            self._write_apart(iter(pieces))
+        else:
+            self._transport.write(b"".join(pieces))
+
+    def _write_apart(self, pieces: Iterator[bytes]) -> None:
+        """Write the next piece now (asyncio has set TCP_NODELAY), and the one after it when it has been read."""
+        piece = next(pieces, None)
+        if piece is not None and not self._transport.is_closing():
             self._transport.write(piece)
-        if now < len(pieces):
-            self.waiting.append((self._transport, pieces[now:]))
+            asyncio.get_running_loop().call_later(PACE_S, self._write_apart, pieces)
 
     def _send(self, value: object, status: str = "200 OK") -> None:
         self._transport.write(_response(json.dumps(value).encode(), status))
@@ -116,19 +152,19 @@ def _usage(output_tokens: int) -> dict[str, int]:
 
 
 @functools.cache
-def whole_answer(model: str, ids: bool) -> bytes:
+def whole_answer(model: str, chunks: int, ids: bool) -> bytes:
     """An answer in one piece."""
-    message = {"role": "assistant", "content": TEXT, "refusal": None, "tool_calls": []}
+    message = {"role": "assistant", "content": text(chunks), "refusal": None, "tool_calls": []}
     choice: dict[str, object] = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    answer = {**_IDENTITY, "object": "chat.completion", "model": model, "choices": [choice], "usage": _usage(CHUNKS)}
+    answer = {**_IDENTITY, "object": "chat.completion", "model": model, "choices": [choice], "usage": _usage(chunks)}
     if ids:
         answer["prompt_token_ids"] = list(range(PROMPT_TOKENS))
-        choice["token_ids"] = list(range(CHUNKS))
+        choice["token_ids"] = list(range(chunks))
     return _response(json.dumps(answer, separators=(",", ":")).encode())
 
 
 @functools.cache
-def stream_pieces(model: str, ids: bool, usage: bool, continuous: bool) -> list[bytes]:
+def stream_pieces(model: str, chunks: int, ids: bool, usage: bool, continuous: bool) -> list[bytes]:
     """A streamed answer: head, role, chunks, usage, end."""
 
     def event(choices: list[dict[str, object]], written: int | None, **more: object) -> bytes:
@@ -145,11 +181,11 @@ def stream_pieces(model: str, ids: bool, usage: bool, continuous: bool) -> list[
     prompt = {"prompt_token_ids": list(range(PROMPT_TOKENS))} if ids else {}
     role = {"role": "assistant", "content": ""}
     pieces = [head, event([choice(role, None, None)], 0 if continuous else None, **prompt)]
-    for at, word in enumerate(WORDS):
-        finish = "stop" if at == CHUNKS - 1 else None
+    for at, word in enumerate(words(chunks)):
+        finish = "stop" if at == chunks - 1 else None
         pieces.append(event([choice({"content": word}, finish, at)], at + 1 if continuous else None))
     if usage:
-        pieces.append(event([], CHUNKS))
+        pieces.append(event([], chunks))
     pieces.append(_chunked(b"data: [DONE]\n\n") + _chunked(b""))
     return pieces
 

@@ -3,30 +3,36 @@
     python benchmarks/many.py [--streams 1000] [--requests 20000] [--rounds 5]
 
 First, that many streams at once, by DUET and by hand on aiohttp: the server (instant_server.py) lets every reasoner
-write at once and stops every generator after its first token, until all have come that far. Then DUET alone, 16 at
-once: `chat()`, streams, and streams that are left early. Every measurement has a process of its own.
+write at once and stops every generator after its first token, until all have come that far. Memory is what the process
+has grown by since its client was connected and idle, over the number of streams. Then DUET alone, 16 at once: `chat()`,
+streams, and streams that are left early. Every measurement has a process of its own.
 """
 
 import argparse
 import asyncio
 import gc
-import multiprocessing
+import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import callers
-from instant_server import HELD, TEXT, allow_many_sockets, serve
+from instant_server import HELD, allow_many_sockets, serve, text
+from turns import Installed, ratio
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 AT_ONCE = 16
 EVERY = 50
 MOST_GROWTH = 1.02
+MOST_KIB = 30
+MOST_FIRST_CHUNK = 1.8
 
 
 def resident_bytes() -> int:
@@ -38,22 +44,31 @@ def open_sockets() -> int:
 
 
 class FirstChunks:
-    """When the first chunk of each stream came, in seconds since all began."""
+    """When the first chunk of each stream came, in seconds since all began: by the clock, and of this process's CPU.
+
+    Of CPU, because the client has work all the time until then, and on a machine that has other work the clock says
+    more of that than of the client.
+    """
 
     def __init__(self, streams: int) -> None:
-        self.start = time.perf_counter()
+        self.begin()
         self.taken: dict[str, list[float]] = {"signal": [], "answer": []}
+        self.taken_cpu: dict[str, list[float]] = {"signal": [], "answer": []}
         self._streams = streams
         self.all_here = asyncio.Event()
 
+    def begin(self) -> None:
+        self._start, self._start_cpu = time.perf_counter(), time.process_time()
+
     def came(self, stage: str) -> None:
-        self.taken[stage].append(time.perf_counter() - self.start)
+        self.taken[stage].append(time.perf_counter() - self._start)
+        self.taken_cpu[stage].append(time.process_time() - self._start_cpu)
         if stage == "answer" and len(self.taken[stage]) == self._streams:
             self.all_here.set()
 
 
 @asynccontextmanager
-async def duet(url: str, first: FirstChunks | None = None) -> AsyncIterator[Any]:
+async def duet(url: str, first: FirstChunks) -> AsyncIterator[Any]:
     from duet_sdk import AsyncDuetClient
     from duet_sdk.events import AnswerDelta, SignalDelta
 
@@ -65,7 +80,7 @@ async def duet(url: str, first: FirstChunks | None = None) -> AsyncIterator[Any]
             async with client.stream(callers.QUESTION) as run:
                 async for event in run:
                     stage = {SignalDelta: "signal", AnswerDelta: "answer"}.get(type(event))
-                    if stage and stage not in seen and first is not None:
+                    if stage and stage not in seen:
                         seen.add(stage)
                         first.came(stage)
             return run.reply.text
@@ -74,30 +89,20 @@ async def duet(url: str, first: FirstChunks | None = None) -> AsyncIterator[Any]
 
 
 @asynccontextmanager
-async def aiohttp(url: str, first: FirstChunks | None = None) -> AsyncIterator[Any]:
-    async with callers.Aiohttp(url, HELD) as client:
+async def by_hand(url: str, first: FirstChunks) -> AsyncIterator[Any]:
+    async with callers.ByHand(url, HELD) as client:
         await client.ask(callers.REASONER, callers.first_messages())
 
-        async def read(stage: str, model: str, messages: list[dict[str, str]]) -> str:
-            texts: list[str] = []
-            asked = callers.body(model, messages, stream=True)
-            async with client.session.post(f"{url}/chat/completions", json=asked) as answer:
-                answer.raise_for_status()
-                async for line in answer.content:
-                    if text := callers.text_of(line):
-                        if not texts and first is not None:
-                            first.came(stage)
-                        texts.append(text)
-            return "".join(texts)
-
         async def one() -> str:
-            signal = await read("signal", callers.REASONER, callers.first_messages())
-            return await read("answer", HELD, callers.second_messages(signal))
+            signal = await client.stream(
+                callers.REASONER, callers.first_messages(), on_first=partial(first.came, "signal")
+            )
+            return await client.stream(HELD, callers.second_messages(signal), on_first=partial(first.came, "answer"))
 
         yield one
 
 
-WAYS = {"duet": duet, "aiohttp": aiohttp}
+WAYS = {"duet": duet, "by hand": by_hand}
 
 
 async def open_many(way: str, url: str, streams: int) -> dict[str, float]:
@@ -106,7 +111,8 @@ async def open_many(way: str, url: str, streams: int) -> dict[str, float]:
     first = FirstChunks(streams)
     async with WAYS[way](url, first) as one:
         gc.collect()
-        before, first.start = resident_bytes(), time.perf_counter()
+        before = resident_bytes()
+        first.begin()
         tasks = [asyncio.create_task(one()) for _ in range(streams)]
         everything = asyncio.gather(*tasks, return_exceptions=True)
         here = asyncio.create_task(first.all_here.wait())
@@ -116,16 +122,21 @@ async def open_many(way: str, url: str, streams: int) -> dict[str, float]:
         await asyncio.to_thread(release, url)
         texts = await everything
         here.cancel()
-        wrong = [text for text in texts if not isinstance(text, str) or text.strip() != TEXT.strip()]
+        wrong = [got for got in texts if not isinstance(got, str) or got.strip() != text().strip()]
         if wrong:
-            print(f"{way}: {wrong[0]!r}")
+            print(f"{way}: {wrong[0]!r}", file=sys.stderr)
     p99 = {f"{stage}_p99_s": percentile(taken, 0.99) for stage, taken in first.taken.items()}
-    return {"failures": len(wrong), "KiB": held / streams / 1024, **p99}
+    p99_cpu = {f"{stage}_p99_cpu_s": percentile(taken, 0.99) for stage, taken in first.taken_cpu.items()}
+    return {"failures": len(wrong), "KiB": held / streams / 1024, **p99, **p99_cpu}
 
 
 def release(url: str) -> None:
     with urlopen(Request(url.removesuffix("/v1") + "/release", data=b"")) as answer:
         answer.read()
+
+
+def over_by_hand(ours: list[dict[str, float]], theirs: list[dict[str, float]], key: str) -> float:
+    return ratio((row[key] for row in ours), (row[key] for row in theirs))
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -159,7 +170,7 @@ async def make_many(url: str, requests: int) -> dict[str, Any]:
                 await one(number)
             except Exception as error:  # noqa: BLE001  # counted, whatever it is
                 failures += 1
-                print(f"{type(error).__name__}: {error}")
+                print(f"{type(error).__name__}: {error}", file=sys.stderr)
             if number % EVERY == 0:
                 samples.append(resident_bytes())
 
@@ -174,23 +185,23 @@ async def make_many(url: str, requests: int) -> dict[str, Any]:
     }
 
 
-def _open_many(way: str, url: str, streams: int) -> dict[str, float]:
-    return asyncio.run(open_many(way, url, streams))
-
-
-def _make_many(url: str, requests: int) -> dict[str, Any]:
-    return asyncio.run(make_many(url, requests))
+def in_turn(
+    url: str, ways: dict[str, tuple[str, Installed]], streams: int, rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """`open_many` by each way and in each round, in a fresh process: what one freed must not serve the next."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in ways if number % 2 == 0 else reversed(ways):
+            way, installed = ways[name]
+            found[name].append(installed.figures("many.py", "--open", way, "--url", url, "--streams", str(streams)))
+    return found
 
 
 def main(streams: int, requests: int, rounds: int) -> None:
-    # A fresh process for each: memory that one measurement freed must not serve the next.
-    pool = multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1)
-    with serve() as url, pool:
-        found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-        for _ in range(rounds):
-            for way in WAYS:
-                found[way].append(pool.apply(_open_many, (way, url, streams)))
-        long = pool.apply(_make_many, (url, requests))
+    here = Installed()
+    with serve() as url:
+        found = in_turn(url, {way: (way, here) for way in WAYS}, streams, rounds)
+        long = here.figures("many.py", "--make", "--url", url, "--requests", str(requests))
 
     print(f"{streams} streams at once, both stages streamed; median of {rounds} rounds")
     print(f"{'':12}{'failures':>10}{'KiB/open stream':>17}{'p99 to first signal':>21}{'p99 to first answer':>21}")
@@ -199,8 +210,15 @@ def main(streams: int, requests: int, rounds: int) -> None:
         failures = sum(one["failures"] for one in found[way])
         signal, answer = row["signal_p99_s"] * 1000, row["answer_p99_s"] * 1000
         print(f"{way:12}{failures:10.0f}{row['KiB']:17.1f}{signal:18.0f} ms{answer:18.0f} ms")
-    over = {key: middle["duet"][key] / middle["aiohttp"][key] for key in ("KiB", "signal_p99_s", "answer_p99_s")}
+    over = {key: over_by_hand(found["duet"], found["by hand"], key) for key in ("KiB", "signal_p99_s", "answer_p99_s")}
     print(f"{'ratio':12}{'':10}{over['KiB']:16.2f}x{over['signal_p99_s']:20.2f}x{over['answer_p99_s']:20.2f}x")
+    cpu = [over_by_hand(found["duet"], found["by hand"], f"{stage}_p99_cpu_s") for stage in ("signal", "answer")]
+    print(f"{'ratio of CPU':12}{'':27}{cpu[0]:20.2f}x{cpu[1]:20.2f}x")
+    for name, unit, value, most in (
+        ("memory of an open stream", " KiB", middle["duet"]["KiB"], MOST_KIB),
+        ("first chunk p99 over by hand", " x", over["signal_p99_s"], MOST_FIRST_CHUNK),
+    ):
+        print(f"  {'pass' if value <= most else 'MISS'}: {name} {value:.1f}{unit}, at most {most:g} wanted")
     lost = sum(one["failures"] for one in found["duet"])
     print(f"  {'MISS' if lost else 'pass'}: {lost:.0f} of DUET's {streams * rounds} streams failed, none wanted")
 
@@ -225,5 +243,13 @@ if __name__ == "__main__":
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--open", choices=WAYS, help="one measurement, in this process: print it as JSON")
+    parser.add_argument("--make", action="store_true", help="one measurement, in this process: print it as JSON")
+    parser.add_argument("--url", help="the server for it")
     given = parser.parse_args()
-    main(given.streams, given.requests, given.rounds)
+    if given.open:
+        print(json.dumps(asyncio.run(open_many(given.open, given.url, given.streams))))
+    elif given.make:
+        print(json.dumps(asyncio.run(make_many(given.url, given.requests))))
+    else:
+        main(given.streams, given.requests, given.rounds)

@@ -16,13 +16,15 @@ from duet_sdk.backends.resilience import Breaker
 from duet_sdk.budget import RequestBudget, connect_ledger
 from duet_sdk.context import context_policy
 from duet_sdk.conversation import AsyncConversation
-from duet_sdk.errors import ConfigError
+from duet_sdk.errors import BudgetExceeded, ConfigError
 from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike
 from duet_sdk.options import CallOptions, ClientOptions, expect, over, request_of
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import DEFAULT_GATE_DEADLINE_S, Parts, StageModel
+from duet_sdk.pipeline.outbox import Outbox
+from duet_sdk.pipeline.request import answer
 from duet_sdk.policies import (
     DEFAULT_BUDGET,
     BreakerPolicy,
@@ -38,7 +40,7 @@ from duet_sdk.pricing import PriceBook
 from duet_sdk.reply import Reply
 from duet_sdk.request import Request
 from duet_sdk.signal import cut_policy
-from duet_sdk.stream import Run, whole_reply
+from duet_sdk.stream import Run, attach_reply
 from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import HandoffName, Stage
 
@@ -179,7 +181,12 @@ class AsyncDuetClient:
             BudgetExceeded: a limit is used up; its ``reply`` has what was written before.
             BackendError: a model failed, and no rung of the failure ladder was left.
         """
-        return await whole_reply(*self._prepare(messages, gate, whole=True, **options))
+        parts, draft, observer = self._prepare(messages, gate, whole=True, **options)
+        try:
+            return await answer(parts, draft, Outbox(observer, is_read=False))
+        except BudgetExceeded as error:
+            attach_reply(error, draft)
+            raise
 
     def stream(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Run:
         """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.

@@ -25,6 +25,8 @@ def parse_messages(given: MessagesLike) -> tuple[Message, ...]:
         InvalidRequest: nothing to answer, an unknown role, or content of a kind DUET does not know; the text says
             which message, counted from 0.
     """
+    if isinstance(given, str) and given.strip():
+        return (Message("user", given),)
     if isinstance(given, str):
         given = [Message("user", given)]
     if isinstance(given, Mapping | Message) or not isinstance(given, Sequence):

@@ -145,6 +145,10 @@ def over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
     return merged
 
 
+_AS_IT_IS = Sampling()
+_SAMPLED = frozenset({"temperature", "top_p", "top_k", "seed", "stop"})
+
+
 def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, whole: bool) -> Request:
     """The request with every choice made; ``base`` has the client's own, which the request's override.
 
@@ -165,14 +169,16 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
     expect(Sampling, reasoner_params=options.get("reasoner_params"), generator_params=options.get("generator_params"))
     expect((list, tuple), tools=tools)
     expect((str, list, tuple), stop=stop, scopes=scopes, boundary=boundary)
-    common = Sampling(
-        options.get("temperature"),
-        options.get("top_p"),
-        options.get("top_k"),
-        seed=options.get("seed"),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-    )
-    reasoner, generator = options.get("reasoner_params") or Sampling(), options.get("generator_params") or Sampling()
+    common = _AS_IT_IS
+    if not _SAMPLED.isdisjoint(options):
+        common = Sampling(
+            options.get("temperature"),
+            options.get("top_p"),
+            options.get("top_k"),
+            seed=options.get("seed"),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        )
+    reasoner, generator = options.get("reasoner_params") or _AS_IT_IS, options.get("generator_params") or _AS_IT_IS
     if mode == "reasoner":
         reasoner = reasoner.over(common)
     return Request(

@@ -83,6 +83,7 @@ class GpuHour:
 Price: TypeAlias = TokenPrice | GpuHour
 """What a model costs, by its tokens or by the time it takes."""
 FREE = TokenPrice(Decimal(0), Decimal(0))
+_NOTHING = Decimal(0)
 
 
 class PriceBook:
@@ -151,6 +152,8 @@ class PriceBook:
 
 
 def _apply(price: Price, input_tokens: int, output_tokens: int, cached_tokens: int, seconds: float) -> Decimal:
+    if price is FREE:  # most local models; exact arithmetic would cost more than all other book-keeping
+        return _NOTHING
     with localcontext(_EXACT):
         if isinstance(price, GpuHour):
             # Seconds left of a deadline that has just passed are below 0.

@@ -21,6 +21,8 @@ class Account:
         run: totals of the agent's run, where there is one.
     """
 
+    __slots__ = ("_begun", "attempts", "first_answer_s", "gate_s", "run")
+
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.first_answer_s: float | None = None
@@ -162,7 +164,7 @@ def _busy_s(attempts: Sequence[Attempt]) -> float:
     if len(attempts) == 1:
         return attempts[0].duration_s
     busy_s = until = 0.0
-    for start, end in sorted((attempt.start_s, attempt.start_s + attempt.duration_s) for attempt in attempts):
+    for start, end in sorted([(attempt.start_s, attempt.start_s + attempt.duration_s) for attempt in attempts]):
         busy_s += max(0.0, end - max(start, until))
         until = max(until, end)
     return busy_s

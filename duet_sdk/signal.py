@@ -43,6 +43,8 @@ class Extractor:
         self._outside: list[str] = []
         self.closed = False
         """Whether the block has ended: nothing after it is signal under ``take="thinking"``."""
+        self.ended = False
+        """Whether nothing that comes now can belong to the signal, so that the reasoner can be stopped."""
 
     def feed(self, text: str, reasoning: str = "") -> str:
         """Take a piece of output; gives what of it to show."""
@@ -53,7 +55,7 @@ class Extractor:
                 shown.append(reasoning)
         if text:
             if self._thinking and not self._inside and not self._outside and self._take == "thinking":
-                self.closed = True  # the server's reasoning part is over
+                self._close_block()  # the server's reasoning part is over
             if not self._pending and self._open[0] not in text and self._close[0] not in text:
                 self._put(text, shown)  # most pieces: no tag begins in them
             else:
@@ -80,8 +82,11 @@ class Extractor:
                 self._thinking += self._outside
             self._outside.clear()
             self._inside = False
-            self.closed = True
+            self._close_block()
         return True
+
+    def _close_block(self) -> None:
+        self.closed, self.ended = True, self._take == "thinking"
 
     def _next_tag(self) -> tuple[str | None, int]:
         if self.closed:
@@ -99,11 +104,6 @@ class Extractor:
         wanted = (self._inside or not self.closed) if self._take == "thinking" else not self._inside
         if wanted:
             shown.append(text)
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing that comes now can belong to the signal, so that the reasoner can be stopped."""
-        return self.closed and self._take == "thinking"
 
     @property
     def text(self) -> str:
@@ -134,8 +134,10 @@ class LeadingThought:
         self.is_over = False
         """Whether the answer's own text has begun: from now on `feed` gives back what it is given."""
 
-    def feed(self, text: str) -> str:
-        """Take a piece of the answer; gives what of it to show."""
+    def feed(self, text: str, *, last: bool = False) -> str:
+        """Take a piece of the answer, perhaps the last; gives what of it to show."""
+        if last:
+            return self.feed(text) + self.end()
         if self.is_over:
             return text
         self._pending += text

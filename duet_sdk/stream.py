@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from duet_sdk.reply import Reply
 
 
-async def whole_reply(parts: Parts, draft: Draft, observer: Observer) -> Reply:
-    """The reply, when it is complete, made in the caller's task; nobody reads the events. Raises as a `Run` does."""
-    try:
-        return await answer(parts, draft, Outbox(observer, is_read=False))
-    except BudgetExceeded as error:
-        _attach_reply(error, draft)
-        raise
-
-
 class Run:
     """One request while it runs: a context manager, and an iterator over its events.
 
@@ -78,7 +69,7 @@ class Run:
         events = outbox.events
         while not self._over:
             if events:
-                return events.popleft()
+                return events.pop(0)
             if outbox.closed:
                 return self.conclude()
             if self._working is None:
@@ -117,7 +108,7 @@ class Run:
         try:
             self._reply = self._working.result()()
         except BudgetExceeded as error:
-            _attach_reply(error, self._draft)
+            attach_reply(error, self._draft)
             self._reply = error.reply or self._draft.reply("error")
             raise
         except Exception:
@@ -156,6 +147,7 @@ def _close(outbox: Outbox, working: asyncio.Task[Callable[[], Reply]]) -> None:
     outbox.close()
 
 
-def _attach_reply(error: BudgetExceeded, draft: Draft) -> None:
+def attach_reply(error: BudgetExceeded, draft: Draft) -> None:
+    """Give an error what had been written before it, where anything was."""
     if error.reply is None and draft.account.attempts:
         error.reply = draft.reply("deadline" if isinstance(error, DeadlineExceeded) else "length")

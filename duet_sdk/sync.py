@@ -201,7 +201,7 @@ class SyncRun:
         outbox = self._run.outbox
         while True:
             if outbox.events:
-                return outbox.events.popleft()
+                return outbox.events.pop(0)
             if outbox.closed:
                 self._over = True
                 return self._conclude()

@@ -104,6 +104,8 @@ class Chunk:
     cost_usd: Decimal | None = None
     finish_reason: str | None = None
     index: int = 0
+    last: bool = False
+    """The model's server has said all: nothing follows, and nothing is left to be closed but what is closed at once."""
 
 
 class ThinkRenderer(Protocol):

@@ -64,14 +64,15 @@ class Breaker(Wrapped):
         Raises:
             EndpointResting: the endpoint rests.
         """
-        trial = self._enter()
+        trial = self.attempt_begins()
         try:
             return await self._backend.connect()
         except BackendError as error:
             self._failure(error)
             raise
         finally:
-            self._leave(trial)
+            if trial:
+                self._trying = False
 
     @override
     def attempt_begins(self) -> bool:
@@ -80,18 +81,6 @@ class Breaker(Wrapped):
         Raises:
             EndpointResting: the endpoint rests.
         """
-        return self._enter()
-
-    @override
-    def attempt_ends(self, begun: object, error: BaseException | None) -> None:
-        """Count a failure of the endpoint; an answer of any kind, also one that was cut, ends the row of failures."""
-        if error is None:
-            self._failed, self._open_until = 0, 0.0
-        elif isinstance(error, BackendError):
-            self._failure(error)
-        self._leave(begun is True)
-
-    def _enter(self) -> bool:
         if self._failed < self._most:
             return False
         left_s = self._open_until - self._clock()
@@ -106,8 +95,14 @@ class Breaker(Wrapped):
         self._trying = True
         return True
 
-    def _leave(self, trial: bool) -> None:
-        if trial:
+    @override
+    def attempt_ends(self, begun: object, error: BaseException | None) -> None:
+        """Count a failure of the endpoint; an answer of any kind, also one that was cut, ends the row of failures."""
+        if error is None:
+            self._failed, self._open_until = 0, 0.0
+        elif isinstance(error, BackendError):
+            self._failure(error)
+        if begun is True:
             self._trying = False
 
     def _failure(self, error: BackendError) -> None:

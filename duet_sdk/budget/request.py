@@ -43,6 +43,20 @@ class RequestBudget:
     60
     """
 
+    __slots__ = (
+        "_held",
+        "_held_tokens",
+        "_is_limited",
+        "charged",
+        "clock",
+        "counts",
+        "deadline",
+        "limits",
+        "spent_tokens",
+        "spent_usd",
+        "started",
+    )
+
     def __init__(
         self, limits: ResolvedBudget, *, charged: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -190,7 +204,8 @@ class RequestBudget:
 
     def settle(self, held: Reservation, *, tokens: int, usd: Decimal | None) -> None:
         """Book what an attempt really spent and give the rest back."""
-        self.release(held)
+        self._held.remove(held)
+        self._held_tokens -= held.tokens
         self.spent_tokens += tokens
         if usd:
             self.spent_usd += usd

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from duet_sdk.answer_form import ask_again, strict_tools, unmet
-from duet_sdk.backends.base import Call, Capabilities
+from duet_sdk.backends.base import Call, Capabilities, Chunk
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
@@ -34,10 +34,13 @@ class AnswerStage:
         guidance: what the signal's stage has left.
     """
 
+    __slots__ = ("_asked_again", "_begun", "_flow", "_guidance")
+
     def __init__(self, flow: Flow, guidance: Guidance) -> None:
         self._flow = flow
         self._guidance = guidance
         self._asked_again: tuple[Message, ...] = ()
+        self._begun: RunningAttempt | None = None
 
     async def run(self, stage: Stage) -> None:
         """Let the models of that stage answer in turn; where all generators fail, the reasoner may.
@@ -47,15 +50,9 @@ class AnswerStage:
             BudgetExceeded: a limit is used up.
         """
         flow = self._flow
-        begun = self._guidance.begun if stage == "generator" else None
-
-        async def use(model: StageModel) -> None:
-            nonlocal begun
-            first, begun = begun, None
-            await self._ask(stage, model, first)
-
+        self._begun = self._guidance.begun if stage == "generator" else None
         failure = await flow.down_the_chain(
-            stage, use, void=self._discard, may_pass_on=lambda: not self._must_not_start_over()
+            stage, partial(self._ask, stage), void=self._discard, may_pass_on=lambda: not self._must_not_start_over()
         )
         if failure is not None and self._must_not_start_over():
             raise self._broken(stage, failure) from failure
@@ -69,13 +66,14 @@ class AnswerStage:
         for index in range(flow.request.n):
             flow.tell(AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index))
 
-    async def _ask(self, stage: Stage, model: StageModel, begun: RunningAttempt | None) -> None:
-        """Let one model answer, again where the policy says so; what it has ``begun`` already is its first attempt."""
+    async def _ask(self, stage: Stage, model: StageModel) -> None:
+        """Let one model answer, again where the policy says so; what has begun already is the first attempt of all."""
         flow = self._flow
         self._asked_again = ()
 
         async def attempt(number: int) -> None:
-            await self._write(begun if number == 1 and begun is not None else await self._planned(stage, model))
+            begun, self._begun = self._begun, None
+            await self._write(begun or await self._planned(stage, model))
 
         await flow.with_retries(
             stage,
@@ -121,7 +119,8 @@ class AnswerStage:
                 flow.tell(Retried(again, self._discard()))
             await attempt.run(partial(self._read, attempt, thoughts))
             for index, thought in enumerate(thoughts):
-                if rest := thought.end():  # held back, and the output was cut before it could be told
+                # Held back, and the output was cut before it could be told.
+                if not thought.is_over and (rest := thought.end()):
                     draft.add_text(rest, index)
                     flow.tell(AnswerDelta(rest, index))
         if attempt.timed_out:
@@ -133,24 +132,29 @@ class AnswerStage:
             for chunk in attempt.take(arrived):
                 index, text, thought = chunk.index, chunk.text, thoughts[chunk.index]
                 if not thought.is_over:
-                    text = thought.feed(text)
-                if chunk.finish_reason is not None:
-                    text += thought.end()
-                    draft.end_answer(index, chunk.finish_reason)
-                if chunk.logprobs:
-                    draft.add_logprobs(index, chunk.logprobs)
+                    text = thought.feed(text, last=chunk.finish_reason is not None)
                 if text:
                     draft.add_text(text, index)
                     if outbox.is_read:
                         outbox.tell(AnswerDelta(text, index, chunk.logprobs))
-                for delta in chunk.tool_calls:
-                    draft.add_call(delta)
-                    outbox.tell(delta)
+                if chunk.finish_reason is not None or chunk.logprobs or chunk.tool_calls:
+                    self._note(chunk)
             if attempt.counter.done or attempt.counter.stopped:
                 return
             if len(outbox.events) >= LOOK_AHEAD:
                 await outbox.room()
         attempt.exhausted()
+
+    def _note(self, chunk: Chunk) -> None:
+        """What comes with few chunks only: logprobs, pieces of tool calls, the end of an output."""
+        draft = self._flow.draft
+        if chunk.logprobs:
+            draft.add_logprobs(chunk.index, chunk.logprobs)
+        for delta in chunk.tool_calls:
+            draft.add_call(delta)
+            self._flow.tell(delta)
+        if chunk.finish_reason is not None:
+            draft.end_answer(chunk.index, chunk.finish_reason)
 
     async def plan(
         self, stage: Stage, model: StageModel, *, signal: str, kind: AttemptKind = "answer"
@@ -176,8 +180,10 @@ class AnswerStage:
         sampling, whole = self._sampling(stage), request.whole
         if kind == "probe":
             sampling, whole = sampling.over(Sampling(logprobs=0)), False
+        want = budget.limits.answer_tokens or 1
         call = replace(
             call,
+            max_tokens=want,
             tools=tools,
             tool_choice=request.tool_choice,
             response_format=request.response_format,
@@ -186,20 +192,21 @@ class AnswerStage:
             tenant=request.labels.tenant,
             sampling=sampling,
         )
-        want = budget.limits.answer_tokens or 1
         if guided:
             # The window was checked before the signal was bought; a tokenizer that makes more of it than
             # the reasoner's did only shortens the answer.
-            exact = budget.counts or able.context_tokens is not None
-            prompt = await prompt_size(model.backend, call, exact=exact)
-            if able.context_tokens is not None:
-                want = max(1, min(want, able.context_tokens - prompt.likely))
+            prompt = await prompt_size(model.backend, call, exact=budget.counts)
+            window = able.context_tokens
+            if window is not None and prompt.tokens + want > window:
+                prompt = await prompt_size(model.backend, call, exact=True)
+                want = max(1, min(want, window - prompt.likely))
         else:
             prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what=f"{stage}'s")
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         limit = budget.largest_output(prompt.tokens, want=want, usd_of=usd_of, outputs=request.n)
-        slot = self._flow.slot(stage, model, usd_of)
-        return RunningAttempt(slot, replace(call, max_tokens=limit), kind=kind, prompt=prompt, until=budget.deadline)
+        if limit != call.max_tokens:
+            call = replace(call, max_tokens=limit)
+        return RunningAttempt(self._flow, model, call, kind=kind, prompt=prompt, usd_of=usd_of, until=budget.deadline)
 
     def _sampling(self, stage: Stage) -> Sampling:
         """The stage's own; a reasoner that stands in answers as the generator was to, but for what its server takes."""
@@ -220,7 +227,7 @@ class AnswerStage:
     ) -> tuple[bool, Call]:
         """Whether the signal was made for this answer, and the call without its limits."""
         flow = self._flow
-        seen = await flow.read_by(stage, model)
+        seen = flow.seen_by(stage) if flow.draft.agent is None else await flow.read_by(stage, model)
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, cast
 
-from duet_sdk.backends.base import Backend, Call, Chunk
-from duet_sdk.budget import EntryFacts, RequestBudget, UsdOf
+from duet_sdk.backends.base import Call, Chunk
+from duet_sdk.budget import EntryFacts, UsdOf
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted
 from duet_sdk.pipeline.admission import PromptSize
-from duet_sdk.pipeline.charging import Charge, Charging
+from duet_sdk.pipeline.charging import Charge
 from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
-from duet_sdk.pipeline.lifetime import Lifetime, carried
-from duet_sdk.pipeline.outbox import Outbox
-from duet_sdk.pricing import PriceBook
-from duet_sdk.receipt import Account
+from duet_sdk.pipeline.flow import Flow
+from duet_sdk.pipeline.lifetime import carried
+from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import Attempt, StageUsage
-from duet_sdk.types import AttemptKind, CountedBy, Stage
+from duet_sdk.types import AttemptKind, CountedBy
 
 GRACE_S: Final = 2.0
 """How long a stream that has reached its limit or its end may take to say its usage before it is closed: servers send
@@ -33,26 +31,6 @@ Read = Callable[[], Coroutine[object, object, None]]
 
 
 _NOTHING: Final = nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Who is called, and on whose account: what stays the same over a stage's attempts."""
-
-    stage: Stage
-    model: str
-    backend: Backend
-    prices: PriceBook
-    account: Account
-    budget: RequestBudget
-    usd_of: UsdOf
-    outbox: Outbox
-    count_text: Callable[[str], int] | None = None
-    """Tokens of a text by the model's own tokenizer, None where it is not at hand."""
-    charging: Charging | None = None
-    """The request's side of a ledger, None without one."""
-    lifetime: Lifetime = field(default_factory=Lifetime)
-    """What runs for the client."""
 
 
 class RunningAttempt:
@@ -85,19 +63,21 @@ class RunningAttempt:
         "_call",
         "_charge",
         "_exhausted",
+        "_flow",
         "_held",
         "_is_announced",
         "_is_dispatched",
         "_is_refused",
+        "_model",
         "_needed_tokens",
         "_number",
         "_permit",
         "_prompt",
         "_queued_s",
         "_reading",
-        "_slot",
         "_span",
         "_until",
+        "_usd_of",
         "counter",
         "discarded",
         "incoming",
@@ -110,13 +90,26 @@ class RunningAttempt:
     incoming: AsyncGenerator[Sequence[Chunk], None]
     take: Callable[[Sequence[Chunk]], Sequence[Chunk]]
 
-    def __init__(self, slot: Slot, call: Call, *, kind: AttemptKind, prompt: PromptSize, until: float | None) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        model: StageModel,
+        call: Call,
+        *,
+        kind: AttemptKind,
+        prompt: PromptSize,
+        usd_of: UsdOf,
+        until: float | None,
+    ) -> None:
         self.kind = kind
-        self._slot = slot
+        self._flow = flow
+        self._model = model
         self._call = call
+        self._usd_of = usd_of
         self._prompt = prompt
         self._until = until
-        self.counter = Counter(call.max_tokens, call.n, slot.count_text, slot.budget.clock)
+        count_text = model.renderer.count_text if model.renderer is not None else None
+        self.counter = Counter(call.max_tokens, call.n, count_text, flow.budget.clock)
         self.timed_out = False
         self.discarded = False
         self.record: Attempt | None = None
@@ -161,7 +154,7 @@ class RunningAttempt:
         """Whether the model is known to have stayed within its limit."""
         if self.record is not None:
             return self.record.honoured
-        return self._is_unbilled or self.counter.honoured
+        return self._is_unbilled or self.counter.honours(self.counter.tokens)
 
     @property
     def truncated(self) -> bool:
@@ -177,16 +170,17 @@ class RunningAttempt:
         """Hold what it can spend; once is enough."""
         if self._number:
             return self
-        slot, call, budget = self._slot, self._call, self._slot.budget
+        flow, model, call = self._flow, self._model, self._call
+        budget, observer, charging = flow.budget, flow.outbox.observer, flow.draft.charging
         outputs = call.max_tokens * call.n
         bound = self._prompt.tokens
-        planned_s = budget.elapsed_s()
-        usd = slot.usd_of(bound, outputs)
+        planned_s = self._begun_s = budget.elapsed_s()
+        usd = self._usd_of(bound, outputs)
         self._held = budget.hold(bound + outputs, usd)
-        if slot.charging is not None:
+        if charging is not None:
             try:
-                self._charge = await slot.charging.hold(
-                    EntryFacts(slot.stage, slot.model, self.kind, slot.outbox.observer.trace_id),
+                self._charge = await charging.hold(
+                    EntryFacts(model.stage, model.name, self.kind, observer.trace_id),
                     tokens=bound + outputs,
                     usd=usd,
                     left_s=budget.left_s(self._until),
@@ -194,41 +188,42 @@ class RunningAttempt:
             except BaseException:
                 budget.release(self._held)
                 raise
-        self._begun_s = budget.elapsed_s()
+            self._begun_s = budget.elapsed_s()
         self._queued_s = self._begun_s - planned_s
-        self._number = slot.account.next_number(slot.stage)
-        self._span = slot.outbox.observer.attempt(
-            call, stage=slot.stage, model=slot.model, backend=slot.backend, number=self._number, kind=self.kind
+        self._number = flow.draft.account.next_number(model.stage)
+        self._span = observer.attempt(
+            call, stage=model.stage, model=model.name, backend=model.backend, number=self._number, kind=self.kind
         )
         self.take = self.counter.take if self._span.hears is None else self._take_and_tell
         return self
 
     def _announce(self) -> None:
-        if not self._is_announced:
-            self._is_announced = True
-            self._slot.outbox.tell(AttemptStarted(self._slot.stage, self._slot.model, self._number))
+        self._is_announced = True
+        self._flow.tell(AttemptStarted(self._model.stage, self._model.name, self._number))
 
     async def run(self, read: Read) -> None:
         """Read the model's output until there is no more, no more is wanted, or the time is up.
 
-        Where the attempt has a deadline, or its events a reader, ``read`` runs in a task of its own: the deadline
-        then ends the waiting however long the model's stream takes to close, and no chunk passes the layers above.
+        Where the answer is streamed, or has a deadline, ``read`` runs in a task of its own: no chunk then passes the
+        layers above (a task resumes every coroutine that awaits), and a deadline ends the waiting however long the
+        model's stream takes to close.
 
         Raises:
             BackendError: the model failed; what it wrote before has been read.
         """
-        self._announce()
-        left_s = self._slot.budget.left_s(self._until)
+        if not self._is_announced:
+            self._announce()
+        left_s = None if self._until is None else self._flow.budget.left_s(self._until)
         if left_s is not None and left_s <= 0:
             self._stop_waiting()
             return
-        is_direct = left_s is None and not self._slot.outbox.is_read
+        is_direct = left_s is None and self._call.whole
         is_sent = self._is_dispatched
         try:
             if not is_sent:
-                self.incoming = self._slot.backend.batches(self._call)
+                self.incoming = self._model.backend.batches(self._call)
                 self._is_dispatched = True
-                self._permit = (self._slot.backend.attempt_begins(),)
+                self._permit = (self._model.backend.attempt_begins(),)
             # What is sent belongs to the attempt; a task that reads takes this context with it.
             with _NOTHING if is_sent else self._span.sending():
                 await (self._read_all(read) if is_direct else self._in_task(read, left_s))
@@ -253,7 +248,7 @@ class RunningAttempt:
                 timer.cancel()
             if not reading.done():
                 reading.cancel()
-                await self._slot.lifetime.within(reading)
+                await self._flow.parts.lifetime.within(reading)
         if not reading.done() or reading.cancelled():
             self._stop_waiting()
         else:
@@ -316,7 +311,7 @@ class RunningAttempt:
         self.timed_out = self.counter.cut_short()
 
     def _broken(self, message: str) -> StreamBroken:
-        backend = self._slot.backend
+        backend = self._model.backend
         return StreamBroken(message, backend=backend.name, model=backend.model)
 
     async def __aexit__(
@@ -340,17 +335,20 @@ class RunningAttempt:
 
     async def _close(self) -> None:
         """Close a stream that has more to give; what takes long goes on beside whatever comes next."""
+        if self.counter.complete:  # it has not: there is nothing to wait for
+            await self.incoming.aclose()
+            return
         if self._reading is not None and not self._reading.done():
             return  # it was told to end, and closes the stream itself
         closing = cast("Coroutine[None, None, None]", self.incoming.aclose())
-        await self._slot.lifetime.within(asyncio.create_task(closing))
+        await self._flow.parts.lifetime.within(asyncio.create_task(closing))
 
     def _tell_backend(self, exc: BaseException | None) -> None:
         if self._permit is None:
             return
         if exc is None and self.counter.first_s is None and not self.counter.complete:
             exc = TimeoutError()  # nothing came, and nobody waits any more: that speaks neither for it nor against it
-        self._slot.backend.attempt_ends(self._permit[0], exc)
+        self._model.backend.attempt_ends(self._permit[0], exc)
 
     async def _end(self, record: Attempt) -> None:
         try:
@@ -359,46 +357,46 @@ class RunningAttempt:
             elif self._charge is not None:
                 await self._charge.release()
         finally:
-            self._announce()  # it may have ended before it was run
-            self._slot.outbox.tell(
-                AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type)
-            )
+            if not self._is_announced:  # it ended before it was run
+                self._announce()
+            self._flow.tell(AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type))
 
     def _settle(self, exc: BaseException | None) -> Attempt:
-        slot, counter = self._slot, self.counter
-        duration_s = slot.budget.elapsed_s() - self._begun_s
-        usage = StageUsage() if self._is_unbilled else counter.usage(self._prompt.likely)
-        usd = slot.prices.cost(
-            slot.model,
+        flow, model, counter = self._flow, self._model, self.counter
+        duration_s = flow.budget.elapsed_s() - self._begun_s
+        is_unbilled = self._is_unbilled
+        usage = StageUsage() if is_unbilled else counter.usage(self._prompt.likely)
+        usd = flow.parts.prices.cost(
+            model.name,
             usage,
             seconds=duration_s,
             reported_usd=counter.reported_usd,
-            backend_price=slot.backend.price,
+            backend_price=model.backend.price,
         )
-        slot.budget.settle(self._held, tokens=usage.total_tokens, usd=usd)
+        flow.budget.settle(self._held, tokens=usage.total_tokens, usd=usd)
         error_type = None
         if exc is not None:
             error_type = type(exc).__name__ if isinstance(exc, Exception) else "cancelled"
         self.record = Attempt(
-            slot.stage,
-            slot.model,
+            model.stage,
+            model.name,
             self._number,
             usage,
             usd,
             self._begun_s,
             duration_s,
-            None if counter.first_s is None else counter.first_s - slot.budget.started - self._begun_s,
+            None if counter.first_s is None else counter.first_s - flow.budget.started - self._begun_s,
             error_type,
             kind=self.kind,
             limit_tokens=self._call.max_tokens * self._call.n,
-            honoured=self.honoured,
+            honoured=is_unbilled or counter.honours(usage.output_tokens),
             discarded=self.discarded,
             truncated=counter.truncated,
             finish_reasons=counter.finish_reasons,
             overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
             queued_s=self._queued_s,
         )
-        slot.account.attempts.append(self.record)
+        flow.draft.account.attempts.append(self.record)
         return self.record
 
 

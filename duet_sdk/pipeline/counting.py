@@ -139,10 +139,11 @@ class Counter:
         self._limit = limit
         self._outputs = outputs
         self._clock = clock
-        self._meters = [Meter(count_text) for _ in range(outputs)]
+        self._meters = [Meter(count_text)]
+        for _ in range(1, outputs):
+            self._meters.append(Meter(count_text))
         self._only = self._meters[0] if outputs == 1 else None
-        self._open = set(range(outputs))
-        self._writing = set(range(outputs))
+        self._open = self._writing = (1 << outputs) - 1  # a bit for each output
         self._reasons: dict[int, str] = {}
         self._reported: StageUsage | None = None
         self._used = 0
@@ -172,7 +173,6 @@ class Counter:
                 or not ids
                 or tokens >= limit
                 or self.done
-                or chunk.finish_reason is not None
                 or chunk.tool_calls
                 or chunk.index
                 or chunk.cost_usd is not None
@@ -190,7 +190,11 @@ class Counter:
             meter.pieces += 1
             meter.written_bytes += len((chunk.text + chunk.reasoning).encode("utf-8", "surrogatepass"))
             self._reported = usage or self._reported
+            if chunk.finish_reason is not None:
+                self._finish(0, chunk.finish_reason)
             kept.append(chunk)
+        if arrived and arrived[-1].last and self.done and not self.stopped:
+            self.end()
         return kept
 
     def _take(self, chunk: Chunk) -> Chunk | None:
@@ -203,23 +207,17 @@ class Counter:
             self._reported = usage or self._reported
         if chunk.cost_usd is not None:
             self.reported_usd = chunk.cost_usd
-        written = chunk.text + chunk.reasoning if chunk.reasoning else chunk.text
-        if chunk.tool_calls:
-            written += "".join(f"{delta.name or ''}{delta.arguments}" for delta in chunk.tool_calls)
-        ids = len(chunk.token_ids)
+        written, ids = _written(chunk), len(chunk.token_ids)
         if self.first_s is None and (written or ids):
             self.first_s = self._clock()
         meter = self._meters[index]
         added = meter.add(written, token_ids=ids, used=self._running_total(usage, meter, written, ids))
-        if written and index not in self._open:
+        if written and not self._open >> index & 1:
             return None  # it had said that this output was over
         if meter.tokens > self._limit:
             return self._cut(chunk, allowed=max(0, self._limit - (meter.tokens - added)), added=added)
         if chunk.finish_reason is not None:
-            self._open.discard(index)
-            self._reasons[index] = chunk.finish_reason
-            self.truncated |= chunk.finish_reason == "length"
-            self._is_written(index)
+            self._finish(index, chunk.finish_reason)
         elif meter.tokens == self._limit:
             self._is_written(index)
         return chunk
@@ -234,17 +232,24 @@ class Counter:
         fresh, self._used = usage.output_tokens - self._used, usage.output_tokens
         return meter.tokens + fresh if written and not ids else None
 
+    def _finish(self, index: int, reason: str) -> None:
+        self._open &= ~(1 << index)
+        self._is_written(index)
+        self._reasons[index] = reason
+        if reason == "length":
+            self.truncated = True
+
     def _is_written(self, index: int) -> None:
-        self._writing.discard(index)
+        self._writing &= ~(1 << index)
         self.done = not self._writing
 
     def _cut(self, chunk: Chunk, *, allowed: int, added: int) -> Chunk | None:
         """Keep the share of a chunk that is within the limit; with the last output over it, the stream is over."""
-        was_writing = chunk.index in self._writing
+        was_writing = self._writing >> chunk.index & 1
         self._is_written(chunk.index)
         self._reasons.setdefault(chunk.index, "length")
         self.overflowed = True
-        self.truncated |= chunk.index in self._open
+        self.truncated |= bool(self._open >> chunk.index & 1)
         if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
             return None  # the final usage tells of tokens that were never shown: nothing is left to cut
         # With several outputs, one that runs away must not keep the stream alive for the others.
@@ -292,20 +297,21 @@ class Counter:
             return "usage"
         return counted
 
-    @property
-    def honoured(self) -> bool:
-        """Whether the model is known to have stayed within its limit.
+    def honours(self, tokens: int) -> bool:
+        """Whether a model that is billed for so many tokens is known to have stayed within its limit.
 
         A model that reached its limit and neither ended nor reported its usage may have written on unseen.
         """
         if self.overflowed:
             return False
-        tokens, limit = self.tokens, self._limit * self._outputs
+        limit = self._limit * self._outputs
         return tokens < limit or (tokens == limit and (self.complete or not self._open))
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """Why the outputs ended, as far as they did, in their order."""
+        if self._only is not None:
+            return (self._reasons[0],) if self._reasons else ()
         return tuple(self._reasons[at] for at in sorted(self._reasons))
 
     @property
@@ -330,6 +336,14 @@ class Counter:
         if self._only is not None:
             return self._only.counted_by == "token_ids"
         return all(meter.counted_by == "token_ids" for meter in self._meters)
+
+
+def _written(chunk: Chunk) -> str:
+    """All that a model wrote in a chunk."""
+    written = chunk.text + chunk.reasoning if chunk.reasoning else chunk.text
+    if chunk.tool_calls:
+        written += "".join(f"{delta.name or ''}{delta.arguments}" for delta in chunk.tool_calls)
+    return written
 
 
 def plausible(usage: StageUsage) -> StageUsage | None:

@@ -27,6 +27,25 @@ _SERVED_BY: dict[str, ServedBy] = {
 class Draft:
     """The reply of one request, as far as it has come."""
 
+    __slots__ = (
+        "_calls",
+        "_finishes",
+        "_logprobs",
+        "_texts",
+        "account",
+        "agent",
+        "alone",
+        "budget",
+        "charging",
+        "finish",
+        "gate",
+        "handoff",
+        "models",
+        "request",
+        "served_by",
+        "signal",
+    )
+
     def __init__(
         self,
         request: Request,
@@ -82,7 +101,8 @@ class Draft:
 
     def discard_answers(self) -> None:
         """Forget what has been answered so far: another model starts over."""
-        self.account.discard("answer")
+        if self.account.attempts:
+            self.account.discard("answer")
         self._texts: list[list[str]] = [[] for _ in range(self.request.n)]
         self._finishes: list[str | None] = [None] * self.request.n
         self._calls: dict[tuple[int, int], list[str]] = {}
@@ -141,7 +161,7 @@ class Draft:
         request = self.request
         if self.agent is not None:
             self.account.run = self.agent.totals(self.account)
-        answers = tuple(self.answer(index) for index in range(request.n))
+        answers = tuple([self.answer(index) for index in range(request.n)])
         winner, agreement = 0, None
         if finish_reason is None and request.vote is not None and request.mode != "signal":
             calls = [self.calls_of(index) for index in range(request.n)]
@@ -167,9 +187,13 @@ class Draft:
 
     def calls_of(self, index: int) -> tuple[ToolCall, ...]:
         """The tool calls of answer number ``index``."""
+        if not self._calls:
+            return ()
         return tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == index)
 
     def _estimate_alone(self) -> AloneEstimate | None:
         if self.alone is None or self.request.mode == "signal":
             return None
+        if self.alone.output_tokens is None and self.request.mode == "duet" and self.served_by == "pair":
+            return None  # the reasoner has not answered, and nothing says how it would have
         return self.alone.estimate(self.account.attempts, answers=self.request.n)

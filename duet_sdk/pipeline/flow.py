@@ -10,11 +10,9 @@ from typing import TypeVar
 from duet_sdk.agents.history import guarded
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
-from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
 from duet_sdk.events import FellBack, Retried
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
-from duet_sdk.pipeline.attempt import Slot
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import Parts, StageModel
 from duet_sdk.pipeline.outbox import Outbox
@@ -29,6 +27,20 @@ Result = TypeVar("Result")
 class Flow:
     """One request on its way through a pair: the pair's parts, the draft of the reply, and where events are told."""
 
+    __slots__ = (
+        "_chains",
+        "_read",
+        "_seen",
+        "allowed",
+        "budget",
+        "draft",
+        "outbox",
+        "parts",
+        "prompts",
+        "request",
+        "tell",
+    )
+
     def __init__(self, parts: Parts, draft: Draft, outbox: Outbox, *, allowed: frozenset[str] | None = None) -> None:
         self.parts = parts
         self.draft = draft
@@ -41,6 +53,7 @@ class Flow:
             asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
         self.allowed = asked
         self._chains: dict[Stage, list[StageModel]] = {}
+        self._seen: dict[Stage, tuple[Message, ...]] = {}
         self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
         self.prompts = self._prompts()
         """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
@@ -135,10 +148,13 @@ class Flow:
         Raises:
             ConfigError: the user's policy left nothing to answer.
         """
-        seen = tuple(self.parts.context(self.request.messages, stage))
-        if not any(message.role == "user" for message in seen):
-            raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
-        return seen
+        if stage in self._seen:
+            return self._seen[stage]
+        seen = self._seen[stage] = tuple(self.parts.context(self.request.messages, stage))
+        for message in seen:
+            if message.role == "user":
+                return seen
+        raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
 
     async def read_by(self, stage: Stage, model: StageModel) -> tuple[Message, ...]:
         """The messages that a stage sees, as that model gets them: an agent's with its tools' results as mere data.
@@ -153,24 +169,6 @@ class Flow:
             renderer = await model.find_renderer()
             self._read[stage, model.name] = guarded(seen, renderer.neutralise if renderer else neutralise_unknown)
         return self._read[stage, model.name]
-
-    def slot(self, stage: Stage, model: StageModel, usd_of: UsdOf) -> Slot:
-        """Who is called for a stage, on this request's account."""
-        count_text = model.renderer.count_text if model.renderer is not None else None
-        draft = self.draft
-        return Slot(
-            stage,
-            model.name,
-            model.backend,
-            self.parts.prices,
-            draft.account,
-            self.budget,
-            usd_of,
-            self.outbox,
-            count_text,
-            draft.charging,
-            self.parts.lifetime,
-        )
 
     async def with_retries(
         self,
@@ -236,9 +234,9 @@ class Flow:
                 break
         return None
 
-    async def in_time(
+    def in_time(
         self, work: Coroutine[object, object, Result], *, until: float | None = None, model: StageModel | None = None
-    ) -> Result:
+    ) -> Awaitable[Result]:
         """Await within the request's deadline, or within a stage's own, which is not later.
 
         Args:
@@ -250,10 +248,13 @@ class Flow:
             DeadlineExceeded: the request's deadline passed.
             ConnectFailed: the stage's own did.
         """
-        left_s = self.budget.left_s(until if until is not None else self.budget.deadline)
-        if left_s is None:
-            return await work
-        timeout = asyncio.timeout(left_s)
+        end = until if until is not None else self.budget.deadline
+        return work if end is None else self._in_time(work, end, until=until, model=model)
+
+    async def _in_time(
+        self, work: Coroutine[object, object, Result], end: float, *, until: float | None, model: StageModel | None
+    ) -> Result:
+        timeout = asyncio.timeout(self.budget.left_s(end))
         try:
             async with timeout:
                 return await work

@@ -54,20 +54,22 @@ class Asking:
 
     def signal(self, text: str) -> Signal:
         """The signal with this text."""
-        return Signal(
-            text=text,
-            tokens=self.tokens,
-            limit=self.limit,
-            truncated=self.truncated,
-            honoured=all(attempt.honoured for attempt in self.attempts),
-            counted_by=self.attempts[0].counted_by if self.attempts else "none",
-        )
+        tokens, honoured = 0, True
+        for attempt in self.attempts:
+            tokens += attempt.tokens
+            honoured &= attempt.honoured
+        counted_by = self.attempts[0].counted_by if self.attempts else "none"
+        return Signal(text, tokens, self.limit, self.truncated, honoured, counted_by)
 
     @property
     def truncated(self) -> bool:
         """Whether something other than the model ended it."""
-        cut = any(attempt.truncated for attempt in self.attempts) or self.failure is not None
-        return cut and not self.extractor.ended
+        if self.extractor.ended:
+            return False
+        for attempt in self.attempts:
+            if attempt.counter.truncated:
+                return True
+        return self.failure is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ class SignalStage:
         async def attempt(number: int) -> None:
             if self.asking is None:
                 self.asking = await flow.in_time(self._plan(model), until=self._until, model=model)
-                if number == 1 and await self._take_cached(self.asking):
+                if number == 1 and flow.parts.signal_cache is not None and await self._take_cached(self.asking):
                     return
             await self._write(self.asking)
             await self._finish(self.asking)
@@ -225,13 +227,13 @@ class SignalStage:
         self._tell(SignalDone(draft.signal, asking.handoff.name))
         return True
 
-    async def _keep(self, asking: Asking) -> None:
+    async def _keep(self, key: CacheKey) -> None:
         """Store a signal that is whole."""
         cache, signal = self._flow.parts.signal_cache, self._flow.draft.signal
-        if cache is None or asking.key is None or not storable(signal):
+        if cache is None or not storable(signal):
             return
         try:
-            await self._flow.in_time(cache.put(asking.key, signal))
+            await self._flow.in_time(cache.put(key, signal))
         except CacheError as error:
             _log.warning("the signal cache failed: %s", error)
 
@@ -261,12 +263,11 @@ class SignalStage:
             async with attempt:
                 asking.attempts.append(attempt)
                 await attempt.run(partial(self._read, attempt, asking))
-        except BackendError as error:
-            asking.failure = error
-            if not self._is_kept(asking):
-                raise
-        finally:
+        except BaseException as error:
+            asking.failure = error if isinstance(error, BackendError) else None
             draft.signal = asking.signal(extractor.text)
+            if asking.failure is None or not self._is_kept(asking):
+                raise
 
     async def _read(self, attempt: RunningAttempt, asking: Asking) -> None:
         extractor, outbox, ids = asking.extractor, self._flow.outbox, asking.ids
@@ -290,9 +291,11 @@ class SignalStage:
     def _attempt(
         self, asking: Asking, call: Call, prompt: PromptSize, limit: int, *, kind: AttemptKind = "signal"
     ) -> RunningAttempt:
-        slot = self._flow.slot("reasoner", asking.model, asking.usd_of)
-        call = replace(call, max_tokens=limit, tenant=self._flow.request.labels.tenant, joined=not self._shows)
-        return RunningAttempt(slot, call, kind=kind, prompt=prompt, until=self._until)
+        if call.max_tokens != limit:
+            call = replace(call, max_tokens=limit)
+        return RunningAttempt(
+            self._flow, asking.model, call, kind=kind, prompt=prompt, usd_of=asking.usd_of, until=self._until
+        )
 
     async def _finish(self, asking: Asking) -> None:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
@@ -305,14 +308,18 @@ class SignalStage:
             wrapped = ""
             left = asking.limit - asking.tokens
             if cut.reserve and left > 0 and asking.failure is None and not asking.attempts[-1].timed_out:
+                draft.signal = asking.signal(thought)  # should it be left while it is wrapped up
                 wrapped = await self._wrap_up(asking, asking.handoff.wrap_up(asking.call, thought, limit=left), left)
             text = wrapped or cut.cut(text, limit=asking.limit)
-        draft.signal = replace(asking.signal(text), truncated=truncated)
+        draft.signal = asking.signal(text)
+        if truncated != draft.signal.truncated:
+            draft.signal = replace(draft.signal, truncated=truncated)
         if truncated and flow.request.mode == "duet":
             draft.served_by = "pair_cut"
         if flow.request.mode == "signal":
             draft.finish = "length" if truncated else "stop"
-        await self._keep(asking)
+        if asking.key is not None:
+            await self._keep(asking.key)
         self._tell(SignalDone(draft.signal, asking.handoff.name))
         if not text:
             what = "was still thinking when it was cut off" if thought else "wrote no signal"
@@ -350,7 +357,7 @@ class SignalStage:
         want = budget.limits.signal_tokens or 1
         able = await model.connect()
         handoff = await flow.handoff(model, self._generator[0] if self._generator else parts.generators[0])
-        ask = await way_of_asking(flow, model, handoff, able)
+        ask = await way_of_asking(flow, model, handoff, able, joined=not self._shows)
         call = ask(want)
         usd_of = price_bound(parts.prices, model.name, model.backend, budget)
         prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what="reasoner's")
@@ -410,26 +417,36 @@ class SignalStage:
         self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name))
 
 
-async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff, able: Capabilities) -> Callable[[int], Call]:
-    """How this request's signal is asked for: limit → call."""
-    seen = flatten_tools(await flow.read_by("reasoner", model))
-    if any(message.signal for message in seen) and flow.draft.agent is not None:
-        seen = review(seen, flow.draft.agent.why)
+async def way_of_asking(
+    flow: Flow, model: StageModel, handoff: Handoff, able: Capabilities, *, joined: bool = False
+) -> Callable[[int], Call]:
+    """How this request's signal is asked for: limit → call; ``joined`` where nobody looks at its pieces."""
+    agent = flow.draft.agent
+    seen = flatten_tools(flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model))
+    if agent is not None and any(message.signal for message in seen):
+        seen = review(seen, agent.why)
     seen = seen if able.images else without_images(seen)
     sampling = flow.request.reasoner_sampling
 
     def ask(limit: int) -> Call:
         call = handoff.ask(seen, limit=limit, prompts=flow.prompts_of(handoff), tools=flow.request.tools)
         stops = call.sampling.stop
-        return replace(call, sampling=replace(sampling, stop=(*sampling.stop, *stops)) if stops else sampling)
+        return replace(
+            call,
+            sampling=replace(sampling, stop=(*sampling.stop, *stops)) if stops else sampling,
+            tenant=flow.request.labels.tenant,
+            joined=joined,
+        )
 
     return ask
 
 
 async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Call:
     """The call that answers, as far as its prompt is known before there is a signal."""
-    seen = await flow.read_by("generator", model)
-    guided = alone(seen, prompts=flow.prompts)
+    seen = flow.seen_by("generator") if flow.draft.agent is None else await flow.read_by("generator", model)
+    guided: Call | None = None
     if handoff.name == "instruct":
-        guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools) or guided
+        guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools)
+    if guided is None:
+        guided = alone(seen, prompts=flow.prompts)
     return replace(guided, tools=flow.request.tools) if flow.request.tools else guided

@@ -51,6 +51,8 @@ def neutralise_unknown(text: str) -> str:
     >>> neutralise_unknown("17 primes</think>").encode()
     b'17 primes<\xe2\x80\x8b/think>'
     """
+    if not text:
+        return text
     text = clean(text)
     while spans := find(_KNOWN, text):
         text = split(text, spans, ZERO_WIDTH_SPACE)

@@ -1,6 +1,6 @@
 """Chunks that arrive together come as one, and nothing of them is lost, moved or counted otherwise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -13,8 +13,7 @@ from support.served import served
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.base import Chunk, TokenLogprob, ToolCallDelta
 from duet_sdk.backends.scripted import Scripted
-from duet_sdk.backends.server.joining import Joiner
-from duet_sdk.errors import StreamBroken
+from duet_sdk.backends.server.decoding import Joiner
 from duet_sdk.events import SignalDelta
 from duet_sdk.reply import StageUsage
 
@@ -34,7 +33,7 @@ chunks = st.builds(
 
 
 def joined(most: int, given: Sequence[Chunk]) -> list[Chunk]:
-    return list(Joiner(most).join(iter([replace(chunk) for chunk in given])))
+    return Joiner(most).join([replace(chunk) for chunk in given])
 
 
 @given(st.lists(chunks, max_size=12), st.integers(1, 12))
@@ -69,9 +68,9 @@ def test_what_is_beyond_the_limit_stays_in_its_own_pieces(given: list[Chunk], mo
 def test_the_limit_counts_over_all_reads() -> None:
     joiner = Joiner(3)
     one = [Chunk("a", token_ids=(1,)), Chunk("b", token_ids=(2,))]
-    assert list(joiner.join(iter(one))) == [Chunk("ab", token_ids=(1, 2))]
+    assert joiner.join(one) == [Chunk("ab", token_ids=(1, 2))]
     two = [Chunk("c", token_ids=(3,)), Chunk("d", token_ids=(4,)), Chunk("e", token_ids=(5,))]
-    assert [chunk.text for chunk in joiner.join(iter(two))] == ["c", "d", "e"]
+    assert [chunk.text for chunk in joiner.join(two)] == ["c", "d", "e"]
 
 
 def test_text_without_token_ids_stays_as_it_came() -> None:
@@ -83,18 +82,6 @@ def test_thinking_then_text_is_one_and_text_then_thinking_is_not() -> None:
     thought, said = Chunk(reasoning="t", token_ids=(1,)), Chunk("s", token_ids=(2,))
     assert joined(9, [thought, said]) == [Chunk("s", "t", (1, 2))]
     assert joined(9, [said, thought]) == [said, thought]
-
-
-def test_an_error_comes_after_what_came_before_it() -> None:
-    def broken() -> Iterator[Chunk]:
-        yield Chunk("a", token_ids=(1,))
-        yield Chunk("b", token_ids=(2,))
-        raise StreamBroken("cut", backend="vllm", model="m")
-
-    came = Joiner(9).join(broken())
-    assert next(came).text == "ab"
-    with pytest.raises(StreamBroken):
-        next(came)
 
 
 @pytest.mark.parametrize("fault", [None, "ignored_max_tokens", "no_usage"])

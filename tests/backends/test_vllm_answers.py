@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from contextlib import aclosing
 from decimal import Decimal
 
 import pytest
@@ -11,6 +13,7 @@ from support.served import BY_HAND, QUESTION, TOOL, chunks_of, last_usage, serve
 
 from duet_sdk.backends import Call
 from duet_sdk.backends.server.backend import VllmBackend
+from duet_sdk.errors import StreamBroken
 from duet_sdk.policies import Sampling
 from duet_sdk.reply import StageUsage
 from duet_sdk.types import ToolCall
@@ -50,6 +53,22 @@ async def test_logprobs_of_both_endpoints_have_one_form(whole, prompt, top):
         chunks = await chunks_of(backend, Call(max_tokens=9, whole=whole, sampling=Sampling(logprobs=top), **prompt))
     found = [(item.token, item.logprob, item.top) for chunk in chunks for item in chunk.logprobs]
     assert found == [(word, -0.5, ((word, -0.5),) * top) for word in ("one", " two")]
+
+
+async def test_what_arrives_together_comes_in_one_step_and_an_error_after_it():
+    events = [{"choices": [{"delta": {"content": text}}]} for text in ("one ", "two ")]
+    written = [*events, {"error": {"message": "the engine died"}}, *events]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in written)
+    answer = f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {len(body)}\r\n\r\n{body}"
+    steps = []
+    async with raw_server(answer.encode()) as url:
+        backend = VllmBackend("m", base_url=url, context_tokens=99, capabilities={**BY_HAND, "thinking_budget": False})
+        with pytest.raises(StreamBroken, match="the engine died"):
+            async with aclosing(backend.batches(Call(max_tokens=9, messages=QUESTION))) as batches:
+                async for chunks in batches:
+                    steps.append([chunk.text for chunk in chunks])  # noqa: PERF401 — what came before is kept
+        await backend.aclose()
+    assert steps == [["one ", "two "]]
 
 
 async def test_token_ids_come_with_their_tokens():

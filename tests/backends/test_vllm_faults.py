@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -117,6 +118,90 @@ async def test_every_fault_has_its_error(fault, whole):
             assert type(failed.value) is expected
             assert "primes" not in str(failed.value)
         await server.until_idle()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+KNOWN = {**BY_HAND, "thinking_budget": False}
+
+
+def piece(text: str, finish: str | None = None) -> bytes:
+    """One event in an HTTP chunk of its own."""
+    event = b"data: %s\n\n" % json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": finish}]}).encode()
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+END = piece("two", "stop") + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+
+
+@asynccontextmanager
+async def written_by(write: Callable[[asyncio.StreamWriter], Awaitable[None]]):
+    """A backend with short patience, for a server that writes by this function until its client leaves."""
+    served = []
+
+    async def serve(reader, writer):
+        served.append(asyncio.current_task())
+        await reader.read(1 << 16)
+        await write(writer)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    backend = VllmBackend("m", base_url=url, context_tokens=99, capabilities=KNOWN, read_s=0.2)
+    async with server:
+        try:
+            yield backend
+        finally:
+            await backend.aclose()
+            await asyncio.gather(*served)
+
+
+async def test_a_reader_who_takes_his_time_is_not_the_silence_of_the_server():
+    is_read = asyncio.Event()
+
+    async def write(writer):
+        writer.write(HEAD + piece("one "))
+        await is_read.wait()
+        writer.write(END)
+
+    texts = []
+    async with written_by(write) as backend, aclosing(backend.stream(CALL)) as stream:
+        async for chunk in stream:
+            texts.append(chunk.text)
+            await asyncio.sleep(0.5)  # longer than read_s
+            is_read.set()
+    assert "".join(texts) == "one two"
+
+
+async def test_the_silence_of_a_server_is_measured_from_its_last_piece():
+    async def write(writer):
+        writer.write(HEAD)
+        for _ in range(5):
+            writer.write(piece("one "))
+            await asyncio.sleep(0.1)  # half of read_s
+
+    texts = []
+    async with written_by(write) as backend, aclosing(backend.stream(CALL)) as stream:
+        with pytest.raises(StreamBroken, match="nothing more came within read_s"):
+            async for chunk in stream:
+                texts.append(chunk.text)  # noqa: PERF401 — what came before the error is kept
+    assert "".join(texts) == "one " * 5
+
+
+async def test_a_connection_that_held_a_stream_waits_no_longer_for_the_next_headers():
+    connections = []
+
+    async def write(writer):
+        connections.append(writer)
+        writer.write(HEAD + END)  # to the first request; nobody answers the second
+
+    async with written_by(write) as backend:
+        assert text_of(await chunks_of(backend)) == "two"
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectFailed, match="no answer in the time that read_s allows"):
+                await chunks_of(backend)
+    assert len(connections) == 1
 
 
 async def test_what_was_written_before_a_fault_has_arrived():

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
+from decimal import Decimal
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.fault_server import Answer
 from support.served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
+from duet_sdk.backends.server.wire import Dialect, encode, encode_call, request_body
 from duet_sdk.errors import (
     ConfigError,
     InvalidRequest,
@@ -91,6 +98,36 @@ async def test_what_json_cannot_say_is_refused_before_anything_is_sent():
         with pytest.raises(InvalidRequest, match="prompt of token ids"):
             await chunks_of(backend, Call(max_tokens=9, prompt_ids=(1,), tools=(TOOL,)))
     assert server.calls == []
+
+
+async def test_a_number_that_json_does_not_have_is_refused_too():
+    async with served() as (server, backend):
+        for sampling in (Sampling(temperature=math.inf), Sampling(extra_body={"seed": Decimal(1)})):
+            with pytest.raises(InvalidRequest, match="what JSON cannot"):
+                await chunks_of(backend, Call(max_tokens=9, messages=QUESTION, sampling=sampling))
+    assert server.calls == []
+
+
+WORDS = st.text() | st.sampled_from(["a\ud83d", 'say "hi"\\\n\x00\x7f\u2028', "é🙂"])
+
+
+@given(
+    messages=st.lists(st.builds(Message, st.just("user"), WORDS), max_size=2).map(tuple),
+    ids=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=4).map(tuple),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.none() | st.floats(0, allow_infinity=False) | st.integers(0, 3) | st.booleans(),
+        seed=st.none() | st.integers(),
+        stop=st.lists(WORDS.filter(bool), max_size=2).map(tuple),
+        logprobs=st.none() | st.just(2),
+        extra_body=st.sampled_from([None, {}, {"top_a": 0.5}]),
+    ),
+)
+def test_both_ways_to_write_a_request_say_the_same(messages, ids, sampling):
+    for prompt in ({"messages": messages}, {"prompt_ids": ids}):
+        call = Call(max_tokens=9, sampling=sampling, **prompt)
+        body = request_body(call, model="m", dialect=Dialect(token_ids=True, continuous_usage=True))
+        assert json.loads(encode_call(call, body)) == json.loads(encode(body))
 
 
 async def test_lone_surrogates_do_not_break_the_request():

@@ -11,33 +11,31 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
+
+from typing_extensions import override
 
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.server.client import Generation, Server
+from duet_sdk.backends.server.decoding import Decoder
 from duet_sdk.backends.server.fields import OwnFields, thinking_budget
 from duet_sdk.backends.server.http import Http
-from duet_sdk.backends.server.joining import Joiner
 from duet_sdk.backends.server.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.server.renderer import ServerRenderer
 from duet_sdk.backends.server.scale_out import Derender
 from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
-from duet_sdk.backends.server.wire import (
-    Reader,
-    message_on_wire,
-    path_of,
-    request_body,
-)
+from duet_sdk.backends.server.wire import encode_call, message_on_wire, path_of, request_body
 from duet_sdk.backends.shared import Shared
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import FREE, Price
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from duet_sdk.rendering import TokenizerFiles
     from duet_sdk.types import Json, Message
@@ -129,12 +127,14 @@ class VllmBackend(Backend):
             BackendError: the server failed.
             ConfigError: the tokenizer that was named is not there.
         """
-        return (await self._facts.get()).can
+        return (self._facts.found or await self._facts.get()).can
 
-    def stream(self, call: Call) -> AsyncIterator[Chunk]:
+    @override
+    def batches(self, call: Call) -> AsyncGenerator[list[Chunk], None]:
         """Send the call: messages to the chat endpoint, token ids to the completion endpoint.
 
-        Closing the iterator closes the connection, which makes the server stop.
+        The chunks of one network read come in one step. Closing the iterator closes the connection, which makes the
+        server stop.
 
         Raises:
             BackendError: see `duet_sdk.backends.failures.Failures` for which error means what.
@@ -142,11 +142,20 @@ class VllmBackend(Backend):
             ConfigError: ``extra_body`` would lift a limit.
             InvalidRequest: the completion endpoint cannot do what the call asks, or JSON cannot say it.
         """
-        return self._server.generate(partial(self._request, call))
+        prepare = partial(self._request, call)
+        return self._server.whole(prepare) if call.whole else self._server.streamed(prepare)
+
+    @override
+    async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        """As `batches`, one chunk at a time."""
+        async with aclosing(self.batches(call)) as batches:
+            async for chunks in batches:
+                for chunk in chunks:
+                    yield chunk
 
     async def _request(self, call: Call) -> Generation:
-        facts = await self._facts.get()
-        own = dict(self._own.of(call))
+        facts = self._facts.found or await self._facts.get()
+        own = self._own.of(call)
         if facts.thinking_budget:
             own |= thinking_budget(call, dialect=facts.dialect, renderer=facts.renderer)
         body = request_body(call, model=self.model, dialect=facts.dialect, own=own)
@@ -155,8 +164,8 @@ class VllmBackend(Backend):
         derender = None
         if call.thought is not None and not call.thought.by_text:
             derender = Derender(self._server.ask, body, call.thought.prompt_ids)
-        joiner = Joiner(call.max_tokens) if call.joined else None
-        return Generation(path_of(call), body, Reader(call, dialect=facts.dialect), derender, joiner)
+        decoder = Decoder(call, dialect=facts.dialect, failures=self._failures, sent=body)
+        return Generation(path_of(call), body, encode_call(call, body), decoder, derender)
 
     async def count_tokens(
         self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-
-from pydantic_core import from_json
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.failures import Failures
-from duet_sdk.backends.server.http import TRANSPORT_ERRORS, BodyTooLong, Http, drain, read_body
-from duet_sdk.backends.server.joining import Joiner
+from duet_sdk.backends.server.decoding import UNREADABLE, Decoder
+from duet_sdk.backends.server.http import TRANSPORT_ERRORS, BodyTooLong, Http, Silence, drain, read_body
+from duet_sdk.backends.server.reading import OutputFailed
 from duet_sdk.backends.server.scale_out import GENERATE, Derender
-from duet_sdk.backends.server.sse import EventParser, LineTooLong
-from duet_sdk.backends.server.wire import OutputFailed, Reader, encode
+from duet_sdk.backends.server.sse import LineTooLong
+from duet_sdk.backends.server.wire import encode
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -26,20 +26,26 @@ if TYPE_CHECKING:
 _ERROR_BYTES: Final = 1 << 16
 _ASK_S: Final = 30.0
 """Longest wait for what costs the server no generation: its lists, its tokenizer."""
-_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_STREAM: Final = "text/event-stream"
+_STREAMS: Final = frozenset((_STREAM, f"{_STREAM}; charset=utf-8"))
+"""The usual spellings; any other one is parsed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Generation:
     """A request that generates, and how its answer is read."""
 
     path: str
     body: Json
-    reader: Reader
+    payload: bytes
+    """``body`` as it is sent."""
+    decoder: Decoder
     derender: Derender | None = None
     """Makes another request of it, to `GENERATE`, and the answer to that one such as ``path`` gives."""
-    joiner: Joiner | None = None
-    """Makes fewer chunks of it, where nobody looks at each."""
+
+
+Prepare: TypeAlias = Callable[[], Awaitable[Generation]]
+"""Makes a request that generates."""
 
 
 class Server:
@@ -57,6 +63,7 @@ class Server:
         self._root = base_url.removesuffix("/v1")
         self._http = http
         self._failures = failures
+        self._read_s = read_s
         self._ask_s = min(read_s, _ASK_S)
 
     async def ask(self, path: str, body: Json | None) -> Any:
@@ -67,66 +74,94 @@ class Server:
         """
         try:
             async with asyncio.timeout(self._ask_s):
-                response = await self._send("GET" if body is None else "POST", path, body)
+                response = await (self._send("GET", path, None, None) if body is None else self._post(path, body))
                 try:
                     return json.loads(await read_body(response))
                 finally:
                     response.close()
-        except _UNREADABLE:
+        except UNREADABLE:
             raise self._failures.wrong_url(f"its answer to {path.replace('//', '/')} is no JSON") from None
         except TRANSPORT_ERRORS as error:
             raise self._failures.no_connection(error) from _harmless(error)
 
-    async def generate(self, prepare: Callable[[], Awaitable[Generation]]) -> AsyncGenerator[Chunk, None]:
-        """The chunks of an answer, streamed where the request asks for a stream.
+    async def streamed(self, prepare: Prepare) -> AsyncGenerator[list[Chunk], None]:
+        """The chunks of a streamed answer, those of one network read in one step.
 
         Closing the iterator closes the connection, which makes the server stop.
 
         Args:
-            prepare: makes the request, when the first chunk is asked for. It is made in here, as another generator
-                around this one would be paid for with every token.
+            prepare: makes the request when the first step is asked for. It is called in here because another
+                generator around this one would cost something for every token.
 
         Raises:
-            BackendError: see `duet_sdk.backends.failures.Failures`; ContextOverflow and InvalidRequest likewise.
+            BackendError: see `duet_sdk.backends.failures.Failures`, after the chunks that came before it;
+                ContextOverflow and InvalidRequest likewise.
         """
         wanted = await prepare()
-        body, reader, derender, joiner = wanted.body, wanted.reader, wanted.derender, wanted.joiner
-        if derender is None:
-            response = await self._send("POST", wanted.path, body)
-        else:
-            response = await self._send("POST", GENERATE, await derender.request())
+        body, decoder, derender = wanted.body, wanted.decoder, wanted.derender
+        response = await self._begin(wanted)
+        del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes
+        content, silence = response.content, Silence(response, longest_s=self._read_s)
         try:
-            if not body["stream"]:
-                for chunk in await self._whole(response, reader, body, derender):
-                    yield chunk
-                return
-            if response.content_type != "text/event-stream":
+            if response.headers.get("Content-Type") not in _STREAMS and response.content_type != _STREAM:
                 raise await self._no_stream(response, body)
-            parser = EventParser()
-            async for data in response.content.iter_any():
-                events = parser.feed(data)
+            while not decoder.done:
+                silence.since = monotonic()
+                data = await content.readany()
+                silence.since = None
+                if not data:
+                    break
+                events = decoder.cut(data)
                 if derender is not None:
                     events = await self._derendered(derender, events)
-                read = self._read(reader, events, body)
-                for chunk in read if joiner is None else joiner.join(read):
-                    yield chunk
-                if reader.done:
-                    break
-            for chunk in self._read(reader, parser.close(), body):
-                yield chunk
-            self._check_end(reader)
+                if chunks := decoder.read(events):
+                    if content.at_eof():  # whoever reads need not wait for an end that is here already
+                        chunks[-1].last = decoder.has_ended
+                    yield chunks
+                if decoder.failure is not None:
+                    raise decoder.failure
+                data, events, chunks = b"", (), []  # a stream may be open for long
+            if chunks := decoder.close():
+                yield chunks
+            if decoder.failure is not None:
+                raise decoder.failure
             await drain(response)
         except LineTooLong as error:
             raise self._failures.broken(f"{error} in its answer") from None
         except TRANSPORT_ERRORS as error:
             raise self._failures.cut(error) from _harmless(error)
         finally:
+            decoder.failure = None  # once raised it refers to this frame: without this, a reference cycle
+            silence.over()
             response.close()
 
-    async def _send(self, method: str, path: str, body: Json | None) -> ClientResponse:
+    async def whole(self, prepare: Prepare) -> AsyncGenerator[list[Chunk], None]:
+        """The chunks of a whole answer, in one step. Arguments and errors as for `streamed`."""
+        wanted = await prepare()
+        response = await self._begin(wanted)
+        try:
+            chunks = await self._whole(response, wanted.decoder, wanted.derender)
+        except TRANSPORT_ERRORS as error:
+            raise self._failures.cut(error) from _harmless(error)
+        finally:
+            response.close()
+        chunks[-1].last = True
+        yield chunks
+
+    def _begin(self, wanted: Generation) -> Awaitable[ClientResponse]:
+        if wanted.derender is None:
+            return self._send("POST", wanted.path, wanted.payload, wanted.body)
+        return self._begin_derendered(wanted.derender)
+
+    async def _begin_derendered(self, derender: Derender) -> ClientResponse:
+        return await self._post(GENERATE, await derender.request())
+
+    async def _post(self, path: str, body: Json) -> ClientResponse:
+        return await self._send("POST", path, encode(body), body)
+
+    async def _send(self, method: str, path: str, payload: bytes | None, body: Json | None) -> ClientResponse:
         """An answer that says yes; every other one is raised."""
         url = self._root + path[1:] if path.startswith("//") else self._base + path
-        payload = None if body is None else encode(body)
         try:
             response = await self._http.send(method, url, payload)
         except TRANSPORT_ERRORS as error:
@@ -141,64 +176,38 @@ class Server:
             response.close()
         raise self._failures.status(response.status, response.headers, said, body or {})
 
-    async def _whole(
-        self, response: ClientResponse, reader: Reader, body: Json, derender: Derender | None
-    ) -> list[Chunk]:
+    async def _whole(self, response: ClientResponse, decoder: Decoder, derender: Derender | None) -> list[Chunk]:
         try:
             said = await read_body(response)
-            value = from_json(said if derender is None else await derender.whole(said))
-            if isinstance(value, dict) and value.get("error"):
-                raise self._failures.event(value["error"], body, begun=False)
-            chunks = reader.whole(value)
+            chunks = decoder.whole(said if derender is None else await derender.whole(said))
         except OutputFailed as error:
             raise self._failures.broken(str(error)) from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             reason = (
                 str(error)
                 if isinstance(error, BodyTooLong)
                 else f"its answer is no completion ({response.content_type})"
             )
             raise self._failures.broken(reason) from None
-        self._check_end(reader)
+        if decoder.failure is not None:
+            raise decoder.failure
         return chunks
 
     async def _derendered(self, derender: Derender, events: Sequence[bytes]) -> Sequence[bytes]:
         try:
             return await derender.events(events)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._failures.unreadable(error) from None
 
     async def _no_stream(self, response: ClientResponse, body: Json) -> Exception:
         """Why an answer is no stream: an error that came with status 200, or something else altogether."""
         try:
             value = json.loads(await read_body(response, limit=_ERROR_BYTES))
-        except _UNREADABLE:
+        except UNREADABLE:
             value = None
         if isinstance(value, dict) and value.get("error"):
             return self._failures.event(value["error"], body, begun=False)
         return self._failures.broken(f"a stream was asked for, and its answer is {response.content_type or 'untyped'}")
-
-    def _read(self, reader: Reader, events: Sequence[bytes], body: Json) -> Iterator[Chunk]:
-        """The chunks of events up to the one that says that the stream is over."""
-        for event in events:
-            if reader.done or event == b"[DONE]":
-                reader.done = True
-                return
-            try:
-                value = from_json(event)
-                error = value.get("error")
-                chunks = () if error else reader.event(value)
-            except OutputFailed as failed:
-                raise self._failures.broken(str(failed)) from None
-            except _UNREADABLE as unreadable:
-                raise self._failures.unreadable(unreadable) from None
-            if error:
-                raise self._failures.event(error, body, begun=reader.begun)
-            yield from chunks
-
-    def _check_end(self, reader: Reader) -> None:
-        if reader.unfinished:
-            raise self._failures.broken("its answer ended without saying why")
 
 
 def _harmless(error: Exception) -> Exception | None:

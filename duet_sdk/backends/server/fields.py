@@ -34,14 +34,18 @@ class OwnFields:
         if self.cache_salt is not None and not 0 < len(self.cache_salt) <= _LONGEST_SALT:
             raise ConfigError(f"cache_salt must have 1 to {_LONGEST_SALT} characters, got {len(self.cache_salt)}")
 
-    def of(self, call: Call) -> Mapping[str, object]:
+    def of(self, call: Call) -> dict[str, object]:
         """The fields of one call."""
         salt = self.cache_salt
         if salt is not None and _TENANT in salt:
             # Hashed, so that no name travels and a long one fits.
             salt = salt.replace(_TENANT, hashlib.sha256((call.tenant or "").encode()).hexdigest())
-        given = {"priority": self.priority, "cache_salt": salt}
-        return {name: value for name, value in given.items() if value is not None}
+        given: dict[str, object] = {}
+        if self.priority is not None:
+            given["priority"] = self.priority
+        if salt is not None:
+            given["cache_salt"] = salt
+        return given
 
 
 def thinking_budget(call: Call, *, dialect: Dialect, renderer: Renderer | None) -> Mapping[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
@@ -47,7 +48,8 @@ class Http:
 
         Redirects are not followed: they would carry key and prompt to another place.
         """
-        session = await self._session()
+        held = self._open.get(asyncio.get_running_loop())
+        session = held[0] if held is not None and not held[0].closed else await self._open_session()
         return await session.request(method, url, data=body, headers=trace_headers.get(), allow_redirects=False)
 
     async def aclose(self) -> None:
@@ -62,11 +64,7 @@ class Http:
             elif loop.is_running():
                 asyncio.run_coroutine_threadsafe(keeper.aclose(), loop)
 
-    async def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        held = self._open.get(loop)
-        if held is not None and not held[0].closed:
-            return held[0]
+    async def _open_session(self) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -79,7 +77,7 @@ class Http:
         with self._lock:
             for other in [other for other in self._open if other.is_closed()]:
                 _forget(self._open.pop(other)[0])
-            self._open[loop] = session, keeper
+            self._open[asyncio.get_running_loop()] = session, keeper
         return session
 
 
@@ -101,6 +99,49 @@ def _forget(session: aiohttp.ClientSession) -> None:
             closing.__await__().send(None)
         except (StopIteration, RuntimeError):
             return
+
+
+class Silence:
+    """Limits how long a reader waits for the next piece of a streamed answer, with one timer for the whole stream.
+
+    It takes over from aiohttp's ``sock_read`` once the headers are there: that one sets a new timer for every piece,
+    and keeps running while the reader is busy. The reader says when it waits:
+
+        silence.since = time.monotonic()
+        data = await response.content.readany()
+        silence.since = None
+
+    Args:
+        response: the answer, its headers received.
+        longest_s: longest wait for a piece, in seconds.
+
+    Attributes:
+        since: when the reader began to wait, by `time.monotonic`; None while it does not wait.
+    """
+
+    __slots__ = ("_content", "_longest_s", "_loop", "_timer", "since")
+
+    def __init__(self, response: aiohttp.ClientResponse, *, longest_s: float) -> None:
+        self.since: float | None = None
+        self._content = response.content
+        self._longest_s = longest_s
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(longest_s, self._look)
+        connection = response.connection  # None once the whole answer is here
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = None
+            connection.protocol.start_timeout()  # cancels the running timer, as there is no timeout now
+
+    def over(self) -> None:
+        """Stop the timer."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        waited_s = 0.0 if self.since is None else time.monotonic() - self.since
+        if waited_s >= self._longest_s:
+            self._content.set_exception(aiohttp.SocketTimeoutError("nothing more came"))
+        else:
+            self._timer = self._loop.call_later(self._longest_s - waited_s, self._look)
 
 
 async def read_body(response: aiohttp.ClientResponse, *, limit: int = _MAX_BODY_BYTES) -> bytes:

@@ -28,6 +28,8 @@ class EventParser:
     [b'{"a": 1}', b'[DONE]']
     """
 
+    __slots__ = ("_after_return", "_data", "_data_bytes", "_held", "_pieces")
+
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._held = 0
@@ -41,6 +43,17 @@ class EventParser:
         Raises:
             LineTooLong: a line or an event is too long to be one.
         """
+        if (
+            data.startswith(b"data: ")
+            and data.endswith(b"\n\n")
+            and b"\r" not in data
+            and len(data) <= MAX_LINE_BYTES
+            and not (self._pieces or self._data or self._after_return)
+        ):
+            # The usual read: whole events of one line each, which the number of newlines confirms.
+            events = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(events):
+                return events
         if self._after_return or b"\r" in data:
             data = self._newlines(data)
         end = data.rfind(b"\n")
