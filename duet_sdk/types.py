@@ -18,7 +18,7 @@ HandoffName: TypeAlias = Literal["instruct", "think"]
 GateName: TypeAlias = Literal["always", "never", "heuristic", "confidence", "race"]
 """The gates that DUET ships."""
 TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
-"""The names of other tools that spans can carry beside the standard's."""
+"""The names of other tools that spans can carry in addition to the standard's."""
 CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
 """Where a signal's number of tokens comes from."""
 ServedBy: TypeAlias = Literal[
