@@ -48,6 +48,7 @@ REVIEW_REQUEST = (
     "{why}. Write what to change in the plan and how to go on from here, without repeating what still holds."
 )
 THINK_REQUEST = "Please reason step by step, and put your final answer within \\boxed{}."
+"""What a reasoner that was trained to think is asked for, after the question."""
 WRAP_UP_REQUEST = (
     "Stop here. In at most {signal_tokens} tokens write the result you have and what is most needed to use it, "
     "nothing else."

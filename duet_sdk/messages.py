@@ -10,7 +10,9 @@ from duet_sdk.errors import InvalidRequest
 from duet_sdk.types import ImagePart, Json, Message, Part, Role, TextPart, ToolCall
 
 MessageLike: TypeAlias = Message | Json
+"""A `Message`, or a mapping in OpenAI's form."""
 MessagesLike: TypeAlias = str | Sequence[MessageLike]
+"""A conversation, or the text of one question."""
 
 _ROLES = get_args(Role)
 _ALIASES = {"developer": "system", "function": "tool"}

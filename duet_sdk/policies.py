@@ -162,6 +162,7 @@ class ResolvedBudget(Budget):
 _SomeBudget = TypeVar("_SomeBudget", bound=Budget)
 _NO_LIMIT = Budget()
 DEFAULT_BUDGET = ResolvedBudget()
+"""The limits of a request for which nobody set any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class GpuHour:
 
 
 Price: TypeAlias = TokenPrice | GpuHour
+"""What a model costs, by its tokens or by the time it takes."""
 FREE = TokenPrice(Decimal(0), Decimal(0))
 _NOTHING = Decimal(0)
 

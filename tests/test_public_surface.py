@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,20 +24,68 @@ SOURCES = {
 }
 ROOT_NAMES = {
     "AsyncDuetClient",
-    "BackendError",
+    "BreakerPolicy",
     "Budget",
-    "BudgetExceeded",
     "DuetClient",
-    "DuetError",
+    "Endpoint",
+    "FailurePolicy",
+    "GateConfig",
+    "GpuHour",
+    "ImagePart",
+    "Ladder",
     "Message",
     "Pair",
+    "Progressive",
     "Prompts",
     "Reply",
+    "Retry",
+    "RunScope",
     "Sampling",
     "Settings",
     "Signal",
+    "TextPart",
+    "TokenPrice",
+    "ToolCall",
     "Usage",
     "__version__",
+    # The events, and what a handler of them is typed with.
+    "AnswerDelta",
+    "AnswerDone",
+    "AttemptEnded",
+    "AttemptStarted",
+    "Done",
+    "Event",
+    "FellBack",
+    "GateDecided",
+    "Retried",
+    "SignalDelta",
+    "SignalDone",
+    "ToolCallDelta",
+    # The errors.
+    "Authentication",
+    "BackendError",
+    "BoundaryRefused",
+    "BudgetExceeded",
+    "CacheError",
+    "ConfigError",
+    "ConnectFailed",
+    "ContextOverflow",
+    "DataError",
+    "DeadlineExceeded",
+    "DuetError",
+    "EndpointResting",
+    "EvaluationError",
+    "HoldMisused",
+    "InvalidRequest",
+    "LedgerError",
+    "MissingExtra",
+    "ModelNotFound",
+    "PairError",
+    "RateLimited",
+    "Rejected",
+    "SignalError",
+    "StreamBroken",
+    "TrainingError",
 }
 HEAVY = {
     "jinja2",
@@ -81,6 +130,26 @@ def loaded_by(statement: str) -> set[str]:
 def test_the_root_names_are_the_contract() -> None:
     assert set(duet_sdk.__all__) == ROOT_NAMES
     assert len(duet_sdk.__all__) == len(ROOT_NAMES)
+
+
+def test_type_checkers_see_what_the_root_gives() -> None:
+    checked = {
+        alias.name: node.module
+        for node in ast.walk(tree_of("duet_sdk"))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("duet_sdk.")
+        for alias in node.names
+    }
+    assert checked == {name: f"duet_sdk.{module}" for name, module in duet_sdk._HOME.items()}
+    assert set(duet_sdk.__all__) == {*checked, "__version__"}
+
+
+@pytest.mark.parametrize(("module", "root"), [("errors", "DuetError"), ("events", None)])
+def test_every_error_and_every_event_is_a_name_of_the_root(module: str, root: str | None) -> None:
+    found = {name: value for name, value in vars(import_module(f"duet_sdk.{module}")).items() if name[0] != "_"}
+    own = {name for name, value in found.items() if getattr(value, "__module__", "") == f"duet_sdk.{module}"}
+    assert len(own) > 10
+    assert own <= set(duet_sdk.__all__)
+    assert root is None or {name for name in own if not issubclass(found[name], found[root])} == set()
 
 
 @pytest.mark.parametrize("name", sorted(ROOT_NAMES))

@@ -58,9 +58,12 @@ class Script:
 
 
 Line: TypeAlias = str | Script
+"""What one call is answered with."""
 Source: TypeAlias = Line | Callable[[Call], Line]
+"""A line, or a function that reads the call and gives one."""
 
 DEFAULT_CAPABILITIES = Capabilities(tools=True, response_format=True, images=True, logprobs=True, switch_thinking=True)
+"""What a scripted model can do, unless it is told otherwise."""
 
 
 class Scripted(Backend):

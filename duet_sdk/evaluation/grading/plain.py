@@ -27,8 +27,9 @@ class Exact:
     The final answer is the last ``\boxed{…}``, else what follows the last "answer is", "answer:" or "####", else the
     last line that is not empty.
 
-    >>> [grade.score for grade in Exact().grade([Submission("So \\boxed{1,200.0}", "1200"), Submission("12", "1200")])]
-    [1.0, 0.0]
+    >>> right, wrong = Exact().grade([Submission("So \\boxed{1,200.0}", "1200"), Submission("12", "1200")])
+    >>> right.score, wrong.score
+    (1.0, 0.0)
     """
 
     name = "exact"
@@ -50,8 +51,9 @@ class MultipleChoice:
 
     Without any of these forms the last capital letter on its own counts, except "A" and "I" as words.
 
-    >>> [grade.score for grade in MultipleChoice().grade([Submission("The answer is (c).", "C"), Submission("D", "C")])]
-    [1.0, 0.0]
+    >>> right, wrong = MultipleChoice().grade([Submission("The answer is (c).", "C"), Submission("D", "C")])
+    >>> right.score, wrong.score
+    (1.0, 0.0)
 
     Args:
         letters: how many choices there are, from A on.

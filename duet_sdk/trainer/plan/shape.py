@@ -89,8 +89,8 @@ class ModelShape:
     def kv_bytes(self) -> int:
         """Bytes of keys and values of one token, held in two bytes a number.
 
-        >>> [ModelShape.of(KNOWN[name]).kv_bytes // 1024 for name in KNOWN]
-        [144, 112]
+        >>> tuple(ModelShape.of(KNOWN[name]).kv_bytes // 1024 for name in KNOWN)
+        (144, 112)
         """
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 

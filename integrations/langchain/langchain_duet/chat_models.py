@@ -14,25 +14,27 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils import secret_from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
-from duet_sdk.backends.base import Backend
-from duet_sdk.budget import BaseLedger
-from duet_sdk.cache import SignalCache
-from duet_sdk.context import ContextPolicy
-from duet_sdk.endpoints import Endpoint
-from duet_sdk.gate import Gate, TokenGate
-from duet_sdk.gate.calibration import Calibration
-from duet_sdk.options import ClientOptions
-from duet_sdk.policies import (
+from duet_sdk import (
     Budget,
+    Endpoint,
     GateConfig,
+    GpuHour,
     Progressive,
     Prompts,
     Retry,
     RunScope,
     Sampling,
+    Settings,
+    TokenPrice,
 )
-from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.settings import FailureSetting, Settings, load_settings
+from duet_sdk.backends import Backend
+from duet_sdk.budget import BaseLedger
+from duet_sdk.cache import SignalCache
+from duet_sdk.context import ContextPolicy
+from duet_sdk.gate import Gate, TokenGate
+from duet_sdk.gate.calibration import Calibration
+from duet_sdk.options import ClientOptions
+from duet_sdk.settings import FailureSetting, load_settings
 from duet_sdk.signal import CutPolicy
 from duet_sdk.types import HandoffName, Mode, TraceDialect
 from langchain_duet.clients import Clients

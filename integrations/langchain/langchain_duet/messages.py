@@ -16,8 +16,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from duet_sdk.errors import InvalidRequest
-from duet_sdk.types import ImagePart, Message, Part, Role, TextPart, ToolCall
+from duet_sdk import ImagePart, InvalidRequest, Message, TextPart, ToolCall
+from duet_sdk.types import Part, Role
 
 PROVIDER = "duet"
 """What ``response_metadata["model_provider"]`` says on our own messages."""

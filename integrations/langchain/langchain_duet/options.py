@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables.config import ensure_config
 
-from duet_sdk.errors import InvalidRequest
+from duet_sdk import Budget, InvalidRequest, Sampling
 from duet_sdk.gate import Gate
 from duet_sdk.options import CallOptions
-from duet_sdk.policies import Budget, Sampling
 from duet_sdk.types import Json
 
 _OWN = ("gate", "max_tokens", "model", "parallel_tool_calls", "stream", "timeout")

@@ -12,8 +12,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from duet_sdk.reply import Reply
-from duet_sdk.types import ToolCall
+from duet_sdk import Reply, ToolCall
 from langchain_duet.messages import PROVIDER
 
 

@@ -6,9 +6,17 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from duet_sdk.errors import DuetError
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, ToolCallDelta
-from duet_sdk.reply import Reply
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    DuetError,
+    Event,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    ToolCallDelta,
+)
 from langchain_duet.messages import PROVIDER
 from langchain_duet.replies import response_metadata, usage_metadata
 

@@ -11,11 +11,9 @@ from langchain_duet import ChatDuet
 from pairs import calls, pair
 from support.fault_server import Answer, running
 
-from duet_sdk import Budget
-from duet_sdk.backends.base import Capabilities
+from duet_sdk import Budget, ContextOverflow, InvalidRequest, Retry
+from duet_sdk.backends import Capabilities
 from duet_sdk.backends.scripted import Scripted
-from duet_sdk.errors import ContextOverflow, InvalidRequest
-from duet_sdk.policies import Retry
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 ASKED = [HumanMessage("Who lives there?"), AIMessage("", tool_calls=[{"name": "look_up", "args": {}, "id": "c1"}])]

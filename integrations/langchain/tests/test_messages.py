@@ -11,8 +11,7 @@ from langchain_core.messages import (
 )
 from langchain_duet.messages import to_duet
 
-from duet_sdk.errors import InvalidRequest
-from duet_sdk.types import ImagePart, Message, TextPart, ToolCall
+from duet_sdk import ImagePart, InvalidRequest, Message, TextPart, ToolCall
 
 PNG = "iVBORw0KGgo="
 

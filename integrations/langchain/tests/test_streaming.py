@@ -8,10 +8,8 @@ from langchain_core.messages import AIMessageChunk
 from langchain_duet import ChatDuet
 from pairs import calls, pair
 
-from duet_sdk import Budget
+from duet_sdk import Budget, DuetError, FailurePolicy, Retry, StreamBroken
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.errors import DuetError, StreamBroken
-from duet_sdk.policies import FailurePolicy, Retry
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 

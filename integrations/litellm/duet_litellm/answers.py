@@ -8,8 +8,18 @@ from uuid import uuid4
 import litellm
 from litellm.types.utils import Choices, Delta, Message, ModelResponse, ModelResponseStream, StreamingChoices, Usage
 
-from duet_sdk import Reply, errors
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    Event,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    ToolCallDelta,
+    errors,
+)
 
 _KINDS: dict[type[errors.DuetError], type[Exception]] = {
     errors.Authentication: litellm.AuthenticationError,

@@ -19,14 +19,20 @@ from litellm.integrations.custom_logger import CustomLogger
 from pydantic import BaseModel
 from support.fault_server import Answer, running
 
-from duet_sdk import AsyncDuetClient, BudgetExceeded
-from duet_sdk import errors as ours
+from duet_sdk import (
+    AsyncDuetClient,
+    BudgetExceeded,
+    FailurePolicy,
+    Retry,
+    TokenPrice,
+    ToolCall,
+)
+from duet_sdk import (
+    errors as ours,
+)
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.policies import FailurePolicy, Retry
-from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import ToolCall
 
 PLAN = "Read both files. Then add."
 ONCE = Retry(attempts=1)

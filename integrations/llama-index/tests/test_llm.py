@@ -28,13 +28,20 @@ from pydantic import BaseModel
 from support.fault_server import Answer, running
 from workflows.errors import WorkflowCancelledByUser
 
-from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
-from duet_sdk import errors as ours
+from duet_sdk import (
+    AsyncDuetClient,
+    Budget,
+    BudgetExceeded,
+    FailurePolicy,
+    Retry,
+    TokenPrice,
+    ToolCall,
+)
+from duet_sdk import (
+    errors as ours,
+)
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.policies import FailurePolicy, Retry
-from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import ToolCall
 
 PLAN = "Read both files. Then add."
 ONCE = Retry(attempts=1)

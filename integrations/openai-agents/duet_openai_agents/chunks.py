@@ -9,8 +9,16 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 
-from duet_sdk import Reply
-from duet_sdk.events import AnswerDelta, Done, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    ToolCallDelta,
+)
 from duet_sdk.stream import Run
 
 MODEL: Final = "duet"

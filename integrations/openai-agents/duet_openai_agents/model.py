@@ -29,8 +29,7 @@ from openai.types.responses import Response, ResponseOutputItem, ResponseReasoni
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 
 from duet_openai_agents.chunks import MODEL, chunks_of, message_of, usage_of
-from duet_sdk import AsyncDuetClient, Budget, Reply
-from duet_sdk.errors import BackendError, ConnectFailed
+from duet_sdk import AsyncDuetClient, BackendError, Budget, ConnectFailed, Reply
 from duet_sdk.options import CallOptions
 
 _OPTIONS = frozenset(CallOptions.__annotations__) | {"gate"}

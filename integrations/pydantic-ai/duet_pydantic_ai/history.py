@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pydantic_ai import messages as pai
 from pydantic_ai.exceptions import UserError
 
-from duet_sdk.types import ImagePart, Message, Part, TextPart, ToolCall
+from duet_sdk import ImagePart, Message, TextPart, ToolCall
+from duet_sdk.types import Part
 
 SIGNAL = "signal"
 """In their details: the signal itself, where it is not all that was streamed."""

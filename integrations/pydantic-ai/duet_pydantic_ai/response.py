@@ -11,8 +11,18 @@ from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
 from duet_pydantic_ai.history import SIGNAL
-from duet_sdk import Reply, errors
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    Event,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    ToolCallDelta,
+    errors,
+)
 from duet_sdk.stream import Run
 
 _FINISH: dict[str | None, Any] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}

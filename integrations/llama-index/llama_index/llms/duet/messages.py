@@ -16,10 +16,24 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from duet_sdk import Reply
-from duet_sdk.errors import ConfigError, InvalidRequest
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
-from duet_sdk.types import ImagePart, Message, Part, Role, TextPart, ToolCall
+from duet_sdk import (
+    AnswerDelta,
+    ConfigError,
+    Done,
+    Event,
+    FellBack,
+    ImagePart,
+    InvalidRequest,
+    Message,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    TextPart,
+    ToolCall,
+    ToolCallDelta,
+)
+from duet_sdk.types import Part, Role
 
 OWN: Final = {"provider": "duet"}
 """In the ``additional_information`` of thinking blocks that are signals."""
