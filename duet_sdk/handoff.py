@@ -213,7 +213,7 @@ class Think:
         return self.reasoner.think_tags if self.reasoner and self.reasoner.can_think else THINK_TAGS
 
 
-def alone(messages: Sequence[Message], *, prompts: Prompts, thinking: Literal[False] | None = False) -> Call:
+def without_signal(messages: Sequence[Message], *, prompts: Prompts, thinking: Literal[False] | None = False) -> Call:
     """The call for a model that answers without a signal; its limits are the caller's to set."""
     asked = with_system(messages, prompts.generator) if prompts.generator else tuple(messages)
     return Call(max_tokens=0, messages=asked, thinking=thinking)

@@ -132,7 +132,7 @@ class RunTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class AloneEstimate:
+class ReasonerOnlyEstimate:
     """What the reasoner alone would have cost for the same answers."""
 
     output_tokens: int
@@ -165,7 +165,7 @@ class Receipt:
     discarded: Discarded = Discarded()
     run: RunTotals | None = None
     """Totals of the agent's run; None outside of one."""
-    alone: AloneEstimate | None = None
+    reasoner_only: ReasonerOnlyEstimate | None = None
     """What the reasoner alone would have cost, None where there is no basis for an estimate."""
 
 

@@ -94,8 +94,8 @@ def test_times_of_attempts_that_overlap_are_counted_once():
 
 async def test_a_reasoner_that_answers_itself_measures_what_it_costs_alone():
     async with AsyncDuetClient(Scripted("a b c"), Scripted("d"), prices=PRICES) as duet:
-        alone = (await duet.chat("q", mode="reasoner")).receipt.alone
-        assert (await duet.chat("q")).receipt.alone is None  # nothing supports an estimate
+        alone = (await duet.chat("q", mode="reasoner")).receipt.reasoner_only
+        assert (await duet.chat("q")).receipt.reasoner_only is None  # nothing supports an estimate
     assert alone is not None
     assert (alone.output_tokens, alone.basis) == (3, "measured")
 

@@ -12,7 +12,7 @@ from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
-from duet_sdk.handoff import alone
+from duet_sdk.handoff import without_signal
 from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -224,11 +224,11 @@ class AnswerStage:
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
-            return False, alone(seen, prompts=Prompts(), thinking=None)
+            return False, without_signal(seen, prompts=Prompts(), thinking=None)
         carried = next((message.signal for message in reversed(seen) if message.signal), None)
         made = signal if signal != carried else ""
         if not made and carried is None:
-            return False, alone(seen, prompts=flow.prompts)
+            return False, without_signal(seen, prompts=flow.prompts)
         reasoner = self._guidance.reasoner
         flow.draft.handoff, call = await flow.guided(reasoner, model, seen, made or None, tools)
         return bool(made), call

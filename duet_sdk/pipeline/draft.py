@@ -11,8 +11,8 @@ from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pipeline.charging import Charging
 from duet_sdk.pipeline.votes import choose
-from duet_sdk.receipt import Account, Alone
-from duet_sdk.reply import AloneEstimate, GateDecision, Reply, Signal
+from duet_sdk.receipt import Account, ReasonerOnly
+from duet_sdk.reply import GateDecision, ReasonerOnlyEstimate, Reply, Signal
 from duet_sdk.request import Request
 from duet_sdk.types import HandoffName, ServedBy, Stage, TokenLogprob, ToolCall
 
@@ -40,7 +40,7 @@ class Draft:
         self.models = models
         self.charging = charging
         self.account = Account()
-        self.alone: Alone | None = None
+        self.reasoner_only: ReasonerOnly | None = None
         self.agent: AgentRun | None = None
         self.gate: GateDecision | None = None
         self.handoff: HandoffName | None = None
@@ -146,7 +146,7 @@ class Draft:
         if finish_reason is None and request.vote is not None and request.mode != "signal":
             calls = [self.calls_of(index) for index in range(request.n)]
             winner, agreement = choose(answers, request.vote, calls=calls)
-        usage, cost, receipt = self.account.books(self.budget.elapsed_s(), self._estimate_alone())
+        usage, cost, receipt = self.account.books(self.budget.elapsed_s(), self._estimate_reasoner_only())
         return Reply(
             text=answers[winner],
             signal=self.signal,
@@ -169,7 +169,7 @@ class Draft:
         """The tool calls of answer number ``index``."""
         return tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == index)
 
-    def _estimate_alone(self) -> AloneEstimate | None:
-        if self.alone is None or self.request.mode == "signal":
+    def _estimate_reasoner_only(self) -> ReasonerOnlyEstimate | None:
+        if self.reasoner_only is None or self.request.mode == "signal":
             return None
-        return self.alone.estimate(self.account.attempts, answers=self.request.n)
+        return self.reasoner_only.estimate(self.account.attempts, answers=self.request.n)

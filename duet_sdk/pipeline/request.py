@@ -17,7 +17,7 @@ from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.pipeline.signal_stage import Guidance, SignalStage
 from duet_sdk.pipeline.speculation.progressive import ProgressiveStage
 from duet_sdk.pipeline.speculation.race import Asks, gated_by_tokens
-from duet_sdk.receipt import Alone
+from duet_sdk.receipt import ReasonerOnly
 from duet_sdk.reply import GateDecision, Reply
 
 _log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ async def answer(parts: Parts, draft: Draft, outbox: Outbox) -> Reply:
         DuetError: what ended the request instead.
     """
     reasoner = parts.reasoners[0]
-    alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
-    draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
+    reasoner_only_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
+    draft.reasoner_only = ReasonerOnly(reasoner.name, reasoner.backend.price, parts.prices, reasoner_only_tokens)
     with parts.lifetime.working(), outbox.observer.request(draft):
         draft.begin_turn(parts.runs, models=(reasoner.identity, parts.generators[0].identity))
         try:

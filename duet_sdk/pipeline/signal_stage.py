@@ -14,7 +14,7 @@ from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
-from duet_sdk.handoff import Handoff, alone, review
+from duet_sdk.handoff import Handoff, review, without_signal
 from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -429,7 +429,7 @@ async def way_of_asking(flow: Flow, model: StageModel, handoff: Handoff, able: C
 async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Call:
     """The call that answers, as far as its prompt is known before there is a signal."""
     seen = await flow.read_by("generator", model)
-    guided = alone(seen, prompts=flow.prompts)
+    guided = without_signal(seen, prompts=flow.prompts)
     if handoff.name == "instruct":
         guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools) or guided
     return replace(guided, tools=flow.request.tools) if flow.request.tools else guided

@@ -186,7 +186,7 @@ async def test_the_receipt_estimates_the_reasoner_alone_by_the_calibration():
         "scripted/a", "scripted/b", gate="always", calibration=calibration(alone_output_tokens=800.4)
     ) as duet:
         reply = await duet.chat("q")
-    assert (reply.receipt.alone.output_tokens, reply.receipt.alone.basis) == (800, "calibration")
+    assert (reply.receipt.reasoner_only.output_tokens, reply.receipt.reasoner_only.basis) == (800, "calibration")
 
 
 async def test_other_models_than_the_calibrations_are_warned_of(caplog):
