@@ -147,7 +147,7 @@ class AsyncDuetClient:
             options: see `duet_sdk.options.ClientOptions`.
 
         Raises:
-            PairError: the folder is no pair, or not what its manifest says, or a model is an unmerged adapter and
+            PairError: the folder is not a pair, or differs from its manifest, or a model is an unmerged adapter and
                 nothing serves it.
         """
         from duet_sdk.pair import Pair

@@ -110,7 +110,7 @@ class BudgetExceeded(DuetError):
         scope: what the limit belongs to (``"request"``, or a ledger's scope).
         limit: the limit: USD as a Decimal, else tokens, requests or seconds, as the message says.
         spent: what is used up.
-        held: what a ledger keeps back for others beside that, None where there is no ledger.
+        held: what a ledger holds for others on top of that, None where there is no ledger.
         asked: what was asked for on top.
         reply: what had been written before the limit was reached, None if nothing had.
     """

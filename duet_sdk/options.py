@@ -1,6 +1,6 @@
 """What a client is made of, and what one request can set. A new option of the client begins here.
 
-Beside this place it needs a field of `duet_sdk.settings.Settings`, where it can stand in a file, and the place that
+It also needs a field of `duet_sdk.settings.Settings`, where it can stand in a file, and the place that
 uses it. ``tests/test_options_parity.py`` names the exceptions.
 """
 
@@ -73,7 +73,7 @@ class ClientOptions(TypedDict, total=False):
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     trace_dialects: Sequence[TraceDialect] | None
-    """Names that spans carry beside the standard's, for tools that read only those: ``openinference``, ``langfuse``,
+    """Further names that spans carry, for tools that do not read the standard's: ``openinference``, ``langfuse``,
     ``mlflow``."""
     prices: Mapping[str, Price] | None
     """Prices by model name; they override every other source."""

@@ -51,9 +51,9 @@ class Sampling:
         stop: object = self.stop  # callers write a single text, too
         object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
         if not all(isinstance(text, str) for text in self.stop):
-            raise InvalidRequest("stop must be a text or several texts")
+            raise InvalidRequest("stop must be a string or a list of strings")
         if "" in self.stop:
-            raise InvalidRequest("stop holds an empty text, which would end every output at once")
+            raise InvalidRequest("stop contains an empty string, which would end every output at once")
         if self.temperature is not None:
             _check_temperature(self.temperature)
         if self.top_p is not None:
@@ -63,7 +63,7 @@ class Sampling:
         if self.min_p is not None:
             share("min_p", self.min_p, error=InvalidRequest)
         if self.top_k is not None:
-            whole("top_k", self.top_k, error=InvalidRequest, hint="; leave it out to keep all tokens")
+            whole("top_k", self.top_k, error=InvalidRequest, hint="; omit it to keep all tokens")
         if self.logprobs is not None and (type(self.logprobs) is not int or not 0 <= self.logprobs <= 20):
             raise InvalidRequest(f"logprobs must be a whole number between 0 and 20, got {self.logprobs!r}")
 
@@ -235,7 +235,7 @@ class Ladder:
 
 
 class NamesModel(Protocol):
-    """What stands for a model beside its name: a backend, or a `duet_sdk.endpoints.Endpoint`."""
+    """What names a model other than its name: a backend, or a `duet_sdk.endpoints.Endpoint`."""
 
     @property
     def model(self) -> str:
@@ -417,7 +417,7 @@ class RunScope:
 
     ask_again_on: Sequence[Trigger] = TRIGGERS
     """``tool_error``, ``repeated_call``, ``invalid_call``, ``low_confidence`` (where the gate judges that); all by
-    default, as each tells of a plan that did not hold."""
+    default, as each shows that the plan did not hold."""
     after_tool_turns: int | None = 8
     """Tool turns after which a signal counts as old; 8 by default, None for never."""
     most_calls: int = 4

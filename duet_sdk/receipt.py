@@ -97,7 +97,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ReasonerOnly:
-    """What the reasoner alone would have cost, as far as that can be told."""
+    """What the reasoner alone would have cost, as far as that is known."""
 
     model: str
     """Full name of the reasoner."""

@@ -171,7 +171,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What the reasoner told the generator; empty when the reasoner was not asked."""
+    """What the reasoner wrote for the generator; empty if the reasoner was not asked."""
 
     text: str = ""
     tokens: int = 0

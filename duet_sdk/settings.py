@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     retry: Retry | None = None
     """Short for the retry of ``on_failure``; up to three calls of a model when not set."""
     trace_dialects: tuple[TraceDialect, ...] = ()
-    """Names that spans carry beside the standard's, for tools that read only those; none, as each costs time and room.
+    """Further names that spans carry, for tools that do not read the standard's; none, as each costs time and space.
     Where traces go is set by the standard's own variables, ``OTEL_…``."""
     prices: dict[str, PriceSetting] = {}
     """Prices by model name; they override every other source."""

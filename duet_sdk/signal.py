@@ -107,7 +107,7 @@ class Extractor:
 
     @property
     def text(self) -> str:
-        """The signal as far as it is known, without blanks around it."""
+        """The signal as far as it is known, without surrounding whitespace."""
         outside = ("".join(self._outside) + ("" if self._inside else self._pending)).strip()
         if self._take == "thinking" and (self.closed or self._inside or self._thinking):
             return self.thinking
@@ -115,7 +115,7 @@ class Extractor:
 
     @property
     def thinking(self) -> str:
-        """What was thought, without blanks around it."""
+        """What was thought, without surrounding whitespace."""
         return ("".join(self._thinking) + (self._pending if self._inside else "")).strip()
 
 

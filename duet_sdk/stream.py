@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def whole_reply(parts: Parts, draft: Draft, observer: Observer) -> Reply:
-    """The reply, when it is complete, made in the caller's task; nobody reads the events. Raises as a `Run` does."""
+    """The reply, when it is complete, made in the caller's task; the events are not read. Raises as a `Run` does."""
     try:
         return await answer(parts, draft, Outbox(observer, is_read=False))
     except BudgetExceeded as error:
@@ -98,7 +98,7 @@ class Run:
         """Begin the request on the running event loop.
 
         Raises:
-            InvalidRequest: the context was not entered, so that nobody would end it.
+            InvalidRequest: the context was not entered, so nothing would end the request.
         """
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")

@@ -277,7 +277,7 @@ class DuetClient:
         """A client for a pair on disk or on the hub; see `AsyncDuetClient.from_pair`.
 
         Raises:
-            PairError: the folder is no pair, or not what its manifest says.
+            PairError: the folder is not a pair, or differs from its manifest.
         """
         duet = cls.__new__(cls)
         client = AsyncDuetClient.from_pair(

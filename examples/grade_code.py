@@ -1,6 +1,6 @@
 """A grader of your own: Python code is right where it passes a question's tests, run in a process of its own.
 
-In a run's file: `data.grading.grader: grade_code:passes_tests`, with this file beside the run's, and a column `tests`
+In a run's file: `data.grading.grader: grade_code:passes_tests`, with this file next to the run's, and a column `tests`
 with Python assertions. `python examples/grade_code.py` tries it on four answers.
 
 What the process is kept from: more than 2 s of CPU and 3 s in all, more than 512 MiB, files (and output) over 1 MiB,

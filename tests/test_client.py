@@ -276,7 +276,7 @@ async def test_a_question_in_the_middle_of_a_run_ends_its_signal():
 
 
 async def test_a_conversation_takes_text_or_messages():
-    with pytest.raises(InvalidRequest, match="said must be a text or a list of messages, got int"):
+    with pytest.raises(InvalidRequest, match="said must be a string or a list of messages, got int"):
         await AsyncDuetClient("scripted/a", "scripted/b").conversation().chat(3)
 
 

@@ -124,7 +124,7 @@ class AgentRun:
 
     @property
     def waits_for_doubt(self) -> bool:
-        """Whether nothing but the generator's doubt can make the reasoner be asked, so that it is not asked beside."""
+        """Whether nothing but the generator's doubt can make the reasoner be asked, so that it is not asked at once."""
         return self.why == _UNSURE
 
     def allow(self, decision: GateDecision) -> GateDecision:

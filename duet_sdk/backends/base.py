@@ -86,7 +86,7 @@ class Call:
     """The caller must be able to stop the model, but looks at no deltas: what arrives at once may come as one chunk."""
 
 
-@dataclass(slots=True)  # not frozen: that makes it three times as dear to build, and one comes with every token
+@dataclass(slots=True)  # not frozen: that makes it three times as expensive to build, and one comes with every token
 class Chunk:
     """A piece of output number ``index``.
 

@@ -53,11 +53,11 @@ _NO_MODEL: Final = re.compile(
 )
 
 _BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
-    401: (Authentication, "refused the key, or requires one"),
-    403: (Authentication, "refused the key, or requires one"),
-    408: (RateLimited, "asks to be called later"),
-    425: (RateLimited, "asks to be called later"),
-    429: (RateLimited, "asks to be called later"),
+    401: (Authentication, "rejected the API key, or requires one"),
+    403: (Authentication, "rejected the API key, or requires one"),
+    408: (RateLimited, "is rate limiting requests"),
+    425: (RateLimited, "is rate limiting requests"),
+    429: (RateLimited, "is rate limiting requests"),
     501: (BackendError, "cannot do this"),
 }
 """The statuses with a meaning of their own; that of 404 depends on the words that come with it."""
@@ -104,7 +104,7 @@ class Failures:
             cause = error.certificate_error
             why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
             return ConnectFailed(
-                f"{self._who}: its certificate is not accepted ({why}); to trust an authority of your own, set the "
+                f"{self._who}: its certificate was rejected ({why}); to trust an authority of your own, set the "
                 "environment variable SSL_CERT_FILE before Python starts, or correct the URL",
                 retryable=False,
                 **self._facts,
@@ -116,26 +116,26 @@ class Failures:
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
             reason = "could not connect within connect_s; is the server running?"
         elif isinstance(error, TimeoutError):
-            reason = "connected, but got no answer within read_s"
+            reason = "connected, but got no response within read_s"
         elif isinstance(error, aiohttp.ClientConnectorError):
-            reason = f"could not connect ({type(error.os_error).__name__}); is the server running there?"
+            reason = f"could not connect ({type(error.os_error).__name__}); is the server running?"
         elif isinstance(error, aiohttp.ClientResponseError):
-            reason = "the answer is not HTTP; wrong URL or wrong port?"
+            reason = "the response is not HTTP; wrong URL or port?"
         else:
-            reason = f"the connection was closed without an answer ({type(error).__name__})"
+            reason = f"the connection was closed without a response ({type(error).__name__})"
         return ConnectFailed(f"{self._who}: {reason}", **self._facts)
 
     def no_answer(self, refusal: Refusal, sent: Json) -> ConnectFailed:
         """A library says that it got no answer at all."""
         return ConnectFailed(
-            f"{self._who} gave no answer{self._said(refusal, sent)}", retry_after=refusal.retry_after, **self._facts
+            f"{self._who} did not respond{self._said(refusal, sent)}", retry_after=refusal.retry_after, **self._facts
         )
 
     def cut(self, error: Exception) -> StreamBroken:
         """The way to the server broke after its answer had begun."""
         if isinstance(error, TimeoutError):
-            return self.broken("nothing more came within read_s")
-        return self.broken(f"the connection was lost during the answer ({type(error).__name__})")
+            return self.broken("nothing more arrived within read_s")
+        return self.broken(f"the connection was lost during the response ({type(error).__name__})")
 
     def broken(self, reason: str, *, status: int | None = None) -> StreamBroken:
         """An answer that cannot be read, or ended too early."""
@@ -153,7 +153,7 @@ class Failures:
             usage: what it cost, None where unknown.
         """
         return StreamBroken(
-            f"{self._who}: the server ended its answer with an error{self._said(refusal, sent)}",
+            f"{self._who}: the server ended its response with an error{self._said(refusal, sent)}",
             partial=partial,
             usage=usage,
             status=refusal.status,
@@ -163,7 +163,7 @@ class Failures:
 
     def unreadable(self, error: Exception) -> StreamBroken:
         """A piece of a stream that does not have the expected form."""
-        return self.broken(f"a piece of its answer cannot be read ({type(error).__name__})")
+        return self.broken(f"part of its answer cannot be parsed ({type(error).__name__})")
 
     def wrong_url(self, reason: str, *, status: int | None = None) -> ConnectFailed:
         """Something answers there, but not a server of this kind."""
@@ -181,7 +181,7 @@ class Failures:
     def status(self, status: int, headers: Mapping[str, str], body: bytes, sent: Json) -> DuetError:
         """An answer with a status that is not a success: see `refused`."""
         if 300 <= status < 400:
-            return self.wrong_url(f"it answers with a redirect ({status}), which is not followed", status=status)
+            return self.wrong_url(f"it responds with a redirect ({status}), which is not followed", status=status)
         refusal = Refusal.of(status, error_object(body), retry_after=retry_after(headers))
         return self.refused(refusal, sent)
 
@@ -215,7 +215,7 @@ class Failures:
         kind, what = _kind_of(status)
         wait = ""
         if kind is RateLimited and refusal.retry_after is not None:
-            wait = f"; it asks to wait {refusal.retry_after:g} s"
+            wait = f"; it asks to retry after {refusal.retry_after:g} s"
         number = "" if status is None else f" ({status})"
         return kind(
             f"{self._who} {what}{number}{wait}{said}",

@@ -97,7 +97,7 @@ class Breaker(Wrapped):
         left_s = self._open_until - self._clock()
         if left_s > 0 or self._trying:
             raise EndpointResting(
-                f"{self.name}/{self.model} failed {self._failed} times in a row and is left alone for another "
+                f"{self.name}/{self.model} failed {self._failed} times in a row and will not be called for another "
                 f"{max(left_s, 0.0):.1f} s",
                 backend=self.name,
                 model=self.model,

@@ -26,7 +26,7 @@ HOLD_TTL_S: Final = 600.0
 all but the longest attempts; a request with a deadline asks for its own time."""
 _NO_FACTS: Final = EntryFacts()
 _FIRST_WAIT_S: Final = 0.005
-"""First pause before a hold is tried again: a few round trips to a store, little beside a model's first token."""
+"""First pause before a hold is tried again: a few round trips to a store, far below the time to a first token."""
 _LONGEST_WAIT_S: Final = 0.25
 """Pauses double up to this: a caller notices room that late at most, and many waiting callers ask four times a second
 each."""
@@ -56,7 +56,7 @@ class Hold:
 class BaseLedger(ABC):
     """Keeps the limits of scopes over many requests. One object serves many concurrent requests.
 
-    ``spent - overrun + held ≤ limit`` holds at every moment in every scope, whatever runs beside it or dies.
+    ``spent - overrun + held ≤ limit`` holds at every moment in every scope, whatever runs concurrently or dies.
 
     The public methods check their arguments and wait; a ledger of its own kind implements the underscored ones, which
     get checked values only, and ``release`` and ``limits``.

@@ -40,6 +40,6 @@ FORMAT: Final = Format(
     error=CacheError,
     if_unusable="delete it if it was one (it holds only copies), or name another path",
     if_failed="if this persists, delete it: it holds only copies",
-    busy_s=2.0,  # far longer than a write takes, short beside a reasoner
+    busy_s=2.0,  # far longer than a write takes, short compared to a reasoner
     pragmas=("foreign_keys = ON", "secure_delete = ON"),
 )

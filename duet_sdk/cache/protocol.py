@@ -78,7 +78,7 @@ def check_tenant(bound_to: str | None, key: CacheKey) -> None:
     """Refuse keys of tenants other than the one that the cache is bound to; None binds it to none.
 
     Raises:
-        ConfigError: the key is another tenant's, or nobody's.
+        ConfigError: the key is another tenant's, or has no tenant.
     """
     if bound_to is not None and key.tenant != bound_to:
         whose = "a request without tenant" if key.tenant is None else f"tenant {key.tenant!r}"

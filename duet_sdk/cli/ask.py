@@ -50,7 +50,7 @@ app.add_typer(train_app, name="train")
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
 PairName = Annotated[
-    str | None, typer.Option("--pair", help="Folder or hub id of a pair; models named beside it serve the pair's.")
+    str | None, typer.Option("--pair", help="Folder or hub id of a pair; models named as well serve the pair's.")
 ]
 ModeName = Annotated[Mode, typer.Option(help="Who is asked: the pair, one of them, or for a signal alone.")]
 SignalTokens = Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")]

@@ -36,7 +36,7 @@ def read_questions(
         split: of a folder or hub data set.
         revision: branch, tag or commit of a hub data set.
         prompt_column: the question: a text, or chat messages.
-        answer_column: the right answer: a text or a number; None where nobody needs it.
+        answer_column: the right answer: a text or a number; None if it is not needed.
 
     Raises:
         MissingColumn: the first row that cannot be used lacks a column.

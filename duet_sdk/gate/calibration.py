@@ -87,7 +87,7 @@ class Calibration(BaseModel):
         """Read a file.
 
         Raises:
-            ConfigError: it is missing, cannot be read, or is no calibration of this version.
+            ConfigError: it is missing, cannot be read, or is not a calibration of this version.
         """
         try:
             found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -98,8 +98,8 @@ class Calibration(BaseModel):
         version = found.get("schema_version") if isinstance(found, Mapping) else None
         if version != SCHEMA_VERSION:
             raise ConfigError(
-                f"the calibration file {path} has schema_version {version!r}, this version of DUET reads "
-                f"{SCHEMA_VERSION}; calibrate again"
+                f"the calibration file {path} has schema_version {version!r}, but this version of DUET "
+                f"reads {SCHEMA_VERSION}; calibrate again"
             )
         try:
             return cls.model_validate(found)
@@ -134,7 +134,7 @@ class Calibration(BaseModel):
         for stage, used, meant in (("reasoner", reasoner, self.reasoner), ("generator", generator, self.generator)):
             if _without_address(used) != _without_address(meant):
                 _log.warning(
-                    "the calibration was made with the %s %s, and %s is used: calibrate again", stage, meant, used
+                    "the calibration was made with the %s %s, but %s is in use: calibrate again", stage, meant, used
                 )
 
 
@@ -187,7 +187,7 @@ def find_threshold(examples: Sequence[Scored], *, keep: float = 0.98) -> Thresho
         keep: in [0, 1].
 
     Raises:
-        ConfigError: no examples, a score that is no number, a grade outside [0, 1], or ``keep`` outside [0, 1].
+        ConfigError: no examples, a score that is not a number, a grade outside [0, 1], or ``keep`` outside [0, 1].
     """
     _check(examples, keep)
     count = len(examples)

@@ -29,7 +29,7 @@ def find_gate(given: GateLike, calibration: Calibration | None = None) -> Gate |
     holds for ``race`` too, and the other way round), else from the gate's defaults.
 
     Raises:
-        ConfigError: an unknown name, a number that the gate does not take, or an object that is no gate.
+        ConfigError: an unknown name, a number that the gate does not take, or an object that is not a gate.
     """
     if isinstance(given, str):
         if given not in GATES:
@@ -38,7 +38,9 @@ def find_gate(given: GateLike, calibration: Calibration | None = None) -> Gate |
     if isinstance(given, GateConfig):
         return _build(given, calibration)
     if not isinstance(given, Gate | TokenGate):
-        raise ConfigError(f"gate must be a name or have a name and decide() or judge(), got {type(given).__name__}")
+        raise ConfigError(
+            f"gate must be a name, or an object with name and decide() or judge(), got {type(given).__name__}"
+        )
     return given
 
 

@@ -146,7 +146,7 @@ def remove(name: str, *, revision: str | None = None, root: Path | None = None) 
     """
     folder = place(name, revision, cache_folder(root))
     if not folder.is_dir():
-        raise not_found(name, f"there is no model {name!r} in {folder.parent}; `duet models` lists those that are")
+        raise not_found(name, f"there is no model {name!r} in {folder.parent}; `duet models` lists those there are")
     with locked(folder) as staging:
         if folder.is_dir():
             folder.replace(staging / "removed")
@@ -222,7 +222,7 @@ def _hub_id(name: str) -> str:
 
 
 def _of_commit(folder: Path, name: str, revision: str | None) -> list[Path]:
-    """Models beside ``folder`` that a branch or tag named when they were fetched, and that are of this commit."""
+    """Models next to ``folder`` that a branch or tag named when they were fetched, and that are of this commit."""
     if revision is None:
         return []
     unpinned = place(name, None, folder.parent).name

@@ -136,7 +136,7 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
             ) from err
         _save(merged.to(held), target)
     for pattern in _NOT_WEIGHTS:
-        for source in (base, adapter):  # what training saved beside the adapter takes precedence over the base's
+        for source in (base, adapter):  # what training saved with the adapter takes precedence over the base's
             for file in source.glob(pattern):
                 if file.name not in ("config.json", "adapter_config.json", "duet.json", "model.safetensors.index.json"):
                     shutil.copyfile(file, target / file.name)

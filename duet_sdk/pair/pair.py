@@ -92,7 +92,7 @@ class Pair:
         """
         limits = {name: value for name, value in dataclasses.asdict(budget or Budget()).items() if value is not None}
         if foreign := sorted(set(limits) - set(Limits.model_fields)):
-            raise PairError(f"a pair keeps signal_tokens and answer_tokens, no {foreign[0]}: give that to the client")
+            raise PairError(f"a pair keeps signal_tokens and answer_tokens only: pass {foreign[0]} to the client")
         values = {
             "reasoner": {"model": reasoner},
             "generator": {"model": generator},

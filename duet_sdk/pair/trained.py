@@ -162,6 +162,6 @@ def _entry(stage: str, model: TrainedModel) -> ModelEntry:
         return ModelEntry(folder=stage, **pins)
     check_adapter(model.place)
     if model.base is None:
-        raise PairError(f"the {stage} in {model.folder} is an adapter, and nobody says on which model; name its base")
+        raise PairError(f"the {stage} in {model.folder} is an adapter of an unknown base; name it with base=")
     base = {**pins, "base": None, "base_revision": None}
     return ModelEntry(model=f"transformers/{model.base}", revision=model.revision, adapter=f"{stage}-adapter", **base)

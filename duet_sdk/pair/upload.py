@@ -44,7 +44,7 @@ def push(
     pair.verify()
     for stage, entry in pair.manifest.stages.items():
         if local_folder(entry) is not None:
-            raise PairError(f"the {stage} is {entry.model}, which only this machine has; bundle the pair first")
+            raise PairError(f"the {stage} is {entry.model}, which exists only on this machine; bundle the pair first")
     hub, errors = local_library("huggingface_hub"), local_library("huggingface_hub.errors")
     api = hub.HfApi(endpoint=endpoint, library_name="duet-sdk")
     try:

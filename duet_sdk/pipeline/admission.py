@@ -100,18 +100,18 @@ def check_abilities(request: Request, backend: Backend, can: Capabilities, stage
     """
     model = f"{stage} {backend.name}/{backend.model}"
     if request.tools and not can.tools:
-        raise InvalidRequest(f"the {model} cannot call tools; choose another one or leave tools out")
+        raise InvalidRequest(f"the {model} does not support tools; choose another one or omit tools")
     if request.response_format is not None and not can.response_format:
-        raise InvalidRequest(f"the {model} cannot hold to a response_format; choose another one or leave it out")
+        raise InvalidRequest(f"the {model} does not support response_format; choose another one or omit it")
     if not can.images and any(message.images for message in request.messages):
-        raise InvalidRequest(f"the {model} takes no images; choose another one or leave them out")
+        raise InvalidRequest(f"the {model} does not accept images; choose another one or omit them")
     sampling = request.generator_sampling if stage == "generator" else request.reasoner_sampling
     if sampling.logprobs is not None and not can.logprobs:
-        raise InvalidRequest(f"the {model} reports no logprobs; choose another one or leave logprobs out")
+        raise InvalidRequest(f"the {model} reports no logprobs; choose another one or omit logprobs")
 
 
 def price_bound(prices: PriceBook, model: str, backend: Backend, budget: RequestBudget) -> UsdOf:
-    """The most that a call of this model can cost, by tokens; None where nothing asks for it or nobody knows.
+    """The most that a call of this model can cost, by tokens; None if no limit needs it or the price is unknown.
 
     Raises:
         ConfigError: there is a limit on money and the model's price is unknown, or is one per hour without a deadline.

@@ -247,7 +247,7 @@ class AnswerStage:
     def _broken(self, stage: Stage, error: BackendError) -> StreamBroken:
         draft = self._flow.draft
         return StreamBroken(
-            f"the answer broke off: {error}",
+            f"the answer was cut off: {error}",
             partial=draft.answer(0),
             usage=draft.account.stage_usage(stage),
             backend=error.backend,
@@ -260,7 +260,7 @@ class AnswerStage:
         """Let the reasoner answer in place of generators that failed, or fail.
 
         Raises:
-            BackendError: the ladder says to fail, another pair can take over, or there is nobody left.
+            BackendError: the ladder says to fail, another pair can take over, or no model is left.
         """
         flow, draft = self._flow, self._flow.draft
         can_fall = stage == "generator" and flow.request.mode == "duet" and not self._guidance.failed

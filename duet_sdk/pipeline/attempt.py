@@ -288,7 +288,7 @@ class RunningAttempt:
         """
         self._exhausted = True
         if not self.counter.end():
-            raise self._broken("the stream ended without saying why the output ended")
+            raise self._broken("the stream ended without a finish reason")
 
     def replay(self, held: Sequence[Chunk], *, without_logprobs: bool) -> None:
         """Let what was read and held back come once more, in front of what is still to come."""
@@ -339,7 +339,7 @@ class RunningAttempt:
                 await self._end(record)
 
     async def _close(self) -> None:
-        """Close a stream that has more to give; what takes long goes on beside whatever comes next."""
+        """Close a stream that has more to give; what takes long continues in the background."""
         if self._reading is not None and not self._reading.done():
             return  # it was told to end, and closes the stream itself
         closing = cast("Coroutine[None, None, None]", self.incoming.aclose())

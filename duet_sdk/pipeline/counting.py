@@ -246,7 +246,7 @@ class Counter:
         self.overflowed = True
         self.truncated |= chunk.index in self._open
         if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
-            return None  # the final usage tells of tokens that were never shown: nothing is left to cut
+            return None  # the final usage includes tokens that were never shown: nothing is left to cut
         # With several outputs, one that runs away must not keep the stream alive for the others.
         self.stopped = self.done or self._counted() > self._limit * self._outputs
         if not was_writing:

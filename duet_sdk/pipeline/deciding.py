@@ -38,7 +38,7 @@ async def decided(flow: Flow, gate: Gate | TokenGate, asking: Awaitable[object])
     else:
         if isinstance(answer, GateDecision):
             return answer
-        problem = f"gave a {type(answer).__name__}"
+        problem = f"returned a {type(answer).__name__}"
     finally:
         flow.draft.account.gate_s += flow.budget.elapsed_s() - started_s
     _log.warning("gate %s %s; the reasoner is asked", gate.name, problem)

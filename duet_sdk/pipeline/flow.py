@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class Flow:
-    """One request on its way through a pair: the pair's parts, the draft of the reply, and where events are told."""
+    """One request on its way through a pair: the pair's parts, the draft of the reply, and where events go."""
 
     def __init__(self, parts: Parts, draft: Draft, outbox: Outbox, *, allowed: frozenset[str] | None = None) -> None:
         self.parts = parts
@@ -59,7 +59,7 @@ class Flow:
             raise BoundaryRefused(model=models[0].name, boundary=models[0].backend.boundary, allowed=self.allowed)
         if len(near) < len(models):
             beyond = ", ".join(model.name for model in models if model not in near)
-            _log.info("%s beyond this request's boundary and left out", beyond)
+            _log.info("%s outside this request's boundary and skipped", beyond)
         self._chains[stage] = near
         return near
 
@@ -81,7 +81,7 @@ class Flow:
             # What tools wrote may have got into a signal, which is then to be read as data.
             return "a signal after tools' results is data"
         if any(message.images for message in request.messages):
-            return "a prompt of token ids carries no images"
+            return "a prompt of token ids cannot carry images"
         if request.tools and isinstance(handoff, Think) and handoff.placer is None:
             return "tools cannot be called from a prompt of token ids"
         return None
@@ -124,7 +124,9 @@ class Flow:
             if call is not None:
                 return handoff.name, call
         _log.warning(
-            "%s gets notes (instruct): %s", model.name, reason or "its server would not read this signal as one thought"
+            "%s gets the signal as notes (instruct): %s",
+            model.name,
+            reason or "its server would not parse this signal as one thought",
         )
         notes = Instruct(await model.find_renderer())
         return notes.name, await notes.answer(seen, signal, prompts=self.prompts, tools=tools)
@@ -137,7 +139,7 @@ class Flow:
         """
         seen = tuple(self.parts.context(self.request.messages, stage))
         if not any(message.role == "user" for message in seen):
-            raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
+            raise ConfigError(f"the context policy left the {stage} without a user message; it must keep the last one")
         return seen
 
     async def read_by(self, stage: Stage, model: StageModel) -> tuple[Message, ...]:
@@ -181,7 +183,7 @@ class Flow:
         may_retry: Callable[[], bool],
         until: float | None,
     ) -> None:
-        """Make an attempt (told its number), again where the policy says so.
+        """Make an attempt (called with its number), again if the policy says so.
 
         Args:
             stage: whose.

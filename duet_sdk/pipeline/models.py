@@ -158,6 +158,6 @@ async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
     _log.warning(
         "the think handoff cannot be rendered for %s (%s); the instruct handoff is used",
         generator.name,
-        "its tokenizer is not at hand" if able.prompt_ids else "it takes no prompt as token ids",
+        "its tokenizer is not available" if able.prompt_ids else "it does not accept prompts as token ids",
     )
     return Instruct(renderer)

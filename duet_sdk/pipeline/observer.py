@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AttemptSpan(Protocol):
-    """One attempt as its observer sees it. Events do not do: an attempt ends also when nobody reads them."""
+    """One attempt as its observer sees it. Events are not enough: an attempt also ends when nothing reads them."""
 
     @property
     def hears(self) -> Callable[[Chunk], None] | None:

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 async def answer(parts: Parts, draft: Draft, outbox: Outbox) -> Reply:
-    """Everything that happens in one request, in order, told to the outbox as it happens.
+    """Everything that happens in one request, in order, sent to the outbox as it happens.
 
     Cancelling it ends the running stage and settles what it held.
 

@@ -82,7 +82,7 @@ class Guidance:
     """An answer that is under way already, and goes on."""
 
     async def abandon(self) -> None:
-        """Settle an answer that nobody goes on with; harmless where somebody has."""
+        """Settle an answer that was not continued; does nothing if it was."""
         if self.begun is not None:
             async with self.begun:
                 pass
@@ -93,7 +93,7 @@ class SignalStage:
 
     Args:
         flow: the request.
-        tell: who is told of events, in place of the request's outbox.
+        tell: who receives the events, in place of the request's outbox.
 
     Attributes:
         asking: the signal in the making, None before it begins and when it has to start over.
@@ -106,14 +106,14 @@ class SignalStage:
         self.asking: Asking | None = None
         self._shows = flow.outbox.is_read or tell is not None
         self._generator: tuple[StageModel, Capabilities] | None = None
-        """Who will answer, and what it can do; None where nobody is to."""
+        """Who will answer, and what it can do; None if no answer is wanted."""
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
             until = flow.budget.deadline
         self._until = until
 
     async def run(self) -> Guidance:
-        """Ask the reasoners in turn; `SignalDone` is told last unless all failed.
+        """Ask the reasoners in turn; `SignalDone` comes last unless all failed.
 
         Raises:
             BackendError: they failed, and the ladder says to fail.

@@ -81,7 +81,7 @@ class Instruments:
         self._overlap = meter.create_counter(names.OVERLAP_METRIC, "{token}", "Output tokens that came too late")
 
     def attempt_ended(self, record: Attempt, call: Facts, context: Context | None) -> None:
-        """Tokens, time and money of one attempt; tokens that nobody reported are left out, as the conventions ask.
+        """Tokens, time and money of one attempt; unreported tokens are left out, as the conventions require.
 
         Args:
             record: the attempt.

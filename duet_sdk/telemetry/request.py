@@ -43,7 +43,7 @@ _NOTHING = nullcontext()
 
 
 def observer_of(request: Request, dialects: tuple[str, ...]) -> Observer:
-    """Who observes a request; where nobody could hear of it, nobody does.
+    """Who observes a request: no one unless spans, metrics or events can reach something.
 
     Args:
         request: the request.

@@ -1,4 +1,4 @@
-"""Checkpoints of two policies: which are complete, which both have, and the state of the run beside them."""
+"""Checkpoints of two policies: which are complete, which both have, and the state of the run next to them."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ class Training(Section):
     precision: Precision = "bf16"
     """Arithmetic of both policies; accelerate knows one for a process."""
     save_every: CountOrNone = 50
-    """Rounds between checkpoints, beside those at the end and on SIGTERM; 0 for these only."""
+    """Rounds between checkpoints, in addition to those at the end and on SIGTERM; 0 for these only."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Checkpoints kept of each policy, from 2: the newest may be of one policy only."""
     validate_every: CountOrNone = 10
@@ -267,7 +267,7 @@ class Training(Section):
     validation_questions: Count = 64
     """Questions of a validation."""
     log_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Where TRL logs to, beside the run's own ``metrics.jsonl``."""
+    """Where TRL logs to, in addition to the run's own ``metrics.jsonl``."""
     log_samples: CountOrNone = 4
     """Samples of question, signal and answer kept of each validation in ``samples.jsonl``."""
     use_cpu: bool = False

@@ -1,6 +1,6 @@
 """What a run leaves: its pair, and what was measured of it.
 
-Others read the pair, so nothing in it tells of the machine that trained it (`published_config`, `published_data`).
+Others read the pair, so it contains nothing about the machine that trained it (`published_config`, `published_data`).
 """
 
 from __future__ import annotations

@@ -91,10 +91,10 @@ class RoundMonitor(Protocol):
         """Lambda of the round under way."""
 
     def before_round(self) -> None:
-        """Told that signals are written, before either policy is updated."""
+        """Called once signals are written, before either policy is updated."""
 
     def on_round(self, facts: RoundFacts) -> None:
-        """Told of each round once it is graded."""
+        """Called for each round once it is graded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ class ReasonerSide:
 
     Attributes:
         generator: answers the signals.
-        monitor: told of the round.
+        monitor: receives the round's facts.
     """
 
     prompts: PairPrompts

@@ -147,7 +147,7 @@ async def test_the_key_is_sent_and_never_shown(caplog):
 
 async def test_a_wrong_key_is_an_authentication_error():
     async with served(key="right", api_key="wrong") as (_, backend):
-        with pytest.raises(Authentication, match="refused the key") as failed:
+        with pytest.raises(Authentication, match="rejected the API key") as failed:
             await backend.connect()
     assert (failed.value.status, failed.value.retryable) == (401, False)
 

@@ -159,7 +159,7 @@ async def test_tls_to_a_server_without_it_says_so():
 async def test_a_certificate_of_an_unknown_authority_is_not_accepted_and_not_tried_again():
     async with FaultServer(tls=self_signed()) as server:
         backend = VllmBackend("m", base_url=server.url, api_key="sk-secret-key")
-        with pytest.raises(ConnectFailed, match=r"not accepted \(unable to get local issuer.*SSL_CERT_FILE") as failed:
+        with pytest.raises(ConnectFailed, match=r"rejected \(unable to get local issuer.*SSL_CERT_FILE") as failed:
             await backend.connect()
         await backend.aclose()
         assert server.seen == []  # no key, no prompt has left

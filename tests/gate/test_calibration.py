@@ -103,7 +103,7 @@ def test_a_saved_calibration_is_loaded_as_it_was(tmp_path):
     [
         ("{", "cannot be read: JSONDecodeError"),
         ("[]", "schema_version None"),
-        ('{"schema_version": 2}', "schema_version 2, this version of DUET reads 1"),
+        ('{"schema_version": 2}', "schema_version 2, but this version of DUET reads 1"),
         ('{"schema_version": 1}', "policy: Field required"),
     ],
 )
@@ -193,7 +193,7 @@ async def test_other_models_than_the_calibrations_are_warned_of(caplog):
     with caplog.at_level(logging.WARNING, "duet_sdk"):
         AsyncDuetClient("scripted/a", "scripted/other", gate="always", calibration=calibration())
     assert [record.getMessage() for record in caplog.records] == [
-        "the calibration was made with the generator scripted/b, and scripted/other is used: calibrate again"
+        "the calibration was made with the generator scripted/b, but scripted/other is in use: calibrate again"
     ]
 
 

@@ -28,7 +28,7 @@ class ModelFacts:
     provider: str
     capabilities: Capabilities
     price: TokenPrice | None
-    """The dearest of its prices by tokens, None where none is listed."""
+    """The highest of its token prices, None if none is listed."""
     no_thinking: str | None
     """The ``reasoning_effort`` that thinks least: ``none`` where thinking can be turned off; None if there is none."""
 
@@ -59,7 +59,7 @@ def facts_of(model: str, base_url: str | None, context_tokens: int | None) -> Mo
         name, provider, *_ = litellm.get_llm_provider(model, api_base=base_url)
     except litellm.exceptions.BadRequestError:
         raise ConfigError(
-            f"LiteLLM knows no provider for {model!r}; write litellm/PROVIDER/MODEL, such as litellm/openai/gpt-4o-mini"
+            f"LiteLLM has no provider for {model!r}; write litellm/PROVIDER/MODEL, such as litellm/openai/gpt-4o-mini"
         ) from None
     listed = _listed(litellm, model, base_url)
     params = set(litellm.get_supported_openai_params(name, provider) or ())
@@ -109,6 +109,6 @@ def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
 
 
 def _dearest(listed: Mapping[str, Any], kind: re.Pattern[str]) -> Decimal | None:
-    """USD for a million tokens, the dearest of a kind."""
+    """USD per million tokens, the highest price of its kind."""
     prices = [Decimal(str(usd)) for name, usd in listed.items() if kind.fullmatch(name) and usd is not None]
     return max(prices) * _MILLION if prices else None

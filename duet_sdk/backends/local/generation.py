@@ -84,9 +84,9 @@ def load(folder: Path, *, dtype: str | None, device: str | None) -> LoadedModel:
     try:
         place = torch.device(device)
     except RuntimeError as err:
-        raise ConfigError(f"torch knows no device {device!r}; name cpu, cuda or cuda:0") from err
+        raise ConfigError(f"torch has no device {device!r}; name cpu, cuda or cuda:0") from err
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU here; leave it out to use the CPU")
+        raise ConfigError(f"device {device!r} was requested, but torch sees no GPU; omit it to use the CPU")
     key = (folder.resolve(), dtype, str(place))
     with _loading:
         if (loaded := _loaded.get(key)) is None:

@@ -1,4 +1,4 @@
-"""Work that goes on beside a request's own, in tasks that never outlive it."""
+"""Work that runs concurrently with a request, in tasks that never outlive it."""
 
 from __future__ import annotations
 

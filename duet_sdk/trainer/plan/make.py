@@ -87,7 +87,7 @@ def plan(
         questions: to train on, where known.
 
     Raises:
-        TrainingError: a model's ``config.json`` is none of a decoder.
+        TrainingError: a model's ``config.json`` does not describe a decoder.
     """
     machine = hardware or Hardware(gpus=0 if config.training.use_cpu else 1)
     made = batches(config, processes=machine.processes, questions=questions)

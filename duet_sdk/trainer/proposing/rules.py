@@ -66,7 +66,7 @@ class DropWord:
 
     @property
     def content(self) -> bool:
-        """A word beside another differs from signal to signal."""
+        """A word's neighbour differs from signal to signal."""
         return self.which != "itself"
 
     def apply(self, signal: str, question: str) -> str:

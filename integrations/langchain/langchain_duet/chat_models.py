@@ -108,7 +108,7 @@ class ChatDuet(BaseChatModel):
     mode: Mode = "duet"
     """``duet`` (the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written)."""
     budget: Budget | None = None
-    """Limits of every request; a call's own go over them."""
+    """Limits of every request; a call's own take precedence."""
     gate: str | GateConfig | Gate | TokenGate | None = None
     """Whether the reasoner is asked: ``always`` (default), ``never``, ``heuristic``, ``confidence``, ``race``, one of
     these with numbers of its own, or a gate of your own."""
@@ -132,15 +132,15 @@ class ChatDuet(BaseChatModel):
     prompts: Prompts | None = None
     """System prompts by stage."""
     trace_dialects: tuple[TraceDialect, ...] | None = None
-    """Names that spans carry beside the standard's, for tools that read only those."""
+    """Names that spans carry in addition to the standard's, for tools that read only those."""
     reasoner_params: Sampling | None = None
     """How the reasoner samples."""
     generator_params: Sampling | None = None
-    """How the generator samples; goes over ``temperature`` and ``stop``."""
+    """How the generator samples; overrides ``temperature`` and ``stop``."""
     retry: Retry | None = None
     """When a model that failed is called again; overrides ``max_retries``."""
     prices: dict[str, TokenPrice | GpuHour] | None = None
-    """Prices by model name; they go before every other source."""
+    """Prices by model name; they override every other source."""
     ledger: BaseLedger | None = None
     """Holds limits over many requests; stays yours to close."""
     ledger_wait_s: float | None = None
@@ -257,7 +257,7 @@ class ChatDuet(BaseChatModel):
         parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools for its generator; the reasoner is told which there are.
+        """The model with tools for its generator; the reasoner is given a list of them.
 
         Args:
             tools: functions, pydantic classes, LangChain's tools, or schemas.

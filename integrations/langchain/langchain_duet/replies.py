@@ -98,7 +98,7 @@ def model_name(reasoner: str, generator: str) -> str:
 
 
 def _read(call: ToolCall) -> LangChainCall | None:
-    """A call with its arguments; None where these are no JSON object."""
+    """A call with its arguments; None if these are not a JSON object."""
     try:
         arguments: object = json.loads(call.arguments or "{}", strict=False)
     except ValueError:
@@ -107,4 +107,5 @@ def _read(call: ToolCall) -> LangChainCall | None:
 
 
 def _broken(call: ToolCall) -> InvalidToolCall:
-    return invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error="the arguments are no JSON object")
+    problem = "the arguments are not a JSON object"
+    return invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=problem)

@@ -68,7 +68,7 @@ def test_images_are_refused_where_the_generator_takes_none():
     blind = Scripted("x", capabilities=Capabilities(tools=True))
     reasoner = Scripted("notes")
     image = HumanMessage([{"type": "text", "text": "what is it?"}, {"type": "image", "url": "https://x/y.png"}])
-    with pytest.raises(InvalidRequest, match="takes no images"):
+    with pytest.raises(InvalidRequest, match="does not accept images"):
         ChatDuet(reasoner=reasoner, generator=blind).invoke([image])
 
 
