@@ -62,7 +62,7 @@ class LocalThinkRenderer:
     renderer: Renderer
 
     async def think_ids(self, messages: Sequence[Message], signal: str) -> tuple[int, ...]:
-        """As `Renderer.think_ids`."""
+        """Render the prompt whose open turn holds the signal as closed thinking, by `Renderer.think_ids`."""
         return self.renderer.think_ids(messages, signal)
 
 

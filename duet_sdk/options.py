@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from duet_sdk.types import HandoffName, Json, TraceDialect, Vote
 
 MOST_ANSWERS = 64
+"""Answers of one request: bounds its cost and memory, and a vote gains little beyond that."""
 
 
 class ClientOptions(TypedDict, total=False):

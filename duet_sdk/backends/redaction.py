@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from duet_sdk.types import Json
 
 _SHOWN: Final = 300
+"""Characters of a foreign message that an error shows: enough for a reason, too few for a traceback or a prompt."""
 _READ: Final = 1 << 14
 """Characters that are looked at; what an error has to say stands at its beginning."""
 _SHARED: Final = 12

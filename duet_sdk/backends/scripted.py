@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
+from typing_extensions import override
+
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.events import ToolCallDelta
@@ -100,8 +102,8 @@ class Scripted(Backend):
         self._connect_error = connect_error
 
     @property
+    @override
     def price(self) -> Price | None:
-        """What a call costs, None where unknown."""
         return self._price
 
     async def connect(self) -> Capabilities:

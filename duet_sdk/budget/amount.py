@@ -19,6 +19,7 @@ MOST: Final = 9 * 10**15
 """Of every unit: 9 million USD, or that many tokens. Up to here a double, as Redis computes in, is exact."""
 _NAMES: Final = {name: f"an amount's {name}" for name in DIMENSIONS}
 _NANO_DIGITS: Final = 9
+"""Decimal places of a USD amount: ledgers count in nano-USD."""
 _EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 _ZERO: Final = Decimal(0)
 

@@ -45,11 +45,11 @@ class Hold:
     _ledger: BaseLedger = field(repr=False, compare=False)
 
     async def settle(self, amount: Amount, facts: EntryFacts | None = None) -> None:
-        """See `BaseLedger.settle`."""
+        """Book what was really spent and give the rest back, as `BaseLedger.settle` does."""
         await self._ledger.settle(self, amount, facts)
 
     async def release(self) -> None:
-        """See `BaseLedger.release`."""
+        """Give all of it back, as `BaseLedger.release` does."""
         await self._ledger.release(self)
 
 

@@ -22,6 +22,7 @@ this long is down, and a user waits a few seconds at most."""
 _TRIES: Final = 3
 """Repeats of a call, enough for a server that restarts or a connection that was dropped while idle."""
 _BACKOFF_S: Final = 0.05
+"""First pause between repeats: enough for a new connection, too short to be noticed."""
 _LONGEST_BACKOFF_S: Final = 0.5
 """Pauses between repeats double, up to this: a restart takes about as long."""
 _CONNECTIONS: Final = 50

@@ -30,6 +30,7 @@ from duet_sdk.gate.heuristic import WEIGHTS
 _log = logging.getLogger(__name__)
 _Share = Annotated[float, Field(ge=0, le=1)]
 SCHEMA_VERSION: Literal[1] = 1
+"""Goes up when a key of the file changes its meaning."""
 
 
 class Measured(BaseModel):

@@ -36,6 +36,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 _MOST_CHARACTERS = 4_000
 """Of a longer message its beginning and its end are looked at, half of this each: reading is to stay cheap."""
 _LONG_WORDS = 200
+"""Words from which on the feature ``length`` is 1; set by hand, like the weights."""
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[^\W\d_{_UNSPACED}]+")
 _UNSPACED_LETTER = re.compile(rf"[{_UNSPACED}]")

@@ -17,6 +17,7 @@ from duet_sdk.types import HandoffName, Stage
 
 MANIFEST = "pair.json"
 FORMAT = 1
+"""Goes up when an older version would misread the file."""
 
 _MODEL_NAME = re.compile(r"[\w-]+/.+", re.DOTALL)
 _SECRET_KEY = re.compile(r"(.*_)?(api_?key|authorization|password|secret|(access|auth|hf)_token)", re.DOTALL)

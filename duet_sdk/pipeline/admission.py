@@ -17,8 +17,11 @@ from duet_sdk.types import Json, Message, Stage
 _TOKENS_OF_TEMPLATE = 160
 """What templates write of their own: gpt-oss 94 tokens without tools, Nemotron some 330 to explain tools."""
 _TOKENS_OF_TOOL_TEMPLATE = 320
+"""What templates add to explain tools; with the above more than the 330 of Nemotron."""
 _TOKENS_PER_MESSAGE = 16
+"""Role markers and separators of a turn, with room to spare: a bound must not be too low."""
 _TOKENS_PER_IMAGE = 4096
+"""Stands for an image, whose tokens only its server knows; generous, as a bound must be."""
 
 
 def most_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) -> int:

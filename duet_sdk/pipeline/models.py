@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_GATE_DEADLINE_S = 2.0
+"""As long as a user may be kept waiting for a decision; a gate of your own that needs longer sets its own limit."""
 
 
 @dataclass(slots=True)

@@ -46,7 +46,7 @@ class Observer(Protocol):
         """Entered around a gate's own work; what it decided comes with `GateDecided`."""
 
     def told(self, event: Event) -> None:
-        """Something happened other than that a model wrote a piece."""
+        """An event other than a piece of a model's output."""
 
     def attempt(
         self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind

@@ -108,7 +108,7 @@ class TracedRequest:
         return Deciding(self._gate, self._context)
 
     def told(self, event: Event) -> None:
-        """Something happened other than that a model wrote a piece."""
+        """Record an event other than a piece of a model's output."""
         if isinstance(event, GateDecided):
             self._decided(event)
         elif isinstance(event, SignalDone):
@@ -126,7 +126,7 @@ class TracedRequest:
     def attempt(
         self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind
     ) -> AttemptSpan:
-        """An attempt is about to be sent."""
+        """Begin the span and measures of an attempt that is about to be sent."""
         if not self._is_recording:
             return MeasuredAttempt(self._meters, backend, self._context)
         about: Attributes = {

@@ -14,6 +14,7 @@ from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import TokenPrice
 
 _MILLION = 1_000_000
+"""LiteLLM lists prices per token, DUET per million."""
 # A longer prompt may cost more for each token; prices by service tier and batch are not for these calls.
 _INPUT = re.compile(r"input_cost_per_token(_above_\d+k_tokens)?")
 _OUTPUT = re.compile(r"output_cost_per_(token(_above_\d+k_tokens)?|reasoning_token)")

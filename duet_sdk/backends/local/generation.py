@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy: logits divided by less overflow."""
 _SEEDS = 2**63
+"""torch takes seeds of 63 bits; larger ones wrap around."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)

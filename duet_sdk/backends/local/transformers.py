@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from threading import Event
 from typing import TYPE_CHECKING, Any, get_args
 
+from typing_extensions import override
+
 from duet_sdk import models
 from duet_sdk._tasks import to_the_end
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
@@ -89,8 +91,8 @@ class TransformersBackend(Backend):
         self._running: dict[asyncio.Future[None], Event] = {}
 
     @property
+    @override
     def price(self) -> Price | None:
-        """What a call costs, None where unknown."""
         return self._price
 
     async def connect(self) -> Capabilities:

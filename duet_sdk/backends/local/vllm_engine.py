@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, get_args
 
+from typing_extensions import override
+
 from duet_sdk import models
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.local.vllm_params import chunk_of, refusals, sampling_params
@@ -104,8 +106,8 @@ class VllmEngine(Backend):
         self._numbers = itertools.count()
 
     @property
+    @override
     def price(self) -> Price | None:
-        """What a call costs, None where unknown."""
         return self._price
 
     async def connect(self) -> Capabilities:
