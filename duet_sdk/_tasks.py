@@ -17,7 +17,7 @@ async def finished(
 ) -> frozenset[asyncio.Future[Any]]:
     """Cancel tasks and wait until they have cleaned up, also when the waiting task is cancelled meanwhile.
 
-    What the tasks raise on their way out is dropped: nobody asks for their results any more.
+    What the tasks raise on their way out is dropped: their results are no longer wanted.
 
     Args:
         tasks: to be ended; must not hold the current one.

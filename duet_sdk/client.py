@@ -230,7 +230,7 @@ class AsyncDuetClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close both models, the ledger where the client opened it, and wait for streams; harmless when done twice."""
+        """Close both models, the ledger where the client opened it, and wait for streams; safe to call twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             closing.push_async_callback(self._parts.lifetime.finish)

@@ -116,7 +116,7 @@ class LedgerStore(BaseModel):
     """Name of the environment variable that holds the store's password, in capitals; read when it is connected."""
 
     def resolve_password(self) -> str | None:
-        """The password, None where there is none.
+        """The password, None if there is none.
 
         Raises:
             ConfigError: the named environment variable is not set.
@@ -172,7 +172,7 @@ class Endpoint(BaseModel):
                 yield name, value
 
     def resolve_key(self) -> SecretStr | None:
-        """The key, from the named environment variable where it is there; None where there is none.
+        """The key, from the named environment variable where it is there; None if there is none.
 
         Raises:
             ConfigError: the named environment variable is not set.

@@ -106,7 +106,7 @@ class Instruct:
     """
 
     generator: Renderer | None = None
-    """The generator's own template, for neutralising the signal; None where it is not at hand."""
+    """The generator's own template, for neutralising the signal; None if it is not available."""
     name: HandoffName = "instruct"
 
     def ask(self, messages: Sequence[Message], *, limit: int, prompts: Prompts, tools: Sequence[Json]) -> Call:
@@ -155,9 +155,9 @@ class Think:
     generator: ThinkRenderer | None
     """Renders the generator's turn, here or by the server's own template and tokenizer; None where it takes no ids."""
     placer: ThinkPlacer | None = None
-    """None where its server has no way to hold a signal in a chat."""
+    """None if its server has no way to hold a signal in a chat."""
     reasoner: Renderer | None = None
-    """The reasoner's own template, where it is at hand: it tells its think tags."""
+    """The reasoner's own template, where it is available: it tells its think tags."""
     takes_ids: bool = False
     """Whether the reasoner takes prompts as token ids, so that a thought of its own can go on."""
     name: HandoffName = "think"
@@ -249,7 +249,7 @@ def review(messages: Sequence[Message], why: str) -> tuple[Message, ...]:
 
 
 def with_system(messages: Sequence[Message], text: str) -> tuple[Message, ...]:
-    """The messages with ``text`` as system prompt, joined with the caller's own, as many templates know only one."""
+    """The messages with ``text`` as system prompt, joined with the caller's own, as many templates support only one."""
     if messages and messages[0].role == "system":
         return (replace(messages[0], content=f"{text}\n\n{messages[0].text}"), *messages[1:])
     return (Message("system", text), *messages)

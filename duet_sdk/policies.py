@@ -169,11 +169,11 @@ class Retry:
     """When a model that failed is called again."""
 
     attempts: int = 3
-    """Calls of one model in all; three ride out a restart, 1 never tries again."""
+    """Calls of one model in total; three ride out a restart, 1 never retries."""
     first_wait_s: float = 0.5
     """Longest wait before the second call; it doubles with each further one."""
     longest_wait_s: float = 20.0
-    """Longest wait of our own choosing; a server may ask for more."""
+    """Longest wait that DUET chooses itself; a server may ask for more."""
 
     __pydantic_config__ = STRICT
 
@@ -215,7 +215,7 @@ class Ladder:
     """What follows when a rung breaks; ``raise`` gives the error to the caller."""
 
     empty_signal: Literal["generator", "raise"] = "generator"
-    """The reasoner wrote nothing of use."""
+    """The reasoner wrote nothing useful."""
     reasoner: Literal["generator", "raise"] = "generator"
     """The reasoner failed."""
     generator: Literal["reasoner", "raise"] = "reasoner"
@@ -300,7 +300,7 @@ class FailurePolicy:
 
 
 OnFailure: TypeAlias = Literal["answer", "raise"] | Ladder | FailurePolicy
-"""``answer`` goes on with the stage that works, ``raise`` fails; or the policy of each rung, or of everything."""
+"""``answer`` continues with the stage that works, ``raise`` fails; or the policy of each rung, or of everything."""
 _NAMED_POLICIES = {"answer": FailurePolicy(), "raise": FailurePolicy(ladder=Ladder("raise", "raise", "raise"))}
 
 

@@ -120,7 +120,7 @@ class PriceBook:
         return _apply(price, usage.input_tokens, usage.output_tokens, cached_tokens, seconds)
 
     def cost_by_token(self, model: str, usage: StageUsage, *, backend_price: Price | None) -> Decimal | None:
-        """What a call that was never made would cost, None where its price is unknown or one by the hour."""
+        """What a call that was never made would cost, None if its price is unknown or one by the hour."""
         if isinstance(self._find(model) or backend_price, GpuHour):
             return None
         return self.cost(model, usage, seconds=0.0, backend_price=backend_price)
@@ -130,7 +130,7 @@ class PriceBook:
     ) -> Decimal | None:
         """The most that a call of these sizes can cost: input at its highest price, all of ``seconds`` used.
 
-        None where the price is unknown, or is one by the hour and ``seconds`` is None.
+        None if the price is unknown, or is one by the hour and ``seconds`` is None.
         """
         price = self._find(model) or backend_price
         if price is None:

@@ -107,7 +107,7 @@ class ReasonerOnly:
     """Mean output of the reasoner alone on the calibration's questions, None without a calibration."""
 
     def estimate(self, attempts: Iterable[Attempt], *, answers: int) -> ReasonerOnlyEstimate | None:
-        """The estimate for a request with these attempts and so many answers, None where nothing supports one."""
+        """The estimate for a request with these attempts and so many answers, None if nothing supports one."""
         tried = list(attempts)
         own = [a for a in tried if a.stage == "reasoner" and a.kind == "answer" and not a.discarded]
         if own:

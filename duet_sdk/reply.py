@@ -53,7 +53,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a request cost in USD; None where a price is unknown."""
+    """What a request cost in USD; None if a price is unknown."""
 
     usd: Decimal | None = Decimal(0)
     reasoner_usd: Decimal | None = Decimal(0)
@@ -104,7 +104,7 @@ class StageTotals:
     attempts: int = 0
     usage: StageUsage = StageUsage()
     usd: Decimal | None = Decimal(0)
-    """None where an attempt's price is unknown."""
+    """None if an attempt's price is unknown."""
     duration_s: float = 0.0
     """Seconds in which at least one attempt of the stage was running."""
 
@@ -115,7 +115,7 @@ class Discarded:
 
     usage: Usage = Usage()
     usd: Decimal | None = Decimal(0)
-    """None where the price of a discarded attempt is unknown."""
+    """None if the price of a discarded attempt is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class RunTotals:
     """Requests of the run that began with tool results."""
     usage: Usage = Usage()
     usd: Decimal | None = Decimal(0)
-    """None where a price is unknown."""
+    """None if a price is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class ReasonerOnlyEstimate:
 
     output_tokens: int
     usd: Decimal | None
-    """None where its price is unknown, or one by the hour."""
+    """None if its price is unknown, or one by the hour."""
     basis: Literal["measured", "calibration"]
     """``measured``: the reasoner answered itself. ``calibration``: its mean output on the calibration's questions."""
 
@@ -166,7 +166,7 @@ class Receipt:
     run: RunTotals | None = None
     """Totals of the agent's run; None outside of one."""
     reasoner_only: ReasonerOnlyEstimate | None = None
-    """What the reasoner alone would have cost, None where there is no basis for an estimate."""
+    """What the reasoner alone would have cost, None if there is no basis for an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class GateDecision:
     ask: bool
     policy: str
     score: float | None = None
-    """How much the reasoner is needed, on the gate's own scale; None where it was not scored."""
+    """How much the reasoner is needed, on the gate's own scale; None if it was not scored."""
     threshold: float | None = None
     """The reasoner is asked at this score and above."""
     reason: str = ""

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     on_cut: Literal["sentence", "keep", "wrap_up", "error"] = "sentence"
     """What a signal that its limit cut off becomes; ``sentence`` costs no further tokens."""
     on_failure: FailureSetting = "answer"
-    """Whether a request goes on with the stage that works; ``answer``, and the reply says so. Or a table, which says
+    """Whether a request continues with the stage that works; ``answer``, and the reply says so. Or a table, which says
     what follows a failure step by step."""
     context: Literal["all", "last_turn"] = "all"
     """What each stage sees of a long conversation; ``all``, as anything less can miss what the question means."""

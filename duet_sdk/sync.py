@@ -339,7 +339,7 @@ class DuetClient:
         self.close()
 
     def close(self) -> None:
-        """Close both models and the background loop; harmless when done twice."""
+        """Close both models and the background loop; safe to call twice."""
         if self._loop.alive:
             try:
                 self._loop.wait(self._client.aclose())

@@ -47,7 +47,7 @@ class RunMemory:
     its first tool calls. Nothing crosses from one tenant to another.
 
     Args:
-        max_entries: runs that are remembered; the one unused for longest makes room.
+        max_entries: runs that are remembered; the least recently used one is evicted.
         idle_s: seconds after its last request until a run is forgotten.
         clock: seconds that only go forward.
     """
@@ -84,7 +84,7 @@ class AgentRun:
 
     Attributes:
         request: the request, its messages with the run's signals in their places and no others.
-        signal: the newest signal of the run, empty where there is none.
+        signal: the newest signal of the run, empty if there is none.
         why: what made the reasoner be asked again, empty where nothing did.
         left: the request is over and booked.
     """

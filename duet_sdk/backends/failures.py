@@ -68,7 +68,7 @@ class Refusal:
     """What a model's server said no with, whichever way it was heard."""
 
     status: int | None
-    """Of HTTP; None where there was none."""
+    """Of HTTP; None if there was none."""
     words: str = ""
     """As the server said them: they may quote the request, and are shown redacted only."""
     codes: frozenset[str] = frozenset()
@@ -150,7 +150,7 @@ class Failures:
             refusal: the error.
             sent: the request's body.
             partial: the text written before.
-            usage: what it cost, None where unknown.
+            usage: what it cost, None if unknown.
         """
         return StreamBroken(
             f"{self._who}: the server ended its response with an error{self._said(refusal, sent)}",

@@ -15,7 +15,7 @@ from duet_sdk.policies import BreakerPolicy, Retry
 
 
 def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | None) -> float | None:
-    """Seconds until the call after number ``attempt``; None where there is none, or no time left for it.
+    """Seconds until the call after number ``attempt``; None if there is none, or no time left for it.
 
     Full jitter, and at least what the server asked for.
 

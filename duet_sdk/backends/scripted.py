@@ -68,7 +68,7 @@ DEFAULT_CAPABILITIES = Capabilities(tools=True, response_format=True, images=Tru
 class Scripted(Backend):
     """Answers its n-th call with its n-th line, and every later one with the last.
 
-    A line is a text, a `Script`, or a function of the call that gives one of them.
+    A line is a string, a `Script`, or a function of the call that gives one of them.
 
     Attributes:
         calls: every call so far, in order.

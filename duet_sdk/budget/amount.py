@@ -33,7 +33,7 @@ class Amount:
     """
 
     usd: Decimal | None = _ZERO
-    """USD, rounded up to the next nano-USD (10⁻⁹). None where the price is unknown."""
+    """USD, rounded up to the next nano-USD (10⁻⁹). None if the price is unknown."""
     reasoner_tokens: int = 0
     """Input and output tokens that the reasoner is billed for."""
     generator_tokens: int = 0

@@ -46,7 +46,7 @@ class Entry:
     booked: datetime
     facts: EntryFacts
     usd: Decimal | None
-    """None where the price is unknown; it counts as nothing."""
+    """None if the price is unknown; it counts as nothing."""
     reasoner_tokens: int
     generator_tokens: int
     requests: int

@@ -73,7 +73,7 @@ class RequestBudget:
         return self.clock() - self.started
 
     def left_s(self, until: float | None) -> float | None:
-        """Seconds left until that moment, at least 0; None where there is no deadline."""
+        """Seconds left until that moment, at least 0; None if there is no deadline."""
         if until is None:
             return None
         left_s = until - self.clock()

@@ -21,7 +21,7 @@ class SignalCache(Protocol):
     """
 
     async def get(self, key: CacheKey) -> Signal | None:
-        """The signal as it was stored, None where there is none or its time is over.
+        """The signal as it was stored, None if there is none or its time is over.
 
         Raises:
             CacheError: the store failed; ask the reasoner instead.

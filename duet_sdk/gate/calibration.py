@@ -195,7 +195,7 @@ def find_threshold(examples: Sequence[Scored], *, keep: float = 0.98) -> Thresho
     always = math.fsum(example.pair for example in examples) / count
     never = math.fsum(example.alone for example in examples) / count
     ordered = sorted(examples, key=lambda example: example.score, reverse=True)
-    # From nobody asked to everybody: each step asks for all questions of the next lower score.
+    # From no question asked to all of them: each step asks for all questions of the next lower score.
     threshold, accuracy, asked = math.nextafter(max(1.0, ordered[0].score), math.inf), never, 0
     total, at = never * count, 0
     while accuracy < keep * always - 1e-12 and at < count:

@@ -17,7 +17,7 @@ from duet_sdk.types import TokenLogprob
 def doubt(tokens: Sequence[TokenLogprob]) -> float | None:
     """How unsure a model was of these tokens, in [0, 1]: 1 less the geometric mean of their probabilities.
 
-    None where nothing can be said: no tokens, or a log-probability that is not a number.
+    None if nothing can be said: no tokens, or a log-probability that is not a number.
 
     >>> round(doubt([TokenLogprob("There", -0.1), TokenLogprob(" are", -0.3)]), 3)
     0.181

@@ -65,7 +65,7 @@ def listing(root: Path | None = None) -> list[CachedModel]:
 
 
 def find(name: str, *, revision: str | None = None, root: Path | None = None, verify: bool = False) -> Path | None:
-    """The folder of a cached model, None where it is missing or not as it was written.
+    """The folder of a cached model, None if it is missing or not as it was written.
 
     Sizes are compared each time; ``verify`` also compares the SHA-256 of every file.
 
@@ -106,7 +106,7 @@ def pull(
         endpoint: URL of another hub; None for the one that ``HF_ENDPOINT`` names, or the public one.
 
     Raises:
-        ConfigError: ``name`` is not a hub id, or the repository has pickled weights only or code of its own.
+        ConfigError: ``name`` is not a hub id, or the repository has pickled weights only or needs its own code.
         ModelNotFound: the hub has no such model or revision, or it is incomplete.
         Authentication: the hub wants a token that may read it (``HF_TOKEN``).
         ConnectFailed: the hub does not answer.

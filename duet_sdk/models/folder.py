@@ -25,7 +25,7 @@ def check_folder(path: Path) -> None:
 
     Raises:
         ModelNotFound: the folder, its configuration, its tokenizer or some weights are missing or cut short.
-        ConfigError: the weights are pickled or GGUF, or the model wants to run code of its own.
+        ConfigError: the weights are pickled or GGUF, or the model needs to run its own code.
     """
     if not path.is_dir():
         raise not_found(path.name, f"there is no model folder {path}")
@@ -93,7 +93,7 @@ def sha256(file: Path) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The JSON object in a file, None where there is none that can be read."""
+    """The JSON object in a file, None if there is none that can be read."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -78,7 +78,7 @@ def download(hub_id: str, revision: str | None, target: Path, tell: Progress, en
     """Fetch a hub model's safetensors, configuration and tokenizer into ``target``; returns their source.
 
     Raises:
-        ConfigError: the repository has pickled weights only, or code of its own.
+        ConfigError: the repository has pickled weights only, or needs its own code.
         ModelNotFound: the hub has no such model or revision.
         Authentication: the hub wants a token that may read it.
         ConnectFailed: the hub does not answer.

@@ -126,7 +126,7 @@ class Pair:
         Raises:
             PairError: as `save`.
             ModelNotFound: a model's folder is missing or incomplete.
-            ConfigError: a model has pickled weights only, or code of its own.
+            ConfigError: a model has pickled weights only, or needs its own code.
         """
         sources = {}
         for stage, entry in self.manifest.stages.items():
@@ -185,7 +185,7 @@ class Pair:
 
         Args:
             strict: raise deviations instead of logging them.
-            elsewhere: what serves a stage in place of the pair's own model, None where nothing does.
+            elsewhere: what serves a stage in place of the pair's own model, None if nothing does.
         """
         folders = {}
         for stage, entry in self.manifest.stages.items():
@@ -211,7 +211,7 @@ class Pair:
         return self._inside(stage, self.manifest.stages[stage].folder)
 
     def adapter_folder(self, stage: Stage) -> Path | None:
-        """The folder of a model's adapter, None where it has none.
+        """The folder of a model's adapter, None if it has none.
 
         Raises:
             PairError: it has one, and this pair is not on disk.

@@ -88,7 +88,7 @@ def save_trained(
     Raises:
         PairError: an adapter names no base, something else is in the folder, or it cannot be written.
         ModelNotFound: a model's folder is missing or incomplete.
-        ConfigError: a model has pickled weights only, or code of its own.
+        ConfigError: a model has pickled weights only, or needs its own code.
     """
     models: dict[Stage, TrainedModel] = {"reasoner": reasoner, "generator": generator}
     licences: dict[str, JsonValue] = {

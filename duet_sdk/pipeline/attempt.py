@@ -48,7 +48,7 @@ class Slot:
     usd_of: UsdOf
     outbox: Outbox
     count_text: Callable[[str], int] | None = None
-    """Tokens of a text by the model's own tokenizer, None where it is not at hand."""
+    """Tokens of a text by the model's own tokenizer, None if it is not available."""
     charging: Charging | None = None
     """The request's side of a ledger, None without one."""
     lifetime: Lifetime = field(default_factory=Lifetime)

@@ -60,7 +60,7 @@ class Charging:
         Args:
             facts: what is called for.
             tokens: the prompt and all output that it is allowed.
-            usd: what they cost at most, None where the price is unknown.
+            usd: what they cost at most, None if the price is unknown.
             left_s: seconds until the attempt's deadline, None for none.
 
         Raises:

@@ -100,7 +100,7 @@ class Counter:
     Args:
         limit: most tokens of each output.
         outputs: how many there are.
-        count_text: tokens of a text by the model's own tokenizer, None where it is not at hand.
+        count_text: tokens of a text by the model's own tokenizer, None if it is not available.
         clock: seconds that only go forward.
 
     Attributes:
@@ -225,7 +225,7 @@ class Counter:
         return chunk
 
     def _running_total(self, usage: StageUsage | None, meter: Meter, written: str, ids: int) -> int | None:
-        """What the server has counted for this output so far, None where it does not say."""
+        """What the server has counted for this output so far, None if it does not say."""
         if usage is None:
             return None
         if self._outputs == 1:
@@ -333,7 +333,7 @@ class Counter:
 
 
 def plausible(usage: StageUsage) -> StageUsage | None:
-    """What a server says it used, None where that cannot be."""
+    """What a server says it used, None if that cannot be."""
     if usage.input_tokens < 0 or usage.output_tokens < 0 or usage.cached_tokens < 0:
         return None
     if usage.cached_tokens <= usage.input_tokens:

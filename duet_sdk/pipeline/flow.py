@@ -75,7 +75,7 @@ class Flow:
         return Instruct(await generator.find_renderer())
 
     def _why_notes(self, handoff: Handoff) -> str | None:
-        """What keeps this request's signal from being the generator's own thought, None where nothing does."""
+        """What keeps this request's signal from being the generator's own thought, None if nothing does."""
         request = self.request
         if any(message.role == "tool" for message in request.messages):
             # What tools wrote may have got into a signal, which is then to be read as data.

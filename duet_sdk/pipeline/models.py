@@ -65,7 +65,7 @@ class StageModel:
         return able
 
     async def find_renderer(self) -> Renderer | None:
-        """The model's own template and tokenizer, None where they, or the libraries for them, are not at hand."""
+        """The model's own template and tokenizer, None if they, or the libraries for them, are not available."""
         if not self._looked:
             files = await self.backend.tokenizer()
             if files is not None and files.chat_template is not None:
@@ -96,9 +96,9 @@ class Parts:
     gate_deadline_s: float = DEFAULT_GATE_DEADLINE_S
     """Seconds that a gate's own code may take to decide."""
     progressive: Progressive | None = None
-    """How the generator probes the growing signal; None where it does not."""
+    """How the generator probes the growing signal; None if it does not."""
     calibration: Calibration | None = None
-    """What was measured of this pair, None where nothing was."""
+    """What was measured of this pair, None if nothing was."""
     runs: RunMemory = field(default_factory=RunMemory)
     """What is remembered of agents' runs."""
     lifetime: Lifetime = field(default_factory=Lifetime)

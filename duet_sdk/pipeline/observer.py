@@ -34,7 +34,7 @@ class Observer(Protocol):
 
     @property
     def trace_id(self) -> str:
-        """The request's trace in hexadecimal, empty where there is none."""
+        """The request's trace in hexadecimal, empty if there is none."""
 
     def request(self, draft: Draft) -> AbstractContextManager[object]:
         """Entered by the task that works on the request, left with whatever ends it.

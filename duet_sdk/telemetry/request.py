@@ -74,7 +74,7 @@ class TracedRequest:
 
     @property
     def trace_id(self) -> str:
-        """The request's trace in hexadecimal, empty where there is none."""
+        """The request's trace in hexadecimal, empty if there is none."""
         if self._root is None or not self._is_in_trace:
             return ""
         return format(self._root.get_span_context().trace_id, "032x")

@@ -63,7 +63,7 @@ def locate_models(config: TrainConfig) -> Start:
 
     Raises:
         ModelNotFound: a model is missing or incomplete.
-        ConfigError: a model has pickled weights only, or code of its own.
+        ConfigError: a model has pickled weights only, or needs its own code.
     """
     folders = []
     for part in (config.reasoner, config.generator):

@@ -34,7 +34,7 @@ class Side(Protocol):
         """The samples' rewards, in TRL's reward signature."""
 
     def take_advantages(self) -> torch.Tensor | None:
-        """(samples,) of the round that was just rewarded, once; None where there was none."""
+        """(samples,) of the round that was just rewarded, once; None if there was none."""
 
 
 class Policy(GRPOTrainer):  # type: ignore[misc]

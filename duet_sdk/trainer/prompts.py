@@ -30,7 +30,7 @@ class WrittenSignal:
     """What the reasoner wrote for a question."""
 
     text: str
-    """The signal, as the generator gets it; empty where there is none."""
+    """The signal, as the generator gets it; empty if there is none."""
     tokens: int
     """All tokens it wrote, tags included."""
     cut: bool

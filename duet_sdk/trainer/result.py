@@ -191,7 +191,7 @@ def _name_dtype(file: Path, dtype: torch.dtype) -> None:
 
 
 def _dtype_of(folder: Path) -> torch.dtype | None:
-    """The type in which the starting model keeps its weights; None where it does not say."""
+    """The type in which the starting model keeps its weights; None if it does not say."""
     import torch
     from transformers import AutoConfig
 

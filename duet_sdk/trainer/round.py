@@ -41,7 +41,7 @@ class RoundFacts:
     guided: float
     """Mean grade of answers with a signal."""
     alone: float | None
-    """Mean grade without one; None where it was not sampled."""
+    """Mean grade without one; None if it was not sampled."""
     tokens_mean: float
     """Tokens of a signal."""
     tokens_p50: float
@@ -117,7 +117,7 @@ class Answers:
     grades: torch.Tensor
     """(Q, G, K)"""
     alone: torch.Tensor | None
-    """(Q,), r(m); None where it was not sampled."""
+    """(Q,), r(m); None if it was not sampled."""
 
 
 @dataclass(slots=True)

@@ -101,7 +101,7 @@ class LiteLLMBackend(Backend):
         """Call the model. Several outputs come whole, as LiteLLM does not tell their streams apart.
 
         Raises:
-            BackendError: as it happens, also part way.
+            BackendError: as it happens, also midway.
             ContextOverflow: the server says that the prompt does not fit.
         """
         if call.prompt_ids:

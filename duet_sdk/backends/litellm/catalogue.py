@@ -102,14 +102,14 @@ def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
     if listed.get("input_cost_per_token") is None or listed.get("output_cost_per_token") is None:
         return None
     # A model of one's own that LiteLLM lists without a price reads 0, which is not a price.
-    dearest = [_dearest(listed, kind) for kind in (_INPUT, _OUTPUT, _CACHED)]
-    input_usd, output_usd, cached_usd = dearest
+    highest = [_highest(listed, kind) for kind in (_INPUT, _OUTPUT, _CACHED)]
+    input_usd, output_usd, cached_usd = highest
     if not input_usd and not output_usd:
         return None
     return TokenPrice(input_usd or Decimal(0), output_usd or Decimal(0), cached_usd)
 
 
-def _dearest(listed: Mapping[str, Any], kind: re.Pattern[str]) -> Decimal | None:
+def _highest(listed: Mapping[str, Any], kind: re.Pattern[str]) -> Decimal | None:
     """USD per million tokens, the highest price of its kind."""
     prices = [Decimal(str(usd)) for name, usd in listed.items() if kind.fullmatch(name) and usd is not None]
     return max(prices) * _MILLION if prices else None

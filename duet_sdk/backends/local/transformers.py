@@ -100,7 +100,7 @@ class TransformersBackend(Backend):
 
         Raises:
             ModelNotFound: the model is not there, or incomplete.
-            ConfigError: it is refused (pickled weights, code of its own), or an option cannot work.
+            ConfigError: it is refused (pickled weights, its own code), or an option cannot work.
             BackendError: it cannot be fetched or loaded.
             MissingExtra: torch or transformers is not installed.
         """

@@ -115,7 +115,7 @@ class VllmEngine(Backend):
 
         Raises:
             ModelNotFound: the model is not there, or incomplete.
-            ConfigError: it is refused (pickled weights, code of its own), or an argument of the engine is unknown.
+            ConfigError: it is refused (pickled weights, its own code), or an argument of the engine is unknown.
             BackendError: it cannot be fetched, or the engine does not start.
             MissingExtra: vLLM is not installed.
         """

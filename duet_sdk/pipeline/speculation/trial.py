@@ -129,7 +129,7 @@ class Trial:
         return attempt is not None and attempt.record is None and not attempt.timed_out
 
     def adopt(self) -> RunningAttempt | None:
-        """Make it the answer: the answering stage goes on with it, from its first token. None where it does not run."""
+        """Make it the answer: the answering stage goes on with it, from its first token. None if it does not run."""
         attempt = self._attempt
         if attempt is None or not self.runs:
             return None

@@ -31,7 +31,7 @@ class Plan:
     hardware: Hardware
     batches: Batches
     shapes: dict[str, ModelShape | None]
-    """By stage; None where the model's shape is not known here."""
+    """By stage; None if the model's shape is not known here."""
     parts: tuple[MemoryUse, ...]
     """Memory of each training GPU, by part; empty where a shape is not known."""
     launch: tuple[str, ...]

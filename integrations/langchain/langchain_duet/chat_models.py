@@ -125,8 +125,8 @@ class ChatDuet(BaseChatModel):
     on_cut: str | CutPolicy | None = None
     """What a signal that its limit cut off becomes; ``sentence`` by default."""
     on_failure: FailureSetting | None = None
-    """``answer`` (default) goes on with the stage that works; ``raise`` fails; or a `FailurePolicy`, which also says
-    which pair takes over and what follows when a model breaks off part way."""
+    """``answer`` (default) continues with the stage that works; ``raise`` fails; or a `FailurePolicy`, which also says
+    which pair takes over and what follows when a model breaks off midway."""
     context: str | ContextPolicy | None = None
     """What each stage sees of a long conversation; ``all`` by default."""
     prompts: Prompts | None = None

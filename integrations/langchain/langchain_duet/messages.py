@@ -134,7 +134,7 @@ def _part(block: str | Mapping[str, object], at: int) -> Part | None:
 
 
 def _image(block: Mapping[str, object]) -> ImagePart | None:
-    """An image as LangChain, OpenAI or Anthropic write it; None where there is none in it."""
+    """An image as LangChain, OpenAI or Anthropic write it; None if there is none in it."""
     if block.get("type") == "image_url":
         given = block.get("image_url")
         url, detail = (given.get("url"), given.get("detail")) if isinstance(given, Mapping) else (given, None)

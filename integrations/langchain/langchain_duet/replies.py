@@ -60,7 +60,7 @@ def response_metadata(reply: Reply, *, shown: str | None = None) -> dict[str, ob
 
     Args:
         reply: the complete reply.
-        shown: the signal as a stream showed it, None where there was no stream; where the signal became another text
+        shown: the signal as a stream showed it, None if there was no stream; where the signal became another text
             in the end, that text stands in ``signal``.
     """
     told = reply.signal

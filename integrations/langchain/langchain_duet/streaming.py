@@ -26,7 +26,7 @@ class Chunks:
         self._answered = False
 
     def of(self, event: Event) -> ChatGenerationChunk | None:
-        """The chunk that shows an event, None where there is nothing to show.
+        """The chunk that shows an event, None if there is nothing to show.
 
         Raises:
             DuetError: an answer starts over of which a part was handed on.
