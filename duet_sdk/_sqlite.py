@@ -1,4 +1,4 @@
-"""SQLite files that several processes share: made, checked, kept in the present format, each used in its own thread."""
+"""SQLite files shared by several processes: created, checked, kept in the current format, each in its own thread."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _T = TypeVar("_T")
 _UNUSABLE = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")
 
 _BUSY_PAUSE_S = 0.01
-"""Between tries of what SQLite itself does not wait for; the other process is done in about that time."""
+"""Pause between retries where SQLite itself does not wait; the other process is done in about that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a file is, and how it comes to be."""
+    """What a file contains, and how it is created."""
 
     name: str
-    """As errors call it."""
+    """Its name in errors."""
     application: int
-    """What SQLite's header names as the file's owner."""
+    """The application id in SQLite's header."""
     steps: tuple[str, ...]
     """SQL scripts; the first makes format 1 from an empty file, each further one the next format from that before."""
     error: type[CacheError | LedgerError]
@@ -54,7 +54,7 @@ class Database:
         self._closed = False
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """What the work gives; it is done even where the caller is cancelled.
+        """Do the work and return its result; it is done even if the caller is cancelled.
 
         Raises:
             ConfigError: the file cannot be used.

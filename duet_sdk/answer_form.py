@@ -1,4 +1,4 @@
-"""What a request demands of its answer's form: that a tool is called, or that it is JSON of a schema.
+"""What form a request requires of its answer: a tool call, or JSON that matches a schema.
 
 A server that holds its model to a grammar fulfils this by itself. Others take ``tool_choice`` and ``response_format``
 and let the model write what it likes: their answers are checked here, and one that fails is asked for once more.
@@ -18,7 +18,7 @@ _SHOWN = 2000
 
 
 def unmet(request: Request, text: str, calls: Sequence[ToolCall]) -> str | None:
-    """What of the demanded form an answer lacks, None where it lacks nothing; quotes the answer, so for models only.
+    """What an answer lacks of the required form, None if nothing; quotes the answer, so for models only.
 
     A schema is checked where the package jsonschema is installed (extra ``schema``); JSON itself always is.
     """

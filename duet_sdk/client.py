@@ -1,4 +1,4 @@
-"""`AsyncDuetClient`: builds the parts of a pair from what the user names, and owns their lifetime."""
+"""`AsyncDuetClient`: builds a pair from the models and options given, and owns its lifetime."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class AsyncDuetClient:
     'There are 17.'
 
     Args:
-        reasoner: the model that writes the signal, as ``backend/model`` or an object of its own.
+        reasoner: the model that writes the signal, as ``backend/model`` or an object.
         generator: the model that answers. With neither named, settings are read, and without any the embedded pair
             is used.
         options: see `duet_sdk.options.ClientOptions`.
@@ -166,7 +166,7 @@ class AsyncDuetClient:
     async def chat(
         self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> Reply:
-        """Answer, and give the reply when it is complete.
+        """Answer, and return the reply once it is complete.
 
         Args:
             messages: a question, or a conversation that ends with the user or with a tool's result.
@@ -191,7 +191,7 @@ class AsyncDuetClient:
 
     @property
     def models(self) -> Mapping[Stage, str]:
-        """Both models' full names."""
+        """The full names of both models."""
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
@@ -230,7 +230,7 @@ class AsyncDuetClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close both models, the ledger where the client opened it, and wait for streams; safe to call twice."""
+        """Close both models and the ledger if the client opened it, and wait for streams; safe to call twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             closing.push_async_callback(self._parts.lifetime.finish)

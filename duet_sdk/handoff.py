@@ -90,7 +90,7 @@ class Handoff(Protocol):
     ) -> Call | None:
         """The call that makes the generator answer from question and signal; its limits are the caller's to set.
 
-        ``signal`` is a new one; None where those that the messages carry are all there is. Gives None where this signal
+        ``signal`` is a new one; None where those that the messages carry are all there is. None if this signal
         cannot be handed over in this way.
         """
 

@@ -57,8 +57,9 @@ class ClientOptions(TypedDict, total=False):
     on_cut: str | CutPolicy | None
     """What a cut signal becomes: ``sentence`` (default), ``keep``, ``wrap_up``, ``error``, or a policy of your own."""
     on_failure: OnFailure | None
-    """``answer`` (default) continues with the stage that works and says so; ``raise`` fails; or a `FailurePolicy`, which
-    also says when to retry, when to leave a model alone, and which pair takes over; or a `Ladder` alone."""
+    """``answer`` (default) continues with the stage that works and says so; ``raise`` fails; or a `FailurePolicy`,
+    which also says when to retry, when to stop calling a model for a while, and which pair takes over; or just a
+    `Ladder`."""
     retry: Retry | None
     """Short for ``on_failure=FailurePolicy(retry=…)``: by default up to three calls, with full jitter; Retry-After is
     honoured."""

@@ -212,7 +212,7 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """What follows when a rung breaks; ``raise`` gives the error to the caller."""
+    """What follows when a rung breaks; ``raise`` raises the error to the caller."""
 
     empty_signal: Literal["generator", "raise"] = "generator"
     """The reasoner wrote nothing useful."""

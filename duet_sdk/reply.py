@@ -86,7 +86,7 @@ class Attempt:
     honoured: bool = True
     """False where the model is known or likely to have been billed for more than that."""
     discarded: bool = False
-    """Whether nothing of what it wrote stands in the reply."""
+    """Whether none of its output is part of the reply."""
     truncated: bool = False
     """Whether its limit or its deadline ended it, and not the model."""
     finish_reasons: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ class StageTotals:
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """What was paid for and does not stand in the reply, by stage."""
+    """What was paid for but is not part of the reply, by stage."""
 
     usage: Usage = Usage()
     usd: Decimal | None = Decimal(0)

@@ -45,7 +45,7 @@ class Extractor:
         """Whether the block has ended: nothing after it is signal under ``take="thinking"``."""
 
     def feed(self, text: str, reasoning: str = "") -> str:
-        """Take a piece of output; gives what of it to show."""
+        """Take a piece of output; return the part to show."""
         shown: list[str] = []
         if reasoning:
             self._thinking.append(reasoning)
@@ -135,7 +135,7 @@ class LeadingThought:
         """Whether the answer's own text has begun: from now on `feed` gives back what it is given."""
 
     def feed(self, text: str) -> str:
-        """Take a piece of the answer; gives what of it to show."""
+        """Take a piece of the answer; return the part to show."""
         if self.is_over:
             return text
         self._pending += text
@@ -254,7 +254,7 @@ class Fail:
     reserve: float = 0.0
 
     def cut(self, text: str, *, limit: int) -> str:
-        """Never gives a text.
+        """Never returns a text.
 
         Raises:
             SignalError: always.

@@ -23,13 +23,13 @@ POLICY = "run"
 
 
 def has_tools(request: Request) -> bool:
-    """Whether a request is an agent's: it can call tools, or has results of some in its history."""
+    """Whether a request belongs to an agent: it offers tools, or has tool results in its history."""
     return bool(request.tools) or any(message.role == "tool" for message in request.messages)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What is remembered of one run."""
+    """What is remembered about one run."""
 
     calls: int = 0
     """How often the reasoner was asked."""
@@ -109,7 +109,7 @@ class AgentRun:
         self.request = replace(request, messages=messages)
 
     def decide(self, gate: Gate | TokenGate) -> GateDecision | None:
-        """What the run says about asking the reasoner, before anybody else; None leaves it to the gate."""
+        """What the run decides about asking the reasoner, before anything else does; None leaves it to the gate."""
         scope = self.request.signal_scope
         if scope is None or not self._turn:
             return None
@@ -128,7 +128,7 @@ class AgentRun:
         return self.why == _UNSURE
 
     def allow(self, decision: GateDecision) -> GateDecision:
-        """The gate's decision as far as the run's limit allows; an asking that is allowed counts from now on."""
+        """The gate's decision within the run's limit; a call that is allowed counts from now on."""
         if not decision.ask:
             return decision
         scope = self.request.signal_scope
@@ -173,7 +173,7 @@ class AgentRun:
                     self._memory.keep(self._key(message.tool_calls), tally)
 
     def _spared(self, account: Account) -> int:
-        """Callings of the reasoner that were counted and never made: a cache had the signal, or nothing was sent."""
+        """Calls of the reasoner that were counted but never made: a cache had the signal, or nothing was sent."""
         return int(self._asked and all(attempt.stage != "reasoner" for attempt in account.attempts))
 
     def _used_up(self) -> GateDecision:

@@ -1,4 +1,4 @@
-"""What a stage asks of a model, and what a model answers: the one seam between the pipeline and every backend."""
+"""What a stage asks of a model, and what a model answers: the one interface of the pipeline to all backends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ trace_headers: ContextVar[Mapping[str, str] | None] = ContextVar("headers of the
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a connected model can do. The pipeline refuses what is missing before it spends anything."""
+    """What a connected model can do. The pipeline refuses what it cannot do before spending anything."""
 
     context_tokens: int | None = None
     """Window for prompt and output together, None if unknown."""

@@ -1,4 +1,4 @@
-"""What a server, a library or the way to it does wrong → the error tree, in its own words without any secret."""
+"""What goes wrong at a server, in a library or on the way → the error tree, in its own words without any secret."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ _BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a model's server said no with, whichever way it was heard."""
+    """The refusal of a model's server, however it arrived."""
 
     status: int | None
     """Of HTTP; None if there was none."""
     words: str = ""
-    """As the server said them: they may quote the request, and are shown redacted only."""
+    """The server's own words: they may quote the request, and are shown only redacted."""
     codes: frozenset[str] = frozenset()
     """The names that it gives its error, such as ``insufficient_quota``."""
     retry_after: float | None = None
@@ -166,11 +166,11 @@ class Failures:
         return self.broken(f"part of its answer cannot be parsed ({type(error).__name__})")
 
     def wrong_url(self, reason: str, *, status: int | None = None) -> ConnectFailed:
-        """Something answers there, but not a server of this kind."""
+        """Something responds there, but not a server of this kind."""
         return ConnectFailed(f"{self._who}: {reason}; wrong URL?", status=status, retryable=False, **self._facts)
 
     def not_served(self, served: list[str]) -> ModelNotFound:
-        """The server is there and lists other models."""
+        """The server is up and lists other models."""
         shown = ", ".join(repr(name) for name in served[:10]) + (", …" if len(served) > 10 else "")
         return ModelNotFound(f"{self._who} is not served there; served are {shown}", **self._facts)
 
@@ -195,7 +195,7 @@ class Failures:
         return self.refused(Refusal.of(status or 500, facts), sent)
 
     def refused(self, refusal: Refusal, sent: Json, *, context_tokens: int | None = None) -> DuetError:
-        """The error of a request that was answered with a no.
+        """The error of a request that was refused.
 
         401 and 403 are `Authentication`; 404 is `ModelNotFound` or a wrong URL (`ConnectFailed`, not retryable); 408,
         425 and 429 are `RateLimited`, not retryable where a quota is used up; a prompt that is too long is

@@ -1,4 +1,4 @@
-"""Foreign words made fit to show: no key, nothing that they repeat of the request, and not too long."""
+"""Messages of servers and libraries made safe to show: no key, nothing of the request, and not too long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend that says what it is told to, for tests and documentation: real streams, no model.
+"""A backend with scripted answers, for tests and documentation: real streams, no model.
 
 >>> from duet_sdk import DuetClient
 >>> from duet_sdk.backends.scripted import Scripted
@@ -68,7 +68,7 @@ DEFAULT_CAPABILITIES = Capabilities(tools=True, response_format=True, images=Tru
 class Scripted(Backend):
     """Answers its n-th call with its n-th line, and every later one with the last.
 
-    A line is a string, a `Script`, or a function of the call that gives one of them.
+    A line is a string, a `Script`, or a function of the call that returns one of them.
 
     Attributes:
         calls: every call so far, in order.
@@ -126,7 +126,7 @@ class Scripted(Backend):
         return self._files
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:
-        """Say the line of this call."""
+        """Stream the line of this call."""
         source = self._lines[min(len(self.calls), len(self._lines) - 1)]
         self.calls.append(call)
         self.open_calls += 1
@@ -185,7 +185,7 @@ class Scripted(Backend):
             yield Chunk(finish_reason=reason, usage=done, index=index)
 
     async def aclose(self) -> None:
-        """Remember that it was closed."""
+        """Mark the backend as closed."""
         self.closed = True
 
 

@@ -71,7 +71,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that a scope may spend in each window; None leaves a kind of spending unlimited.
+    """The most a scope may spend in each window; None leaves that kind of spending unlimited.
 
     >>> Limit(usd=Decimal("1"), window="day")
     Limit(usd=Decimal('1'), reasoner_tokens=None, generator_tokens=None, requests=None, window='day')
@@ -119,7 +119,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Where a scope stands in its present window: ``spent - overrun + held`` is never above the limit.
+    """The state of a scope in its current window: ``spent - overrun + held`` is never above the limit.
 
     A limit that was lowered below that lets nothing through until it fits again.
     """
@@ -127,7 +127,7 @@ class Balance:
     spent: Amount
     """Settled and expired, all overrun included."""
     held: Amount
-    """Kept back for attempts that are under way."""
+    """Reserved for attempts in progress."""
     overrun: Amount
     """The part of ``spent`` that no hold covered: models that billed more than they were allowed to."""
     limit: Limit | None

@@ -72,7 +72,7 @@ class RedisScript:
         return cast("list[Any]", await self._guarded(script([self._prefix], arguments)))
 
     async def read(self, ask: Callable[[Redis, str], Awaitable[Any]]) -> Any:
-        """What a plain command on the ledger's keys gives.
+        """Run a plain command on the ledger's keys and return its result.
 
         Raises:
             LedgerError: the server cannot be reached, or failed.

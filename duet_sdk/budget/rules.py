@@ -118,7 +118,7 @@ class EntryQuery:
 
 @dataclass(slots=True)
 class Standing:
-    """Where a scope with a limit stands in its present window."""
+    """The state of a scope with a limit in its current window."""
 
     scope: str
     limit: Limit

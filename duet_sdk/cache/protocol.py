@@ -1,4 +1,4 @@
-"""What every signal cache owes the pipeline, and what all of them refuse."""
+"""What the pipeline expects of every signal cache, and what all of them refuse."""
 
 from __future__ import annotations
 

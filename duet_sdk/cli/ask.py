@@ -161,7 +161,7 @@ def show(run: SyncRun, last_lines: Callable[[Console, Reply], None]) -> Reply:
 
 
 def _show_event(screen: Console, event: Event, heading: str) -> str:
-    """Print what an event tells; gives the heading that stands now."""
+    """Print an event; return the heading that is open now."""
     match event:
         case SignalDelta(text):
             if heading != "signal":

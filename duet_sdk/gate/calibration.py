@@ -144,7 +144,7 @@ class Scored:
     """One question of a calibration: the gate's score, and how both ways of answering were graded."""
 
     score: float
-    """What the gate gave: higher means that the reasoner is needed more."""
+    """The gate's score: the higher, the more the reasoner is needed."""
     alone: float
     """Grade of the generator alone, in [0, 1]."""
     pair: float

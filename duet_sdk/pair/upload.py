@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def push(
     pair: Pair, hub_id: str, *, private: bool = True, message: str = "A pair for DUET", endpoint: str | None = None
 ) -> str:
-    """Upload a pair's folder, both models in it, in one commit; gives the commit's id.
+    """Upload a pair's folder, both models in it, in one commit; return the commit's id.
 
     The repository is made where there is none. Files there that the pair does not have are left alone, but for files
     of its models' folders, which are removed: nothing may lie there that the manifest does not list.

@@ -1,4 +1,4 @@
-"""Do the prompts and limits of a request fit its models and its budget? Asked before anything is spent."""
+"""Do the prompts and limits of a request fit its models and its budget? Checked before anything is spent."""
 
 from __future__ import annotations
 

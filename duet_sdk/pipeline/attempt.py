@@ -58,7 +58,7 @@ class Slot:
 class RunningAttempt:
     """An attempt while it runs: ``async with`` holds and settles, `run` reads.
 
-    What the model writes comes from ``incoming`` as it arrives; ``take`` counts it and gives what is within the limit:
+    What the model writes comes from ``incoming`` as it arrives; ``take`` counts it and returns what fits the limit:
 
         async with attempt:
             await attempt.run(read)
@@ -76,7 +76,7 @@ class RunningAttempt:
         counter: what has been counted.
         timed_out: the deadline ended it.
         kind: what the model was called for; a probe becomes an ``answer`` when it is adopted.
-        discarded: nothing of it will stand in the reply.
+        discarded: none of it will be part of the reply.
         record: what the receipt says of it, once it is over.
     """
 

@@ -104,7 +104,7 @@ class Charge:
         await _to_the_end(self.hold.settle(amount, facts), what="settled")
 
     async def release(self) -> None:
-        """Give all of it back: nothing was sent."""
+        """Return all of it: nothing was sent."""
         self.charging.not_sent(self)
         await _to_the_end(self.hold.release(), what="released")
 

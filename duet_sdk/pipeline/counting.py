@@ -155,7 +155,7 @@ class Counter:
         self.complete = False
 
     def take(self, arrived: Sequence[Chunk]) -> Sequence[Chunk]:  # one step for each token, written out
-        """Count what arrived; gives what of it is within the limit.
+        """Count what arrived; return the part that is within the limit.
 
         Raises:
             UnexpectedOutput: an output that was not asked for.

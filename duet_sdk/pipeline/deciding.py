@@ -18,7 +18,7 @@ SHARE_OF_DEADLINE = 0.25
 
 
 async def decided(flow: Flow, gate: Gate | TokenGate, asking: Awaitable[object]) -> GateDecision:
-    """What the gate says; yes where it fails, says nothing of use, or takes too long.
+    """What the gate says; yes where it fails, says nothing useful, or takes too long.
 
     Raises:
         DuetError: the gate raised one.

@@ -1,4 +1,4 @@
-"""What is known of a reply while it is being made; a reply can be drawn from it at any moment."""
+"""What is known about a reply while it is produced; a reply can be made from it at any moment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SERVED_BY: dict[str, ServedBy] = {
 
 
 class Draft:
-    """The reply of one request, as far as it has come."""
+    """The reply of one request so far."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Draft:
 
     @property
     def answered(self) -> bool:
-        """Whether anything of an answer has come."""
+        """Whether any part of an answer has arrived."""
         return bool(self._calls) or any(self._texts)
 
     def reply(self, finish_reason: str | None = None) -> Reply:

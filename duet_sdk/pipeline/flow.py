@@ -215,7 +215,7 @@ class Flow:
         void: Callable[[], bool],
         may_pass_on: Callable[[], bool] = lambda: True,
     ) -> BackendError | None:
-        """Let the models of a stage try in turn; gives the last one's error where all failed.
+        """Let the models of a stage try in turn; return the last one's error if all failed.
 
         Args:
             stage: whose.

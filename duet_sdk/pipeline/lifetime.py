@@ -25,7 +25,7 @@ LAST_S: Final = 30.0
 
 
 async def carried(work: Callable[[], Awaitable[Result]]) -> Callable[[], Result]:
-    """Work for a task of its own; calling what it gives is the result, or raises.
+    """Run work in a task of its own; calling what it returns yields the result, or raises.
 
     A gate, a vote or a backend of the user's may raise KeyboardInterrupt or SystemExit. Let out of a task, these end
     the event loop and hang everybody else on it; here they reach whoever asked for the work.

@@ -1,4 +1,4 @@
-"""What a client is made of, and what is found out about its models when they are first used."""
+"""What a client is made of, and what is learned about its models on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who watches a request: the seam that telemetry fits into, which the pipeline does not know."""
+"""Who watches a request: the interface for telemetry, which the pipeline does not know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request tells, from the task that works on it to the one that reads its events."""
+"""The events of a request, from the task that works on it to the one that reads them."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class SignalStage:
 
         Raises:
             BackendError: they failed, and the ladder says to fail.
-            SignalError: nothing of use was written, or it was cut, and the policy says to fail.
+            SignalError: nothing useful was written, or it was cut, and the policy says to fail.
             BudgetExceeded: a limit is used up; nothing was spent.
         """
         flow = self._flow

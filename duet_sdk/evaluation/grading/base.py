@@ -1,4 +1,4 @@
-"""What a grader gets and gives."""
+"""What a grader receives and returns."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class RewardFunction(Grader):
     """A user's function in TRL's reward signature, ``module:function``, in a process of its own.
 
     It is called as ``function(prompts=…, completions=…, **columns)``: prompts and completions are lists of chats
-    (``[{"role": …, "content": …}]``), columns are those of the data set, and ``answer`` is the reference. It gives one
-    number in [0, 1] for each, or None where an answer cannot be read. It may be ``async``. Token ids and the trainer's
+    (``[{"role": …, "content": …}]``), columns are those of the data set, and ``answer`` is the reference. It returns
+    one number in [0, 1] for each, or None if an answer cannot be read. It may be ``async``. Token ids and the trainer's
     state are not passed on.
 
     It is called with up to eight answers at once, and ``limit_s`` for each of them; where that hangs or fails, it is

@@ -13,7 +13,7 @@ from duet_sdk.pipeline.lifetime import carried
 
 Result = TypeVar("Result")
 Work: TypeAlias = asyncio.Task[Callable[[], Result]]
-"""What is done: calling the task's result gives what came of it, or raises."""
+"""The work: calling the task's result returns its outcome, or raises."""
 
 
 class Beside:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Tuner(Protocol):
-    """Supervised tuning of one of the two models; gives a tuned copy and leaves the given one as it is."""
+    """Supervised tuning of one of the two models; returns a tuned copy and leaves the given one unchanged."""
 
     def __call__(self, pair: PairModels, stage: str, rows: Sequence[Example], steps: int) -> PairModels:
         """The pair with that stage tuned."""

@@ -56,7 +56,7 @@ from langchain_duet.structured import (
 
 OneModel: TypeAlias = str | Endpoint | Backend
 Model: TypeAlias = OneModel | list[OneModel]
-"""A model by its full name, with what a name cannot say, or an object of its own; a list is tried in order."""
+"""A model by its full name, with what a name cannot say, or an object; a list is tried in order."""
 
 _PAIR = ("reasoner", "generator", "settings", "api_key")
 _POLICIES = (
@@ -83,7 +83,7 @@ _NOT_IN_ANSWERS = {"api_key", "ledger", "ledger_wait_s", "signal_cache", "prices
 class ChatDuet(BaseChatModel):
     """A pair of models as one chat model: a strong reasoner writes a short signal, a light generator answers from it.
 
-    It takes what `duet_sdk.DuetClient` takes, and what LangChain gives every chat model. With no model named the
+    It takes what `duet_sdk.DuetClient` takes, and what every LangChain chat model takes. With no model named the
     settings say which (``duet.toml``, environment ``DUET_*``), and without any the embedded pair answers.
 
     >>> model = ChatDuet(reasoner="scripted/17", generator="scripted/There are 17.", max_tokens=64)
@@ -312,7 +312,7 @@ class ChatDuet(BaseChatModel):
 
     @property
     def model_name(self) -> str:
-        """Both models' full names."""
+        """The full names of both models."""
         models = self._clients_of(None).models
         return model_name(models["reasoner"], models["generator"])
 
