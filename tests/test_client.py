@@ -93,7 +93,7 @@ def test_nothing_named_means_the_embedded_pair():
         ({"top_p": 1.5}, "top_p must be between 0 and 1"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_k": 0}, "top_k must be a whole number of at least 1"),
-        ({"stop": ""}, "stop holds an empty text"),
+        ({"stop": ""}, "stop contains an empty string"),
     ],
 )
 async def test_a_request_out_of_range_is_refused_before_anything_is_spent(options, words):
@@ -291,7 +291,7 @@ async def test_a_turn_that_fails_leaves_the_conversation_as_it_was():
 async def test_a_context_policy_that_leaves_no_question_is_refused():
     reasoner = Scripted("s")
     duet = AsyncDuetClient(reasoner, Scripted("a"), context=lambda messages, stage: ())
-    with pytest.raises(ConfigError, match="left the reasoner no user message"):
+    with pytest.raises(ConfigError, match="left the reasoner without a user message"):
         await duet.chat("q")
     assert reasoner.calls == []
 

@@ -295,7 +295,7 @@ class TestConformity:
         assert f"({part});" in told[0]
         with DuetClient.from_pair(folder, strict=True) as duet:
             for _ in range(2):
-                with pytest.raises(PairError, match=f"differs from what the pair was trained with: {part}"):
+                with pytest.raises(PairError, match=rf"differs from the one the pair was trained with \({part}\)"):
                     duet.chat("How many?", mode="signal")
 
     def test_another_quantisation_is_told(self, model, tmp_path, caplog):

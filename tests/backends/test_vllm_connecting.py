@@ -126,7 +126,7 @@ async def test_a_server_that_does_not_answer_a_probe_is_not_waited_for_long(path
     async with served() as (server, backend):
         server.stalled.add(path)
         if path == "/v1/models":
-            with pytest.raises(ConnectFailed, match="no answer"):
+            with pytest.raises(ConnectFailed, match="no response"):
                 await backend.connect()
         else:
             assert (await backend.connect()).context_tokens == 4096

@@ -128,7 +128,7 @@ async def test_what_was_written_before_a_fault_has_arrived():
                 async for chunk in stream:
                     written.append(chunk.text)  # noqa: PERF401 — what came before the error is kept
 
-        with pytest.raises(StreamBroken, match="ended its answer with an error: the engine died") as failed:
+        with pytest.raises(StreamBroken, match="ended its response with an error: the engine died") as failed:
             await read()
     assert ("".join(written), failed.value.status) == ("one two", 500)
 

@@ -242,4 +242,4 @@ async def test_with_an_image_the_generator_gets_notes(caplog):
         reply = await duet.chat([image])
     assert (reply.handoff, reply.text) == ("instruct", "A cat.")
     assert any(part["type"] == "image_url" for part in server.calls[0]["messages"][-1]["content"])
-    assert "carries no images" in caplog.text
+    assert "cannot carry images" in caplog.text

@@ -409,7 +409,7 @@ async def test_tool_results_reach_both_stages_the_reasoner_as_quoted_text():
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
-        ({"tools": [TOOL]}, "cannot call tools"),
+        ({"tools": [TOOL]}, "does not support tools"),
         ({"response_format": {"type": "json_object"}}, "does not support response_format"),
         ({"generator_params": Sampling(logprobs=1)}, "reports no logprobs"),
     ],

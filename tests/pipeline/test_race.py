@@ -366,7 +366,7 @@ async def test_a_gate_of_ones_own_sees_request_and_tokens(when):
     ("judge", "reason"),
     [
         (lambda: asyncio.Event().wait(), "the gate took longer than 0.05 s"),
-        (lambda: asyncio.sleep(0, "yes"), "the gate gave a str"),
+        (lambda: asyncio.sleep(0, "yes"), "the gate returned a str"),
         (lambda: 1 / 0, "the gate failed with ZeroDivisionError"),
     ],
 )
@@ -419,7 +419,7 @@ async def test_a_budget_too_small_for_both_lets_the_generator_try_first_or_not_a
         "beside": (1, "the generator is sure of its first 4 tokens"),
         "before": (
             0,
-            "the generator is sure of its first 4 tokens; the budget does not hold both at once, so the generator "
+            "the generator is sure of its first 4 tokens; the budget has no room for both at once, so the generator "
             "tried first",
         ),
         "not": (1, "the budget leaves no room for the generator to try"),
