@@ -113,5 +113,5 @@ def test_a_server_that_fails_once_is_asked_again(fault):
 def test_a_stream_that_the_server_cuts_is_an_error_that_langchain_knows():
     with running(Answer("one two three", fault="cut_rst"), models=("m",)) as server:
         model = ChatDuet(reasoner="scripted/notes", generator=f"vllm/m@{server.url}")
-        with pytest.raises(ModelAPIError, match="broke off"):
+        with pytest.raises(ModelAPIError, match="cut off"):
             list(model.stream("q"))
