@@ -49,7 +49,7 @@ def one_of(name: str, value: object, known: Collection[str], *, error: type[Duet
         ConfigError: or the ``error`` given instead.
     """
     if not isinstance(value, str) or value not in known:
-        raise error(f"{name} {value!r} is unknown; known are {', '.join(known)}")
+        raise error(f"{name} {value!r} is unknown; known: {', '.join(known)}")
 
 
 def _is_number(value: object) -> TypeGuard[float | Decimal]:

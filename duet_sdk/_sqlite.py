@@ -102,7 +102,7 @@ def open_file(path: Path, form: Format) -> sqlite3.Connection:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's own mode would let others read
     except (FileNotFoundError, NotADirectoryError, FileExistsError, IsADirectoryError, PermissionError) as error:
-        raise ConfigError(f"cannot write the {form.name} {path}: {error.strerror}; name another path") from error
+        raise ConfigError(f"cannot write the {form.name} {path}: {error.strerror}; choose another path") from error
     # Absolute, as SQLite has a meaning of its own for names like ":memory:".
     db = sqlite3.connect(path.absolute(), timeout=form.busy_s, isolation_level=None)
     try:
@@ -127,11 +127,11 @@ def _prepare(db: sqlite3.Connection, path: Path, form: Format) -> None:
     if _is_empty(db) or (_pragma(db, "application_id") == form.application and _format(db) < len(form.steps)):
         _bring_up(db, form)
     if _pragma(db, "application_id") != form.application:
-        raise ConfigError(f"{path} is a database, but not a {form.name}; name another path")
+        raise ConfigError(f"{path} is a database, but not a {form.name}; choose another path")
     if _format(db) > len(form.steps):
         raise ConfigError(
             f"the {form.name} {path} was written by a newer DUET (format {_format(db)}, "
-            f"this one knows {len(form.steps)}); update duet-sdk, or name another path"
+            f"this one knows {len(form.steps)}); update duet-sdk, or choose another path"
         )
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         if file.exists():

@@ -55,7 +55,7 @@ def _parse(item: object, at: int) -> Message:
         raise InvalidRequest(f"message {at} must be a Message or a mapping, got {type(item).__name__}")
     role = _ALIASES.get(str(item.get("role")), item.get("role"))
     if role not in _ROLES:
-        raise InvalidRequest(f"message {at} has the role {role!r}; known are {', '.join(_ROLES)}")
+        raise InvalidRequest(f"message {at} has the role {role!r}; known: {', '.join(_ROLES)}")
     given = item.get("tool_calls") or ()
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InvalidRequest(f"message {at}: tool_calls must be a list, got {type(given).__name__}")
@@ -124,7 +124,7 @@ def _part(piece: object, at: int) -> Part | None:
             url = image.get("url") if isinstance(image, Mapping) else image
             if isinstance(url, str):
                 return ImagePart(url, image.get("detail") if isinstance(image, Mapping) else None)
-        raise InvalidRequest(f"message {at} has a content part of type {kind!r}; known are 'text' and 'image_url'")
+        raise InvalidRequest(f"message {at} has a content part of type {kind!r}; known: 'text' and 'image_url'")
     raise InvalidRequest(f"message {at} has a content part that is neither a string nor a mapping")
 
 

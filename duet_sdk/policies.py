@@ -318,7 +318,7 @@ def failure_policy(given: OnFailure, retry: Retry | None = None) -> FailurePolic
         policy = named
     else:
         known = ", ".join(_NAMED_POLICIES)
-        raise ConfigError(f"on_failure {given!r} is unknown; known are {known}, a Ladder, or a FailurePolicy")
+        raise ConfigError(f"on_failure {given!r} is unknown; known: {known}, a Ladder, or a FailurePolicy")
     if retry is None:
         return policy
     if policy.retry != Retry():
@@ -458,4 +458,4 @@ def run_scope(given: SignalScope) -> RunScope | None:
         return RunScope()
     if given == "turn":
         return None
-    raise ConfigError(f"signal_scope {given!r} is unknown; known are 'turn', 'run', or a RunScope")
+    raise ConfigError(f"signal_scope {given!r} is unknown; known: 'turn', 'run', or a RunScope")

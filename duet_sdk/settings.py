@@ -298,7 +298,7 @@ def _explain(error: ValidationError) -> str:
         if problem["type"] in _UNKNOWN:
             known = _known_keys(place)
             close = get_close_matches(str(place[-1]), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             clause = f"{where} is not a setting; {hint}"
         clauses.append(clause)
     return "the settings cannot be used: " + "; ".join(clauses)

@@ -276,7 +276,7 @@ def cut_policy(given: str | CutPolicy) -> CutPolicy:
     """
     if isinstance(given, str):
         if given not in _POLICIES:
-            raise ConfigError(f"on_cut {given!r} is unknown; known are {', '.join(_POLICIES)}")
+            raise ConfigError(f"on_cut {given!r} is unknown; known: {', '.join(_POLICIES)}")
         return _POLICIES[given]
     if not isinstance(given, CutPolicy):
         raise ConfigError(f"on_cut must be a name or a CutPolicy, got {type(given).__name__}")

@@ -17,9 +17,9 @@ from duet_sdk.events import AnswerDelta, Done, SignalDelta
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"gate": "sometimes"}, "gate 'sometimes' is unknown; known are always, never"),
+        ({"gate": "sometimes"}, "gate 'sometimes' is unknown; known: always, never"),
         ({"gate": 7}, "gate must be a name"),
-        ({"handoff": "telepathy"}, "handoff 'telepathy' is unknown; known are instruct, think"),
+        ({"handoff": "telepathy"}, "handoff 'telepathy' is unknown; known: instruct, think"),
         ({"on_cut": "chop"}, "on_cut 'chop' is unknown"),
         ({"on_failure": "shrug"}, "on_failure 'shrug' is unknown"),
         ({"context": "none"}, "context 'none' is unknown"),
@@ -85,7 +85,7 @@ def test_nothing_named_means_the_embedded_pair():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mode": "both"}, "mode 'both' is unknown; known are duet, reasoner, generator, signal"),
+        ({"mode": "both"}, "mode 'both' is unknown; known: duet, reasoner, generator, signal"),
         ({"n": 0}, "n must be a whole number from 1 to 64"),
         ({"n": True}, "n must be"),
         ({"vote": "loudest"}, "vote must be 'majority' or a function"),

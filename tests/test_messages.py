@@ -61,7 +61,7 @@ def test_thoughts_of_other_models_are_left_out():
         ({"role": "user", "content": "q"}, "got dict"),
         (
             [{"role": "robot", "content": "q"}],
-            "message 0 has the role 'robot'; known are system, user, assistant, tool",
+            "message 0 has the role 'robot'; known: system, user, assistant, tool",
         ),
         ([{"role": "user"}], "message 0 has no content"),
         ([{"role": "user", "content": None}], "message 0 has no content"),

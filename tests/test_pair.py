@@ -458,7 +458,7 @@ def test_a_file_in_the_way_is_not_overwritten(tmp_path):
 
 def test_a_pair_is_not_replaced_by_one_that_only_names_its_models(bundled):
     pair = Pair.load(bundled)
-    with pytest.raises(PairError, match="which would be replaced; bundle the pair instead"):
+    with pytest.raises(PairError, match="which would be overwritten; bundle the pair instead"):
         Pair.of(pair.reasoner_spec, "scripted/x").save(bundled)
     assert Pair.of(pair.reasoner_spec, "scripted/x").bundle(bundled).reasoner_spec == pair.reasoner_spec
 
@@ -530,7 +530,9 @@ def test_a_limit_that_a_pair_cannot_keep_is_refused(budget, name):
 
 
 def test_values_that_cannot_be_a_pair_are_refused():
-    with pytest.raises(PairError, match="this cannot be a pair: reasoner: 'model' must be written as 'backend/model'"):
+    with pytest.raises(
+        PairError, match="this is not a valid pair: reasoner: 'model' must be written as 'backend/model'"
+    ):
         Pair.of("nonsense", "scripted/x")
     with pytest.raises(PairError, match="handoff: Input should be 'instruct' or 'think'"):
         Pair.of("scripted/17", "scripted/x", handoff="telepathy")

@@ -17,7 +17,7 @@ from duet_sdk.reply import GateDecision, RunTotals, Signal, Usage
 from duet_sdk.request import Request
 from duet_sdk.types import Message, ToolCall
 
-_UNSURE = "the generator was unsure of how to go on"
+_UNSURE = "the generator was unsure how to continue"
 POLICY = "run"
 """What a gate's decision is called where the run made it."""
 
@@ -119,7 +119,7 @@ class AgentRun:
             if not self.why and "low_confidence" in scope.ask_again_on and isinstance(gate, TokenGate) and not used_up:
                 self.why = _UNSURE
             if not self.why:
-                return GateDecision(ask=False, policy=POLICY, reason="the run has its signal")
+                return GateDecision(ask=False, policy=POLICY, reason="the run already has a signal")
         return self._used_up() if used_up else None
 
     @property
@@ -177,7 +177,7 @@ class AgentRun:
         return int(self._asked and all(attempt.stage != "reasoner" for attempt in account.attempts))
 
     def _used_up(self) -> GateDecision:
-        reason = f"the run has used its {self._tally.calls} calls of the reasoner"
+        reason = f"the run has used all of its {self._tally.calls} calls to the reasoner"
         if self.why:
             reason = f"{self.why}, but {reason}"
         return GateDecision(ask=False, policy=POLICY, reason=reason)

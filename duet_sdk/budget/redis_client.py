@@ -146,7 +146,7 @@ def _checked(url: str) -> tuple[str, str | None, str]:
         raise ConfigError("a ledger on Redis needs a URL such as redis://127.0.0.1:6379/0 or rediss://host:6379/0")
     if parts.password is not None or parts.query or parts.fragment:
         raise ConfigError(
-            "the URL of a ledger must not hold a password or options, because it appears in errors; pass the "
+            "the URL of a ledger must not contain a password or options, because it appears in errors; pass the "
             "password by password_env, the name of an environment variable, or in code as password="
         )
     database = parts.path.strip("/") or "0"

@@ -209,7 +209,7 @@ def find_threshold(examples: Sequence[Scored], *, keep: float = 0.98) -> Thresho
 
 def _check(examples: Sequence[Scored], keep: float) -> None:
     if not examples:
-        raise ConfigError("a threshold needs scored examples, and there are none")
+        raise ConfigError("a threshold needs scored examples, but there are none")
     share("keep", keep)
     for number, example in enumerate(examples, start=1):
         if not math.isfinite(example.score):

@@ -33,7 +33,7 @@ def find_gate(given: GateLike, calibration: Calibration | None = None) -> Gate |
     """
     if isinstance(given, str):
         if given not in GATES:
-            raise ConfigError(f"gate {given!r} is unknown; known are {', '.join(GATES)}")
+            raise ConfigError(f"gate {given!r} is unknown; known: {', '.join(GATES)}")
         given = GateConfig(given)  # type: ignore[arg-type]  # one of the names, as checked
     if isinstance(given, GateConfig):
         return _build(given, calibration)

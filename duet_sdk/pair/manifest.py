@@ -30,7 +30,7 @@ def _only_fields_of(cls: type[Prompts | Sampling]) -> BeforeValidator:
 
     def check(value: object) -> object:
         if isinstance(value, Mapping) and (unknown := sorted(set(value) - known)):
-            raise ValueError(f"unknown key {unknown[0]!r} (known are {', '.join(sorted(known))})")
+            raise ValueError(f"unknown key {unknown[0]!r} (known: {', '.join(sorted(known))})")
         return value
 
     return BeforeValidator(check)

@@ -131,7 +131,7 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
             merged = tuned.merge_and_unload(safe_merge=True)
         except (ValueError, RuntimeError, KeyError) as err:
             raise PairError(
-                f"the adapter in {adapter} does not fit its base {base} ({type(err).__name__}); take the revision that "
+                f"the adapter in {adapter} does not fit its base {base} ({type(err).__name__}); use the revision that "
                 "it was trained on"
             ) from err
         _save(merged.to(held), target)

@@ -116,7 +116,7 @@ def save_trained(
             tools=facts.tools,
         )
     except ValidationError as err:
-        raise PairError(f"this cannot be a pair: {flaw(err)}") from err
+        raise PairError(f"this is not a valid pair: {flaw(err)}") from err
     folder = Path(target).expanduser().resolve()
     refuse_target(folder)
     sources = {stage: model.place for stage, model in models.items() if not is_adapter(model.place)}

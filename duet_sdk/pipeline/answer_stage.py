@@ -274,5 +274,5 @@ class AnswerStage:
         draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "reasoner_fallback", None
         name = flow.parts.reasoners[0].name
-        _log.warning("%s failed with %s: %s answers", error.model, type(error).__name__, name)
+        _log.warning("%s failed with %s; %s answers", error.model, type(error).__name__, name)
         flow.tell(FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name))

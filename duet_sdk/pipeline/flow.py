@@ -231,7 +231,7 @@ class Flow:
                 if successor is None or not may_pass_on() or not self.parts.failure.hands_over(error):
                     return error
                 name = type(error).__name__
-                _log.warning("%s failed with %s: %s takes over", model.name, name, successor.name)
+                _log.warning("%s failed with %s; %s takes over", model.name, name, successor.name)
                 discard = void()
                 self.tell(FellBack(stage, self.draft.served_by, name, discard, model=successor.name))
             else:

@@ -56,7 +56,7 @@ async def _answer(flow: Flow) -> None:
         if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
             raise
         name = f"{other.reasoners[0].name} with {other.generators[0].name}"
-        _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
+        _log.warning("the pair failed with %s; %s takes over", type(error).__name__, name)
         discard = draft.start_over()
         flow.tell(FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name))
         await _stages(Flow(other, draft, flow.outbox, allowed=flow.allowed))

@@ -406,7 +406,7 @@ class SignalStage:
         failed = isinstance(error, BackendError)
         draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
         name = flow.parts.generators[0].name
-        _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
+        _log.warning("no signal (%s); %s answers alone", type(error).__name__, name)
         self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name))
 
 

@@ -29,7 +29,7 @@ def check_dialects(given: Sequence[str]) -> tuple[str, ...]:
         given = (given,)
     for name in given:
         if name not in get_args(TraceDialect):
-            raise ConfigError(f"trace dialect {name!r} is unknown; known are {', '.join(get_args(TraceDialect))}")
+            raise ConfigError(f"trace dialect {name!r} is unknown; known: {', '.join(get_args(TraceDialect))}")
     return tuple(given)
 
 

@@ -388,10 +388,10 @@ class TrainConfig(Section):
     def _has_something_to_compare(self) -> Self:
         rollout, objective = self.rollout, self.objective
         if rollout.signals < 2:
-            raise ValueError("rollout.signals is 1: advantages compare the signals of a question; take 2 or more")
+            raise ValueError("rollout.signals is 1: advantages compare the signals of a question; use 2 or more")
         if rollout.answers < 2 and objective.generator_group == "signal":
             raise ValueError(
-                "rollout.answers is 1: with generator_group 'signal' nothing is compared; take 2 or more, or 'question'"
+                "rollout.answers is 1: with generator_group 'signal' nothing is compared; use 2 or more, or 'question'"
             )
         if objective.marginal != "off" and rollout.unguided < 1:
             raise ValueError(
@@ -409,7 +409,7 @@ class TrainConfig(Section):
         for name, part in (("reasoner", self.reasoner), ("generator", self.generator)):
             if part.weights == "bfloat16" and part.lora is None:
                 raise ValueError(
-                    f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; take float32"
+                    f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; use float32"
                 )
         return self
 

@@ -160,7 +160,7 @@ def test_a_calibration_of_another_policy_changes_nothing():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (("sometimes",), "known are always, never, heuristic, confidence, race"),
+        (("sometimes",), "known: always, never, heuristic, confidence, race"),
         (("always", 0.5), "takes no threshold"),
         (("race", 1.5), "between 0 and 1"),
         (("heuristic", 0.5, 8), "judges no tokens"),

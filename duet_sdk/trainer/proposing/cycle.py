@@ -86,8 +86,8 @@ class Cycle:
         seen = self.measure(fresh, questions)
         if not any(seen.right):
             raise TrainingError(
-                f"none of the {len(questions)} signals sampled leads to a right answer, so there is nothing to "
-                "shorten; take a stronger generator or easier questions"
+                f"none of the {len(questions)} signals sampled leads to a correct answer, so there is nothing to "
+                "shorten; use a stronger generator or easier questions"
             )
         candidates = word_rules(seen.signals) if self.settings.rules == "tokens" else text_rules()
         candidates = [rule for rule in candidates if self._saves(rule, seen.signals, questions) > 0]
@@ -132,7 +132,7 @@ class Cycle:
             TrainingError: nothing is held out.
         """
         if not held:
-            raise TrainingError("proposals are judged on held-out questions, and there are none; set data.holdout")
+            raise TrainingError("proposals are judged on held-out questions, but there are none; set data.holdout")
         number = max(self.settings.held, len(held))
         return self.measure(pair, [held[at % len(held)] for at in range(number)])
 

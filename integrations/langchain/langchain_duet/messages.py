@@ -68,7 +68,7 @@ def _message(message: BaseMessage, at: int, answered: set[str]) -> Message:
         case ChatMessage() if message.role in _ROLES:
             return Message(_ROLES[message.role], _content(message.content, at))
         case ChatMessage():
-            raise InvalidRequest(f"message {at} has the role {message.role!r}; known are {', '.join(_ROLES)}")
+            raise InvalidRequest(f"message {at} has the role {message.role!r}; known: {', '.join(_ROLES)}")
         case FunctionMessage():
             raise InvalidRequest(f"message {at} is a FunctionMessage, which names no call; use a ToolMessage")
     raise InvalidRequest(f"message {at} is a {type(message).__name__}, which no model can read")

@@ -46,7 +46,7 @@ def prepare(
     for name in given:
         if name not in KNOWN:
             close = get_close_matches(name, KNOWN, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(KNOWN))}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(KNOWN))}"
             raise InvalidRequest(f"{name!r} is not an option of a call; {hint}")
     chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
     if stop is not None:

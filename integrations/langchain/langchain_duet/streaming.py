@@ -44,7 +44,7 @@ class Chunks:
             case Retried() | FellBack() if event.discard:
                 if event.stage == "generator" and self._answered:
                     raise DuetError(
-                        "the answer starts over, and what a LangChain stream has shown cannot be taken back: "
+                        "the answer starts over, and text that a LangChain stream has shown cannot be retracted: "
                         "use invoke(), or leave answer_broken at its default"
                     )
                 return None

@@ -270,7 +270,7 @@ async def test_parameters_without_a_meaning_can_be_dropped():
 
 async def test_a_pair_that_nobody_named_is_not_found():
     pair(PLAN, "Five.")
-    with pytest.raises(litellm.NotFoundError, match="no pair is called 'other'; known are default, sums"):
+    with pytest.raises(litellm.NotFoundError, match="no pair is called 'other'; known: default, sums"):
         await litellm.acompletion("duet/other", ASKED)
 
 

@@ -71,4 +71,4 @@ def _read(content: Sequence[pai.UserContent]) -> Iterator[Part]:
             case pai.CachePoint():
                 continue
             case _:
-                raise UserError(f"a pair takes text and images, not {type(item).__name__}")
+                raise UserError(f"a pair accepts text and images, not {type(item).__name__}")
