@@ -285,7 +285,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     "given", ["redis://user:sesame@h/0", {"url": "rediss://:sesame@h/0"}, "redis://h/0?password=sesame"]
 )
 def test_a_password_in_the_url_of_a_ledger_is_refused_and_not_quoted(given):
-    with pytest.raises(ConfigError, match=r"ledger.*: a ledger's URL must not hold a password") as caught:
+    with pytest.raises(ConfigError, match=r"ledger.*: a ledger's URL must not contain a password") as caught:
         load_settings(ledger=given)
     assert "sesame" not in str(caught.value)
 

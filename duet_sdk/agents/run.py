@@ -177,7 +177,7 @@ class AgentRun:
         return int(self._asked and all(attempt.stage != "reasoner" for attempt in account.attempts))
 
     def _used_up(self) -> GateDecision:
-        reason = f"the run has used all of its {self._tally.calls} calls to the reasoner"
+        reason = f"the run has used its limit of {self._tally.calls} calls to the reasoner"
         if self.why:
             reason = f"{self.why}, but {reason}"
         return GateDecision(ask=False, policy=POLICY, reason=reason)

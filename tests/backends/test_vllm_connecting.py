@@ -58,7 +58,7 @@ async def test_an_endpoint_that_is_missing_is_no_failure(missing):
 
 async def test_a_model_that_is_not_served_lists_those_that_are():
     async with served(models=["a", "b/c"]) as (_, backend):
-        with pytest.raises(ModelNotFound, match="served are 'a', 'b/c'"):
+        with pytest.raises(ModelNotFound, match="available: 'a', 'b/c'"):
             await backend.connect()
 
 

@@ -158,7 +158,7 @@ async def test_after_a_restart_the_history_tells_signal_and_calls():
     messages = agents.history("fine", "Error: gone", signals=["plan", "plan B"])
     reply = await turn(duet, messages)
     assert (reasoner.calls, reply.signal.text) == ([], "plan B")
-    assert reply.gate.reason == "a tool failed, but the run has used its 2 calls of the reasoner"
+    assert reply.gate.reason == "a tool failed, but the run has used its limit of 2 calls to the reasoner"
     assert reply.receipt.run.reasoner_calls == 2
 
 
@@ -198,7 +198,7 @@ async def test_the_limit_on_calls_holds_whatever_goes_wrong(most):
     replies = await agents.work(duet, results=lambda turn: "Error: gone", keeps=agents.forgetful)
     assert len(reasoner.calls) == most
     assert replies[-1].receipt.run.reasoner_calls == most
-    assert replies[-1].gate.reason == f"a tool failed, but the run has used its {most} calls of the reasoner"
+    assert replies[-1].gate.reason == f"a tool failed, but the run has used its limit of {most} calls to the reasoner"
     assert replies[-1].served_by == "pair"
 
 

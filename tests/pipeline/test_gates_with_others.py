@@ -152,5 +152,5 @@ async def test_a_run_that_has_used_its_calls_has_no_race():
     _, second, reasoner = await run_of_two(generator, gate=RACE, scope=scope)
     assert len(reasoner.calls) == 1
     assert second.gate.policy == "run"
-    assert "used its 1 calls" in second.gate.reason
+    assert "used its limit of 1 calls" in second.gate.reason
     assert second.served_by == "generator"
