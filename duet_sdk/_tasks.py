@@ -1,4 +1,4 @@
-"""Finish before we go: wait for work to clean up, whatever happens to the task that waits."""
+"""Wait for work to clean up, whatever happens to the task that waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def finished(
 ) -> frozenset[asyncio.Future[Any]]:
     """Cancel tasks and wait until they have cleaned up, also when the waiting task is cancelled meanwhile.
 
-    What the tasks raise on their way out is dropped: nobody asks for their results any more.
+    What the tasks raise on their way out is dropped: their results are no longer wanted.
 
     Args:
         tasks: to be ended; must not hold the current one.
@@ -56,7 +56,7 @@ async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def _wait(tasks: list[asyncio.Task[Any]], within_s: float | None) -> asyncio.CancelledError | None:
-    """Wait for tasks through any number of cancellations; gives the last of these."""
+    """Wait for tasks through any number of cancellations; return the last of these."""
     clock = asyncio.get_running_loop().time
     end = None if within_s is None else clock() + within_s
     cancelled: asyncio.CancelledError | None = None

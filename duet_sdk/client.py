@@ -1,4 +1,4 @@
-"""`AsyncDuetClient`: builds the parts of a pair from what the user names, and owns their lifetime."""
+"""`AsyncDuetClient`: builds a pair from the models and options given, and owns its lifetime."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class AsyncDuetClient:
     'There are 17.'
 
     Args:
-        reasoner: the model that writes the signal, as ``backend/model`` or an object of its own.
+        reasoner: the model that writes the signal, as ``backend/model`` or an object.
         generator: the model that answers. With neither named, settings are read, and without any the embedded pair
             is used.
         options: see `duet_sdk.options.ClientOptions`.
@@ -149,7 +149,7 @@ class AsyncDuetClient:
             options: see `duet_sdk.options.ClientOptions`.
 
         Raises:
-            PairError: the folder is no pair, or not what its manifest says, or a model is an unmerged adapter and
+            PairError: the folder is not a pair, or differs from its manifest, or a model is an unmerged adapter and
                 nothing serves it.
         """
         from duet_sdk.pair import Pair
@@ -168,7 +168,7 @@ class AsyncDuetClient:
     async def chat(
         self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> Reply:
-        """Answer, and give the reply when it is complete.
+        """Answer, and return the reply once it is complete.
 
         Args:
             messages: a question, or a conversation that ends with the user or with a tool's result.
@@ -198,7 +198,7 @@ class AsyncDuetClient:
 
     @property
     def models(self) -> Mapping[Stage, str]:
-        """Both models' full names."""
+        """The full names of both models."""
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
@@ -237,7 +237,7 @@ class AsyncDuetClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close both models, the ledger where the client opened it, and wait for streams; harmless when done twice."""
+        """Close both models and the ledger if the client opened it, and wait for streams; safe to call twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             closing.push_async_callback(self._parts.lifetime.finish)

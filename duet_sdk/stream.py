@@ -89,7 +89,7 @@ class Run:
         """Begin the request on the running event loop.
 
         Raises:
-            InvalidRequest: the context was not entered, so that nobody would end it.
+            InvalidRequest: the context was not entered, so nothing would end the request.
         """
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")

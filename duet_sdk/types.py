@@ -1,4 +1,4 @@
-"""The values that a conversation is made of, and the words that everything else is told by."""
+"""The values that a conversation is made of, and the literals that everything else uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models behind one protocol: `Backend` is what a stage talks to, `connect` turns a name into one."""
+"""Models behind one base class: `Backend` is what a stage talks to, `connect` turns a name into one."""
 
 from duet_sdk.backends.base import (
     Backend,

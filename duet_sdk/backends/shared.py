@@ -1,4 +1,4 @@
-"""Work that is done once for all who ask for its result."""
+"""Work that is done once for everything that needs its result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Shared(Generic[Result]):
         return self.found
 
     def cancel(self) -> None:
-        """End the work that goes on on this event loop."""
+        """End the work that is running on this event loop."""
         working = self._working.pop(asyncio.get_running_loop(), None)
         if working is not None:
             working.task.cancel()

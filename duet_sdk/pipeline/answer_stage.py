@@ -12,7 +12,7 @@ from duet_sdk.backends.base import Call, Capabilities, Chunk
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
-from duet_sdk.handoff import alone
+from duet_sdk.handoff import without_signal
 from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -231,11 +231,11 @@ class AnswerStage:
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
-            return False, alone(seen, prompts=Prompts(), thinking=None)
+            return False, without_signal(seen, prompts=Prompts(), thinking=None)
         carried = next((message.signal for message in reversed(seen) if message.signal), None)
         made = signal if signal != carried else ""
         if not made and carried is None:
-            return False, alone(seen, prompts=flow.prompts)
+            return False, without_signal(seen, prompts=flow.prompts)
         reasoner = self._guidance.reasoner
         flow.draft.handoff, call = await flow.guided(reasoner, model, seen, made or None, tools)
         return bool(made), call
@@ -254,7 +254,7 @@ class AnswerStage:
     def _broken(self, stage: Stage, error: BackendError) -> StreamBroken:
         draft = self._flow.draft
         return StreamBroken(
-            f"the answer broke off: {error}",
+            f"the answer was cut off: {error}",
             partial=draft.answer(0),
             usage=draft.account.stage_usage(stage),
             backend=error.backend,
@@ -267,7 +267,7 @@ class AnswerStage:
         """Let the reasoner answer in place of generators that failed, or fail.
 
         Raises:
-            BackendError: the ladder says to fail, another pair can take over, or there is nobody left.
+            BackendError: the ladder says to fail, another pair can take over, or no model is left.
         """
         flow, draft = self._flow, self._flow.draft
         can_fall = stage == "generator" and flow.request.mode == "duet" and not self._guidance.failed
@@ -281,5 +281,5 @@ class AnswerStage:
         draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "reasoner_fallback", None
         name = flow.parts.reasoners[0].name
-        _log.warning("%s failed with %s: %s answers", error.model, type(error).__name__, name)
+        _log.warning("%s failed with %s; %s answers", error.model, type(error).__name__, name)
         flow.tell(FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name))

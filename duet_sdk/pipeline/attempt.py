@@ -36,7 +36,7 @@ _NOTHING: Final = nullcontext()
 class RunningAttempt:
     """An attempt while it runs: ``async with`` holds and settles, `run` reads.
 
-    What the model writes comes from ``incoming`` as it arrives; ``take`` counts it and gives what is within the limit:
+    What the model writes comes from ``incoming`` as it arrives; ``take`` counts it and returns what fits the limit:
 
         async with attempt:
             await attempt.run(read)
@@ -54,7 +54,7 @@ class RunningAttempt:
         counter: what has been counted.
         timed_out: the deadline ended it.
         kind: what the model was called for; a probe becomes an ``answer`` when it is adopted.
-        discarded: nothing of it will stand in the reply.
+        discarded: none of it will be part of the reply.
         record: what the receipt says of it, once it is over.
     """
 
@@ -283,7 +283,7 @@ class RunningAttempt:
         """
         self._exhausted = True
         if not self.counter.end():
-            raise self._broken("the stream ended without saying why the output ended")
+            raise self._broken("the stream ended without a finish reason")
 
     def replay(self, held: Sequence[Chunk], *, without_logprobs: bool) -> None:
         """Let what was read and held back come once more, in front of what is still to come."""
@@ -334,7 +334,7 @@ class RunningAttempt:
                 await self._end(record)
 
     async def _close(self) -> None:
-        """Close a stream that has more to give; what takes long goes on beside whatever comes next."""
+        """Close a stream that has more to give; what takes long continues in the background."""
         if self.counter.complete:  # it has not: there is nothing to wait for
             await self.incoming.aclose()
             return

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 class Flow:
-    """One request on its way through a pair: the pair's parts, the draft of the reply, and where events are told."""
+    """One request on its way through a pair: the pair's parts, the draft of the reply, and where events go."""
 
     __slots__ = (
         "_chains",
@@ -72,7 +72,7 @@ class Flow:
             raise BoundaryRefused(model=models[0].name, boundary=models[0].backend.boundary, allowed=self.allowed)
         if len(near) < len(models):
             beyond = ", ".join(model.name for model in models if model not in near)
-            _log.info("%s beyond this request's boundary and left out", beyond)
+            _log.info("%s outside this request's boundary and skipped", beyond)
         self._chains[stage] = near
         return near
 
@@ -88,13 +88,13 @@ class Flow:
         return Instruct(await generator.find_renderer())
 
     def _why_notes(self, handoff: Handoff) -> str | None:
-        """What keeps this request's signal from being the generator's own thought, None where nothing does."""
+        """What keeps this request's signal from being the generator's own thought, None if nothing does."""
         request = self.request
         if any(message.role == "tool" for message in request.messages):
             # What tools wrote may have got into a signal, which is then to be read as data.
             return "a signal after tools' results is data"
         if any(message.images for message in request.messages):
-            return "a prompt of token ids carries no images"
+            return "a prompt of token ids cannot carry images"
         if request.tools and isinstance(handoff, Think) and handoff.placer is None:
             return "tools cannot be called from a prompt of token ids"
         return None
@@ -137,7 +137,9 @@ class Flow:
             if call is not None:
                 return handoff.name, call
         _log.warning(
-            "%s gets notes (instruct): %s", model.name, reason or "its server would not read this signal as one thought"
+            "%s gets the signal as notes (instruct): %s",
+            model.name,
+            reason or "its server would not parse this signal as one thought",
         )
         notes = Instruct(await model.find_renderer())
         return notes.name, await notes.answer(seen, signal, prompts=self.prompts, tools=tools)
@@ -154,7 +156,7 @@ class Flow:
         for message in seen:
             if message.role == "user":
                 return seen
-        raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
+        raise ConfigError(f"the context policy left the {stage} without a user message; it must keep the last one")
 
     async def read_by(self, stage: Stage, model: StageModel) -> tuple[Message, ...]:
         """The messages that a stage sees, as that model gets them: an agent's with its tools' results as mere data.
@@ -179,7 +181,7 @@ class Flow:
         may_retry: Callable[[], bool],
         until: float | None,
     ) -> None:
-        """Make an attempt (told its number), again where the policy says so.
+        """Make an attempt (called with its number), again if the policy says so.
 
         Args:
             stage: whose.
@@ -211,7 +213,7 @@ class Flow:
         void: Callable[[], bool],
         may_pass_on: Callable[[], bool] = lambda: True,
     ) -> BackendError | None:
-        """Let the models of a stage try in turn; gives the last one's error where all failed.
+        """Let the models of a stage try in turn; return the last one's error if all failed.
 
         Args:
             stage: whose.
@@ -227,7 +229,7 @@ class Flow:
                 if successor is None or not may_pass_on() or not self.parts.failure.hands_over(error):
                     return error
                 name = type(error).__name__
-                _log.warning("%s failed with %s: %s takes over", model.name, name, successor.name)
+                _log.warning("%s failed with %s; %s takes over", model.name, name, successor.name)
                 discard = void()
                 self.tell(FellBack(stage, self.draft.served_by, name, discard, model=successor.name))
             else:

@@ -1,7 +1,7 @@
 """What runs for a client, and what still closes behind it; a client's end is the end of both.
 
 What a backend does when its stream is closed (hang up, let a model leave its layer) may take long. An attempt waits
-for it only so long; from then on the stream closes beside whatever comes next, and the client waits for it at its end.
+for it only so long; from then on the stream closes in the background, and the client waits for it when it closes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LAST_S: Final = 30.0
 
 
 async def carried(work: Callable[[], Awaitable[Result]]) -> Callable[[], Result]:
-    """Work for a task of its own; calling what it gives is the result, or raises.
+    """Run work in a task of its own; calling what it returns yields the result, or raises.
 
     A gate, a vote or a backend of the user's may raise KeyboardInterrupt or SystemExit. Let out of a task, these end
     the event loop and hang everybody else on it; here they reach whoever asked for the work.
@@ -49,7 +49,7 @@ class Lifetime:
         self._closing: set[asyncio.Task[Any]] = set()
 
     def working(self) -> Working:
-        """Entered by the task that works on a request; the client's end is told to it as a ConfigError."""
+        """Entered by the task that works on a request; the client's end reaches it as a ConfigError."""
         return Working(self._requests)
 
     async def within(self, closing: asyncio.Task[Any]) -> None:

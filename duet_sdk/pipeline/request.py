@@ -17,14 +17,14 @@ from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.pipeline.signal_stage import Guidance, SignalStage
 from duet_sdk.pipeline.speculation.progressive import ProgressiveStage
 from duet_sdk.pipeline.speculation.race import Asks, gated_by_tokens
-from duet_sdk.receipt import Alone
+from duet_sdk.receipt import ReasonerOnly
 from duet_sdk.reply import GateDecision, Reply
 
 _log = logging.getLogger(__name__)
 
 
 async def answer(parts: Parts, draft: Draft, outbox: Outbox) -> Reply:
-    """Everything that happens in one request, in order, told to the outbox as it happens.
+    """Everything that happens in one request, in order, sent to the outbox as it happens.
 
     Cancelling it ends the running stage and settles what it held.
 
@@ -32,8 +32,8 @@ async def answer(parts: Parts, draft: Draft, outbox: Outbox) -> Reply:
         DuetError: what ended the request instead.
     """
     reasoner = parts.reasoners[0]
-    alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
-    draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
+    reasoner_only_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
+    draft.reasoner_only = ReasonerOnly(reasoner.name, reasoner.backend.price, parts.prices, reasoner_only_tokens)
     with parts.lifetime.working(), outbox.observer.request(draft):
         draft.begin_turn(parts.runs, models=(reasoner.identity, parts.generators[0].identity))
         try:
@@ -56,7 +56,7 @@ async def _answer(flow: Flow) -> None:
         if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
             raise
         name = f"{other.reasoners[0].name} with {other.generators[0].name}"
-        _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
+        _log.warning("the pair failed with %s; %s takes over", type(error).__name__, name)
         discard = draft.start_over()
         flow.tell(FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name))
         await _stages(Flow(other, draft, flow.outbox, allowed=flow.allowed))

@@ -14,7 +14,7 @@ from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
 from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
-from duet_sdk.handoff import Handoff, alone, review
+from duet_sdk.handoff import Handoff, review, without_signal
 from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -84,7 +84,7 @@ class Guidance:
     """An answer that is under way already, and goes on."""
 
     async def abandon(self) -> None:
-        """Settle an answer that nobody goes on with; harmless where somebody has."""
+        """Settle an answer that was not continued; does nothing if it was."""
         if self.begun is not None:
             async with self.begun:
                 pass
@@ -95,7 +95,7 @@ class SignalStage:
 
     Args:
         flow: the request.
-        tell: who is told of events, in place of the request's outbox.
+        tell: who receives the events, in place of the request's outbox.
 
     Attributes:
         asking: the signal in the making, None before it begins and when it has to start over.
@@ -108,18 +108,18 @@ class SignalStage:
         self.asking: Asking | None = None
         self._shows = flow.outbox.is_read or tell is not None
         self._generator: tuple[StageModel, Capabilities] | None = None
-        """Who will answer, and what it can do; None where nobody is to."""
+        """Who will answer, and what it can do; None if no answer is wanted."""
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
             until = flow.budget.deadline
         self._until = until
 
     async def run(self) -> Guidance:
-        """Ask the reasoners in turn; `SignalDone` is told last unless all failed.
+        """Ask the reasoners in turn; `SignalDone` comes last unless all failed.
 
         Raises:
             BackendError: they failed, and the ladder says to fail.
-            SignalError: nothing of use was written, or it was cut, and the policy says to fail.
+            SignalError: nothing useful was written, or it was cut, and the policy says to fail.
             BudgetExceeded: a limit is used up; nothing was spent.
         """
         flow = self._flow
@@ -413,14 +413,14 @@ class SignalStage:
         failed = isinstance(error, BackendError)
         draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
         name = flow.parts.generators[0].name
-        _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
+        _log.warning("no signal (%s); %s answers alone", type(error).__name__, name)
         self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name))
 
 
 async def way_of_asking(
     flow: Flow, model: StageModel, handoff: Handoff, able: Capabilities, *, joined: bool = False
 ) -> Callable[[int], Call]:
-    """How this request's signal is asked for: limit → call; ``joined`` where nobody looks at its pieces."""
+    """How this request's signal is asked for: limit → call; ``joined`` if its pieces are not shown."""
     agent = flow.draft.agent
     seen = flatten_tools(flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model))
     if agent is not None and any(message.signal for message in seen):
@@ -448,5 +448,5 @@ async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Ca
     if handoff.name == "instruct":
         guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools)
     if guided is None:
-        guided = alone(seen, prompts=flow.prompts)
+        guided = without_signal(seen, prompts=flow.prompts)
     return replace(guided, tools=flow.request.tools) if flow.request.tools else guided

@@ -106,7 +106,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
 
 
 def configure(folder: Path, scale: Scale) -> TrainConfig:
-    """The run of the demonstration; also written down, as a file that `duet train run` takes beside its questions."""
+    """The demonstration's run; also written as a file that `duet train run` takes, with its questions."""
     from duet_sdk.trainer.files import checked
 
     values: dict[str, object] = {

@@ -213,7 +213,7 @@ async def test_what_was_written_before_a_fault_has_arrived():
                 async for chunk in stream:
                     written.append(chunk.text)  # noqa: PERF401 — what came before the error is kept
 
-        with pytest.raises(StreamBroken, match="ended its answer with an error: the engine died") as failed:
+        with pytest.raises(StreamBroken, match="ended its response with an error: the engine died") as failed:
             await read()
     assert ("".join(written), failed.value.status) == ("one two", 500)
 
@@ -244,7 +244,7 @@ async def test_tls_to_a_server_without_it_says_so():
 async def test_a_certificate_of_an_unknown_authority_is_not_accepted_and_not_tried_again():
     async with FaultServer(tls=self_signed()) as server:
         backend = VllmBackend("m", base_url=server.url, api_key="sk-secret-key")
-        with pytest.raises(ConnectFailed, match=r"not accepted \(unable to get local issuer.*SSL_CERT_FILE") as failed:
+        with pytest.raises(ConnectFailed, match=r"rejected \(unable to get local issuer.*SSL_CERT_FILE") as failed:
             await backend.connect()
         await backend.aclose()
         assert server.seen == []  # no key, no prompt has left

@@ -59,7 +59,7 @@ def response_metadata(reply: Reply, *, shown: str | None = None) -> dict[str, ob
 
     Args:
         reply: the complete reply.
-        shown: the signal as a stream showed it, None where there was no stream; where the signal became another text
+        shown: the signal as a stream showed it, None if there was no stream; where the signal became another text
             in the end, that text stands in ``signal``.
     """
     told = reply.signal
@@ -97,7 +97,7 @@ def model_name(reasoner: str, generator: str) -> str:
 
 
 def _read(call: ToolCall) -> LangChainCall | None:
-    """A call with its arguments; None where these are no JSON object."""
+    """A call with its arguments; None if these are not a JSON object."""
     try:
         arguments: object = json.loads(call.arguments or "{}", strict=False)
     except ValueError:
@@ -106,4 +106,5 @@ def _read(call: ToolCall) -> LangChainCall | None:
 
 
 def _broken(call: ToolCall) -> InvalidToolCall:
-    return invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error="the arguments are no JSON object")
+    problem = "the arguments are not a JSON object"
+    return invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=problem)

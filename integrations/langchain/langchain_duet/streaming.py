@@ -34,7 +34,7 @@ class Chunks:
         self._answered = False
 
     def of(self, event: Event) -> ChatGenerationChunk | None:
-        """The chunk that shows an event, None where there is nothing to show.
+        """The chunk that shows an event, None if there is nothing to show.
 
         Raises:
             DuetError: an answer starts over of which a part was handed on.
@@ -52,7 +52,7 @@ class Chunks:
             case Retried() | FellBack() if event.discard:
                 if event.stage == "generator" and self._answered:
                     raise DuetError(
-                        "the answer starts over, and what a LangChain stream has shown cannot be taken back: "
+                        "the answer starts over, and text that a LangChain stream has shown cannot be retracted: "
                         "use invoke(), or leave answer_broken at its default"
                     )
                 return None

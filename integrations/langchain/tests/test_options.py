@@ -66,7 +66,7 @@ def test_parallel_calls_are_switched_off_beside_what_the_model_sends_anyway():
 @pytest.mark.parametrize("name", ["budgets", "reasoning_effort"])
 def test_an_option_that_is_unknown_is_refused(name):
     model, *_ = pair()
-    with pytest.raises(InvalidRequest, match=f"'{name}' is no option of a call"):
+    with pytest.raises(InvalidRequest, match=f"'{name}' is not an option of a call"):
         model.invoke("q", **{name: 1})
 
 

@@ -105,7 +105,7 @@ class Chunks:
                 yield self._chunk(Delta(tool_calls=[told], role="assistant"), index)
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
                 raise errors.ConfigError(
-                    "the answer started over, and a stream takes nothing back: on_failure must not restart answers"
+                    "the answer started over, but streamed text cannot be retracted: do not let on_failure restart it"
                 )
             case Done(reply):
                 # Before the reason: LiteLLM reads nothing behind that.

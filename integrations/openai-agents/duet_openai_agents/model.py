@@ -169,7 +169,7 @@ def _options(
     """What `AsyncDuetClient.chat` is asked."""
     extra = dict(settings.extra_args or {})
     if unknown := sorted(extra.keys() - _OPTIONS):
-        raise UserError(f"extra_args: a pair knows no {unknown[0]!r}; known are {', '.join(sorted(_OPTIONS))}")
+        raise UserError(f"extra_args: a pair knows no {unknown[0]!r}; known: {', '.join(sorted(_OPTIONS))}")
     budget = extra.pop("budget", None) or Budget()
     budget = Budget(**budget) if isinstance(budget, Mapping) else budget
     messages = Converter.items_to_messages(

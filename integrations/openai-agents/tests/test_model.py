@@ -402,7 +402,7 @@ async def test_images_go_to_a_generator_that_takes_them():
 
 async def test_images_are_refused_where_the_generator_takes_none():
     blind = Scripted("A cat.", capabilities=replace(DEFAULT_CAPABILITIES, images=False))
-    with pytest.raises(ours.InvalidRequest, match="takes no images"):
+    with pytest.raises(ours.InvalidRequest, match="does not accept images"):
         await Runner.run(agent(DuetModel(AsyncDuetClient(Scripted(PLAN), blind))), IMAGE)
 
 

@@ -392,7 +392,7 @@ async def test_images_go_to_a_generator_that_takes_them():
 async def test_images_are_refused_where_the_generator_takes_none():
     blind = Scripted("A cat.", capabilities=replace(DEFAULT_CAPABILITIES, images=False))
     agent = Agent(DuetModel(AsyncDuetClient(Scripted(PLAN), blind)))
-    with pytest.raises(ours.InvalidRequest, match="takes no images"):
+    with pytest.raises(ours.InvalidRequest, match="does not accept images"):
         await agent.run(["What is it?", ImageUrl("https://x.test/a.png")])
 
 

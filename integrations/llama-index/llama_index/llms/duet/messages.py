@@ -72,7 +72,7 @@ def _message(message: ChatMessage) -> Message:
             case CachePoint():
                 continue
             case _:
-                raise InvalidRequest(f"a pair takes text and images, not {type(block).__name__}")
+                raise InvalidRequest(f"a pair accepts text and images, not {type(block).__name__}")
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     content = "\n".join(texts) if len(texts) == len(parts) else tuple(parts)
     call_id = message.additional_kwargs.get("tool_call_id") if role == "tool" else None
@@ -118,7 +118,7 @@ class Folded:
                 yield self._response()
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
                 raise ConfigError(
-                    "the answer started over, and a stream takes nothing back: on_failure must not restart answers"
+                    "the answer started over, but streamed text cannot be retracted: do not let on_failure restart it"
                 )
             case Done(reply):
                 yield self.done(reply)
