@@ -105,7 +105,7 @@ def test_an_answer_that_starts_over_cannot_be_taken_back_from_a_stream():
     model, *_ = pair(
         "notes", broken(), "whole", retry=Retry(first_wait_s=0), on_failure=FailurePolicy(answer_broken="restart")
     )
-    with pytest.raises(DuetError, match="cannot be taken back"):
+    with pytest.raises(DuetError, match="cannot be retracted"):
         list(model.stream("q"))
     model, *_ = pair(
         "notes", broken(), "whole", retry=Retry(first_wait_s=0), on_failure=FailurePolicy(answer_broken="restart")

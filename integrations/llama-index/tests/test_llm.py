@@ -378,7 +378,7 @@ async def test_images_are_refused_where_the_generator_takes_none():
 
 
 async def test_other_blocks_are_refused():
-    with pytest.raises(ours.InvalidRequest, match="takes text and images, not AudioBlock"):
+    with pytest.raises(ours.InvalidRequest, match="accepts text and images, not AudioBlock"):
         await pair(PLAN, "A song.")[0].achat(
             [ChatMessage(role="user", blocks=[AudioBlock(url="https://x.test/a.wav")])]
         )

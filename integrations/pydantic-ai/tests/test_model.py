@@ -397,7 +397,7 @@ async def test_images_are_refused_where_the_generator_takes_none():
 
 
 async def test_other_files_are_refused():
-    with pytest.raises(theirs.UserError, match="takes text and images, not BinaryContent"):
+    with pytest.raises(theirs.UserError, match="accepts text and images, not BinaryContent"):
         await Agent(pair(PLAN, "A song.")[0]).run(["What is it?", BinaryContent(b"1", media_type="audio/wav")])
 
 
