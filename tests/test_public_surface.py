@@ -113,8 +113,6 @@ LEAVES = {
     "duet_sdk.telemetry.export": {"opentelemetry.sdk"},
     "duet_sdk.telemetry.tree": {"rich"},
 }
-# Its numbers get their reasons with its next change.
-UNREASONED = "duet_sdk.backends.server"
 # What a run is described and checked with before anything of it is loaded; the rest of the trainer needs `train`.
 LIGHT_TRAINER = ("boundary", "config", "data", "plan", "report")
 # The libraries' own variables are read where the library is used, and what torchrun tells a process where it trains.
@@ -195,7 +193,7 @@ def test_every_public_name_of_module_has_a_docstring(name: str) -> None:
     assert list(undocumented(tree, name, inherited=inherited_in(tree))) == []
 
 
-@pytest.mark.parametrize("name", sorted(name for name in SOURCES if not name.startswith(UNREASONED)))
+@pytest.mark.parametrize("name", sorted(SOURCES))
 def test_every_number_of_module_has_its_reason(name: str) -> None:
     assert list(unexplained_numbers(SOURCES[name].read_text(encoding="utf-8"))) == []
 

@@ -73,7 +73,7 @@ async def test_a_url_one_level_too_high_is_recognised():
 async def test_a_page_in_place_of_an_api_is_a_wrong_url():
     async with raw_server(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>") as url:
         backend = VllmBackend("m", base_url=url)
-        with pytest.raises(ConnectFailed, match="no JSON; wrong URL"):
+        with pytest.raises(ConnectFailed, match="not JSON; wrong URL"):
             await backend.connect()
         await backend.aclose()
 

@@ -15,8 +15,11 @@ from duet_sdk.backends.base import trace_headers
 _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn closes an idle connection: a request must not meet a closing one."""
 _MAX_BODY_BYTES: Final = 64 << 20
+"""Most that is read of a whole answer: a long output with logprobs has some MiB, anything larger is a fault."""
 _DRAIN_S: Final = 0.2
+"""Longest wait for the end of an answer that is complete: a new connection costs less than waiting longer."""
 _DRAIN_BYTES: Final = 1 << 16
+"""Most that is read for the same purpose."""
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 """What goes wrong between here and a server, whatever its kind."""
@@ -139,7 +142,7 @@ class Silence:
     def _look(self) -> None:
         waited_s = 0.0 if self.since is None else time.monotonic() - self.since
         if waited_s >= self._longest_s:
-            self._content.set_exception(aiohttp.SocketTimeoutError("nothing more came"))
+            self._content.set_exception(aiohttp.SocketTimeoutError("nothing more arrived"))
         else:
             self._timer = self._loop.call_later(self._longest_s - waited_s, self._look)
 
