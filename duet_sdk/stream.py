@@ -77,7 +77,7 @@ class Run:
             if outbox.is_full:
                 outbox.taken()
             arrival = self._loop.create_future()
-            outbox.wake = functools.partial(arrival.set_result, None)
+            outbox.wake = arrival.set_result
             try:
                 await arrival
             finally:

@@ -17,7 +17,7 @@ from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.charging import Charge
 from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.lifetime import carried
+from duet_sdk.pipeline.lifetime import raising
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import Attempt, StageUsage
 from duet_sdk.types import AttemptKind, CountedBy
@@ -220,11 +220,11 @@ class RunningAttempt:
         sending = self._send()
         if left_s is None and self._call.whole:
             with sending:
-                await self._read_all(read)
+                (await self._read_all(read))()
             return
         loop = asyncio.get_running_loop()
         with sending:  # the task takes this context with it
-            reading = self._reading = loop.create_task(carried(partial(self._read_all, read)))
+            reading = self._reading = loop.create_task(self._read_all(read))
         over: asyncio.Future[None] = loop.create_future()
         reading.add_done_callback(partial(_end, over))
         timer = None if left_s is None else loop.call_later(left_s, _end, over)
@@ -250,7 +250,8 @@ class RunningAttempt:
         self._permit = (self._model.backend.attempt_begins(),)
         return self._span.sending()
 
-    async def _read_all(self, read: Read) -> None:
+    async def _read_all(self, read: Read) -> Callable[[], None]:
+        """Read to the end; calling what it gives raises what must not end the event loop, see `carried`."""
         counter = self.counter
         try:
             await read()
@@ -260,6 +261,9 @@ class RunningAttempt:
             raise self._broken("the model's server timed out") from error
         except UnexpectedOutput as error:
             raise self._broken(str(error)) from None
+        except (KeyboardInterrupt, SystemExit) as error:
+            return raising(error)
+        return _nothing_to_raise
 
     async def _hear_last_words(self, read: Read) -> None:
         """Let the server say its usage, though not for long."""
@@ -396,6 +400,10 @@ class RunningAttempt:
         )
         flow.draft.account.attempts.append(self.record)
         return self.record
+
+
+def _nothing_to_raise() -> None:
+    """The result of reading that went well."""
 
 
 def _end(over: asyncio.Future[None], _: object = None) -> None:

@@ -79,27 +79,37 @@ class Flow:
         if asked is None:
             asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
         self.allowed = asked
-        self._chains: dict[Stage, list[StageModel]] = {}
+        self._chains: dict[Stage, Sequence[StageModel]] | None = None  # where they are shorter than the pair's own
         self._seen: dict[Stage, tuple[Message, ...]] = {}
-        self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
+        self._read: dict[tuple[Stage, str], tuple[Message, ...]] | None = None  # an agent's
         self.prompts = self._prompts()
         """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
 
-    def chain(self, stage: Stage) -> list[StageModel]:
+    def chain(self, stage: Stage) -> Sequence[StageModel]:
         """The models of a stage that this request may reach, in the order in which they are tried.
 
         Raises:
             BoundaryRefused: there is none; names the first.
         """
-        if stage in self._chains:
+        models, allowed = self.parts.chain(stage), self.allowed
+        if "any" in allowed:
+            return models
+        for model in models:
+            if model.backend.boundary != "local" and model.backend.boundary not in allowed:
+                return self._near(stage, models)
+        return models
+
+    def _near(self, stage: Stage, models: Sequence[StageModel]) -> Sequence[StageModel]:
+        if self._chains is None:
+            self._chains = {}
+        elif stage in self._chains:
             return self._chains[stage]
-        models, allowed = self.parts.chain(stage), {"local", *self.allowed}
-        near = [model for model in models if model.backend.boundary in allowed or "any" in allowed]
+        allowed = {"local", *self.allowed}
+        near = [model for model in models if model.backend.boundary in allowed]
         if not near:
             raise BoundaryRefused(model=models[0].name, boundary=models[0].backend.boundary, allowed=self.allowed)
-        if len(near) < len(models):
-            beyond = ", ".join(model.name for model in models if model not in near)
-            _log.info("%s beyond this request's boundary and left out", beyond)
+        beyond = ", ".join(model.name for model in models if model not in near)
+        _log.info("%s beyond this request's boundary and left out", beyond)
         self._chains[stage] = near
         return near
 
@@ -192,6 +202,8 @@ class Flow:
         seen = self.seen_by(stage)
         if self.draft.agent is None:
             return seen
+        if self._read is None:
+            self._read = {}
         if (stage, model.name) not in self._read:
             renderer = await model.find_renderer()
             self._read[stage, model.name] = guarded(seen, renderer.neutralise if renderer else neutralise_unknown)
