@@ -98,9 +98,10 @@ class Server:
                 ContextOverflow and InvalidRequest likewise.
         """
         wanted = await prepare()
+        del prepare  # what is not needed while the stream is open must not be held by it
         body, decoder, derender = wanted.body, wanted.decoder, wanted.derender
         response = await self._begin(wanted)
-        del wanted, prepare  # frees the encoded prompt: it may be long, and the stream open for minutes
+        del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes
         content, silence = response.content, Silence(response, longest_s=self._read_s)
         try:
             if response.headers.get("Content-Type") not in _STREAMS and response.content_type != _STREAM:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Final
 
@@ -47,17 +47,21 @@ class Http:
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=read_s)
         self._sessions = in_common(_sessions, trust_env)
 
-    async def send(self, method: str, url: str, body: bytes | None = None) -> aiohttp.ClientResponse:
+    def send(self, method: str, url: str, body: bytes | None = None) -> Awaitable[aiohttp.ClientResponse]:
         """Send a request and wait for the answer's headers; the caller closes the answer.
 
         Redirects are not followed: they would carry key and prompt to another place.
         """
-        session = self._sessions.here() or await self._sessions.get()
+        session = self._sessions.here()
+        if session is None:
+            return self._open_and_send(method, url, body)
         traced = trace_headers.get()
         headers = self._headers if traced is None else {**self._headers, **traced}
-        return await session.request(
-            method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
-        )
+        return session.request(method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False)
+
+    async def _open_and_send(self, method: str, url: str, body: bytes | None) -> aiohttp.ClientResponse:
+        await self._sessions.get()
+        return await self.send(method, url, body)
 
     async def aclose(self) -> None:
         """Close the client's connections on this loop, and those on other loops as soon as these get to it."""
