@@ -107,12 +107,16 @@ class PerLoop(Generic[Resource]):
         self._held: dict[asyncio.AbstractEventLoop, _Held[Resource]] = {}
         self._lock = threading.Lock()
 
+    def here(self) -> Resource | None:
+        """This loop's resource, None where `get` has to make one; a hot path looks here before it awaits `get`."""
+        held = self._held.get(asyncio.get_running_loop())
+        return held.resource if held is not None and held.is_open else None
+
     async def get(self) -> Resource:
         """This loop's resource, made at the first call and after `aclose`."""
+        if (found := self.here()) is not None:
+            return found
         loop = asyncio.get_running_loop()
-        held = self._held.get(loop)
-        if held is not None and held.is_open:
-            return held.resource
         resource = self._make()
         # Nothing is awaited between the look-up and here but a generator that stops at once: no other task of this
         # loop can come in between and make a second one.

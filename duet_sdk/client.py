@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self, Unpack, cast, get_args
 from duet_sdk._checks import one_of, seconds
 from duet_sdk.backends.connect import ModelLike, connect, with_tokenizer
 from duet_sdk.backends.resilience import Breaker
+from duet_sdk.backends.shared import one_client
 from duet_sdk.budget import RequestBudget, connect_ledger
 from duet_sdk.context import context_policy
 from duet_sdk.conversation import AsyncConversation
@@ -106,7 +107,8 @@ class AsyncDuetClient:
             missing = "reasoner" if reasoner is None else "generator"
             raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
         self._base = _base_request(options)
-        self._parts = _build_parts(reasoner, generator, options)
+        with one_client():
+            self._parts = _build_parts(reasoner, generator, options)
         named = options.get("ledger")
         self._ledger = None if named is None else connect_ledger(named)
         self._owns_ledger = self._ledger is not named
@@ -157,11 +159,12 @@ class AsyncDuetClient:
         loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
         if settings is not None:
             options = over(options, settings.client_options())
-        client = cls(
-            loaded.reasoner_spec if reasoner is None else _served(loaded, "reasoner", reasoner),
-            loaded.generator_spec if generator is None else _served(loaded, "generator", generator),
-            **over(options, loaded.client_options()),
-        )
+        with one_client():
+            client = cls(
+                loaded.reasoner_spec if reasoner is None else _served(loaded, "reasoner", reasoner),
+                loaded.generator_spec if generator is None else _served(loaded, "generator", generator),
+                **over(options, loaded.client_options()),
+            )
         client._expect(loaded.conformity(strict=strict, elsewhere={"reasoner": reasoner, "generator": generator}))
         return client
 

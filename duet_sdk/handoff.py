@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from duet_sdk.agents.history import NOTES_TAG
@@ -112,7 +113,7 @@ class Instruct:
 
     def ask(self, messages: Sequence[Message], *, limit: int, prompts: Prompts, tools: Sequence[Json]) -> Call:
         """A system prompt asks for notes, result first; long thinking is switched off where it can be."""
-        system = (prompts.reasoner or REASONER_PROMPT).replace("{signal_tokens}", str(limit))
+        system = _with_limit(prompts.reasoner or REASONER_PROMPT, limit)
         if tools:
             system += "\nTools that the assistant can call:\n" + "\n".join(_describe(tool) for tool in tools)
         return Call(max_tokens=limit, messages=with_system(messages, system), thinking=False)
@@ -247,6 +248,11 @@ def review(messages: Sequence[Message], why: str) -> tuple[Message, ...]:
 
     *before, last = with_notes(messages, None, quote=quote)
     return (*before, _append(last, f"\n\n{REVIEW_REQUEST.replace('{why}', why)}"))
+
+
+@lru_cache(maxsize=64)  # many requests at once hold one text, not one each
+def _with_limit(prompt: str, limit: int) -> str:
+    return prompt.replace("{signal_tokens}", str(limit))
 
 
 def with_system(messages: Sequence[Message], text: str) -> tuple[Message, ...]:

@@ -35,12 +35,24 @@ class Run:
         on_done: called with the reply when it is complete.
     """
 
-    on_done: Callable[[Reply], None] | None = None
+    __slots__ = (
+        "__weakref__",
+        "_draft",
+        "_entered",
+        "_loop",
+        "_over",
+        "_parts",
+        "_reply",
+        "_working",
+        "on_done",
+        "outbox",
+    )
 
     def __init__(self, parts: Parts, draft: Draft, observer: Observer) -> None:
         self._parts = parts
         self._draft = draft
         self.outbox = Outbox(observer, is_read=True)
+        self.on_done: Callable[[Reply], None] | None = None
         self._working: asyncio.Task[Callable[[], Reply]] | None = None
         self._reply: Reply | None = None
         self._entered = False
@@ -77,7 +89,7 @@ class Run:
             if outbox.is_full:
                 outbox.taken()
             arrival = self._loop.create_future()
-            outbox.wake = functools.partial(arrival.set_result, None)
+            outbox.wake = arrival.set_result
             try:
                 await arrival
             finally:

@@ -206,11 +206,14 @@ class SyncRun:
                 self._over = True
                 return self._conclude()
             self._arrived.clear()
-            outbox.wake = self._arrived.set
+            outbox.wake = self._has_arrived
             if outbox.is_full:
                 self._loop.call_soon(outbox.taken)
             if not outbox.events and not outbox.closed:  # else one came in between
                 self._arrived.wait()
+
+    def _has_arrived(self, _: None) -> None:
+        self._arrived.set()
 
     async def _begin(self) -> None:
         await self._run.__aenter__()

@@ -113,6 +113,10 @@ def check_abilities(request: Request, backend: Backend, can: Capabilities, stage
         raise InvalidRequest(f"the {model} reports no logprobs; choose another one or omit logprobs")
 
 
+def _unasked(input_tokens: int, output_tokens: int) -> None:
+    """The bound of a call's cost where nothing asks for it."""
+
+
 def price_bound(prices: PriceBook, model: str, backend: Backend, budget: RequestBudget) -> UsdOf:
     """The most that a call of this model can cost, by tokens; None if no limit needs it or the price is unknown.
 
@@ -121,7 +125,7 @@ def price_bound(prices: PriceBook, model: str, backend: Backend, budget: Request
     """
     limited = budget.limits.cost_usd is not None
     if not limited and not budget.charged:
-        return lambda input_tokens, output_tokens: None
+        return _unasked
     seconds = budget.left_s(budget.deadline)
     if limited and not prices.known(model, backend.price):
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, cast
@@ -17,7 +17,7 @@ from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.charging import Charge
 from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.lifetime import carried
+from duet_sdk.pipeline.lifetime import raising
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import Attempt, StageUsage
 from duet_sdk.types import AttemptKind, CountedBy
@@ -217,30 +217,17 @@ class RunningAttempt:
         if left_s is not None and left_s <= 0:
             self._stop_waiting()
             return
-        is_direct = left_s is None and self._call.whole
-        is_sent = self._is_dispatched
-        try:
-            if not is_sent:
-                self.incoming = self._model.backend.batches(self._call)
-                self._is_dispatched = True
-                self._permit = (self._model.backend.attempt_begins(),)
-            # What is sent belongs to the attempt; a task that reads takes this context with it.
-            with _NOTHING if is_sent else self._span.sending():
-                await (self._read_all(read) if is_direct else self._in_task(read, left_s))
-        except UnexpectedOutput as error:
-            raise self._broken(str(error)) from None
-
-    async def _in_task(self, read: Read, left_s: float | None) -> None:
+        sending = self._send()
+        if left_s is None and self._call.whole:
+            with sending:
+                (await self._read_all(read))()
+            return
         loop = asyncio.get_running_loop()
-        reading = self._reading = loop.create_task(carried(partial(self._read_all, read)))
+        with sending:  # the task takes this context with it
+            reading = self._reading = loop.create_task(self._read_all(read))
         over: asyncio.Future[None] = loop.create_future()
-
-        def end(_: object = None) -> None:
-            if not over.done():
-                over.set_result(None)
-
-        reading.add_done_callback(end)
-        timer = None if left_s is None else loop.call_later(left_s, end)
+        reading.add_done_callback(partial(_end, over))
+        timer = None if left_s is None else loop.call_later(left_s, _end, over)
         try:
             await over
         finally:
@@ -254,14 +241,29 @@ class RunningAttempt:
         else:
             reading.result()()  # raises what ended it
 
-    async def _read_all(self, read: Read) -> None:
+    def _send(self) -> AbstractContextManager[object]:
+        """Send the call, where that is still to be done; what is sent in the context belongs to the attempt."""
+        if self._is_dispatched:
+            return _NOTHING
+        self.incoming = self._model.backend.batches(self._call)
+        self._is_dispatched = True
+        self._permit = (self._model.backend.attempt_begins(),)
+        return self._span.sending()
+
+    async def _read_all(self, read: Read) -> Callable[[], None]:
+        """Read to the end; calling what it gives raises what must not end the event loop, see `carried`."""
         counter = self.counter
         try:
             await read()
+            if counter.done and not (counter.complete or counter.stopped):
+                await self._hear_last_words(read)
         except TimeoutError as error:
             raise self._broken("the model's server timed out") from error
-        if counter.done and not (counter.complete or counter.stopped):
-            await self._hear_last_words(read)
+        except UnexpectedOutput as error:
+            raise self._broken(str(error)) from None
+        except (KeyboardInterrupt, SystemExit) as error:
+            return raising(error)
+        return _nothing_to_raise
 
     async def _hear_last_words(self, read: Read) -> None:
         """Let the server say its usage, though not for long."""
@@ -270,9 +272,9 @@ class RunningAttempt:
             async with timeout:
                 while not (self.counter.complete or self.counter.stopped):
                     await read()
-        except TimeoutError as error:
+        except TimeoutError:
             if not timeout.expired():
-                raise self._broken("the model's server timed out") from error
+                raise
             self.counter.cut_short()
 
     def exhausted(self) -> None:
@@ -398,6 +400,15 @@ class RunningAttempt:
         )
         flow.draft.account.attempts.append(self.record)
         return self.record
+
+
+def _nothing_to_raise() -> None:
+    """The result of reading that went well."""
+
+
+def _end(over: asyncio.Future[None], _: object = None) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 async def _replayed(

@@ -106,7 +106,7 @@ class Draft:
         self._texts: list[list[str]] = [[] for _ in range(self.request.n)]
         self._finishes: list[str | None] = [None] * self.request.n
         self._calls: dict[tuple[int, int], list[str]] = {}
-        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(self.request.n)]
+        self._logprobs: dict[int, list[TokenLogprob]] = {}
 
     def start_over(self) -> bool:
         """Forget signal and answers, but not what they cost: another pair takes over. Whether there was an answer."""
@@ -118,7 +118,7 @@ class Draft:
 
     def add_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         """Append to those of answer number ``index``."""
-        self._logprobs[index].extend(logprobs)
+        self._logprobs.setdefault(index, []).extend(logprobs)
 
     def add_text(self, text: str, index: int) -> None:
         """Append to answer number ``index``."""
@@ -180,7 +180,7 @@ class Draft:
             tool_calls=self.calls_of(winner),
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
-            logprobs=tuple(self._logprobs[winner]),
+            logprobs=tuple(self._logprobs.get(winner, ())),
             models=self.models,
             receipt=receipt,
         )

@@ -33,8 +33,13 @@ async def carried(work: Callable[[], Awaitable[Result]]) -> Callable[[], Result]
     try:
         result = await work()
     except (KeyboardInterrupt, SystemExit) as error:
-        return partial(_throw, error)
+        return raising(error)
     return lambda: result
+
+
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    """What a task gives as its result in place of raising such an error; see `carried`."""
+    return partial(_throw, error)
 
 
 def _throw(error: BaseException) -> NoReturn:

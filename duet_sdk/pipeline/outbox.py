@@ -32,7 +32,7 @@ class Outbox:
         observer: receives every event except the pieces that models write.
         is_read: whether anybody reads the events; else they are only observed.
         events: what was sent and not yet taken.
-        wake: called once, when the next event comes or none will come any more.
+        wake: called once with None, as a future's ``set_result``, when the next event comes or none will any more.
         closed: no more events will come.
     """
 
@@ -43,7 +43,7 @@ class Outbox:
         self._is_watched = observer is not SILENT
         self.is_read = is_read
         self.events: list[Event] = []  # short, and an empty deque takes a block of 64 places in every open stream
-        self.wake: Callable[[], object] | None = None
+        self.wake: Callable[[None], object] | None = None
         self.closed = False
         self._room: asyncio.Future[None] | None = None
 
@@ -57,7 +57,7 @@ class Outbox:
             if wake is not None:
                 self.wake = None
                 try:  # noqa: SIM105  # spelled out, as this is done for every token
-                    wake()
+                    wake(None)
                 except asyncio.InvalidStateError:
                     pass  # the reader was cancelled and has not got to its end yet
 
@@ -67,7 +67,7 @@ class Outbox:
         wake, self.wake = self.wake, None
         if wake is not None:
             with suppress(asyncio.InvalidStateError):
-                wake()
+                wake(None)
 
     @property
     def is_full(self) -> bool:

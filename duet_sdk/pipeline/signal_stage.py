@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.budget import UsdOf
@@ -99,7 +100,12 @@ class SignalStage:
 
     Attributes:
         asking: the signal in the making, None before it begins and when it has to start over.
+        until: when it must be over.
     """
+
+    __slots__ = ("_flow", "_generator", "_reasoner", "_shows", "_tell", "asking", "until")
+
+    stage: Final = "reasoner"
 
     def __init__(self, flow: Flow, *, tell: Callable[[Event], None] | None = None) -> None:
         self._flow = flow
@@ -112,7 +118,7 @@ class SignalStage:
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
             until = flow.budget.deadline
-        self._until = until
+        self.until = until
 
     async def run(self) -> Guidance:
         """Ask the reasoners in turn; `SignalDone` comes last unless all failed.
@@ -129,7 +135,7 @@ class SignalStage:
             if self._generator is None:
                 # Its own stage finds out for good; a signal would be money for nothing.
                 return Guidance(self._reasoner)
-        failure = await flow.down_the_chain("reasoner", self._ask, void=self._discard)
+        failure = await flow.down_the_chain(self)
         if failure is not None:
             self._without_signal(failure)
         return Guidance(self._reasoner, failed=failure is not None)
@@ -141,11 +147,6 @@ class SignalStage:
             attempts[-1].not_needed()
         elif attempts and since_tokens is not None:
             attempts[-1].not_needed(max(0, since_tokens - sum(earlier.tokens for earlier in attempts[:-1])))
-
-    def _discard(self) -> bool:
-        self._flow.draft.account.discard("signal")
-        self.asking = None
-        return True
 
     async def _reachable_generator(self) -> tuple[StageModel, Capabilities] | None:
         """The first generator that answers, None where none does for now.
@@ -164,33 +165,40 @@ class SignalStage:
             return model, able
         return None
 
-    async def _ask(self, model: StageModel) -> None:
-        """Ask one reasoner, again where the policy says so."""
-        flow, self.asking, self._reasoner = self._flow, None, model
+    async def attempt(self, model: StageModel, number: int) -> None:
+        """Ask one reasoner, or let it go on where its last attempt stopped."""
+        flow = self._flow
+        if number == 1:
+            self.asking, self._reasoner = None, model
+        if self.asking is None:
+            self.asking = await flow.in_time(self._plan(model), until=self.until, model=model)
+            if number == 1 and flow.parts.signal_cache is not None and await self._take_cached(self.asking):
+                return
+        await self._write(self.asking)
+        await self._finish(self.asking)
 
-        async def attempt(number: int) -> None:
-            if self.asking is None:
-                self.asking = await flow.in_time(self._plan(model), until=self._until, model=model)
-                if number == 1 and flow.parts.signal_cache is not None and await self._take_cached(self.asking):
-                    return
-            await self._write(self.asking)
-            await self._finish(self.asking)
-
-        await flow.with_retries(
-            "reasoner", attempt, void=self._start_over, may_retry=self._may_retry, until=self._until
-        )
-
-    def _may_retry(self) -> bool:
+    def may_retry(self) -> bool:
+        """Whether the policy lets a signal that broke off be asked for once more."""
         asking = self.asking
         return self._flow.parts.failure.signal_broken != "error" or asking is None or not asking.extractor.text
 
-    def _start_over(self) -> bool:
+    def may_pass_on(self) -> bool:
+        """Another reasoner may always begin."""
+        return True
+
+    def start_over(self) -> bool:
         """Go on where the last attempt stopped, or else forget it; whether anything was forgotten."""
         asking = self.asking
         if asking is None or self._resume(asking):
             return False
-        self._discard()
+        self.void()
         return bool(asking.extractor.text)
+
+    def void(self) -> bool:
+        """Forget the signal."""
+        self._flow.draft.account.discard("signal")
+        self.asking = None
+        return True
 
     def _key(self, asking: Asking) -> CacheKey:
         request = self._flow.request
@@ -213,7 +221,7 @@ class SignalStage:
             return False
         try:
             asking.key = self._key(asking)
-            found = await self._flow.in_time(cache.get(asking.key), until=self._until, model=asking.model)
+            found = await self._flow.in_time(cache.get(asking.key), until=self.until, model=asking.model)
         except ConnectFailed:
             return False
         except CacheError as error:
@@ -294,7 +302,7 @@ class SignalStage:
         if call.max_tokens != limit:
             call = replace(call, max_tokens=limit)
         return RunningAttempt(
-            self._flow, asking.model, call, kind=kind, prompt=prompt, usd_of=asking.usd_of, until=self._until
+            self._flow, asking.model, call, kind=kind, prompt=prompt, usd_of=asking.usd_of, until=self.until
         )
 
     async def _finish(self, asking: Asking) -> None:
@@ -331,7 +339,7 @@ class SignalStage:
         cut, extractor = self._flow.parts.cut, asking.handoff.extractor()
         try:
             counting = prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
-            size = await self._flow.in_time(counting, until=self._until, model=asking.model)
+            size = await self._flow.in_time(counting, until=self.until, model=asking.model)
             attempt = self._attempt(asking, call, size, limit, kind="wrap_up")
             async with attempt:
                 asking.attempts.append(attempt)

@@ -99,6 +99,7 @@ class Server:
                 ContextOverflow and InvalidRequest likewise.
         """
         wanted = await prepare()
+        del prepare  # what is not needed while the stream is open must not be held by it
         body, decoder, derender = wanted.body, wanted.decoder, wanted.derender
         response = await self._begin(wanted)
         del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes

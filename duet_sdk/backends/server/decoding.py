@@ -147,7 +147,7 @@ class Decoder:
                     if reasoning and self._only_answers:
                         text, reasoning = reasoning + text, ""
                 if finish is not None:
-                    reader.unfinished.discard(0)
+                    reader.unfinished = 0
             elif event.usage is None:
                 continue
             left -= len(ids)
