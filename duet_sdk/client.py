@@ -243,6 +243,7 @@ class AsyncDuetClient:
         """Close both models and the ledger if the client opened it, and wait for streams; safe to call twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
+            closing.callback(self._parts.lifetime.end_own)
             closing.push_async_callback(self._parts.lifetime.finish)
             for backend in self._parts.backends():
                 closing.push_async_callback(backend.aclose)

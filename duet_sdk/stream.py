@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from duet_sdk.pipeline.models import Parts
     from duet_sdk.pipeline.observer import Observer
     from duet_sdk.reply import Reply
+
+_within: contextvars.ContextVar[Outbox | None] = contextvars.ContextVar("the run that works here", default=None)
+"""Known by its outbox: a run that its own request refers to would never be forgotten."""
 
 
 class Run:
@@ -88,6 +92,8 @@ class Run:
                 self.begin()
             if outbox.is_full:
                 outbox.taken()
+            if outbox.wake is not None:
+                raise InvalidRequest("another task waits for this run's next event; one task at a time reads a run")
             arrival = self._loop.create_future()
             outbox.wake = arrival.set_result
             try:
@@ -106,8 +112,10 @@ class Run:
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")
         self._loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        context.run(_within.set, self.outbox)
         self._working = self._loop.create_task(
-            carried(functools.partial(answer, self._parts, self._draft, self.outbox))
+            carried(functools.partial(answer, self._parts, self._draft, self.outbox)), context=context
         )
         self._working.add_done_callback(functools.partial(_close, self.outbox))
 
@@ -136,13 +144,18 @@ class Run:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the request now, also while another task waits for its next event; harmless when it is over."""
-        if self._over:
-            return
+        """End the request now, also while another task waits for its next event; harmless when it is over.
+
+        It returns when the request has cleaned up, unless it is called within that, by a gate of the user's.
+        """
         self._over = True
+        working = self._working
         try:
-            if self._working is not None:
-                await finished([self._working])
+            if working is not None and not working.done():
+                if _within.get() is self.outbox:
+                    working.cancel()
+                else:
+                    await finished([working])
         finally:
             self._reply = self._reply or self._draft.reply("cancelled")
             self.outbox.close()

@@ -45,7 +45,7 @@ class BackgroundLoop:
     def __init__(self, at_end: Callable[[], Coroutine[object, object, None]]) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="duet", daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="duet", daemon=True)
         self._thread.start()
         self._lock = threading.Lock()
         # A client that is forgotten without close() must not keep its thread.
@@ -60,7 +60,7 @@ class BackgroundLoop:
         problem = None
         if os.getpid() != self._pid:
             problem = "this client was made before the process was forked; make a new one in each process"
-        elif threading.get_ident() == self._thread.ident:
+        elif threading.current_thread() is self._thread:  # not by its number, which another thread may get
             problem = "a synchronous client cannot be used from its own callbacks; use AsyncDuetClient there"
         if problem is None:
             with self._lock:  # nothing may be started on a loop that is about to stop
@@ -121,6 +121,13 @@ class BackgroundLoop:
             _stop(*detached[2])
 
 
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()  # here, as one of its own callbacks may have stopped it and nobody waits for this thread
+
+
 async def _nothing() -> None:
     """Nothing to close: the models belong to another client."""
 
@@ -152,10 +159,8 @@ def _stop(
             loop.stop()
 
     asyncio.run_coroutine_threadsafe(end(), loop)
-    if threading.get_ident() != thread.ident:
+    if threading.current_thread() is not thread:
         thread.join(timeout=_CLEAN_UP_S)
-        if not thread.is_alive():
-            loop.close()
 
 
 class SyncRun:
@@ -197,9 +202,13 @@ class SyncRun:
         if not self._started:
             # Marked before it starts, so that an interrupt between the two still ends it on the way out.
             self._started = True
-            self._loop.wait(self._begin())
+            try:
+                self._loop.wait(self._begin())
+            except ConfigError:
+                self._over = True
+                raise
         outbox = self._run.outbox
-        while True:
+        while not self._over:
             if outbox.events:
                 return outbox.events.pop(0)
             if outbox.closed:
@@ -211,6 +220,7 @@ class SyncRun:
                 self._loop.call_soon(outbox.taken)
             if not outbox.events and not outbox.closed:  # else one came in between
                 self._arrived.wait()
+        raise StopIteration  # closed by another thread
 
     def _has_arrived(self, _: None) -> None:
         self._arrived.set()

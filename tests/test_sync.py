@@ -15,6 +15,7 @@ from duet_sdk import AsyncDuetClient, DuetClient
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, InvalidRequest
 from duet_sdk.events import AnswerDelta, Done
+from duet_sdk.gate import Gate
 
 
 def duet_threads():
@@ -250,3 +251,63 @@ def test_a_model_that_will_not_close_leaves_no_thread():
     with pytest.raises(RuntimeError):
         duet.close()
     assert duet_threads() == []
+
+
+def test_a_run_of_a_closed_client_is_over_after_its_error():
+    duet = DuetClient(Scripted("s"), Scripted("a"))
+    run = duet.stream("q")
+    duet.close()
+    rest = []
+
+    def read():
+        with run:
+            with pytest.raises(ConfigError, match="this client is closed"):
+                next(run)
+            rest.append(list(run))
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(timeout=10)
+    assert rest == [[]]
+
+
+def test_a_run_that_another_thread_closes_just_ends():
+    connecting = threading.Event()
+
+    class Slow(Scripted):
+        async def connect(self):
+            connecting.set()
+            await asyncio.Event().wait()
+
+    with DuetClient(Scripted("s"), Slow()) as duet, duet.stream("q", mode="generator") as run:
+
+        def close():
+            connecting.wait()
+            run.close()
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        assert list(run) == []
+        closing.join()
+        assert run.reply.finish_reason == "cancelled"
+
+
+def test_a_client_that_its_own_gate_closes_leaves_neither_thread_nor_loop(monkeypatch):
+    loops = []
+    new_event_loop = asyncio.new_event_loop
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loops.append(new_event_loop()) or loops[-1])
+
+    class Closing(Gate):
+        name = "closing"
+
+        async def decide(self, request):
+            duet.close()
+            raise AssertionError("unreachable: it says that it cannot be used from here")
+
+    duet = DuetClient(Scripted("s"), Scripted("a"), gate=Closing())
+    with pytest.raises(ConfigError, match="from its own callbacks"):
+        duet.chat("q")
+    for thread in duet_threads():
+        thread.join(timeout=10)
+    assert duet_threads() == []
+    assert [loop.is_closed() for loop in loops] == [True]

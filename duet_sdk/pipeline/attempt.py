@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Self
 
 from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.budget import EntryFacts, UsdOf
@@ -17,7 +17,7 @@ from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.charging import Charge
 from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.lifetime import raising
+from duet_sdk.pipeline.lifetime import Cancellable, carried, closing_failed, raising
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import Attempt, StageUsage
 from duet_sdk.types import AttemptKind, CountedBy
@@ -179,12 +179,13 @@ class RunningAttempt:
         self._held = budget.hold(bound + outputs, usd)
         if charging is not None:
             try:
-                self._charge = await charging.hold(
+                holding = charging.hold(
                     EntryFacts(model.stage, model.name, self.kind, observer.trace_id),
                     tokens=bound + outputs,
                     usd=usd,
                     left_s=budget.left_s(self._until),
                 )
+                self._charge = await flow.in_time(holding, until=self._until, model=model)
             except BaseException:
                 budget.release(self._held)
                 raise
@@ -219,7 +220,7 @@ class RunningAttempt:
             return
         sending = self._send()
         if left_s is None and self._call.whole:
-            with sending:
+            with sending, Cancellable():
                 (await self._read_all(read))()
             return
         loop = asyncio.get_running_loop()
@@ -228,15 +229,20 @@ class RunningAttempt:
         over: asyncio.Future[None] = loop.create_future()
         reading.add_done_callback(partial(_end, over))
         timer = None if left_s is None else loop.call_later(left_s, _end, over)
+        is_left = False
         try:
             await over
         finally:
             if timer is not None:
                 timer.cancel()
             if not reading.done():
+                is_left = True
                 reading.cancel()
-                await self._flow.parts.lifetime.within(reading)
-        if timer is not None and (not reading.done() or reading.cancelled()):
+                try:
+                    await self._flow.parts.lifetime.within(reading)
+                finally:
+                    self.counter.stopped |= not reading.done()  # nothing that it may still read counts
+        if is_left or (timer is not None and reading.cancelled()):
             self._stop_waiting()
         else:
             reading.result()()  # raises what ended it
@@ -300,6 +306,7 @@ class RunningAttempt:
 
         self.take = again
         self.incoming = _replayed(held, self.incoming)
+        self._exhausted = False
 
     def _take_and_tell(self, arrived: Sequence[Chunk]) -> Sequence[Chunk]:
         """Count, and let the observer hear what counts."""
@@ -328,22 +335,32 @@ class RunningAttempt:
             if self._is_dispatched and not self._exhausted:
                 await self._close()
         finally:
-            self._tell_backend(exc)
             record = self._settle(exc)
             try:
                 self._span.end(record)
+                self._tell_backend(exc)
             finally:
                 await self._end(record)
 
     async def _close(self) -> None:
         """Close a stream that has more to give; what takes long continues in the background."""
         if self.counter.complete:  # it has not: there is nothing to wait for
-            await self.incoming.aclose()
+            try:
+                await self.incoming.aclose()
+            except Exception as error:  # noqa: BLE001  # a backend of the user's may raise anything
+                closing_failed(error)
             return
+        lifetime, closing = self._flow.parts.lifetime, asyncio.create_task(carried(self._close_read))
         if self._reading is not None and not self._reading.done():
-            return  # it was told to end, and closes the stream itself
-        closing = cast("Coroutine[None, None, None]", self.incoming.aclose())
-        await self._flow.parts.lifetime.within(asyncio.create_task(closing))
+            lifetime.beside(closing)  # it was told to end, and waited for
+        else:
+            await lifetime.within(closing)
+
+    async def _close_read(self) -> None:
+        """Close the stream when nothing reads it any more."""
+        if self._reading is not None and not self._reading.done():
+            await asyncio.wait({self._reading})
+        await self.incoming.aclose()
 
     def _tell_backend(self, exc: BaseException | None) -> None:
         if self._permit is None:

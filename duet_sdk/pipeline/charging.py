@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import uuid4
 
+from duet_sdk._tasks import to_the_end
 from duet_sdk.budget import Amount, BaseLedger, EntryFacts, Hold, scope_of
 from duet_sdk.errors import LedgerError
 from duet_sdk.reply import StageUsage
@@ -101,26 +101,16 @@ class Charge:
         """Book what was spent, and for what; where the store fails, the hold will expire and be charged in full."""
         facts = replace(self.hold.facts, kind=kind, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
         amount = replace(_tokens(facts.stage, usage.total_tokens), usd=usd, requests=int(self.counts))
-        await _to_the_end(self.hold.settle(amount, facts), what="settled")
+        await to_the_end(_reported(self.hold.settle(amount, facts), "settled"))
 
     async def release(self) -> None:
         """Return all of it: nothing was sent."""
         self.charging.not_sent(self)
-        await _to_the_end(self.hold.release(), what="released")
+        await to_the_end(_reported(self.hold.release(), "released"))
 
 
 def _tokens(stage: Stage | None, tokens: int) -> Amount:
     return Amount(reasoner_tokens=tokens) if stage == "reasoner" else Amount(generator_tokens=tokens)
-
-
-async def _to_the_end(work: Coroutine[object, object, None], *, what: str) -> None:
-    """Finish the ledger's work even when the task that waits for it is cancelled."""
-    working = asyncio.ensure_future(_reported(work, what))
-    try:
-        await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await working
-        raise
 
 
 async def _reported(work: Coroutine[object, object, None], what: str) -> None:

@@ -212,10 +212,10 @@ class Counter:
             self.first_s = self._clock()
         meter = self._meters[index]
         added = meter.add(written, token_ids=ids, used=self._running_total(usage, meter, written, ids))
-        if written and not self._open >> index & 1:
-            return None  # it had said that this output was over
         if meter.tokens > self._limit:
             return self._cut(chunk, allowed=max(0, self._limit - (meter.tokens - added)), added=added)
+        if written and not self._open >> index & 1:
+            return None  # it had said that this output was over
         if chunk.finish_reason is not None:
             self._finish(index, chunk.finish_reason)
         elif meter.tokens == self._limit:

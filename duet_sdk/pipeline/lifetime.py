@@ -46,34 +46,71 @@ def _throw(error: BaseException) -> NoReturn:
     raise error
 
 
+class Cancellable:
+    """Entered around a backend's work: cancelled, it ends as that, also where the backend makes another error of it.
+
+    A request that is ended would go on otherwise: errors of a backend are tried again, or passed over.
+    """
+
+    __slots__ = ("_cancels", "_task")
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._cancels = 0 if self._task is None else self._task.cancelling()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, Exception) and self._task is not None and self._task.cancelling() > self._cancels:
+            raise asyncio.CancelledError from exc
+
+
 class Lifetime:
     """One client's requests that run, and its streams that still close."""
 
     def __init__(self) -> None:
         self._requests: set[Working] = set()
         self._closing: set[asyncio.Task[Any]] = set()
+        self._is_over = False
 
     def working(self) -> Working:
-        """Entered by the task that works on a request; the client's end reaches it as a ConfigError."""
+        """Entered by the task that works on a request; the client's end reaches it as a ConfigError.
+
+        Raises:
+            ConfigError: the client is closed already.
+        """
+        if self._is_over:
+            raise ConfigError("this client is closed; make a new one")
         return Working(self._requests)
 
-    async def within(self, closing: asyncio.Task[Any]) -> None:
-        """Wait for a stream to close, up to `CLOSE_S`; from then on, or when cancelled, it closes on its own.
-
-        Raises whatever the closing raised, where it ended in time.
-        """
+    def beside(self, closing: asyncio.Task[Callable[[], None]]) -> None:
+        """Let a stream close in the background; its errors are logged, as the stream is no longer needed."""
         self._closing.add(closing)
         closing.add_done_callback(self._closed)
+
+    async def within(self, closing: asyncio.Task[Callable[[], None]]) -> None:
+        """Wait for a stream to close, up to `CLOSE_S`; from then on, or when cancelled, it closes `beside`.
+
+        Of what it raises, only KeyboardInterrupt and SystemExit are passed on, where they come in time.
+        """
+        self.beside(closing)
         done, _ = await asyncio.wait({closing}, timeout=CLOSE_S)
-        if done and not closing.cancelled():
-            closing.result()
+        if done and not closing.cancelled() and closing.exception() is None:
+            closing.result()()
 
     async def end(self) -> None:
         """End every request that runs, and wait up to `LAST_S` until it has cleaned up."""
+        self._is_over = True
         here = asyncio.get_running_loop()
-        mine = [one for one in self._requests if one.end_soon(here)]
-        if mine:
-            await asyncio.wait([one.over for one in mine if one.over is not None], timeout=LAST_S)
+        # A copy: requests of other event loops come and go in their threads meanwhile.
+        endings = [one.end_soon(here) for one in list(self._requests)]
+        if mine := [over for over in endings if over is not None]:
+            await asyncio.wait(mine, timeout=LAST_S)
+
+    def end_own(self) -> None:
+        """End the request that closes its own client: last, as what closes the rest is part of that request."""
+        for one in list(self._requests):
+            one.end_own()
 
     async def finish(self) -> None:
         """Wait for all that still closes, up to `LAST_S`, then cancel it and wait for its end."""
@@ -88,22 +125,23 @@ class Lifetime:
     def _closed(self, task: asyncio.Task[Any]) -> None:
         self._closing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.debug("closing a stream failed with %s", type(error).__name__)
+            closing_failed(error)
+
+
+def closing_failed(error: BaseException) -> None:
+    """Log it: what the stream had to say is there, and an answer must not be lost to its end."""
+    _log.debug("closing a stream failed with %s", type(error).__name__)
 
 
 class Working:
-    """One request at work, in the task that enters this.
+    """One request at work, in the task that enters this."""
 
-    Attributes:
-        over: set when it has ended, for a client that waits for it; None while none does.
-    """
-
-    __slots__ = ("_all", "_is_to_end", "_loop", "_task", "over")
+    __slots__ = ("_all", "_is_told", "_loop", "_over", "_task")
 
     def __init__(self, all_requests: set[Working]) -> None:
         self._all = all_requests
-        self._is_to_end = False
-        self.over: asyncio.Future[None] | None = None
+        self._is_told = False
+        self._over: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -111,27 +149,36 @@ class Working:
         self._all.add(self)
         return self
 
-    def end_soon(self, here: asyncio.AbstractEventLoop) -> bool:
-        """Tell it to end; whether it can be waited for on this event loop."""
-        self._is_to_end = True
-        if self._task is None or self._loop.is_closed():
-            return False
+    def end_soon(self, here: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
+        """Tell it to end; what is done when it has, None where that cannot be waited for on this event loop."""
+        if self._loop.is_closed() or self._task is asyncio.current_task():
+            return None
         if self._loop is not here:
-            self._loop.call_soon_threadsafe(self._task.cancel)
-            return False
+            self._loop.call_soon_threadsafe(self._end)
+            return None
+        self._end()
+        if self._over is None:
+            self._over = here.create_future()
+        return self._over
+
+    def end_own(self) -> None:
+        """End it where the current task is the one that works on it."""
         if self._task is asyncio.current_task():
-            return False  # a request that closes its own client
-        self.over = here.create_future()
-        self._task.cancel()
-        return True
+            self._end()
+
+    def _end(self) -> None:
+        # Once it is over, its task is again somebody else's: `chat` works in the task of its caller.
+        if self in self._all and not self._is_told and self._task is not None:
+            self._is_told = True
+            self._task.cancel()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._all.discard(self)
-        if self.over is not None and not self.over.done():
-            self.over.set_result(None)
-        if self._is_to_end and exc_type is asyncio.CancelledError and self._task is not None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+        if self._is_told and self._task is not None:
             others = self._task.uncancel()
-            if not others:  # to whoever waits for this request, it has failed
+            if exc_type is asyncio.CancelledError and not others:  # to whoever waits for this request, it has failed
                 raise ConfigError("the client was closed while this request ran") from None

@@ -14,7 +14,7 @@ from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think
-from duet_sdk.pipeline.lifetime import Lifetime
+from duet_sdk.pipeline.lifetime import Cancellable, Lifetime
 from duet_sdk.policies import FailurePolicy, Progressive, Prompts
 from duet_sdk.pricing import PriceBook
 from duet_sdk.rendering import Renderer
@@ -58,7 +58,8 @@ class StageModel:
             BackendError: it cannot be.
             PairError: it is not what its pair was trained with, and that is to be refused.
         """
-        able = await self.backend.connect()
+        with Cancellable():
+            able = await self.backend.connect()
         if self.expected is not None:
             await self.expected(self.stage, self.backend)
             self.expected = None  # where it raised, the next request is to learn of it as well

@@ -13,7 +13,15 @@ from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.budget import UsdOf
 from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.context import flatten_tools, without_images
-from duet_sdk.errors import BackendError, BudgetExceeded, ConnectFailed, ContextOverflow, DuetError, SignalError
+from duet_sdk.errors import (
+    BackendError,
+    BudgetExceeded,
+    ConnectFailed,
+    ContextOverflow,
+    DeadlineExceeded,
+    DuetError,
+    SignalError,
+)
 from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
 from duet_sdk.handoff import Handoff, review, without_signal
 from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
@@ -236,12 +244,14 @@ class SignalStage:
         return True
 
     async def _keep(self, key: CacheKey) -> None:
-        """Store a signal that is whole."""
+        """Store a signal that is whole; it must not be lost to a cache that fails or takes the answer's time."""
         cache, signal = self._flow.parts.signal_cache, self._flow.draft.signal
         if cache is None or not storable(signal):
             return
         try:
-            await self._flow.in_time(cache.put(key, signal))
+            await self._flow.in_time(cache.put(key, signal), until=self.until, model=self._reasoner)
+        except (ConnectFailed, DeadlineExceeded):
+            _log.warning("the signal cache took too long to store a signal")
         except CacheError as error:
             _log.warning("the signal cache failed: %s", error)
 

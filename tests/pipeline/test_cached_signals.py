@@ -1,5 +1,7 @@
 """A question asked again costs no reasoner tokens, and says so."""
 
+import asyncio
+
 import pytest
 
 from duet_sdk import AsyncDuetClient, Budget, Sampling
@@ -105,3 +107,14 @@ async def test_mode_signal_uses_the_cache_as_well(cache):
     duet = AsyncDuetClient(reasoner, Scripted("a"), signal_cache=cache)
     replies = [await duet.chat("q", mode="signal") for _ in range(2)]
     assert [(reply.served_by, reply.finish_reason) for reply in replies] == [("reasoner", "stop"), ("cache", "stop")]
+
+
+@pytest.mark.parametrize("mode", ["duet", "signal"])
+async def test_a_cache_that_does_not_come_to_an_end_takes_no_answer(mode):
+    class Slow(MemorySignalCache):
+        async def put(self, key, signal, *, ttl_s=None):
+            await asyncio.Event().wait()
+
+    duet = AsyncDuetClient(Scripted("s"), Scripted("a"), signal_cache=Slow())
+    reply = await duet.chat("q", mode=mode, budget=Budget(deadline_s=0.2))
+    assert (reply.signal.text, reply.text) == ("s", "a" if mode == "duet" else "")

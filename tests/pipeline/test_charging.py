@@ -1,6 +1,7 @@
 """Every attempt is held in the ledger before it is sent, and settled with what it really used."""
 
 import asyncio
+import time
 from dataclasses import replace
 from decimal import Decimal
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import Amount, Limit, MemoryLedger, SqliteLedger
-from duet_sdk.errors import ConfigError, ConnectFailed, DuetError, LedgerError, StreamBroken
+from duet_sdk.errors import ConfigError, ConnectFailed, DeadlineExceeded, DuetError, LedgerError, StreamBroken
 from duet_sdk.policies import Retry
 from duet_sdk.pricing import GpuHour, TokenPrice
 from duet_sdk.settings import load_settings
@@ -250,3 +251,42 @@ async def test_the_settings_name_the_ledger(tmp_path):
         await duet.chat("q", tenant="a")
     async with SqliteLedger(tmp_path / "ledger.db") as ledger:
         assert (await ledger.balance("tenant:a")).spent.requests == 1
+
+
+async def test_a_settlement_is_not_lost_however_often_its_request_is_cancelled():
+    class Slow(MemoryLedger):
+        settling = False
+
+        async def settle(self, *arguments, **options):
+            self.settling = True
+            await asyncio.sleep(0.05)
+            await super().settle(*arguments, **options)
+
+    ledger = Slow()
+    async with pair(answer=Script("d e", stall_after=1), ledger=ledger) as duet:
+        asking = asyncio.create_task(duet.chat("q", mode="generator", tenant="a"))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        while not ledger.settling:
+            await asyncio.sleep(0)
+        for _ in range(2):
+            asking.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    balance = await ledger.balance("tenant:a")
+    assert (balance.held.generator_tokens, balance.spent.generator_tokens) == (0, 2)
+
+
+async def test_a_ledger_that_does_not_answer_delays_no_deadline():
+    class Slow(MemoryLedger):
+        async def hold(self, *arguments, **options):
+            await asyncio.sleep(10)
+            return await super().hold(*arguments, **options)
+
+    ledger, start = Slow(), time.monotonic()
+    async with pair(ledger=ledger) as duet:
+        with pytest.raises(DeadlineExceeded):
+            await duet.chat("q", mode="generator", tenant="a", budget=Budget(deadline_s=0.05))
+    assert time.monotonic() - start < 5
+    assert (await ledger.balance("tenant:a")).held == Amount()

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import threading
 from decimal import Decimal
 
 import pytest
@@ -13,10 +14,12 @@ from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import Limit, MemoryLedger
-from duet_sdk.errors import ConfigError, ConnectFailed
+from duet_sdk.errors import ConfigError, ConnectFailed, InvalidRequest
 from duet_sdk.events import AnswerDelta, SignalDelta
+from duet_sdk.gate import Confidence, Gate, Race
 from duet_sdk.policies import Progressive, Retry
 from duet_sdk.pricing import TokenPrice
+from duet_sdk.reply import GateDecision
 
 SIGNAL = " ".join(f"s{number}" for number in range(24))
 
@@ -241,3 +244,110 @@ async def test_events_that_nobody_takes_stop_the_model():
         for _ in range(200):
             await asyncio.sleep(0)
         assert model.open_calls == 1
+
+
+async def test_a_run_made_before_its_client_was_closed_does_not_begin_after_that():
+    model = Scripted("17")
+    client = AsyncDuetClient("scripted/17", model)
+    run = client.stream("q", mode="generator")
+    await client.aclose()
+    async with run:
+        with pytest.raises(ConfigError, match="this client is closed"):
+            await anext(run)
+    assert model.calls == []
+
+
+CLOSE = contextvars.ContextVar("what a gate closes within the request that it decides on")
+
+
+async def close(gate):
+    await CLOSE.get()()
+    return GateDecision(True, gate.name)
+
+
+class Closing(Gate):
+    name = "closing"
+
+    async def decide(self, request):
+        return await close(self)
+
+
+class ClosingByTokens(Confidence):
+    async def judge(self, request, tokens):
+        return await close(self)
+
+
+class ClosingRace(Race):
+    async def judge(self, request, tokens):
+        return await close(self)
+
+
+GATES = pytest.mark.parametrize("make", [Closing, ClosingByTokens, ClosingRace])
+
+
+@pytest.mark.parametrize("face", ["chat", "stream"])
+@GATES
+async def test_a_gate_that_closes_its_own_client_ends_its_request(make, face):
+    reasoner, generator = Scripted(Script(SIGNAL, stall_after=1), model="big"), answering(DOUBT)
+    client = AsyncDuetClient(reasoner, generator, gate=make())
+    CLOSE.set(client.aclose)
+    async with asyncio.timeout(5) as limit:
+        with pytest.raises(ConfigError, match="the client was closed while this request ran"):
+            await ask(client, face)
+    assert not limit.expired()
+    assert (reasoner.closed, generator.closed) == (True, True)
+    assert asyncio.current_task().cancelling() == 0
+    assert strays([]) == []
+
+
+@GATES
+async def test_a_gate_that_closes_its_own_run_ends_it(make):
+    reasoner, generator = Scripted(Script(SIGNAL, stall_after=1), model="big"), answering(DOUBT)
+    async with asyncio.timeout(5), AsyncDuetClient(reasoner, generator, gate=make()) as client:
+        async with client.stream("q") as run:
+            CLOSE.set(run.aclose)
+            async for _ in run:
+                pass
+        assert run.reply.finish_reason == "cancelled"
+        assert (reasoner.open_calls, generator.open_calls) == (0, 0)
+        assert strays([]) == []
+
+
+async def test_two_tasks_may_close_a_client_at_once():
+    model = Scripted(Script("never more", stall_after=1))
+    client = AsyncDuetClient("scripted/17", model)
+    asking = asyncio.create_task(client.chat("q", mode="generator"))
+    while not model.open_calls:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await asyncio.gather(client.aclose(), client.aclose())
+        with pytest.raises(ConfigError, match="closed while this request ran"):
+            await asking
+
+
+async def test_a_client_that_another_loop_closes_as_a_request_ends_cancels_nobody_later():
+    client = AsyncDuetClient("scripted/17", "scripted/yes")
+
+    def vote(answers):
+        closing = threading.Thread(target=asyncio.run, args=(client.aclose(),))
+        closing.start()
+        closing.join()
+        return 0
+
+    reply = await client.chat("q", mode="generator", n=2, vote=vote)
+    await asyncio.sleep(0)  # the cancellation of a request that is over would come here
+    assert (reply.text, asyncio.current_task().cancelling()) == ("yes", 0)
+
+
+async def test_a_second_reader_of_a_run_is_refused_and_not_forgotten():
+    model = Scripted(Script("a b", token_s=0.01))
+    async with AsyncDuetClient("scripted/17", model) as client, client.stream("q", mode="generator") as run:
+
+        async def read():
+            return [event async for event in run]
+
+        async with asyncio.timeout(5):
+            first, second = await asyncio.gather(read(), read(), return_exceptions=True)
+        assert isinstance(second, InvalidRequest)
+        assert run.reply.text == "a b"
+        assert first

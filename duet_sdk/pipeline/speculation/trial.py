@@ -115,7 +115,8 @@ class Trial:
                     tokens += chunk.logprobs
                     is_over |= chunk.finish_reason is not None
             told_nothing = not tokens and attempt.tokens >= wanted * outputs
-            if len(tokens) >= wanted or is_over or told_nothing or attempt.counter.stopped:
+            counter = attempt.counter
+            if len(tokens) >= wanted or is_over or told_nothing or counter.done or counter.stopped:
                 return
         attempt.exhausted()
 
