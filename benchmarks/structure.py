@@ -102,7 +102,15 @@ def complex_functions(paths: list[Path]) -> list[str]:
     there = [str(path) for path in paths if path.exists()]
     if not there:
         return []
-    rule = ["--isolated", "--no-cache", "--select", "C901", "--ignore-noqa", "--config", f"lint.mccabe.max-complexity = {MOST_COMPLEX}"]
+    rule = [
+        "--isolated",
+        "--no-cache",
+        "--select",
+        "C901",
+        "--ignore-noqa",
+        "--config",
+        f"lint.mccabe.max-complexity = {MOST_COMPLEX}",
+    ]
     command = [sys.executable, "-m", "ruff", "check", *rule, "--output-format", "json", *there]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode > 1:  # 1: it has found some

@@ -1,4 +1,4 @@
-"""SQLite files that several processes share: made, checked, kept in the present format, each used in its own thread."""
+"""SQLite files shared by several processes: created, checked, kept in the current format, each in its own thread."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _T = TypeVar("_T")
 _UNUSABLE = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")
 
 _BUSY_PAUSE_S = 0.01
-"""Between tries of what SQLite itself does not wait for; the other process is done in about that time."""
+"""Pause between retries where SQLite itself does not wait; the other process is done in about that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a file is, and how it comes to be."""
+    """What a file contains, and how it is created."""
 
     name: str
-    """As errors call it."""
+    """Its name in errors."""
     application: int
-    """What SQLite's header names as the file's owner."""
+    """The application id in SQLite's header."""
     steps: tuple[str, ...]
     """SQL scripts; the first makes format 1 from an empty file, each further one the next format from that before."""
     error: type[CacheError | LedgerError]
@@ -54,7 +54,7 @@ class Database:
         self._closed = False
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """What the work gives; it is done even where the caller is cancelled.
+        """Do the work and return its result; it is done even if the caller is cancelled.
 
         Raises:
             ConfigError: the file cannot be used.
@@ -102,7 +102,7 @@ def open_file(path: Path, form: Format) -> sqlite3.Connection:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's own mode would let others read
     except (FileNotFoundError, NotADirectoryError, FileExistsError, IsADirectoryError, PermissionError) as error:
-        raise ConfigError(f"cannot write the {form.name} {path}: {error.strerror}; name another path") from error
+        raise ConfigError(f"cannot write the {form.name} {path}: {error.strerror}; choose another path") from error
     # Absolute, as SQLite has a meaning of its own for names like ":memory:".
     db = sqlite3.connect(path.absolute(), timeout=form.busy_s, isolation_level=None)
     try:
@@ -127,11 +127,11 @@ def _prepare(db: sqlite3.Connection, path: Path, form: Format) -> None:
     if _is_empty(db) or (_pragma(db, "application_id") == form.application and _format(db) < len(form.steps)):
         _bring_up(db, form)
     if _pragma(db, "application_id") != form.application:
-        raise ConfigError(f"{path} is a database, but not a {form.name}; name another path")
+        raise ConfigError(f"{path} is a database, but not a {form.name}; choose another path")
     if _format(db) > len(form.steps):
         raise ConfigError(
             f"the {form.name} {path} was written by a newer DUET (format {_format(db)}, "
-            f"this one knows {len(form.steps)}); update duet-sdk, or name another path"
+            f"this one knows {len(form.steps)}); update duet-sdk, or choose another path"
         )
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         if file.exists():

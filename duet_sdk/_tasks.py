@@ -1,4 +1,4 @@
-"""Finish before we go: wait for work to clean up, whatever happens to the task that waits."""
+"""Wait for work to clean up, whatever happens to the task that waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def finished(
 ) -> frozenset[asyncio.Future[Any]]:
     """Cancel tasks and wait until they have cleaned up, also when the waiting task is cancelled meanwhile.
 
-    What the tasks raise on their way out is dropped: nobody asks for their results any more.
+    What the tasks raise on their way out is dropped: their results are no longer wanted.
 
     Args:
         tasks: to be ended; must not hold the current one.
@@ -56,7 +56,7 @@ async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def _wait(tasks: list[asyncio.Task[Any]], within_s: float | None) -> asyncio.CancelledError | None:
-    """Wait for tasks through any number of cancellations; gives the last of these."""
+    """Wait for tasks through any number of cancellations; return the last of these."""
     clock = asyncio.get_running_loop().time
     end = None if within_s is None else clock() + within_s
     cancelled: asyncio.CancelledError | None = None
@@ -107,12 +107,16 @@ class PerLoop(Generic[Resource]):
         self._held: dict[asyncio.AbstractEventLoop, _Held[Resource]] = {}
         self._lock = threading.Lock()
 
+    def here(self) -> Resource | None:
+        """This loop's resource, None where `get` has to make one; a hot path looks here before it awaits `get`."""
+        held = self._held.get(asyncio.get_running_loop())
+        return held.resource if held is not None and held.is_open else None
+
     async def get(self) -> Resource:
         """This loop's resource, made at the first call and after `aclose`."""
+        if (found := self.here()) is not None:
+            return found
         loop = asyncio.get_running_loop()
-        held = self._held.get(loop)
-        if held is not None and held.is_open:
-            return held.resource
         resource = self._make()
         # Nothing is awaited between the look-up and here but a generator that stops at once: no other task of this
         # loop can come in between and make a second one.

@@ -1,4 +1,4 @@
-"""What a request demands of its answer's form: that a tool is called, or that it is JSON of a schema.
+"""What form a request requires of its answer: a tool call, or JSON that matches a schema.
 
 A server that holds its model to a grammar fulfils this by itself. Others take ``tool_choice`` and ``response_format``
 and let the model write what it likes: their answers are checked here, and one that fails is asked for once more.
@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from duet_sdk.request import Request
 from duet_sdk.types import Json, Message, ToolCall
 
-ASK_AGAIN = "That is not what was asked for: {problem}. Answer again, and hold to the form."
+ASK_AGAIN = "That is not what was asked for: {problem}. Answer again in the requested format."
 _SHOWN = 2000
 """Characters of a refused answer that the model is shown again."""
 
 
 def unmet(request: Request, text: str, calls: Sequence[ToolCall]) -> str | None:
-    """What of the demanded form an answer lacks, None where it lacks nothing; quotes the answer, so for models only.
+    """What an answer lacks of the required form, None if nothing; quotes the answer, so for models only.
 
     A schema is checked where the package jsonschema is installed (extra ``schema``); JSON itself always is.
     """
@@ -58,9 +58,9 @@ def _call_problem(request: Request, calls: Sequence[ToolCall]) -> str | None:
         try:
             arguments: object = json.loads(call.arguments or "{}")
         except ValueError:
-            return f"the arguments of {call.name} are no JSON"
+            return f"the arguments of {call.name} are not JSON"
         if (problem := _violation(arguments, known[call.name] or {"type": "object"})) is not None:
-            return f"the arguments of {call.name} do not fit: {problem}"
+            return f"the arguments of {call.name} do not match its schema: {problem}"
     return None
 
 
@@ -77,7 +77,7 @@ def _text_problem(wanted: Json, text: str) -> str | None:
 
 
 def _violation(value: object, schema: Json) -> str | None:
-    """The first thing about a value that its schema forbids; a schema that is none itself forbids nothing."""
+    """The first thing about a value that its schema forbids; a value that is not a schema forbids nothing."""
     try:
         from jsonschema.exceptions import SchemaError, best_match
         from jsonschema.validators import validator_for

@@ -1,4 +1,4 @@
-"""`AsyncDuetClient`: builds the parts of a pair from what the user names, and owns their lifetime."""
+"""`AsyncDuetClient`: builds a pair from the models and options given, and owns its lifetime."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self, Unpack, cast, get_args
 from duet_sdk._checks import one_of, seconds
 from duet_sdk.backends.connect import ModelLike, connect, with_tokenizer
 from duet_sdk.backends.resilience import Breaker
+from duet_sdk.backends.shared import one_client
 from duet_sdk.budget import RequestBudget, connect_ledger
 from duet_sdk.context import context_policy
 from duet_sdk.conversation import AsyncConversation
@@ -67,7 +68,7 @@ class AsyncDuetClient:
     'There are 17.'
 
     Args:
-        reasoner: the model that writes the signal, as ``backend/model`` or an object of its own.
+        reasoner: the model that writes the signal, as ``backend/model`` or an object.
         generator: the model that answers. With neither named, settings are read, and without any the embedded pair
             is used.
         options: see `duet_sdk.options.ClientOptions`.
@@ -106,7 +107,8 @@ class AsyncDuetClient:
             missing = "reasoner" if reasoner is None else "generator"
             raise ConfigError(f"the {missing} is not named: name both models of a pair, or none for the embedded one")
         self._base = _base_request(options)
-        self._parts = _build_parts(reasoner, generator, options)
+        with one_client():
+            self._parts = _build_parts(reasoner, generator, options)
         named = options.get("ledger")
         self._ledger = None if named is None else connect_ledger(named)
         self._owns_ledger = self._ledger is not named
@@ -149,7 +151,7 @@ class AsyncDuetClient:
             options: see `duet_sdk.options.ClientOptions`.
 
         Raises:
-            PairError: the folder is no pair, or not what its manifest says, or a model is an unmerged adapter and
+            PairError: the folder is not a pair, or differs from its manifest, or a model is an unmerged adapter and
                 nothing serves it.
         """
         from duet_sdk.pair import Pair
@@ -157,18 +159,19 @@ class AsyncDuetClient:
         loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
         if settings is not None:
             options = over(options, settings.client_options())
-        client = cls(
-            loaded.reasoner_spec if reasoner is None else _served(loaded, "reasoner", reasoner),
-            loaded.generator_spec if generator is None else _served(loaded, "generator", generator),
-            **over(options, loaded.client_options()),
-        )
+        with one_client():
+            client = cls(
+                loaded.reasoner_spec if reasoner is None else _served(loaded, "reasoner", reasoner),
+                loaded.generator_spec if generator is None else _served(loaded, "generator", generator),
+                **over(options, loaded.client_options()),
+            )
         client._expect(loaded.conformity(strict=strict, elsewhere={"reasoner": reasoner, "generator": generator}))
         return client
 
     async def chat(
         self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
     ) -> Reply:
-        """Answer, and give the reply when it is complete.
+        """Answer, and return the reply once it is complete.
 
         Args:
             messages: a question, or a conversation that ends with the user or with a tool's result.
@@ -198,7 +201,7 @@ class AsyncDuetClient:
 
     @property
     def models(self) -> Mapping[Stage, str]:
-        """Both models' full names."""
+        """The full names of both models."""
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
@@ -237,7 +240,7 @@ class AsyncDuetClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close both models, the ledger where the client opened it, and wait for streams; harmless when done twice."""
+        """Close both models and the ledger if the client opened it, and wait for streams; safe to call twice."""
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             closing.callback(self._parts.lifetime.end_own)

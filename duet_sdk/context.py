@@ -63,7 +63,7 @@ def context_policy(given: str | ContextPolicy) -> ContextPolicy:
     """
     if isinstance(given, str):
         if given not in _POLICIES:
-            raise ConfigError(f"context {given!r} is unknown; known are {', '.join(_POLICIES)}")
+            raise ConfigError(f"context {given!r} is unknown; known: {', '.join(_POLICIES)}")
         return _POLICIES[given]
     if not callable(given):
         raise ConfigError(f"context must be a name or a function, got {type(given).__name__}")

@@ -66,7 +66,7 @@ class AsyncConversation:
 
     def _with(self, said: MessagesLike) -> tuple[Message, ...]:
         if not isinstance(said, str | list | tuple):
-            raise InvalidRequest(f"said must be a text or a list of messages, got {type(said).__name__}")
+            raise InvalidRequest(f"said must be a string or a list of messages, got {type(said).__name__}")
         new = [Message("user", said)] if isinstance(said, str) else said
         before = len(self.messages)
         asked = parse_messages([*self.messages, *new])

@@ -70,7 +70,7 @@ def _without_secrets(text: str) -> str:
     """
     if _SECRET_IN_URL.search(text):
         raise ValueError(
-            "a URL must not hold a user, a password or a query, as it is shown in traces; give the key as "
+            "a URL must not contain a user, a password or a query, because it is shown in traces; give the key as "
             "api_key_env, the name of an environment variable"
         )
     return text
@@ -95,7 +95,7 @@ def _ledger_without_secrets(url: str) -> str:
     """
     if _SECRET_IN_LEDGER.match(url):
         raise ValueError(
-            "a ledger's URL must not hold a password or a query, as it is shown in errors; name an environment "
+            "a ledger's URL must not contain a password or a query, because it is shown in errors; name an environment "
             "variable with the password as password_env"
         )
     return url
@@ -116,7 +116,7 @@ class LedgerStore(BaseModel):
     """Name of the environment variable that holds the store's password, in capitals; read when it is connected."""
 
     def resolve_password(self) -> str | None:
-        """The password, None where there is none.
+        """The password, None if there is none.
 
         Raises:
             ConfigError: the named environment variable is not set.
@@ -157,9 +157,9 @@ class Endpoint(BaseModel):
     @model_validator(mode="after")
     def _keys_are_safe(self) -> Self:
         if self.api_key is not None and self.api_key_env is not None:
-            raise ValueError("give api_key or api_key_env, not both")
+            raise ValueError("pass api_key or api_key_env, not both")
         if secret := _secret_option(self.options):
-            raise ValueError(f"the option {secret!r} looks like a key, and options are shown: use api_key_env")
+            raise ValueError(f"the option {secret!r} looks like a key, but options are shown: use api_key_env")
         return self
 
     @override
@@ -172,7 +172,7 @@ class Endpoint(BaseModel):
                 yield name, value
 
     def resolve_key(self) -> SecretStr | None:
-        """The key, from the named environment variable where it is there; None where there is none.
+        """The key, from the named environment variable where it is there; None if there is none.
 
         Raises:
             ConfigError: the named environment variable is not set.

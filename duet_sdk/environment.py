@@ -10,7 +10,7 @@ PREFIX = "DUET_"
 
 
 def variable(name: str) -> str | None:
-    """The value of an environment variable, None where it is not set or empty."""
+    """The value of an environment variable, None if it is not set or empty."""
     return os.environ.get(name) or None
 
 

@@ -23,7 +23,7 @@
         ├── RateLimited        asked to come back later
         ├── ModelNotFound      the server or folder has no such model
         ├── Rejected           the server refuses these parameters
-        └── StreamBroken       the answer broke off part way
+        └── StreamBroken       the answer broke off midway
 
 `ConfigError` and `InvalidRequest` are `ValueError`s, too. A message says what happened, with which values, and what to
 do. It never holds a prompt, a signal or a key.
@@ -110,7 +110,7 @@ class BudgetExceeded(DuetError):
         scope: what the limit belongs to (``"request"``, or a ledger's scope).
         limit: the limit: USD as a Decimal, else tokens, requests or seconds, as the message says.
         spent: what is used up.
-        held: what a ledger keeps back for others beside that, None where there is no ledger.
+        held: what a ledger holds for others on top of that, None if there is no ledger.
         asked: what was asked for on top.
         reply: what had been written before the limit was reached, None if nothing had.
     """
@@ -173,7 +173,7 @@ class BackendError(DuetError):
     Attributes:
         backend: name of the backend, such as ``"transformers"``.
         model: the model as that backend knows it.
-        status: HTTP status, None where there was none.
+        status: HTTP status, None if there was none.
         retry_after: seconds the server asked to wait, None where it did not.
         retryable: whether the same call may succeed later.
     """
@@ -228,7 +228,7 @@ class Rejected(BackendError):
 
 
 class StreamBroken(BackendError):
-    """The answer broke off part way.
+    """The answer broke off midway.
 
     Attributes:
         partial: the text written until then.

@@ -120,3 +120,4 @@ Event: TypeAlias = (
     | AttemptEnded
     | Done
 )
+"""Anything that a stream tells; `match` on the class."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from duet_sdk.agents.history import NOTES_TAG
@@ -48,6 +49,7 @@ REVIEW_REQUEST = (
     "{why}. Write what to change in the plan and how to go on from here, without repeating what still holds."
 )
 THINK_REQUEST = "Please reason step by step, and put your final answer within \\boxed{}."
+"""What a reasoner that was trained to think is asked for, after the question."""
 WRAP_UP_REQUEST = (
     "Stop here. In at most {signal_tokens} tokens write the result you have and what is most needed to use it, "
     "nothing else."
@@ -62,7 +64,7 @@ class LocalThinkRenderer:
     renderer: Renderer
 
     async def think_ids(self, messages: Sequence[Message], signal: str) -> tuple[int, ...]:
-        """As `Renderer.think_ids`."""
+        """Render the prompt whose open turn holds the signal as closed thinking, by `Renderer.think_ids`."""
         return self.renderer.think_ids(messages, signal)
 
 
@@ -90,7 +92,7 @@ class Handoff(Protocol):
     ) -> Call | None:
         """The call that makes the generator answer from question and signal; its limits are the caller's to set.
 
-        ``signal`` is a new one; None where those that the messages carry are all there is. Gives None where this signal
+        ``signal`` is a new one; None where those that the messages carry are all there is. None if this signal
         cannot be handed over in this way.
         """
 
@@ -106,12 +108,12 @@ class Instruct:
     """
 
     generator: Renderer | None = None
-    """The generator's own template, for neutralising the signal; None where it is not at hand."""
+    """The generator's own template, for neutralising the signal; None if it is not available."""
     name: HandoffName = "instruct"
 
     def ask(self, messages: Sequence[Message], *, limit: int, prompts: Prompts, tools: Sequence[Json]) -> Call:
         """A system prompt asks for notes, result first; long thinking is switched off where it can be."""
-        system = (prompts.reasoner or REASONER_PROMPT).replace("{signal_tokens}", str(limit))
+        system = _with_limit(prompts.reasoner or REASONER_PROMPT, limit)
         if tools:
             system += "\nTools that the assistant can call:\n" + "\n".join(_describe(tool) for tool in tools)
         return Call(max_tokens=limit, messages=with_system(messages, system), thinking=False)
@@ -155,9 +157,9 @@ class Think:
     generator: ThinkRenderer | None
     """Renders the generator's turn, here or by the server's own template and tokenizer; None where it takes no ids."""
     placer: ThinkPlacer | None = None
-    """None where its server has no way to hold a signal in a chat."""
+    """None if its server has no way to hold a signal in a chat."""
     reasoner: Renderer | None = None
-    """The reasoner's own template, where it is at hand: it tells its think tags."""
+    """The reasoner's own template, where it is available: it tells its think tags."""
     takes_ids: bool = False
     """Whether the reasoner takes prompts as token ids, so that a thought of its own can go on."""
     name: HandoffName = "think"
@@ -213,7 +215,7 @@ class Think:
         return self.reasoner.think_tags if self.reasoner and self.reasoner.can_think else THINK_TAGS
 
 
-def alone(messages: Sequence[Message], *, prompts: Prompts, thinking: Literal[False] | None = False) -> Call:
+def without_signal(messages: Sequence[Message], *, prompts: Prompts, thinking: Literal[False] | None = False) -> Call:
     """The call for a model that answers without a signal; its limits are the caller's to set."""
     asked = with_system(messages, prompts.generator) if prompts.generator else tuple(messages)
     return Call(max_tokens=0, messages=asked, thinking=thinking)
@@ -248,8 +250,13 @@ def review(messages: Sequence[Message], why: str) -> tuple[Message, ...]:
     return (*before, _append(last, f"\n\n{REVIEW_REQUEST.replace('{why}', why)}"))
 
 
+@lru_cache(maxsize=64)  # many requests at once hold one text, not one each
+def _with_limit(prompt: str, limit: int) -> str:
+    return prompt.replace("{signal_tokens}", str(limit))
+
+
 def with_system(messages: Sequence[Message], text: str) -> tuple[Message, ...]:
-    """The messages with ``text`` as system prompt, joined with the caller's own, as many templates know only one."""
+    """The messages with ``text`` as system prompt, joined with the caller's own, as many templates support only one."""
     if messages and messages[0].role == "system":
         return (replace(messages[0], content=f"{text}\n\n{messages[0].text}"), *messages[1:])
     return (Message("system", text), *messages)

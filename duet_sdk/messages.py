@@ -10,7 +10,9 @@ from duet_sdk.errors import InvalidRequest
 from duet_sdk.types import ImagePart, Json, Message, Part, Role, TextPart, ToolCall
 
 MessageLike: TypeAlias = Message | Json
+"""A `Message`, or a mapping in OpenAI's form."""
 MessagesLike: TypeAlias = str | Sequence[MessageLike]
+"""A conversation, or the text of one question."""
 
 _ROLES = get_args(Role)
 _ALIASES = {"developer": "system", "function": "tool"}
@@ -28,10 +30,10 @@ def parse_messages(given: MessagesLike) -> tuple[Message, ...]:
     if isinstance(given, str):
         given = [Message("user", given)]
     if isinstance(given, Mapping | Message) or not isinstance(given, Sequence):
-        raise InvalidRequest(f"messages must be a text or a list of messages, got {type(given).__name__}")
+        raise InvalidRequest(f"messages must be a string or a list of messages, got {type(given).__name__}")
     messages = tuple(_parse(item, at) for at, item in enumerate(given))
     if not messages:
-        raise InvalidRequest("there are no messages: pass a question, or a list that ends with one")
+        raise InvalidRequest("messages is empty: pass a question, or a list that ends with one")
     last = messages[-1]
     if last.role == "user" and not last.text.strip() and not last.images:
         raise InvalidRequest("the question is empty: the last user message has no text")
@@ -57,7 +59,7 @@ def _parse(item: object, at: int) -> Message:
         raise InvalidRequest(f"message {at} must be a Message or a mapping, got {type(item).__name__}")
     role = _ALIASES.get(str(item.get("role")), item.get("role"))
     if role not in _ROLES:
-        raise InvalidRequest(f"message {at} has the role {role!r}; known are {', '.join(_ROLES)}")
+        raise InvalidRequest(f"message {at} has the role {role!r}; known: {', '.join(_ROLES)}")
     given = item.get("tool_calls") or ()
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InvalidRequest(f"message {at}: tool_calls must be a list, got {type(given).__name__}")
@@ -65,9 +67,9 @@ def _parse(item: object, at: int) -> Message:
     content = _content(item.get("content"), at, may_be_empty=role == "tool" or (role == "assistant" and bool(calls)))
     tool_call_id = item.get("tool_call_id")
     if tool_call_id is not None and not isinstance(tool_call_id, str):
-        raise InvalidRequest(f"message {at}: tool_call_id must be a text, got {type(tool_call_id).__name__}")
+        raise InvalidRequest(f"message {at}: tool_call_id must be a string, got {type(tool_call_id).__name__}")
     if role == "tool" and not tool_call_id:
-        raise InvalidRequest(f"message {at} is a tool's result without tool_call_id: say which call it answers")
+        raise InvalidRequest(f"message {at} is a tool result without tool_call_id: name the call it answers")
     failed = role == "tool" and (item.get("is_error") is True or item.get("status") == "error")
     return Message(
         cast("Role", role),
@@ -84,9 +86,9 @@ def _signal(item: Json, role: str, at: int) -> str | None:
     """The signal that an assistant's message carries: ``signal``, or where servers and frameworks put reasoning."""
     own = item.get("signal")
     if own is not None and not isinstance(own, str):
-        raise InvalidRequest(f"message {at}: signal must be a text, got {type(own).__name__}")
+        raise InvalidRequest(f"message {at}: signal must be a string, got {type(own).__name__}")
     if own and role != "assistant":
-        raise InvalidRequest(f"message {at} is from {role!r} and carries a signal; only the assistant's messages can")
+        raise InvalidRequest(f"message {at} is from {role!r} and carries a signal; only assistant messages can")
     if role != "assistant":
         return None
     found = (own, item.get("reasoning"), item.get("reasoning_content"))
@@ -103,11 +105,11 @@ def _content(content: object, at: int, *, may_be_empty: bool) -> str | tuple[Par
     if isinstance(content, Sequence):
         parts = tuple(part for piece in content if (part := _part(piece, at)) is not None)
         if not parts and not may_be_empty:
-            raise InvalidRequest(f"message {at} has no content: its list of parts holds no text and no image")
+            raise InvalidRequest(f"message {at} has no content: its list of parts has neither text nor an image")
         if all(isinstance(part, TextPart) for part in parts):
             return "".join(part.text for part in parts if isinstance(part, TextPart))
         return parts
-    raise InvalidRequest(f"message {at}: content must be a text or a list of parts, got {type(content).__name__}")
+    raise InvalidRequest(f"message {at}: content must be a string or a list of parts, got {type(content).__name__}")
 
 
 def _part(piece: object, at: int) -> Part | None:
@@ -126,8 +128,8 @@ def _part(piece: object, at: int) -> Part | None:
             url = image.get("url") if isinstance(image, Mapping) else image
             if isinstance(url, str):
                 return ImagePart(url, image.get("detail") if isinstance(image, Mapping) else None)
-        raise InvalidRequest(f"message {at} has a content part of type {kind!r}; known are 'text' and 'image_url'")
-    raise InvalidRequest(f"message {at} has a content part that is neither text nor mapping")
+        raise InvalidRequest(f"message {at} has a content part of type {kind!r}; known: 'text' and 'image_url'")
+    raise InvalidRequest(f"message {at} has a content part that is neither a string nor a mapping")
 
 
 def _tool_call(call: object, at: int) -> ToolCall:
@@ -140,7 +142,7 @@ def _tool_call(call: object, at: int) -> ToolCall:
             try:
                 text = arguments if isinstance(arguments, str) else json.dumps(arguments)
             except (TypeError, ValueError):
-                raise InvalidRequest(f"message {at} has a tool call whose arguments are no JSON") from None
+                raise InvalidRequest(f"message {at} has a tool call whose arguments are not JSON") from None
             return ToolCall(call["id"], function["name"], text)
     raise InvalidRequest(f"message {at} has a tool call without id or function name")
 
@@ -158,10 +160,10 @@ def check_tools(tools: Sequence[Json]) -> tuple[Json, ...]:
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
             raise InvalidRequest(
-                f'tool {at} must read {{"type": "function", "function": {{"name": …, "parameters": …}}}}'
+                f'tool {at} must look like {{"type": "function", "function": {{"name": …, "parameters": …}}}}'
             )
         if name in names:
-            raise InvalidRequest(f"two tools are called {name!r}")
+            raise InvalidRequest(f"two tools are named {name!r}")
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise InvalidRequest(f"the parameters of tool {name!r} must be a JSON schema")
@@ -169,5 +171,5 @@ def check_tools(tools: Sequence[Json]) -> tuple[Json, ...]:
     try:
         json.dumps(list(tools))
     except (TypeError, ValueError):
-        raise InvalidRequest("the tools hold something that is no JSON") from None
+        raise InvalidRequest("the tools contain a value that is not JSON") from None
     return tuple(tools)

@@ -1,6 +1,6 @@
 """What a client is made of, and what one request can set. A new option of the client begins here.
 
-Beside this place it needs a field of `duet_sdk.settings.Settings`, where it can stand in a file, and the place that
+It also needs a field of `duet_sdk.settings.Settings`, where it can stand in a file, and the place that
 uses it. ``tests/test_options_parity.py`` names the exceptions.
 """
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from duet_sdk.types import HandoffName, Json, TraceDialect, Vote
 
 MOST_ANSWERS = 64
+"""Answers of one request: bounds its cost and memory, and a vote gains little beyond that."""
 
 
 class ClientOptions(TypedDict, total=False):
@@ -56,8 +57,9 @@ class ClientOptions(TypedDict, total=False):
     on_cut: str | CutPolicy | None
     """What a cut signal becomes: ``sentence`` (default), ``keep``, ``wrap_up``, ``error``, or a policy of your own."""
     on_failure: OnFailure | None
-    """``answer`` (default) goes on with the stage that works and says so; ``raise`` fails; or a `FailurePolicy`, which
-    also says when to retry, when to leave a model alone, and which pair takes over; or a `Ladder` alone."""
+    """``answer`` (default) continues with the stage that works and says so; ``raise`` fails; or a `FailurePolicy`,
+    which also says when to retry, when to stop calling a model for a while, and which pair takes over; or just a
+    `Ladder`."""
     retry: Retry | None
     """Short for ``on_failure=FailurePolicy(retry=…)``: by default up to three calls, with full jitter; Retry-After is
     honoured."""
@@ -73,7 +75,7 @@ class ClientOptions(TypedDict, total=False):
     context: str | ContextPolicy | None
     """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     trace_dialects: Sequence[TraceDialect] | None
-    """Names that spans carry beside the standard's, for tools that read only those: ``openinference``, ``langfuse``,
+    """Further names that spans carry, for tools that do not read the standard's: ``openinference``, ``langfuse``,
     ``mlflow``."""
     prices: Mapping[str, Price] | None
     """Prices by model name; they override every other source."""

@@ -51,9 +51,9 @@ class Sampling:
         stop: object = self.stop  # callers write a single text, too
         object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
         if not all(isinstance(text, str) for text in self.stop):
-            raise InvalidRequest("stop must be a text or several texts")
+            raise InvalidRequest("stop must be a string or a list of strings")
         if "" in self.stop:
-            raise InvalidRequest("stop holds an empty text, which would end every output at once")
+            raise InvalidRequest("stop contains an empty string, which would end every output at once")
         if self.temperature is not None:
             _check_temperature(self.temperature)
         if self.top_p is not None:
@@ -63,7 +63,7 @@ class Sampling:
         if self.min_p is not None:
             share("min_p", self.min_p, error=InvalidRequest)
         if self.top_k is not None:
-            whole("top_k", self.top_k, error=InvalidRequest, hint="; leave it out to keep all tokens")
+            whole("top_k", self.top_k, error=InvalidRequest, hint="; omit it to keep all tokens")
         if self.logprobs is not None and (type(self.logprobs) is not int or not 0 <= self.logprobs <= 20):
             raise InvalidRequest(f"logprobs must be a whole number between 0 and 20, got {self.logprobs!r}")
 
@@ -162,6 +162,7 @@ class ResolvedBudget(Budget):
 _SomeBudget = TypeVar("_SomeBudget", bound=Budget)
 _NO_LIMIT = Budget()
 DEFAULT_BUDGET = ResolvedBudget()
+"""The limits of a request for which nobody set any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +170,11 @@ class Retry:
     """When a model that failed is called again."""
 
     attempts: int = 3
-    """Calls of one model in all; three ride out a restart, 1 never tries again."""
+    """Calls of one model in total; three ride out a restart, 1 never retries."""
     first_wait_s: float = 0.5
     """Longest wait before the second call; it doubles with each further one."""
     longest_wait_s: float = 20.0
-    """Longest wait of our own choosing; a server may ask for more."""
+    """Longest wait that DUET chooses itself; a server may ask for more."""
 
     __pydantic_config__ = STRICT
 
@@ -212,10 +213,10 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """What follows when a rung breaks; ``raise`` gives the error to the caller."""
+    """What follows when a rung breaks; ``raise`` raises the error to the caller."""
 
     empty_signal: Literal["generator", "raise"] = "generator"
-    """The reasoner wrote nothing of use."""
+    """The reasoner wrote nothing useful."""
     reasoner: Literal["generator", "raise"] = "generator"
     """The reasoner failed."""
     generator: Literal["reasoner", "raise"] = "reasoner"
@@ -235,7 +236,7 @@ class Ladder:
 
 
 class NamesModel(Protocol):
-    """What stands for a model beside its name: a backend, or a `duet_sdk.endpoints.Endpoint`."""
+    """What names a model other than its name: a backend, or a `duet_sdk.endpoints.Endpoint`."""
 
     @property
     def model(self) -> str:
@@ -300,7 +301,7 @@ class FailurePolicy:
 
 
 OnFailure: TypeAlias = Literal["answer", "raise"] | Ladder | FailurePolicy
-"""``answer`` goes on with the stage that works, ``raise`` fails; or the policy of each rung, or of everything."""
+"""``answer`` continues with the stage that works, ``raise`` fails; or the policy of each rung, or of everything."""
 _NAMED_POLICIES = {"answer": FailurePolicy(), "raise": FailurePolicy(ladder=Ladder("raise", "raise", "raise"))}
 
 
@@ -318,7 +319,7 @@ def failure_policy(given: OnFailure, retry: Retry | None = None) -> FailurePolic
         policy = named
     else:
         known = ", ".join(_NAMED_POLICIES)
-        raise ConfigError(f"on_failure {given!r} is unknown; known are {known}, a Ladder, or a FailurePolicy")
+        raise ConfigError(f"on_failure {given!r} is unknown; known: {known}, a Ladder, or a FailurePolicy")
     if retry is None:
         return policy
     if policy.retry != Retry():
@@ -417,7 +418,7 @@ class RunScope:
 
     ask_again_on: Sequence[Trigger] = TRIGGERS
     """``tool_error``, ``repeated_call``, ``invalid_call``, ``low_confidence`` (where the gate judges that); all by
-    default, as each tells of a plan that did not hold."""
+    default, as each shows that the plan did not hold."""
     after_tool_turns: int | None = 8
     """Tool turns after which a signal counts as old; 8 by default, None for never."""
     most_calls: int = 4
@@ -458,4 +459,4 @@ def run_scope(given: SignalScope) -> RunScope | None:
         return RunScope()
     if given == "turn":
         return None
-    raise ConfigError(f"signal_scope {given!r} is unknown; known are 'turn', 'run', or a RunScope")
+    raise ConfigError(f"signal_scope {given!r} is unknown; known: 'turn', 'run', or a RunScope")

@@ -1,4 +1,4 @@
-"""(model, usage) → USD as an exact decimal, or None where nobody knows the price.
+"""(model, usage) → USD as an exact decimal, or None if the price is unknown.
 
 Order: the user's own prices, what the provider says the call cost, what the backend knows of itself (a model in this
 process is free), the published prices of the package genai-prices (extra ``prices``), else None.
@@ -55,7 +55,7 @@ class TokenPrice:
         """Take numbers of any kind, exactly as written.
 
         Raises:
-            ConfigError: a price that is negative or no number.
+            ConfigError: a price that is negative or not a number.
         """
         object.__setattr__(self, "input_usd", _usd("input_usd", self.input_usd))
         object.__setattr__(self, "output_usd", _usd("output_usd", self.output_usd))
@@ -75,12 +75,13 @@ class GpuHour:
         """Take a number of any kind, exactly as written.
 
         Raises:
-            ConfigError: a price that is negative or no number.
+            ConfigError: a price that is negative or not a number.
         """
         object.__setattr__(self, "usd", _usd("a price by the hour", self.usd))
 
 
 Price: TypeAlias = TokenPrice | GpuHour
+"""What a model costs, by its tokens or by the time it takes."""
 FREE = TokenPrice(Decimal(0), Decimal(0))
 _NOTHING = Decimal(0)
 
@@ -89,7 +90,7 @@ class PriceBook:
     """Finds what a call cost, and what it can cost at most.
 
     Args:
-        own: prices by full model name (``backend/model``) or by the model alone; they go before every other source.
+        own: prices by full model name (``backend/model``) or by the model alone; they override every other source.
     """
 
     def __init__(self, own: Mapping[str, Price] | None = None) -> None:
@@ -107,10 +108,10 @@ class PriceBook:
         reported_usd: Decimal | None = None,
         backend_price: Price | None = None,
     ) -> Decimal | None:
-        """What a call cost, None where nobody knows its price.
+        """What a call cost, None if its price is unknown.
 
         Prices by the hour are rounded up to the next 10⁻¹² USD, all others are exact. A reported amount that is
-        negative or no number counts as not reported, cached tokens beyond the input as input.
+        negative or not a number counts as not reported, cached tokens beyond the input as input.
         """
         own = self._find(model)
         if own is None and reported_usd is not None and reported_usd.is_finite() and reported_usd >= 0:
@@ -121,7 +122,7 @@ class PriceBook:
         return _apply(price, usage.input_tokens, usage.output_tokens, cached_tokens, seconds)
 
     def cost_by_token(self, model: str, usage: StageUsage, *, backend_price: Price | None) -> Decimal | None:
-        """What a call that was never made would cost, None where its price is unknown or one by the hour."""
+        """What a call that was never made would cost, None if its price is unknown or one by the hour."""
         if isinstance(self._find(model) or backend_price, GpuHour):
             return None
         return self.cost(model, usage, seconds=0.0, backend_price=backend_price)
@@ -129,9 +130,9 @@ class PriceBook:
     def bound(
         self, model: str, *, input_tokens: int, output_tokens: int, seconds: float | None, backend_price: Price | None
     ) -> Decimal | None:
-        """The most that a call of these sizes can cost: input at its dearest, all of ``seconds`` used.
+        """The most that a call of these sizes can cost: input at its highest price, all of ``seconds`` used.
 
-        None where the price is unknown, or is one by the hour and ``seconds`` is None.
+        None if the price is unknown, or is one by the hour and ``seconds`` is None.
         """
         price = self._find(model) or backend_price
         if price is None:

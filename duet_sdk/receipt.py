@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from duet_sdk.pricing import Price, PriceBook
-from duet_sdk.reply import AloneEstimate, Attempt, Cost, Discarded, Receipt, RunTotals, StageTotals, StageUsage, Usage
+from duet_sdk.reply import (
+    Attempt,
+    Cost,
+    Discarded,
+    ReasonerOnlyEstimate,
+    Receipt,
+    RunTotals,
+    StageTotals,
+    StageUsage,
+    Usage,
+)
 from duet_sdk.types import AttemptKind, Stage
 
 
@@ -59,7 +69,7 @@ class Account:
             replace(attempt, discarded=True) if attempt.kind in kinds else attempt for attempt in self.attempts
         ]
 
-    def books(self, duration_s: float, alone: AloneEstimate | None) -> tuple[Usage, Cost, Receipt]:
+    def books(self, duration_s: float, reasoner_only: ReasonerOnlyEstimate | None) -> tuple[Usage, Cost, Receipt]:
         """Usage, cost and receipt of a request that has taken ``duration_s`` so far, summed up once."""
         attempts = tuple(self.attempts)
         own, others = _by_stage(attempts)
@@ -81,15 +91,15 @@ class Account:
             overlap_tokens=overlap_tokens,
             discarded=Discarded(_usage(discarded), _usd(discarded)) if discarded else _NOTHING_DISCARDED,
             run=self.run,
-            alone=alone,
+            reasoner_only=reasoner_only,
         )
         usage = Usage(reasoner.usage, generator.usage)
         return usage, _cost(reasoner.usd, generator.usd, attempts), receipt
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
-    """What the reasoner alone would have cost, as far as that can be told."""
+class ReasonerOnly:
+    """What the reasoner alone would have cost, as far as that is known."""
 
     model: str
     """Full name of the reasoner."""
@@ -98,12 +108,12 @@ class Alone:
     output_tokens: float | None = None
     """Mean output of the reasoner alone on the calibration's questions, None without a calibration."""
 
-    def estimate(self, attempts: Iterable[Attempt], *, answers: int) -> AloneEstimate | None:
-        """The estimate for a request with these attempts and so many answers, None where nothing supports one."""
+    def estimate(self, attempts: Iterable[Attempt], *, answers: int) -> ReasonerOnlyEstimate | None:
+        """The estimate for a request with these attempts and so many answers, None if nothing supports one."""
         tried = list(attempts)
         own = [a for a in tried if a.stage == "reasoner" and a.kind == "answer" and not a.discarded]
         if own:
-            return AloneEstimate(sum(a.usage.output_tokens for a in own), _usd(own), "measured")
+            return ReasonerOnlyEstimate(sum(a.usage.output_tokens for a in own), _usd(own), "measured")
         # The signal's prompt is the question as the reasoner reads it; the generator's is the next best.
         prompts = [a for a in tried if a.usage.input_tokens]
         asked = next((a for a in prompts if a.stage == "reasoner"), prompts[0] if prompts else None)
@@ -112,7 +122,7 @@ class Alone:
         tokens = round(self.output_tokens * answers)
         usage = StageUsage(asked.usage.input_tokens, tokens, asked.usage.cached_tokens, estimated=True)
         usd = self.prices.cost_by_token(self.model, usage, backend_price=self.backend_price)
-        return AloneEstimate(tokens, usd, "calibration")
+        return ReasonerOnlyEstimate(tokens, usd, "calibration")
 
 
 _NOTHING_DISCARDED = Discarded()

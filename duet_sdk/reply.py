@@ -53,7 +53,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a request cost in USD; None where a price is unknown."""
+    """What a request cost in USD; None if a price is unknown."""
 
     usd: Decimal | None = Decimal(0)
     reasoner_usd: Decimal | None = Decimal(0)
@@ -86,7 +86,7 @@ class Attempt:
     honoured: bool = True
     """False where the model is known or likely to have been billed for more than that."""
     discarded: bool = False
-    """Whether nothing of what it wrote stands in the reply."""
+    """Whether none of its output is part of the reply."""
     truncated: bool = False
     """Whether its limit or its deadline ended it, and not the model."""
     finish_reasons: tuple[str, ...] = ()
@@ -104,18 +104,18 @@ class StageTotals:
     attempts: int = 0
     usage: StageUsage = StageUsage()
     usd: Decimal | None = Decimal(0)
-    """None where an attempt's price is unknown."""
+    """None if an attempt's price is unknown."""
     duration_s: float = 0.0
     """Seconds in which at least one attempt of the stage was running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """What was paid for and does not stand in the reply, by stage."""
+    """What was paid for but is not part of the reply, by stage."""
 
     usage: Usage = Usage()
     usd: Decimal | None = Decimal(0)
-    """None where the price of a discarded attempt is unknown."""
+    """None if the price of a discarded attempt is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +128,16 @@ class RunTotals:
     """Requests of the run that began with tool results."""
     usage: Usage = Usage()
     usd: Decimal | None = Decimal(0)
-    """None where a price is unknown."""
+    """None if a price is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
-class AloneEstimate:
+class ReasonerOnlyEstimate:
     """What the reasoner alone would have cost for the same answers."""
 
     output_tokens: int
     usd: Decimal | None
-    """None where its price is unknown, or one by the hour."""
+    """None if its price is unknown, or one by the hour."""
     basis: Literal["measured", "calibration"]
     """``measured``: the reasoner answered itself. ``calibration``: its mean output on the calibration's questions."""
 
@@ -165,13 +165,13 @@ class Receipt:
     discarded: Discarded = Discarded()
     run: RunTotals | None = None
     """Totals of the agent's run; None outside of one."""
-    alone: AloneEstimate | None = None
-    """What the reasoner alone would have cost, None where there is no basis for an estimate."""
+    reasoner_only: ReasonerOnlyEstimate | None = None
+    """What the reasoner alone would have cost, None if there is no basis for an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What the reasoner told the generator; empty when the reasoner was not asked."""
+    """What the reasoner wrote for the generator; empty if the reasoner was not asked."""
 
     text: str = ""
     tokens: int = 0
@@ -191,7 +191,7 @@ class GateDecision:
     ask: bool
     policy: str
     score: float | None = None
-    """How much the reasoner is needed, on the gate's own scale; None where it was not scored."""
+    """How much the reasoner is needed, on the gate's own scale; None if it was not scored."""
     threshold: float | None = None
     """The reasoner is asked at this score and above."""
     reason: str = ""

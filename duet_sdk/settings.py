@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     on_cut: Literal["sentence", "keep", "wrap_up", "error"] = "sentence"
     """What a signal that its limit cut off becomes; ``sentence`` costs no further tokens."""
     on_failure: FailureSetting = "answer"
-    """Whether a request goes on with the stage that works; ``answer``, and the reply says so. Or a table, which says
+    """Whether a request continues with the stage that works; ``answer``, and the reply says so. Or a table, which says
     what follows a failure step by step."""
     context: Literal["all", "last_turn"] = "all"
     """What each stage sees of a long conversation; ``all``, as anything less can miss what the question means."""
@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     retry: Retry | None = None
     """Short for the retry of ``on_failure``; up to three calls of a model when not set."""
     trace_dialects: tuple[TraceDialect, ...] = ()
-    """Names that spans carry beside the standard's, for tools that read only those; none, as each costs time and room.
+    """Further names that spans carry, for tools that do not read the standard's; none, as each costs time and space.
     Where traces go is set by the standard's own variables, ``OTEL_…``."""
     prices: dict[str, PriceSetting] = {}
     """Prices by model name; they override every other source."""
@@ -298,7 +298,7 @@ def _explain(error: ValidationError) -> str:
         if problem["type"] in _UNKNOWN:
             known = _known_keys(place)
             close = get_close_matches(str(place[-1]), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             clause = f"{where} is not a setting; {hint}"
         clauses.append(clause)
     return "the settings cannot be used: " + "; ".join(clauses)

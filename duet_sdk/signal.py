@@ -47,7 +47,7 @@ class Extractor:
         """Whether nothing that comes now can belong to the signal, so that the reasoner can be stopped."""
 
     def feed(self, text: str, reasoning: str = "") -> str:
-        """Take a piece of output; gives what of it to show."""
+        """Take a piece of output; return the part to show."""
         shown: list[str] = []
         if reasoning:
             self._thinking.append(reasoning)
@@ -107,7 +107,7 @@ class Extractor:
 
     @property
     def text(self) -> str:
-        """The signal as far as it is known, without blanks around it."""
+        """The signal as far as it is known, without surrounding whitespace."""
         outside = ("".join(self._outside) + ("" if self._inside else self._pending)).strip()
         if self._take == "thinking" and (self.closed or self._inside or self._thinking):
             return self.thinking
@@ -115,7 +115,7 @@ class Extractor:
 
     @property
     def thinking(self) -> str:
-        """What was thought, without blanks around it."""
+        """What was thought, without surrounding whitespace."""
         return ("".join(self._thinking) + (self._pending if self._inside else "")).strip()
 
 
@@ -256,7 +256,7 @@ class Fail:
     reserve: float = 0.0
 
     def cut(self, text: str, *, limit: int) -> str:
-        """Never gives a text.
+        """Never returns a text.
 
         Raises:
             SignalError: always.
@@ -278,7 +278,7 @@ def cut_policy(given: str | CutPolicy) -> CutPolicy:
     """
     if isinstance(given, str):
         if given not in _POLICIES:
-            raise ConfigError(f"on_cut {given!r} is unknown; known are {', '.join(_POLICIES)}")
+            raise ConfigError(f"on_cut {given!r} is unknown; known: {', '.join(_POLICIES)}")
         return _POLICIES[given]
     if not isinstance(given, CutPolicy):
         raise ConfigError(f"on_cut must be a name or a CutPolicy, got {type(given).__name__}")

@@ -39,12 +39,24 @@ class Run:
         on_done: called with the reply when it is complete.
     """
 
-    on_done: Callable[[Reply], None] | None = None
+    __slots__ = (
+        "__weakref__",
+        "_draft",
+        "_entered",
+        "_loop",
+        "_over",
+        "_parts",
+        "_reply",
+        "_working",
+        "on_done",
+        "outbox",
+    )
 
     def __init__(self, parts: Parts, draft: Draft, observer: Observer) -> None:
         self._parts = parts
         self._draft = draft
         self.outbox = Outbox(observer, is_read=True)
+        self.on_done: Callable[[Reply], None] | None = None
         self._working: asyncio.Task[Callable[[], Reply]] | None = None
         self._reply: Reply | None = None
         self._entered = False
@@ -88,7 +100,7 @@ class Run:
             if outbox.wake is not None:
                 raise InvalidRequest("another task waits for this run's next event; one task at a time reads a run")
             arrival = self._loop.create_future()
-            outbox.wake = functools.partial(arrival.set_result, None)
+            outbox.wake = arrival.set_result
             try:
                 await arrival
             finally:
@@ -102,7 +114,7 @@ class Run:
         """Begin the request on the running event loop.
 
         Raises:
-            InvalidRequest: the context was not entered, so that nobody would end it.
+            InvalidRequest: the context was not entered, so nothing would end the request.
         """
         if not self._entered:
             raise InvalidRequest("a run is a context manager: write 'async with duet.stream(…) as run:'")

@@ -207,7 +207,7 @@ class SyncRun:
                 self._over = True
                 return self._conclude()
             self._arrived.clear()
-            outbox.wake = self._arrived.set
+            outbox.wake = self._has_arrived
             if outbox.is_full:
                 self._loop.call_soon(outbox.taken)
             if not outbox.events and not outbox.closed:  # else one came in between
@@ -223,6 +223,9 @@ class SyncRun:
         except ConfigError:
             self._over = True
             raise
+
+    def _has_arrived(self, _: None) -> None:
+        self._arrived.set()
 
     async def _begin(self) -> None:
         await self._run.__aenter__()
@@ -289,7 +292,7 @@ class DuetClient:
         """A client for a pair on disk or on the hub; see `AsyncDuetClient.from_pair`.
 
         Raises:
-            PairError: the folder is no pair, or not what its manifest says.
+            PairError: the folder is not a pair, or differs from its manifest.
         """
         duet = cls.__new__(cls)
         client = AsyncDuetClient.from_pair(
@@ -300,9 +303,9 @@ class DuetClient:
 
     @classmethod
     def over(cls, client: AsyncDuetClient) -> Self:
-        """A synchronous face on a client that asynchronous code uses too: one pair, its models loaded once.
+        """A synchronous client over one that asynchronous code uses too: one pair, its models loaded once.
 
-        Each of the two may be closed on its own; closing this one closes the models for both.
+        Each can be closed separately; closing this one closes the models for both.
         """
         duet = cls.__new__(cls)
         # A face that is only forgotten leaves the models to whoever still uses them.
@@ -316,7 +319,7 @@ class DuetClient:
         self._loop = BackgroundLoop(at_end or client.aclose)
 
     def chat(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Reply:
-        """Answer, and give the reply when it is complete.
+        """Answer, and return the reply once it is complete.
 
         Raises:
             DuetError: as `AsyncDuetClient.chat`.
@@ -335,7 +338,7 @@ class DuetClient:
 
     @property
     def models(self) -> Mapping[Stage, str]:
-        """Both models' full names."""
+        """The full names of both models."""
         return self._client.models
 
     def conversation(self, *, system: str | None = None) -> Conversation:
@@ -351,7 +354,7 @@ class DuetClient:
         self.close()
 
     def close(self) -> None:
-        """Close both models and the background loop; harmless when done twice."""
+        """Close both models and the background loop; safe to call twice."""
         if self._loop.alive:
             try:
                 self._loop.wait(self._client.aclose())

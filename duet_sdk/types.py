@@ -1,4 +1,4 @@
-"""The values that a conversation is made of, and the words that everything else is told by."""
+"""The values that a conversation is made of, and the literals that everything else uses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ Stage: TypeAlias = Literal["reasoner", "generator"]
 AttemptKind: TypeAlias = Literal["signal", "wrap_up", "answer", "probe"]
 """What a model was called for; a ``probe`` is the beginning of an answer that was only judged."""
 Mode: TypeAlias = Literal["duet", "reasoner", "generator", "signal"]
+"""Which stages a request runs: both, one of them alone, or the reasoner for its signal only."""
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+"""Who wrote a message."""
 HandoffName: TypeAlias = Literal["instruct", "think"]
+"""How the generator gets the signal: as an instruction, or as its own thinking."""
 GateName: TypeAlias = Literal["always", "never", "heuristic", "confidence", "race"]
+"""The gates that DUET ships."""
 TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
+"""The names of other tools that spans can carry in addition to the standard's."""
 CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
+"""Where a signal's number of tokens comes from."""
 ServedBy: TypeAlias = Literal[
     "pair",
     "pair_cut",
@@ -25,6 +31,8 @@ ServedBy: TypeAlias = Literal[
     "fallback_pair",
     "cache",
 ]
+"""Who answered: the pair, with a signal that was cut or kept from before, or one stage alone, by choice or after a
+failure."""
 Vote: TypeAlias = "Literal['majority'] | Callable[[Sequence[str]], int]"
 """How one of several answers is chosen: by majority, or by a function from the answers to the winner's index."""
 Json: TypeAlias = Mapping[str, Any]
@@ -47,6 +55,7 @@ class ImagePart:
 
 
 Part: TypeAlias = TextPart | ImagePart
+"""One piece of a message's content."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,8 @@
 
 import json
 
-from duet_sdk import DuetClient, Message
+from duet_sdk import DuetClient, Message, RunScope, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.policies import RunScope
-from duet_sdk.types import ToolCall
 
 
 def tool(name: str, parameter: str) -> dict[str, object]:

@@ -1,9 +1,8 @@
 """A conversation: history without signals, and what each stage sees of it, on scripted models."""
 
-from duet_sdk import DuetClient
+from duet_sdk import DuetClient, SignalDone
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.context import LastTurns
-from duet_sdk.events import SignalDone
 
 reasoner = Scripted("17, by sieve", "59", "41")
 generator = Scripted("There are 17.", "The largest is 59.", "Before 43 comes 41.")

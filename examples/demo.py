@@ -3,23 +3,46 @@
 Signal and answer as they are written, then figures.
 """
 
+import sys
 from pathlib import Path
 
-from duet_sdk import Budget, DuetClient
-from duet_sdk.cli.ask import print_figures, progress_bar, show
+from duet_sdk import AnswerDelta, Budget, DuetClient, SignalDelta, SignalDone
 from duet_sdk.models import embedded
 
 QUESTION = "Which city is the capital of France, and which river runs through it?"
 TOY_QUESTION = "dial at four . add three monday , double tuesday . now ?"
 
-with progress_bar() as tell:
-    embedded(progress=tell)
+
+def progress(text: str, share: float) -> None:
+    """Show on standard error how far a download is; nothing is shown where the model is in the cache already."""
+    print(f"\r{text}: {share:4.0%}", end="\n" if share >= 1 else "", file=sys.stderr, flush=True)
+
+
+def show(duet: DuetClient, question: str) -> None:
+    """Ask, and print what is written while it is written."""
+    print(f"question  {question}\n\nsignal    ", end="")
+    with duet.stream(question) as run:
+        for event in run:
+            match event:
+                case SignalDelta(text) | AnswerDelta(text):
+                    print(text, end="", flush=True)
+                case SignalDone(signal):
+                    cut = f" (cut at {signal.limit} tokens)" if signal.truncated else ""
+                    print(f"{cut}\n\nanswer    ", end="")
+                case _:
+                    pass
+    print("\n")
+    for attempt in run.reply.receipt.attempts:
+        usage = attempt.usage
+        tokens = f"{usage.input_tokens} tokens read, {usage.output_tokens} written"
+        print(f"{attempt.stage:9} {tokens}, {attempt.duration_s:.2f} s")
+
+
+embedded(progress=progress)
 
 with DuetClient(budget=Budget(signal_tokens=48, answer_tokens=96)) as duet:
-    print(f"question  {QUESTION}\n", flush=True)
-    show(duet.stream(QUESTION), print_figures)
+    show(duet, QUESTION)
 
 print("\nA toy pair, trained together by examples/train_demo.py: it knows a dial of ten marks and nothing else.\n")
 with DuetClient.from_pair(Path(__file__).parent / "toy_pair" / "pair") as duet:
-    print(f"question  {TOY_QUESTION}\n", flush=True)
-    show(duet.stream(TOY_QUESTION), print_figures)
+    show(duet, TOY_QUESTION)

@@ -3,11 +3,10 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from duet_sdk import DuetClient, Reply
+from duet_sdk import DuetClient, GateConfig, Progressive, Reply
 from duet_sdk.backends import Call
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.gate.calibration import Calibration, Scored, find_threshold
-from duet_sdk.policies import GateConfig, Progressive
 
 PLAN = "We sieve the numbers first. There are 17 of them. " + "Here is one more remark. " * 30
 

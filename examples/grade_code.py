@@ -1,6 +1,6 @@
 """A grader of your own: Python code is right where it passes a question's tests, run in a process of its own.
 
-In a run's file: `data.grading.grader: grade_code:passes_tests`, with this file beside the run's, and a column `tests`
+In a run's file: `data.grading.grader: grade_code:passes_tests`, with this file next to the run's, and a column `tests`
 with Python assertions. `python examples/grade_code.py` tries it on four answers.
 
 What the process is kept from: more than 2 s of CPU and 3 s in all, more than 512 MiB, files (and output) over 1 MiB,
@@ -44,7 +44,7 @@ _NO_NETWORK = ["unshare", "--user", "--map-root-user", "--net", "--"]
 
 
 def passes_tests(completions, tests, **_columns):
-    """1.0 where the last code block of an answer passes its tests, 0.0 where not, None where there is no code."""
+    """1.0 where the last code block of an answer passes its tests, 0.0 where not, None if there is no code."""
     return [
         None if (code := last_block(chat[-1]["content"])) is None else float(runs(f"{code}\n\n{test}\n"))
         for chat, test in zip(completions, tests, strict=True)
@@ -62,7 +62,7 @@ def runs(program):
     # The program comes by standard input: an argument would show in the list of processes. -I: nothing of the user's.
     limits = [str(CPU_S), str(WALL_S + 1)]
     command = [*(_NO_NETWORK if isolated() else []), sys.executable, "-I", "-S", "-c", _LIMITED, *limits]
-    # Exit code 0 alone is no proof: exit(0) in the middle passes no test.
+    # Exit code 0 alone proves nothing: exit(0) in the middle passes no test.
     mark = secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

@@ -2,11 +2,19 @@
 
 from decimal import Decimal
 
-from duet_sdk import Budget, BudgetExceeded, DuetClient, Reply
+from duet_sdk import (
+    Budget,
+    BudgetExceeded,
+    ConnectFailed,
+    DeadlineExceeded,
+    DuetClient,
+    FailurePolicy,
+    Reply,
+    Retry,
+    StreamBroken,
+    TokenPrice,
+)
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.errors import ConnectFailed, DeadlineExceeded, StreamBroken
-from duet_sdk.policies import FailurePolicy, Retry
-from duet_sdk.pricing import TokenPrice
 
 SKETCH = "The result is 17. Sieve up to 60. Strike out the multiples of 2, 3, 5 and 7."
 ANSWER = "There are 17 primes below 60."

@@ -2,9 +2,16 @@
 
 import asyncio
 
-from duet_sdk import AsyncDuetClient, DuetClient
+from duet_sdk import (
+    AnswerDelta,
+    AsyncDuetClient,
+    DuetClient,
+    Event,
+    FellBack,
+    SignalDelta,
+    SignalDone,
+)
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.events import AnswerDelta, Event, FellBack, SignalDelta, SignalDone
 
 QUESTION = "How many primes are below 60?"
 

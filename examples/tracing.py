@@ -9,10 +9,9 @@ Without an address nothing is sent.
 import asyncio
 import sys
 
-from duet_sdk import AsyncDuetClient, Budget, telemetry
+from duet_sdk import AsyncDuetClient, Budget, TokenPrice, telemetry
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import MemoryLedger
-from duet_sdk.pricing import TokenPrice
 
 PRICES = {"strong-1": TokenPrice("15", "75"), "light-1": TokenPrice("0.1", "0.4")}  # USD for a million tokens
 SIGNAL = Script("17 of them: 2, 3, 5, 7 and thirteen more up to 59.", token_s=0.05, billed=411)

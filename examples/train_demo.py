@@ -4,7 +4,7 @@
 
 Two tiny models are taught a toy task from random weights, then trained together. It measures whether
 the reasoner's signals become short while the pair's accuracy holds, and fails where they do not. Its warm-up has shown
-the reasoner terse traces beside verbose ones: joint training selects among what it writes.
+the reasoner terse traces as well as verbose ones: joint training selects among what it writes.
 It says nothing about language models.
 """
 

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test may fail because the machine was busy: Hypothesis measures each example by the clock unless told otherwise.
+settings.register_profile("duet", deadline=None)
+settings.load_profile("duet")
 
 
 @pytest.fixture(autouse=True)

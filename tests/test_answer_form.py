@@ -34,9 +34,17 @@ def request(**demands):
         (NAMED, (), "the tool add was not called"),
         ("required", (ToolCall("1", "sub", "{}"),), "sub was called; the tools are add"),
         (NAMED, (ToolCall("1", "sub", "{}"),), "sub was called; call add"),
-        ("required", (ToolCall("1", "add", '{"a": '),), "the arguments of add are no JSON"),
-        ("required", (ToolCall("1", "add", '{"a": "x"}'),), "the arguments of add do not fit: $.a: 'x' is not of type"),
-        ("required", (ToolCall("1", "add", ""),), "the arguments of add do not fit: $: 'a' is a required property"),
+        ("required", (ToolCall("1", "add", '{"a": '),), "the arguments of add are not JSON"),
+        (
+            "required",
+            (ToolCall("1", "add", '{"a": "x"}'),),
+            "the arguments of add do not match its schema: $.a: 'x' is not of type",
+        ),
+        (
+            "required",
+            (ToolCall("1", "add", ""),),
+            "the arguments of add do not match its schema: $: 'a' is a required property",
+        ),
     ],
 )
 def test_a_demanded_tool_call_must_be_there_and_fit(choice, calls, problem):

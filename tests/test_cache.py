@@ -290,7 +290,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
 async def test_a_path_that_cannot_be_written_is_refused(tmp_path, name):
     (tmp_path / "file").touch()
     async with SqliteSignalCache(tmp_path / name) as cache:
-        with pytest.raises(ConfigError, match="cannot write the signal cache .*; name another path"):
+        with pytest.raises(ConfigError, match="cannot write the signal cache .*; choose another path"):
             await cache.get(KEY)
 
 

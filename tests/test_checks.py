@@ -55,7 +55,7 @@ def test_a_word_that_is_not_known_is_refused(value):
     one_of("answer", "yes", ("yes", "no"))
     with pytest.raises(ConfigError) as refused:
         one_of("answer", value, ("yes", "no"))
-    assert str(refused.value) == f"answer {value!r} is unknown; known are yes, no"
+    assert str(refused.value) == f"answer {value!r} is unknown; known: yes, no"
 
 
 def test_a_hint_ends_the_sentence():

@@ -1,4 +1,4 @@
-"""`.ci/slow` on a repository of its own: a slow suite runs when, and only when, it has to."""
+"""`.ci/slow` on a repository of its own: a slow suite runs when, and only when, it has to. And `.ci/words`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-SLOW = Path(__file__).resolve().parent.parent / ".ci" / "slow"
+ROOT = Path(__file__).resolve().parent.parent
+SLOW = ROOT / ".ci" / "slow"
 MAKEFILE = "suite:\n\t@echo ran >> ran.log\n\t@test ! -e broken\n"
 
 pytestmark = pytest.mark.skipif(not (shutil.which("git") and shutil.which("make")), reason="needs git and make")
@@ -130,3 +131,48 @@ def test_inputs_that_match_no_file_are_refused(repository: Path, slow: Slow) -> 
     assert done.returncode != 0
     assert "'source'" in done.stderr
     assert runs(repository) == 0
+
+
+def words(*files: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / ".ci" / "words", *files]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Fine.\n\nA call's own options go over them.\n", "3: 'go over them'; write: take precedence"),
+        ("Fine.\nThe values are parted\nby commas.\n", "2: 'parted by'; write: separated by"),
+        ("The answer is no JSON.\n", "1: 'is no JSON'; write: is not (valid)"),
+    ],
+)
+def test_a_phrase_of_the_list_is_found_with_its_line(tmp_path: Path, text: str, found: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    done = words(page)
+
+    assert done.returncode == 1
+    assert f"{page}:{found}" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_what_the_changelog_says_of_past_versions_is_left_as_it_is(tmp_path: Path) -> None:
+    changelog = tmp_path / "CHANGELOG.md"
+    changelog.write_text("## Unreleased\n\n- Plain.\n\n## 0.1.0\n\n- All in vain.\n")
+    assert words(changelog).returncode == 0
+    changelog.write_text("## Unreleased\n\n- All in vain.\n\n## 0.1.0\n\n- Plain.\n")
+    assert words(changelog).returncode == 1
+
+
+def test_our_texts_have_no_phrase_of_the_list() -> None:
+    done = words()
+
+    assert done.stdout == ""
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", (ROOT / ".ci" / "words.txt").read_text().splitlines())
+def test_every_line_of_the_list_has_a_pattern_and_an_advice(line: str) -> None:
+    assert (
+        line == "" or line.startswith("#") or (all(part.strip() for part in line.split(" -> ", 1)) and " -> " in line)
+    )

@@ -182,7 +182,7 @@ def test_the_ledger_of_the_settings_is_taken_where_none_is_named(filled):
         (["report"], 2, "no ledger given"),
         (["report", "--ledger", "sqlite:///nowhere.db"], 2, "there is no ledger at nowhere.db"),
         (["report", "--ledger", "postgres://u:sesame@h/db"], 2, "unknown ledger URL"),
-        (["report", "--ledger", "redis://u:sesame@h/0"], 2, "must not hold a password"),
+        (["report", "--ledger", "redis://u:sesame@h/0"], 2, "must not contain a password"),
         (["report", "--ledger", "redis://127.0.0.1:1/0"], 1, "redis://127.0.0.1:1/0 failed"),
         (["report", "--json", "--csv", "--ledger", URL], 2, "not both"),
         (["report", "--by", "user", "--ledger", URL], 2, "user"),

@@ -17,9 +17,9 @@ from duet_sdk.events import AnswerDelta, Done, SignalDelta
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"gate": "sometimes"}, "gate 'sometimes' is unknown; known are always, never"),
+        ({"gate": "sometimes"}, "gate 'sometimes' is unknown; known: always, never"),
         ({"gate": 7}, "gate must be a name"),
-        ({"handoff": "telepathy"}, "handoff 'telepathy' is unknown; known are instruct, think"),
+        ({"handoff": "telepathy"}, "handoff 'telepathy' is unknown; known: instruct, think"),
         ({"on_cut": "chop"}, "on_cut 'chop' is unknown"),
         ({"on_failure": "shrug"}, "on_failure 'shrug' is unknown"),
         ({"context": "none"}, "context 'none' is unknown"),
@@ -85,7 +85,7 @@ def test_nothing_named_means_the_embedded_pair():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mode": "both"}, "mode 'both' is unknown; known are duet, reasoner, generator, signal"),
+        ({"mode": "both"}, "mode 'both' is unknown; known: duet, reasoner, generator, signal"),
         ({"n": 0}, "n must be a whole number from 1 to 64"),
         ({"n": True}, "n must be"),
         ({"vote": "loudest"}, "vote must be 'majority' or a function"),
@@ -93,7 +93,7 @@ def test_nothing_named_means_the_embedded_pair():
         ({"top_p": 1.5}, "top_p must be between 0 and 1"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_k": 0}, "top_k must be a whole number of at least 1"),
-        ({"stop": ""}, "stop holds an empty text"),
+        ({"stop": ""}, "stop contains an empty string"),
     ],
 )
 async def test_a_request_out_of_range_is_refused_before_anything_is_spent(options, words):
@@ -276,7 +276,7 @@ async def test_a_question_in_the_middle_of_a_run_ends_its_signal():
 
 
 async def test_a_conversation_takes_text_or_messages():
-    with pytest.raises(InvalidRequest, match="said must be a text or a list of messages, got int"):
+    with pytest.raises(InvalidRequest, match="said must be a string or a list of messages, got int"):
         await AsyncDuetClient("scripted/a", "scripted/b").conversation().chat(3)
 
 
@@ -291,7 +291,7 @@ async def test_a_turn_that_fails_leaves_the_conversation_as_it_was():
 async def test_a_context_policy_that_leaves_no_question_is_refused():
     reasoner = Scripted("s")
     duet = AsyncDuetClient(reasoner, Scripted("a"), context=lambda messages, stage: ())
-    with pytest.raises(ConfigError, match="left the reasoner no user message"):
+    with pytest.raises(ConfigError, match="left the reasoner without a user message"):
         await duet.chat("q")
     assert reasoner.calls == []
 

@@ -56,19 +56,19 @@ def test_thoughts_of_other_models_are_left_out():
     [
         ("", "the question is empty"),
         (" \n", "the question is empty"),
-        ([], "there are no messages"),
+        ([], "messages is empty"),
         (None, "got NoneType"),
         ({"role": "user", "content": "q"}, "got dict"),
         (
             [{"role": "robot", "content": "q"}],
-            "message 0 has the role 'robot'; known are system, user, assistant, tool",
+            "message 0 has the role 'robot'; known: system, user, assistant, tool",
         ),
         ([{"role": "user"}], "message 0 has no content"),
         ([{"role": "user", "content": None}], "message 0 has no content"),
         ([{"role": "user", "content": []}], "message 0 has no content"),
         ([{"role": "user", "content": 7}], "got int"),
         ([{"role": "user", "content": [{"type": "video"}]}], "type 'video'"),
-        ([{"role": "user", "content": [7]}], "neither text nor mapping"),
+        ([{"role": "user", "content": [7]}], "neither a string nor a mapping"),
         ([7], "message 0 must be a Message or a mapping"),
         ([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "from 'assistant'"),
         ([{"role": "system", "content": "s"}], "from 'system'"),
@@ -92,9 +92,9 @@ def test_what_cannot_be_answered_is_refused_with_what_is_wrong(given, words):
 @pytest.mark.parametrize(
     ("tools", "words"),
     [
-        ([{}], "tool 0 must read"),
-        ([{"type": "function", "function": {"name": ""}}], "tool 0 must read"),
-        ([{"function": {"name": "a"}}, {"function": {"name": "a"}}], "two tools are called 'a'"),
+        ([{}], "tool 0 must look like"),
+        ([{"type": "function", "function": {"name": ""}}], "tool 0 must look like"),
+        ([{"function": {"name": "a"}}, {"function": {"name": "a"}}], "two tools are named 'a'"),
     ],
 )
 def test_tools_without_names_or_with_the_same_are_refused(tools, words):
@@ -124,7 +124,7 @@ def test_reasoning_on_a_message_of_another_role_is_dropped():
     ("message", "words"),
     [
         (Message("user", "q", signal="plan"), "message 0 is from 'user' and carries a signal"),
-        ({"role": "assistant", "content": "a", "signal": 3}, "message 0: signal must be a text, got int"),
+        ({"role": "assistant", "content": "a", "signal": 3}, "message 0: signal must be a string, got int"),
     ],
 )
 def test_a_signal_where_none_can_be_is_refused(message, words):

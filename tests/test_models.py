@@ -84,7 +84,7 @@ def test_a_folder_with_a_part_missing_is_refused(folder: Path, name: str, messag
 def test_weights_cut_short_are_refused(folder: Path, kept: int) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(ModelNotFound, match=r"cut short|header says"):
+    with pytest.raises(ModelNotFound, match=r"truncated|header says"):
         models.check_folder(folder)
 
 
@@ -110,7 +110,7 @@ def test_gguf_weights_are_pointed_to_the_conversion(folder: Path) -> None:
 def test_code_of_the_models_own_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling.Evil"}}))
-    with pytest.raises(ConfigError, match="code of its own"):
+    with pytest.raises(ConfigError, match="its own code"):
         models.check_folder(folder)
 
 
@@ -301,7 +301,7 @@ def test_two_processes_on_an_empty_cache_convert_once(
     assert first.stdout.readline() == "converting\n"
     second = start()
     assert second.stdout is not None
-    assert second.stdout.readline() == f"waiting for another process that prepares {NAME}\n"
+    assert second.stdout.readline() == f"waiting for another process to prepare {NAME}\n"
     (tmp_path / "gate").write_text("go")
     path = f"{tmp_path / 'cache' / NAME}\n"
     assert [process.stdout.read() for process in (first, second) if process.stdout] == [path, path]
@@ -395,7 +395,7 @@ def test_a_hub_model_with_code_of_its_own_is_refused_before_its_weights_are_fetc
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {}}))
-    with pytest.raises(ConfigError, match="code of its own"):
+    with pytest.raises(ConfigError, match="its own code"):
         models.pull("some/tiny", root=tmp_path / "cache", endpoint=hub.url)
     assert not any(path.endswith(".safetensors") for path in hub.asked)
 

@@ -214,8 +214,8 @@ def test_files_behind_links_in_a_models_folder_are_copied_as_files(tmp_path):
 @pytest.mark.parametrize(
     ("config", "weights", "error", "words"),
     [
-        ('{"auto_map": {"AutoModel": "code.Model"}}', WEIGHTS, ConfigError, "code of its own"),
-        ("{}", WEIGHTS[:-1], ModelNotFound, "has 65 bytes where its header says 66"),
+        ('{"auto_map": {"AutoModel": "code.Model"}}', WEIGHTS, ConfigError, "its own code"),
+        ("{}", WEIGHTS[:-1], ModelNotFound, "has 65 bytes, but its header says 66"),
     ],
 )
 def test_a_model_that_could_not_be_loaded_is_not_bundled(tmp_path, config, weights, error, words):
@@ -315,7 +315,7 @@ def test_a_flipped_byte_is_noticed(bundled):
 def test_a_truncated_file_is_noticed(bundled):
     weights = bundled / "reasoner" / "model.safetensors"
     weights.write_bytes(WEIGHTS[:-1])
-    with pytest.raises(PairError, match=r"has 65 bytes where pair\.json says 66"):
+    with pytest.raises(PairError, match=r"has 65 bytes, but pair\.json says 66"):
         Pair.load(bundled)
 
 
@@ -346,21 +346,21 @@ def test_an_unlisted_note_beside_the_models_is_allowed(bundled):
 @pytest.mark.parametrize("name", ["a.bin", "a.pt", "a.pth", "a.pkl", "a.ckpt", "a.pickle", "A.BIN", "reasoner/b.bin"])
 def test_a_pickled_file_is_refused(bundled, name):
     (bundled / name).write_bytes(b"\x80\x04N.")
-    with pytest.raises(PairError, match="a pair holds safetensors only"):
+    with pytest.raises(PairError, match="a pair may contain only safetensors"):
         Pair.load(bundled)
 
 
 def test_a_pickled_file_is_refused_even_when_it_is_listed(bundled):
     (bundled / "reasoner" / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     list_file(bundled, "reasoner/pytorch_model.bin")
-    with pytest.raises(PairError, match="a pair holds safetensors only"):
+    with pytest.raises(PairError, match="a pair may contain only safetensors"):
         Pair.load(bundled)
 
 
 def test_a_model_with_code_of_its_own_is_refused_even_when_it_is_listed(bundled):
     (bundled / "reasoner" / "config.json").write_text('{"auto_map": {"AutoModel": "code.Model"}}')
     list_file(bundled, "reasoner/config.json")
-    with pytest.raises(PairError, match="wants to run code of its own"):
+    with pytest.raises(PairError, match="needs to run its own code"):
         Pair.load(bundled)
 
 
@@ -458,7 +458,7 @@ def test_a_file_in_the_way_is_not_overwritten(tmp_path):
 
 def test_a_pair_is_not_replaced_by_one_that_only_names_its_models(bundled):
     pair = Pair.load(bundled)
-    with pytest.raises(PairError, match="which would be replaced; bundle the pair instead"):
+    with pytest.raises(PairError, match="which would be overwritten; bundle the pair instead"):
         Pair.of(pair.reasoner_spec, "scripted/x").save(bundled)
     assert Pair.of(pair.reasoner_spec, "scripted/x").bundle(bundled).reasoner_spec == pair.reasoner_spec
 
@@ -499,9 +499,9 @@ def test_a_bundled_model_needs_a_pair_on_disk(tmp_path):
     ],
 )
 def test_a_name_with_a_secret_is_refused_and_the_secret_not_repeated(tmp_path, name):
-    with pytest.raises(PairError, match="a pair keeps no secrets") as made:
+    with pytest.raises(PairError, match="a pair must not contain secrets") as made:
         Pair.of(name, "scripted/x")
-    with pytest.raises(PairError, match="a pair keeps no secrets") as loaded:
+    with pytest.raises(PairError, match="a pair must not contain secrets") as loaded:
         Pair.load(written(tmp_path / "pair", generator={"model": name}))
     for error in (made.value, loaded.value):
         assert "hunter2" not in f"{error} {error.__cause__}"
@@ -525,12 +525,14 @@ def test_a_secret_in_another_section_is_refused_by_its_place(tmp_path, changes, 
     ("budget", "name"), [(Budget(deadline_s=5), "deadline_s"), (Budget(cost_usd=Decimal(1)), "cost_usd")]
 )
 def test_a_limit_that_a_pair_cannot_keep_is_refused(budget, name):
-    with pytest.raises(PairError, match=f"a pair keeps signal_tokens and answer_tokens, no {name}"):
+    with pytest.raises(PairError, match=f"a pair keeps signal_tokens and answer_tokens only: pass {name}"):
         Pair.of("scripted/17", "scripted/x", budget=budget)
 
 
 def test_values_that_cannot_be_a_pair_are_refused():
-    with pytest.raises(PairError, match="this cannot be a pair: reasoner: 'model' must be written as 'backend/model'"):
+    with pytest.raises(
+        PairError, match="this is not a valid pair: reasoner: 'model' must be written as 'backend/model'"
+    ):
         Pair.of("nonsense", "scripted/x")
     with pytest.raises(PairError, match="handoff: Input should be 'instruct' or 'think'"):
         Pair.of("scripted/17", "scripted/x", handoff="telepathy")

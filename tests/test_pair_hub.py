@@ -111,7 +111,7 @@ def test_a_repository_with_a_pickle_is_refused_before_anything_is_fetched(hub, r
 def test_a_model_with_code_of_its_own_is_refused_before_weights_are_fetched(hub, repository):
     (repository / "reasoner" / "config.json").write_text('{"auto_map": {"AutoModel": "code.Model"}}')
     list_file(repository, "reasoner/config.json")
-    with pytest.raises(PairError, match="the model in some/pair/reasoner wants to run code of its own"):
+    with pytest.raises(PairError, match="the model in some/pair/reasoner needs to run its own code"):
         Pair.load("some/pair")
     assert not any(name.endswith(".safetensors") for name in fetched(hub))
 
@@ -161,13 +161,15 @@ def test_a_pair_or_revision_that_the_hub_does_not_have_says_what_to_do(hub):
 
 def test_a_gated_pair_asks_for_a_token(hub):
     hub.error = (403, "GatedRepo")
-    with pytest.raises(Authentication, match="ask for it on the pair's page and set HF_TOKEN"):
+    with pytest.raises(Authentication, match="request it on the pair's page and set HF_TOKEN"):
         Pair.load("some/pair")
 
 
 def test_a_hub_that_does_not_answer_is_told_as_such(hub, monkeypatch):
     monkeypatch.setattr("duet_sdk.pair.hub.Repository", partial(Repository, endpoint="http://127.0.0.1:9"))
-    with pytest.raises(ConnectFailed, match="fetching 'some/pair' from the hub failed .*copy the pair's folder here"):
+    with pytest.raises(
+        ConnectFailed, match="fetching 'some/pair' from the hub failed .*copy the pair's folder to this machine"
+    ):
         Pair.load("some/pair")
 
 

@@ -10,7 +10,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConnectFailed, StreamBroken
 from duet_sdk.policies import Retry
 from duet_sdk.pricing import FREE, GpuHour, PriceBook, TokenPrice
-from duet_sdk.receipt import Account, Alone
+from duet_sdk.receipt import Account, ReasonerOnly
 from duet_sdk.reply import Attempt, StageUsage
 
 PRICES = {"scripted/lines": TokenPrice(Decimal(1), Decimal(10))}
@@ -94,14 +94,14 @@ def test_times_of_attempts_that_overlap_are_counted_once():
 
 async def test_a_reasoner_that_answers_itself_measures_what_it_costs_alone():
     async with AsyncDuetClient(Scripted("a b c"), Scripted("d"), prices=PRICES) as duet:
-        alone = (await duet.chat("q", mode="reasoner")).receipt.alone
-        assert (await duet.chat("q")).receipt.alone is None  # nothing supports an estimate
+        alone = (await duet.chat("q", mode="reasoner")).receipt.reasoner_only
+        assert (await duet.chat("q")).receipt.reasoner_only is None  # nothing supports an estimate
     assert alone is not None
     assert (alone.output_tokens, alone.basis) == (3, "measured")
 
 
 def test_a_calibration_gives_an_estimate_for_each_answer():
-    alone = Alone("scripted/m", None, PriceBook({"scripted/m": TokenPrice(Decimal(1), Decimal(10))}), 1000.0)
+    alone = ReasonerOnly("scripted/m", None, PriceBook({"scripted/m": TokenPrice(Decimal(1), Decimal(10))}), 1000.0)
     estimate = alone.estimate([attempt("reasoner", 0, 1, kind="signal")], answers=2)
     assert estimate is not None
     assert (estimate.output_tokens, estimate.basis) == (2000, "calibration")
@@ -110,12 +110,12 @@ def test_a_calibration_gives_an_estimate_for_each_answer():
 
 @pytest.mark.parametrize("price", [GpuHour(Decimal(2)), None])
 def test_an_estimate_has_no_money_where_the_price_is_unknown_or_by_the_hour(price):
-    estimate = Alone("scripted/m", price, PriceBook(), 1000.0).estimate([attempt("reasoner", 0, 1)], answers=1)
+    estimate = ReasonerOnly("scripted/m", price, PriceBook(), 1000.0).estimate([attempt("reasoner", 0, 1)], answers=1)
     assert estimate is not None
     if price is None:
         assert estimate.basis == "measured"
-    assert Alone("x/y", price, PriceBook(), 9.0).estimate([attempt("generator", 0, 1)], answers=1).usd is None  # type: ignore[union-attr]
+    assert ReasonerOnly("x/y", price, PriceBook(), 9.0).estimate([attempt("generator", 0, 1)], answers=1).usd is None  # type: ignore[union-attr]
 
 
 def test_without_any_prompt_there_is_no_estimate():
-    assert Alone("x/y", FREE, PriceBook(), 9.0).estimate([], answers=1) is None
+    assert ReasonerOnly("x/y", FREE, PriceBook(), 9.0).estimate([], answers=1) is None

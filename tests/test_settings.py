@@ -144,7 +144,7 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
         ),
         ("pair = 'p'\nreasoner = 'a/b'", "pair names both models: leave reasoner and generator out"),
         ("[reasoner]\nmodel = 'a/b'\napi_key_env = 'sk-1'", "reasoner.api_key_env: must be the name of an environment"),
-        ("[reasoner]\nmodel = 'a/b'\napi_key_env = 'K'\napi_key = 'k'", "give api_key or api_key_env, not both"),
+        ("[reasoner]\nmodel = 'a/b'\napi_key_env = 'K'\napi_key = 'k'", "pass api_key or api_key_env, not both"),
         ("gate = ", r"duet.toml is not TOML: Invalid value \(at line 1, column 8\)|duet.toml is not TOML"),
     ],
 )
@@ -285,7 +285,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     "given", ["redis://user:sesame@h/0", {"url": "rediss://:sesame@h/0"}, "redis://h/0?password=sesame"]
 )
 def test_a_password_in_the_url_of_a_ledger_is_refused_and_not_quoted(given):
-    with pytest.raises(ConfigError, match=r"ledger.*: a ledger's URL must not hold a password") as caught:
+    with pytest.raises(ConfigError, match=r"ledger.*: a ledger's URL must not contain a password") as caught:
         load_settings(ledger=given)
     assert "sesame" not in str(caught.value)
 
@@ -363,7 +363,7 @@ def test_what_follows_a_failure_is_a_word_or_a_table(monkeypatch):
             r"on_failure.fallback_pair.1.base_ur is not a setting; did you mean 'base_url'\?$",
         ),
         ("[on_failure]\nfallback_pair = ['vllm/a@http://u:sk-secret@h', 'c/d']", "fallback_pair.0: a URL must not"),
-        ("[prices.x]\ngpu_hour_usd = 1\nusd = 2", r"used: prices.x.usd is not a setting; known are input_usd"),
+        ("[prices.x]\ngpu_hour_usd = 1\nusd = 2", r"used: prices.x.usd is not a setting; known: input_usd"),
         ("[prices.x]\ngpu_hour_usd = 1\ninput_usd = 2", "prices.x: a price needs input_usd and output_usd, or gpu"),
         (
             "[prices.x]\ninput_us = 1\noutput_usd = 1",

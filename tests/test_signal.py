@@ -119,7 +119,7 @@ def test_policies_are_found_by_name_or_taken_as_they_are():
     assert isinstance(Mine(), CutPolicy)
     assert cut_policy("wrap_up") == WrapUp(reserve=0.25)
     assert cut_policy(mine := Mine()) is mine
-    with pytest.raises(ConfigError, match="known are keep, sentence, wrap_up, error"):
+    with pytest.raises(ConfigError, match="known: keep, sentence, wrap_up, error"):
         cut_policy("chop")
     with pytest.raises(ConfigError, match="between 0 and 1"):
         WrapUp(reserve=1.0)

@@ -85,7 +85,7 @@ def why_ask_again(scope: RunScope, messages: Sequence[Message], tools: Sequence[
 
 
 def has_failed(message: Message) -> bool:
-    """Whether a message is a tool's result that tells of an error.
+    """Whether a message is a tool's result that reports an error.
 
     It is marked as failed, begins as errors do ("Error: …", "ValueError(…)", "An error occurred …", a traceback), or
     is a JSON object with ``error``, ``is_error``, ``isError``, ``success: false`` or ``status: "error"``.

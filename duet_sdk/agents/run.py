@@ -17,13 +17,13 @@ from duet_sdk.reply import GateDecision, RunTotals, Signal, Usage
 from duet_sdk.request import Request
 from duet_sdk.types import Message, ToolCall
 
-_UNSURE = "the generator was unsure of how to go on"
+_UNSURE = "the generator was unsure how to continue"
 POLICY = "run"
 """What a gate's decision is called where the run made it."""
 
 
 def has_tools(request: Request) -> bool:
-    """Whether a request is an agent's: it can call tools, or has results of some in its history."""
+    """Whether a request belongs to an agent: it offers tools, or has tool results in its history."""
     if request.tools:
         return True
     for message in request.messages:  # noqa: SIM110  # a generator costs more than all else that is asked here
@@ -34,7 +34,7 @@ def has_tools(request: Request) -> bool:
 
 @dataclass(slots=True)
 class Tally:
-    """What is remembered of one run."""
+    """What is remembered about one run."""
 
     calls: int = 0
     """How often the reasoner was asked."""
@@ -52,7 +52,7 @@ class RunMemory:
     its first tool calls. Nothing crosses from one tenant to another.
 
     Args:
-        max_entries: runs that are remembered; the one unused for longest makes room.
+        max_entries: runs that are remembered; the least recently used one is evicted.
         idle_s: seconds after its last request until a run is forgotten.
         clock: seconds that only go forward.
     """
@@ -89,7 +89,7 @@ class AgentRun:
 
     Attributes:
         request: the request, its messages with the run's signals in their places and no others.
-        signal: the newest signal of the run, empty where there is none.
+        signal: the newest signal of the run, empty if there is none.
         why: what made the reasoner be asked again, empty where nothing did.
         left: the request is over and booked.
     """
@@ -114,7 +114,7 @@ class AgentRun:
         self.request = replace(request, messages=messages)
 
     def decide(self, gate: Gate | TokenGate) -> GateDecision | None:
-        """What the run says about asking the reasoner, before anybody else; None leaves it to the gate."""
+        """What the run decides about asking the reasoner, before anything else does; None leaves it to the gate."""
         scope = self.request.signal_scope
         if scope is None or not self._turn:
             return None
@@ -124,16 +124,16 @@ class AgentRun:
             if not self.why and "low_confidence" in scope.ask_again_on and isinstance(gate, TokenGate) and not used_up:
                 self.why = _UNSURE
             if not self.why:
-                return GateDecision(ask=False, policy=POLICY, reason="the run has its signal")
+                return GateDecision(ask=False, policy=POLICY, reason="the run already has a signal")
         return self._used_up() if used_up else None
 
     @property
     def waits_for_doubt(self) -> bool:
-        """Whether nothing but the generator's doubt can make the reasoner be asked, so that it is not asked beside."""
+        """Whether nothing but the generator's doubt can make the reasoner be asked, so that it is not asked at once."""
         return self.why == _UNSURE
 
     def allow(self, decision: GateDecision) -> GateDecision:
-        """The gate's decision as far as the run's limit allows; an asking that is allowed counts from now on."""
+        """The gate's decision within the run's limit; a call that is allowed counts from now on."""
         if not decision.ask:
             return decision
         scope = self.request.signal_scope
@@ -178,11 +178,11 @@ class AgentRun:
                     self._memory.keep(self._key(message.tool_calls), tally)
 
     def _spared(self, account: Account) -> int:
-        """Callings of the reasoner that were counted and never made: a cache had the signal, or nothing was sent."""
+        """Calls of the reasoner that were counted but never made: a cache had the signal, or nothing was sent."""
         return int(self._asked and all(attempt.stage != "reasoner" for attempt in account.attempts))
 
     def _used_up(self) -> GateDecision:
-        reason = f"the run has used its {self._tally.calls} calls of the reasoner"
+        reason = f"the run has used its limit of {self._tally.calls} calls to the reasoner"
         if self.why:
             reason = f"{self.why}, but {reason}"
         return GateDecision(ask=False, policy=POLICY, reason=reason)

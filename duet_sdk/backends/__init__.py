@@ -1,5 +1,25 @@
-"""Models behind one protocol: `Backend` is what a stage talks to, `connect` turns a name into one."""
+"""Models behind one base class: `Backend` is what a stage talks to, `connect` turns a name into one."""
 
-from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
+from duet_sdk.backends.base import (
+    Backend,
+    Call,
+    Capabilities,
+    Chunk,
+    ThinkPlacer,
+    ThinkRenderer,
+    Thought,
+    Wrapped,
+    trace_headers,
+)
 
-__all__ = ["Backend", "Call", "Capabilities", "Chunk"]
+__all__ = [
+    "Backend",
+    "Call",
+    "Capabilities",
+    "Chunk",
+    "ThinkPlacer",
+    "ThinkRenderer",
+    "Thought",
+    "Wrapped",
+    "trace_headers",
+]

@@ -1,4 +1,4 @@
-"""What a stage asks of a model, and what a model answers: the one seam between the pipeline and every backend."""
+"""What a stage asks of a model, and what a model answers: the one interface of the pipeline to all backends."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ trace_headers: ContextVar[Mapping[str, str] | None] = ContextVar("headers of the
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a connected model can do. The pipeline refuses what is missing before it spends anything."""
+    """What a connected model can do. The pipeline refuses what it cannot do before spending anything."""
 
     context_tokens: int | None = None
-    """Window for prompt and output together, None where unknown."""
+    """Window for prompt and output together, None if unknown."""
     prompt_ids: bool = False
     """Takes a prompt as token ids; the think handoff needs it."""
     tools: bool = False
@@ -86,7 +86,7 @@ class Call:
     """The caller must be able to stop the model, but looks at no deltas: what arrives at once may come as one chunk."""
 
 
-@dataclass(slots=True)  # not frozen: that makes it three times as dear to build, and one comes with every token
+@dataclass(slots=True)  # not frozen: that makes it three times as expensive to build, and one comes with every token
 class Chunk:
     """A piece of output number ``index``.
 
@@ -136,11 +136,11 @@ class Backend(ABC):
     boundary: str = "any"
     """How far a request travels: ``local``, a named region, or ``any``."""
     base_url: str | None = None
-    """Where the model is served, None where it is in this process."""
+    """Where the model is served, None if it is in this process."""
 
     @property
     def price(self) -> Price | None:
-        """What a call costs by this backend's own knowledge (a local model is free), None where unknown."""
+        """What a call costs by this backend's own knowledge (a local model is free), None if unknown."""
         return None
 
     @abstractmethod
@@ -159,7 +159,7 @@ class Backend(ABC):
         An implementation is an async generator: the caller closes it.
 
         Raises:
-            BackendError: as it happens, also part way.
+            BackendError: as it happens, also midway.
         """
 
     async def batches(self, call: Call) -> AsyncGenerator[Sequence[Chunk], None]:
@@ -187,7 +187,7 @@ class Backend(ABC):
 
         Args:
             begun: what `attempt_begins` gave.
-            error: what ended it; None where the model ended, was stopped at a limit, or was no longer needed.
+            error: what ended it; None if the model ended, was stopped at a limit, or was no longer needed.
         """
 
     async def count_tokens(
@@ -203,11 +203,11 @@ class Backend(ABC):
         return None
 
     async def tokenizer(self) -> TokenizerFiles | None:
-        """The model's tokenizer and chat template, None where they are not at hand."""
+        """The model's tokenizer and chat template, None if they are not available."""
         return None
 
     async def server_renderer(self) -> ThinkRenderer | None:
-        """Renders by the template and tokenizer of the model's server, None where it does not share them.
+        """Renders by the template and tokenizer of the model's server, None if it does not share them.
 
         Raises:
             ConfigError: the template or the tokenizer cannot hold a signal safely.
@@ -215,7 +215,7 @@ class Backend(ABC):
         return None
 
     async def think_placer(self) -> ThinkPlacer | None:
-        """Puts a signal into a chat with the model, None where its server has no way for it.
+        """Puts a signal into a chat with the model, None if its server has no way for it.
 
         Raises:
             ConfigError: the template or the tokenizer cannot hold a signal safely.
@@ -223,7 +223,7 @@ class Backend(ABC):
         return None
 
     async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
-        """The token ids that the model's server makes of these messages, None where it does not say."""
+        """The token ids that the model's server makes of these messages, None if it does not say."""
         return None
 
     async def aclose(self) -> None:  # noqa: B027

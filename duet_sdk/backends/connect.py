@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from duet_sdk.endpoints import Endpoint
 
 OneModel: TypeAlias = "str | Backend | Endpoint"
+"""A model by its name, by where it is, or as an object."""
 ModelLike: TypeAlias = "OneModel | Sequence[OneModel]"
 """A model, or several in the order in which they are tried."""
 Connect: TypeAlias = Callable[[str, Mapping[str, object]], Backend]

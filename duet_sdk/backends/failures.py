@@ -1,4 +1,4 @@
-"""What a server, a library or the way to it does wrong → the error tree, in its own words without any secret."""
+"""What goes wrong at a server, in a library or on the way → the error tree, in its own words without any secret."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _NO_MODEL: Final = re.compile(
 )
 
 _BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
-    401: (Authentication, "refused the key, or requires one"),
-    403: (Authentication, "refused the key, or requires one"),
-    408: (RateLimited, "asks to be called later"),
-    425: (RateLimited, "asks to be called later"),
-    429: (RateLimited, "asks to be called later"),
+    401: (Authentication, "rejected the API key, or requires one"),
+    403: (Authentication, "rejected the API key, or requires one"),
+    408: (RateLimited, "is rate limiting requests"),
+    425: (RateLimited, "is rate limiting requests"),
+    429: (RateLimited, "is rate limiting requests"),
     501: (BackendError, "cannot do this"),
 }
 """The statuses with a meaning of their own; that of 404 depends on the words that come with it."""
@@ -65,12 +65,12 @@ _BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a model's server said no with, whichever way it was heard."""
+    """The refusal of a model's server, however it arrived."""
 
     status: int | None
-    """Of HTTP; None where there was none."""
+    """Of HTTP; None if there was none."""
     words: str = ""
-    """As the server said them: they may quote the request, and are shown redacted only."""
+    """The server's own words: they may quote the request, and are shown only redacted."""
     codes: frozenset[str] = frozenset()
     """The names that it gives its error, such as ``insufficient_quota``."""
     retry_after: float | None = None
@@ -104,7 +104,7 @@ class Failures:
             cause = error.certificate_error
             why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
             return ConnectFailed(
-                f"{self._who}: its certificate is not accepted ({why}); to trust an authority of your own, set the "
+                f"{self._who}: its certificate was rejected ({why}); to trust an authority of your own, set the "
                 "environment variable SSL_CERT_FILE before Python starts, or correct the URL",
                 retryable=False,
                 **self._facts,
@@ -116,26 +116,26 @@ class Failures:
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
             reason = "could not connect within connect_s; is the server running?"
         elif isinstance(error, TimeoutError):
-            reason = "connected, but got no answer within read_s"
+            reason = "connected, but got no response within read_s"
         elif isinstance(error, aiohttp.ClientConnectorError):
-            reason = f"could not connect ({type(error.os_error).__name__}); is the server running there?"
+            reason = f"could not connect ({type(error.os_error).__name__}); is the server running?"
         elif isinstance(error, aiohttp.ClientResponseError):
-            reason = "the answer is not HTTP; wrong URL or wrong port?"
+            reason = "the response is not HTTP; wrong URL or port?"
         else:
-            reason = f"the connection was closed without an answer ({type(error).__name__})"
+            reason = f"the connection was closed without a response ({type(error).__name__})"
         return ConnectFailed(f"{self._who}: {reason}", **self._facts)
 
     def no_answer(self, refusal: Refusal, sent: Json) -> ConnectFailed:
         """A library says that it got no answer at all."""
         return ConnectFailed(
-            f"{self._who} gave no answer{self._said(refusal, sent)}", retry_after=refusal.retry_after, **self._facts
+            f"{self._who} did not respond{self._said(refusal, sent)}", retry_after=refusal.retry_after, **self._facts
         )
 
     def cut(self, error: Exception) -> StreamBroken:
         """The way to the server broke after its answer had begun."""
         if isinstance(error, TimeoutError):
-            return self.broken("nothing more came within read_s")
-        return self.broken(f"the connection was lost during the answer ({type(error).__name__})")
+            return self.broken("nothing more arrived within read_s")
+        return self.broken(f"the connection was lost during the response ({type(error).__name__})")
 
     def broken(self, reason: str, *, status: int | None = None) -> StreamBroken:
         """An answer that cannot be read, or ended too early."""
@@ -150,10 +150,10 @@ class Failures:
             refusal: the error.
             sent: the request's body.
             partial: the text written before.
-            usage: what it cost, None where unknown.
+            usage: what it cost, None if unknown.
         """
         return StreamBroken(
-            f"{self._who}: the server ended its answer with an error{self._said(refusal, sent)}",
+            f"{self._who}: the server ended its response with an error{self._said(refusal, sent)}",
             partial=partial,
             usage=usage,
             status=refusal.status,
@@ -163,16 +163,16 @@ class Failures:
 
     def unreadable(self, error: Exception) -> StreamBroken:
         """A piece of a stream that does not have the expected form."""
-        return self.broken(f"a piece of its answer cannot be read ({type(error).__name__})")
+        return self.broken(f"part of its answer cannot be parsed ({type(error).__name__})")
 
     def wrong_url(self, reason: str, *, status: int | None = None) -> ConnectFailed:
-        """Something answers there, but not a server of this kind."""
+        """Something responds there, but not a server of this kind."""
         return ConnectFailed(f"{self._who}: {reason}; wrong URL?", status=status, retryable=False, **self._facts)
 
     def not_served(self, served: list[str]) -> ModelNotFound:
-        """The server is there and lists other models."""
+        """The server is up and lists other models."""
         shown = ", ".join(repr(name) for name in served[:10]) + (", …" if len(served) > 10 else "")
-        return ModelNotFound(f"{self._who} is not served there; served are {shown}", **self._facts)
+        return ModelNotFound(f"{self._who} is not served there; available: {shown}", **self._facts)
 
     def rejected(self, reason: str) -> Rejected:
         """A call that this server is known to refuse; nothing was sent."""
@@ -181,7 +181,7 @@ class Failures:
     def status(self, status: int, headers: Mapping[str, str], body: bytes, sent: Json) -> DuetError:
         """An answer with a status that is not a success: see `refused`."""
         if 300 <= status < 400:
-            return self.wrong_url(f"it answers with a redirect ({status}), which is not followed", status=status)
+            return self.wrong_url(f"it responds with a redirect ({status}), which is not followed", status=status)
         refusal = Refusal.of(status, error_object(body), retry_after=retry_after(headers))
         return self.refused(refusal, sent)
 
@@ -195,7 +195,7 @@ class Failures:
         return self.refused(Refusal.of(status or 500, facts), sent)
 
     def refused(self, refusal: Refusal, sent: Json, *, context_tokens: int | None = None) -> DuetError:
-        """The error of a request that was answered with a no.
+        """The error of a request that was refused.
 
         401 and 403 are `Authentication`; 404 is `ModelNotFound` or a wrong URL (`ConnectFailed`, not retryable); 408,
         425 and 429 are `RateLimited`, not retryable where a quota is used up; a prompt that is too long is
@@ -215,7 +215,7 @@ class Failures:
         kind, what = _kind_of(status)
         wait = ""
         if kind is RateLimited and refusal.retry_after is not None:
-            wait = f"; it asks to wait {refusal.retry_after:g} s"
+            wait = f"; it asks to retry after {refusal.retry_after:g} s"
         number = "" if status is None else f" ({status})"
         return kind(
             f"{self._who} {what}{number}{wait}{said}",

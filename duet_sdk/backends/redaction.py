@@ -1,4 +1,4 @@
-"""Foreign words made fit to show: no key, nothing that they repeat of the request, and not too long."""
+"""Messages of servers and libraries made safe to show: no key, nothing of the request, and not too long."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from duet_sdk.types import Json
 
 _SHOWN: Final = 300
+"""Characters of a foreign message that an error shows: enough for a reason, too few for a traceback or a prompt."""
 _READ: Final = 1 << 14
 """Characters that are looked at; what an error has to say stands at its beginning."""
 _SHARED: Final = 12

@@ -15,7 +15,7 @@ from duet_sdk.policies import BreakerPolicy, Retry
 
 
 def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | None) -> float | None:
-    """Seconds until the call after number ``attempt``; None where there is none, or no time left for it.
+    """Seconds until the call after number ``attempt``; None if there is none, or no time left for it.
 
     Full jitter, and at least what the server asked for.
 
@@ -86,7 +86,7 @@ class Breaker(Wrapped):
         left_s = self._open_until - self._clock()
         if left_s > 0 or self._trying:
             raise EndpointResting(
-                f"{self.name}/{self.model} failed {self._failed} times in a row and is left alone for another "
+                f"{self.name}/{self.model} failed {self._failed} times in a row and will not be called for another "
                 f"{max(left_s, 0.0):.1f} s",
                 backend=self.name,
                 model=self.model,

@@ -1,4 +1,4 @@
-"""A backend that says what it is told to, for tests and documentation: real streams, no model.
+"""A backend with scripted answers, for tests and documentation: real streams, no model.
 
 >>> from duet_sdk import DuetClient
 >>> from duet_sdk.backends.scripted import Scripted
@@ -16,6 +16,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal, TypeAlias
+
+from typing_extensions import override
 
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.errors import BackendError, ConfigError
@@ -58,15 +60,18 @@ class Script:
 
 
 Line: TypeAlias = str | Script
+"""What one call is answered with."""
 Source: TypeAlias = Line | Callable[[Call], Line]
+"""A line, or a function that reads the call and gives one."""
 
 DEFAULT_CAPABILITIES = Capabilities(tools=True, response_format=True, images=True, logprobs=True, switch_thinking=True)
+"""What a scripted model can do, unless it is told otherwise."""
 
 
 class Scripted(Backend):
     """Answers its n-th call with its n-th line, and every later one with the last.
 
-    A line is a text, a `Script`, or a function of the call that gives one of them.
+    A line is a string, a `Script`, or a function of the call that returns one of them.
 
     Attributes:
         calls: every call so far, in order.
@@ -100,8 +105,8 @@ class Scripted(Backend):
         self._connect_error = connect_error
 
     @property
+    @override
     def price(self) -> Price | None:
-        """What a call costs, None where unknown."""
         return self._price
 
     async def connect(self) -> Capabilities:
@@ -124,7 +129,7 @@ class Scripted(Backend):
         return self._files
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:
-        """Say the line of this call."""
+        """Stream the line of this call."""
         source = self._lines[min(len(self.calls), len(self._lines) - 1)]
         self.calls.append(call)
         self.open_calls += 1
@@ -183,7 +188,7 @@ class Scripted(Backend):
             yield Chunk(finish_reason=reason, usage=done, index=index)
 
     async def aclose(self) -> None:
-        """Remember that it was closed."""
+        """Mark the backend as closed."""
         self.closed = True
 
 

@@ -1,13 +1,46 @@
-"""Work that is done once for all who ask for its result."""
+"""What several share: the result of work that is done once, and what the backends of one client have in common."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 Result = TypeVar("Result")
+Setting = TypeVar("Setting", bound=Hashable)
+
+_in_common: ContextVar[dict[Hashable, Any] | None] = ContextVar(
+    "what one client's backends have in common", default=None
+)
+
+
+@contextmanager
+def one_client() -> Iterator[None]:
+    """Backends that are made in here belong to one client, and are closed together; nested, they are all one."""
+    if _in_common.get() is not None:
+        yield
+        return
+    token = _in_common.set({})
+    try:
+        yield
+    finally:
+        _in_common.reset(token)
+
+
+def in_common(make: Callable[[Setting], Result], setting: Setting) -> Result:
+    """What the backends of one client with the same setting have in common, made for the first of them.
+
+    A backend that is made by itself has it for itself.
+    """
+    made = _in_common.get()
+    if made is None:
+        return make(setting)
+    if (make, setting) not in made:
+        made[make, setting] = make(setting)
+    return cast("Result", made[make, setting])
 
 
 @dataclass(slots=True)
@@ -56,7 +89,7 @@ class Shared(Generic[Result]):
         return self.found
 
     def cancel(self) -> None:
-        """End the work that goes on on this event loop."""
+        """End the work that is running on this event loop."""
         working = self._working.pop(asyncio.get_running_loop(), None)
         if working is not None:
             working.task.cancel()

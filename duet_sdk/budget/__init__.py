@@ -1,4 +1,4 @@
-"""Limits that hold: `Budget` bounds one request, a ledger the spending of a tenant, user or session over many."""
+"""Enforced limits: `Budget` bounds one request, a ledger the spending of a tenant, user or session over many."""
 
 from duet_sdk.budget.amount import Amount, Balance, Limit
 from duet_sdk.budget.connect import LedgerLike, connect_ledger

@@ -19,6 +19,7 @@ MOST: Final = 9 * 10**15
 """Of every unit: 9 million USD, or that many tokens. Up to here a double, as Redis computes in, is exact."""
 _NAMES: Final = {name: f"an amount's {name}" for name in DIMENSIONS}
 _NANO_DIGITS: Final = 9
+"""Decimal places of a USD amount: ledgers count in nano-USD."""
 _EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 _ZERO: Final = Decimal(0)
 
@@ -32,7 +33,7 @@ class Amount:
     """
 
     usd: Decimal | None = _ZERO
-    """USD, rounded up to the next nano-USD (10⁻⁹). None where the price is unknown."""
+    """USD, rounded up to the next nano-USD (10⁻⁹). None if the price is unknown."""
     reasoner_tokens: int = 0
     """Input and output tokens that the reasoner is billed for."""
     generator_tokens: int = 0
@@ -70,7 +71,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that a scope may spend in each window; None leaves a kind of spending unlimited.
+    """The most a scope may spend in each window; None leaves that kind of spending unlimited.
 
     >>> Limit(usd=Decimal("1"), window="day")
     Limit(usd=Decimal('1'), reasoner_tokens=None, generator_tokens=None, requests=None, window='day')
@@ -118,7 +119,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Where a scope stands in its present window: ``spent - overrun + held`` is never above the limit.
+    """The state of a scope in its current window: ``spent - overrun + held`` is never above the limit.
 
     A limit that was lowered below that lets nothing through until it fits again.
     """
@@ -126,7 +127,7 @@ class Balance:
     spent: Amount
     """Settled and expired, all overrun included."""
     held: Amount
-    """Kept back for attempts that are under way."""
+    """Reserved for attempts in progress."""
     overrun: Amount
     """The part of ``spent`` that no hold covered: models that billed more than they were allowed to."""
     limit: Limit | None

@@ -22,7 +22,7 @@ class EntryFacts:
     model: str = ""
     """Full name, ``backend/model``."""
     kind: AttemptKind | None = None
-    """What the attempt was to write; a probe wrote what nobody used."""
+    """What the attempt was called for; the output of a probe is not used."""
     trace_id: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
@@ -46,7 +46,7 @@ class Entry:
     booked: datetime
     facts: EntryFacts
     usd: Decimal | None
-    """None where the price is unknown; it counts as nothing."""
+    """None if the price is unknown; it counts as nothing."""
     reasoner_tokens: int
     generator_tokens: int
     requests: int

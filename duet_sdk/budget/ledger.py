@@ -1,4 +1,4 @@
-"""What every ledger owes the pipeline: spending is held before it happens, and settled or released after it."""
+"""What the pipeline expects of every ledger: spending is held before it happens, and settled or released after it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOLD_TTL_S: Final = 600.0
 all but the longest attempts; a request with a deadline asks for its own time."""
 _NO_FACTS: Final = EntryFacts()
 _FIRST_WAIT_S: Final = 0.005
-"""First pause before a hold is tried again: a few round trips to a store, little beside a model's first token."""
+"""First pause before a hold is tried again: a few round trips to a store, far below the time to a first token."""
 _LONGEST_WAIT_S: Final = 0.25
 """Pauses double up to this: a caller notices room that late at most, and many waiting callers ask four times a second
 each."""
@@ -34,7 +34,7 @@ each."""
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """An amount kept back in all its scopes until it is settled, released, or expired."""
+    """An amount reserved in all its scopes until it is settled, released, or expired."""
 
     id: str
     scopes: tuple[str, ...]
@@ -45,18 +45,18 @@ class Hold:
     _ledger: BaseLedger = field(repr=False, compare=False)
 
     async def settle(self, amount: Amount, facts: EntryFacts | None = None) -> None:
-        """See `BaseLedger.settle`."""
+        """Book what was really spent and return the rest, as `BaseLedger.settle` does."""
         await self._ledger.settle(self, amount, facts)
 
     async def release(self) -> None:
-        """See `BaseLedger.release`."""
+        """Return all of it, as `BaseLedger.release` does."""
         await self._ledger.release(self)
 
 
 class BaseLedger(ABC):
     """Keeps the limits of scopes over many requests. One object serves many concurrent requests.
 
-    ``spent - overrun + held ≤ limit`` holds at every moment in every scope, whatever runs beside it or dies.
+    ``spent - overrun + held ≤ limit`` holds at every moment in every scope, whatever runs concurrently or dies.
 
     The public methods check their arguments and wait; a ledger of its own kind implements the underscored ones, which
     get checked values only, and ``release`` and ``limits``.
@@ -72,7 +72,7 @@ class BaseLedger(ABC):
         wait_s: float = 0.0,
         facts: EntryFacts = _NO_FACTS,
     ) -> Hold:
-        """Keep an amount back in all scopes, or in none. Cancelled, it holds nothing.
+        """Reserve an amount in all scopes, or in none. If cancelled, nothing is held.
 
         Args:
             scopes: ``kind:name`` each; one without a limit is only counted; none at all is allowed.
@@ -107,7 +107,7 @@ class BaseLedger(ABC):
             pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
 
     async def settle(self, hold: Hold, amount: Amount, facts: EntryFacts | None = None) -> None:
-        """Book what was really spent, and give the rest back.
+        """Book what was really spent, and return the rest.
 
         Above its hold it is booked in full, the excess as overrun. After expiry it replaces the charge. An unknown
         price (usd None) charges the money that was held. Repeated with the same amount it does nothing. A hold that
@@ -127,7 +127,7 @@ class BaseLedger(ABC):
 
     @abstractmethod
     async def release(self, hold: Hold) -> None:
-        """Give all back, as nothing was spent; after expiry it takes the charge back, after a settle it does nothing.
+        """Return all of it: nothing was spent. After expiry it takes the charge back, after a settle it does nothing.
 
         Raises:
             LedgerError: the store failed.
@@ -154,7 +154,7 @@ class BaseLedger(ABC):
         """
 
     async def balance(self, scope: str) -> Balance:
-        """Where a scope stands in its present window; all zeros where nothing was ever spent in it.
+        """The state of a scope in its current window; all zeros if nothing was ever spent in it.
 
         Raises:
             InvalidRequest: a malformed scope.

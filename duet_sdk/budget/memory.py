@@ -295,7 +295,7 @@ class MemoryLedger(BaseLedger):
         self._end(ended)
 
     def _expire(self, now: int, most: int) -> None:
-        """Charge in full what nobody settled in its time, the oldest holds first."""
+        """Charge in full the holds that were not settled in time, the oldest first."""
         while self._due and self._due[0][0] <= now and most > 0:
             held = self._open.pop(heapq.heappop(self._due)[1], None)
             if held is None:

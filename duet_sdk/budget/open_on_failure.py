@@ -67,7 +67,7 @@ class OpenOnFailure(BaseLedger):
 
     @override
     async def release(self, hold: Hold) -> None:
-        """Give all back; kept for later while the store fails."""
+        """Return all of it; deferred while the store fails."""
         if (local := self._here.pop(hold.id, None)) is not None:
             await local.release()
         else:

@@ -22,6 +22,7 @@ this long is down, and a user waits a few seconds at most."""
 _TRIES: Final = 3
 """Repeats of a call, enough for a server that restarts or a connection that was dropped while idle."""
 _BACKOFF_S: Final = 0.05
+"""First pause between repeats: enough for a new connection, too short to be noticed."""
 _LONGEST_BACKOFF_S: Final = 0.5
 """Pauses between repeats double, up to this: a restart takes about as long."""
 _CONNECTIONS: Final = 50
@@ -71,7 +72,7 @@ class RedisScript:
         return cast("list[Any]", await self._guarded(script([self._prefix], arguments)))
 
     async def read(self, ask: Callable[[Redis, str], Awaitable[Any]]) -> Any:
-        """What a plain command on the ledger's keys gives.
+        """Run a plain command on the ledger's keys and return its result.
 
         Raises:
             LedgerError: the server cannot be reached, or failed.
@@ -145,7 +146,7 @@ def _checked(url: str) -> tuple[str, str | None, str]:
         raise ConfigError("a ledger on Redis needs a URL such as redis://127.0.0.1:6379/0 or rediss://host:6379/0")
     if parts.password is not None or parts.query or parts.fragment:
         raise ConfigError(
-            "the URL of a ledger must not hold a password or options, because it appears in errors; pass the "
+            "the URL of a ledger must not contain a password or options, because it appears in errors; pass the "
             "password by password_env, the name of an environment variable, or in code as password="
         )
     database = parts.path.strip("/") or "0"

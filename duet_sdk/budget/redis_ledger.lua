@@ -1,4 +1,4 @@
--- The rules of booking on the keys of a RedisLedger. One call of this script is one step: nothing runs beside it.
+-- The rules of booking on the keys of a RedisLedger. One call of this script is one step: nothing runs concurrently.
 --
 -- KEYS[1]  the ledger's prefix; its hash tag puts every key of the ledger into one slot
 -- ARGV     operation, microseconds since the epoch ('' for this server's clock), then what the operation takes

@@ -30,7 +30,7 @@ _AT_ONCE: Final = 500
 """Holds expired, or entries deleted, in one call of a longer work: a few milliseconds, in which the server does nothing
 else."""
 _PAGE: Final = 1000
-"""Entries read at once: some hundred kilobytes."""
+"""Entries read at once: a few hundred kilobytes."""
 
 
 class RedisLedger(BaseLedger):

@@ -43,7 +43,7 @@ class ReportRow:
     unpriced: int = 0
     """Attempts whose price is unknown; they are not in ``usd``."""
     expired: int = 0
-    """Attempts that nobody settled in time."""
+    """Attempts that were not settled in time."""
 
     def plus(self, entry: Entry) -> ReportRow:
         """The sum with this entry added."""

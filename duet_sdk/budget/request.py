@@ -22,7 +22,7 @@ UsdOf: TypeAlias = Callable[[int, int], Decimal | None]
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """What one attempt may spend at most, kept back until it is settled or released."""
+    """The most that one attempt may spend, reserved until it is settled or released."""
 
     tokens: int
     usd: Decimal
@@ -87,7 +87,7 @@ class RequestBudget:
         return self.clock() - self.started
 
     def left_s(self, until: float | None) -> float | None:
-        """Seconds left until that moment, at least 0; None where there is no deadline."""
+        """Seconds left until that moment, at least 0; None if there is no deadline."""
         if until is None:
             return None
         left_s = until - self.clock()
@@ -190,7 +190,7 @@ class RequestBudget:
         return (left is None or tokens <= left) and (left_usd is None or _at_most(usd, left_usd))
 
     def hold(self, tokens: int, usd: Decimal | None) -> Reservation:
-        """Keep back what an attempt can spend at most.
+        """Reserve the most that an attempt can spend.
 
         Raises:
             BudgetExceeded: that much is not left.
@@ -203,7 +203,7 @@ class RequestBudget:
         return held
 
     def settle(self, held: Reservation, *, tokens: int, usd: Decimal | None) -> None:
-        """Book what an attempt really spent and give the rest back."""
+        """Book what an attempt really spent and return the rest."""
         self._held.remove(held)
         self._held_tokens -= held.tokens
         self.spent_tokens += tokens
@@ -211,7 +211,7 @@ class RequestBudget:
             self.spent_usd += usd
 
     def release(self, held: Reservation) -> None:
-        """Give all of it back: the attempt never ran."""
+        """Return all of it: the attempt never ran."""
         self._held.remove(held)
         self._held_tokens -= held.tokens
 

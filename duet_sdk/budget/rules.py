@@ -20,7 +20,7 @@ from duet_sdk.errors import BudgetExceeded, ConfigError, HoldMisused, InvalidReq
 REMEMBER_S: Final = 86_400
 """How long the end of a hold is remembered, so that settling it again does nothing: a day is far beyond any retry."""
 EXPIRED_AT_ONCE: Final = 20
-"""Holds that expire beside another call; expiry frees nothing, so that none of them is urgent, and so few do not slow
+"""Holds expired along with another call; expiry frees nothing, so that none of them is urgent, and so few do not slow
 the call down."""
 _LONGEST_TTL_S: Final = 31 * 86_400
 """Longest life of a hold: the longest window's, a month."""
@@ -118,7 +118,7 @@ class EntryQuery:
 
 @dataclass(slots=True)
 class Standing:
-    """Where a scope with a limit stands in its present window."""
+    """The state of a scope with a limit in its current window."""
 
     scope: str
     limit: Limit

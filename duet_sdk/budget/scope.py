@@ -1,4 +1,4 @@
-"""What a limit belongs to: ``kind:name``, such as ``tenant:a`` or ``session:7``.
+"""What a limit applies to: ``kind:name``, such as ``tenant:a`` or ``session:7``.
 
 Kind: a lower-case letter, then up to 31 lower-case letters, digits, ``_`` and ``-``. Name: 1 to 200 letters and digits
 of ASCII and ``. _ - : @ + = / ~ %``. Scopes appear in errors and reports, so what looks like a key is refused.

@@ -29,7 +29,7 @@ _USED_TO_S: Final = 3600
 """How exactly it is known when a scope was last used: to the hour, as a write at each use would cost more than the
 knowledge is worth, and scopes are forgotten by the day."""
 _FORGOTTEN_AT_ONCE: Final = 500
-"""Ended holds deleted beside another call: more than end in the meantime, so that they never pile up, in few
+"""Ended holds deleted along with another call: more than end in the meantime, so that they never pile up, in few
 milliseconds."""
 _NEVER_US: Final = 2**62
 """Later than any entry, and still an integer of SQLite's."""
@@ -145,7 +145,7 @@ def release(db: sqlite3.Connection, hold: Hold, now: int) -> None:
 
 
 def expire(db: sqlite3.Connection, now: int, most: int) -> int:
-    """Charge in full what nobody settled in its time, the oldest first; returns how many."""
+    """Charge in full what was not settled in time, the oldest first; returns how many."""
     late = db.execute(
         f"SELECT id, scopes, made, usd, reasoner_tokens, generator_tokens, requests, priced, {_FACTS} "
         "FROM hold WHERE ended IS NULL AND expires <= ? ORDER BY expires LIMIT ?",

@@ -103,7 +103,7 @@ FORMAT: Final = Format(
     application=0x44554C47,  # "DULG" in ASCII
     steps=(_FORMAT_1, _FORMAT_2),
     error=LedgerError,
-    if_unusable="restore it from a backup, or name another path",
+    if_unusable="restore it from a backup, or choose another path",
     if_failed=(
         "nothing of this call was booked; check that the disk has space and that no other process keeps the file locked"
     ),

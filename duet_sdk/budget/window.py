@@ -15,11 +15,14 @@ from typing import Final
 from duet_sdk.errors import ConfigError, InvalidRequest
 
 SECOND: Final = 1_000_000
+"""In microseconds, the unit of every moment and length here."""
 _LENGTHS: Final = {"minute": 60 * SECOND, "hour": 3600 * SECOND, "day": 86_400 * SECOND}
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_S: Final = 31 * 86_400
+"""Longest rolling window: a month, so that few slices and holds have to be kept."""
 _NEVER: Final = 1 << 62
+"""Later than any moment, and still a signed 64-bit integer for every store."""
 SLICES: Final = 60
 """A rolling window is counted in so many slices: what was spent leaves it late by at most a sixtieth of
 its length, and a hold reads and writes few sums."""

@@ -38,8 +38,8 @@ FORMAT: Final = Format(
     application=0x44554554,  # "DUET" in ASCII
     steps=(_TABLES,),
     error=CacheError,
-    if_unusable="delete it if it was one (it holds only copies), or name another path",
+    if_unusable="delete it if it was one (it holds only copies), or choose another path",
     if_failed="if this persists, delete it: it holds only copies",
-    busy_s=2.0,  # far longer than a write takes, short beside a reasoner
+    busy_s=2.0,  # far longer than a write takes, short compared to a reasoner
     pragmas=("foreign_keys = ON", "secure_delete = ON"),
 )

@@ -48,7 +48,7 @@ def signal_key(
 
     Args:
         model: full name of the model that writes it, its server included.
-        revision: of its weights, None where unknown.
+        revision: of its weights, None if unknown.
         handoff: the handoff's name.
         messages: as the reasoner gets them: prompts, request and tools' listing added.
         sampling: of that call, its stop texts included.

@@ -28,7 +28,7 @@ class MemorySignalCache(SignalCache):
     """Keeps the signals used last, for a time.
 
     Args:
-        max_entries: how many; the one unused for longest makes room.
+        max_entries: how many; the least recently used one is evicted.
         ttl_s: seconds until a signal expires; an hour, as facts that a reasoner relied on may change.
         tenant: the only tenant that may use this object; None for all, kept apart by their keys.
         clock: seconds since the epoch.

@@ -1,4 +1,4 @@
-"""What every signal cache owes the pipeline, and what all of them refuse."""
+"""What the pipeline expects of every signal cache, and what all of them refuse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SignalCache(Protocol):
     """
 
     async def get(self, key: CacheKey) -> Signal | None:
-        """The signal as it was stored, None where there is none or its time is over.
+        """The signal as it was stored, None if there is none or its time is over.
 
         Raises:
             CacheError: the store failed; ask the reasoner instead.
@@ -78,7 +78,7 @@ def check_tenant(bound_to: str | None, key: CacheKey) -> None:
     """Refuse keys of tenants other than the one that the cache is bound to; None binds it to none.
 
     Raises:
-        ConfigError: the key is another tenant's, or nobody's.
+        ConfigError: the key is another tenant's, or has no tenant.
     """
     if bound_to is not None and key.tenant != bound_to:
         whose = "a request without tenant" if key.tenant is None else f"tenant {key.tenant!r}"

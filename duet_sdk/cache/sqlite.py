@@ -28,7 +28,7 @@ class SqliteSignalCache(SignalCache):
     Args:
         path: of the file, made where it is missing; it must not lie on a network drive.
         ttl_s: seconds until a signal expires.
-        max_entries: how many the file holds for all tenants; the one unused for longest makes room.
+        max_entries: how many the file holds for all tenants; the least recently used one is evicted.
         tenant: the only tenant that may use this object; None for all, kept apart by their keys.
         clock: seconds since the epoch.
 

@@ -50,7 +50,7 @@ app.add_typer(train_app, name="train")
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
 PairName = Annotated[
-    str | None, typer.Option("--pair", help="Folder or hub id of a pair; models named beside it serve the pair's.")
+    str | None, typer.Option("--pair", help="Folder or hub id of a pair; models named as well serve the pair's.")
 ]
 ModeName = Annotated[Mode, typer.Option(help="Who is asked: the pair, one of them, or for a signal alone.")]
 SignalTokens = Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")]
@@ -161,7 +161,7 @@ def show(run: SyncRun, last_lines: Callable[[Console, Reply], None]) -> Reply:
 
 
 def _show_event(screen: Console, event: Event, heading: str) -> str:
-    """Print what an event tells; gives the heading that stands now."""
+    """Print an event; return the heading that is open now."""
     match event:
         case SignalDelta(text):
             if heading != "signal":

@@ -62,7 +62,7 @@ def train_run(
             sys.stdout.write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
         screen = Console(stderr=True, highlight=False)
         if trained.stopped == "signal":
-            screen.print(f"stopped and saved after round {trained.rounds}; go on with --resume")
+            screen.print(f"stopped and saved after round {trained.rounds}; continue with --resume")
             raise typer.Exit(143)  # as shells tell of a process that SIGTERM ended
         if trained.stopped is not None:
             raise TrainingError(

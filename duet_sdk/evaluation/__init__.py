@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from duet_sdk.evaluation.grading.find import find_grader
     from duet_sdk.evaluation.intervals import Interval, difference_interval, share_interval
     from duet_sdk.evaluation.question import Question, QuestionGrader
-    from duet_sdk.evaluation.rows import question_of
+    from duet_sdk.evaluation.rows import MissingColumn, question_of
     from duet_sdk.evaluation.utility import Utility, measure_utility
 
 _HOME = {
@@ -26,6 +26,7 @@ _HOME = {
     "Grade": "grading.base",
     "Grader": "grading.base",
     "Interval": "intervals",
+    "MissingColumn": "rows",
     "Question": "question",
     "QuestionGrader": "question",
     "Submission": "grading.base",
@@ -43,6 +44,7 @@ __all__ = [
     "Grade",
     "Grader",
     "Interval",
+    "MissingColumn",
     "Question",
     "QuestionGrader",
     "Submission",

@@ -36,7 +36,7 @@ def read_questions(
         split: of a folder or hub data set.
         revision: branch, tag or commit of a hub data set.
         prompt_column: the question: a text, or chat messages.
-        answer_column: the right answer: a text or a number; None where nobody needs it.
+        answer_column: the right answer: a text or a number; None if it is not needed.
 
     Raises:
         MissingColumn: the first row that cannot be used lacks a column.
@@ -65,7 +65,7 @@ def read_questions(
         kind = MissingColumn if isinstance(flaws[0], MissingColumn) else DataError
         raise kind("; ".join(map(str, flaws[:MOST_TOLD])) + more)
     if not questions:
-        where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in its split {split!r}"
+        where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in split {split!r}"
         raise DataError(f"{where}")
     return questions
 
@@ -100,7 +100,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | DataError]]
                     reason = (
                         f"{err.msg} at character {err.pos}" if isinstance(err, json.JSONDecodeError) else "too deep"
                     )
-                    yield source, DataError(f"{source} is not JSON: {reason}; a file holds one object a line")
+                    yield source, DataError(f"{source} is not JSON: {reason}; a file has one object per line")
                     continue
                 if isinstance(row, dict):
                     yield source, row
@@ -108,7 +108,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | DataError]]
                     kind = type(row).__name__
                     yield (
                         source,
-                        DataError(f"{source} holds a {kind}, not an object; a file holds one object a line"),
+                        DataError(f"{source} holds a {kind}, not an object; a file has one object per line"),
                     )
     except UnicodeDecodeError as err:
         raise DataError(f"{path} is not UTF-8 text (byte {err.start}); convert it") from err
@@ -127,7 +127,7 @@ def _load(name: str, split: str, revision: str | None) -> Any:
     is_folder = bool(name) and folder.is_dir()
     if not is_folder and match is None:
         raise DataError(
-            f"{name!r} is neither a JSONL file (….jsonl), nor a folder that is there, nor a hub data set (owner/name)"
+            f"{name!r} is neither a JSONL file (….jsonl), nor an existing folder, nor a hub data set (owner/name)"
         )
     try:
         import datasets

@@ -77,15 +77,13 @@ def _messages(given: object, where: str) -> tuple[Message, ...]:
             raise DataError(f"{where} is empty; drop the row or fill it")
         return (Message("user", given),)
     if not isinstance(given, list) or not given:
-        raise DataError(f"{where} must hold a text or a list of chat messages, it holds {_kind(given)}")
+        raise DataError(f"{where} must be a string or a list of chat messages, got {_kind(given)}")
     messages = []
     for at, message in enumerate(given):
         role = message.get("role") if isinstance(message, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else None
         if role not in _ROLES or not isinstance(content, str) or not content.strip():
-            raise DataError(
-                f"{where}, message {at} must have a role (system, user, assistant) and a content that is text"
-            )
+            raise DataError(f"{where}, message {at} must have a role (system, user, assistant) and text content")
         messages.append(Message(cast("Role", role), content))
     if messages[-1].role != "user":
         raise DataError(f"{where} ends with a message of the {messages[-1].role}; it must end with the user's")
@@ -94,7 +92,7 @@ def _messages(given: object, where: str) -> tuple[Message, ...]:
 
 def _answer(given: object, where: str) -> str:
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise DataError(f"{where} must hold a text or a number, it holds {_kind(given)}")
+        raise DataError(f"{where} must be a string or a number, got {_kind(given)}")
     if not str(given).strip():
         raise DataError(f"{where} is empty; drop the row or fill it")
     return str(given)

@@ -30,6 +30,7 @@ from duet_sdk.gate.heuristic import WEIGHTS
 _log = logging.getLogger(__name__)
 _Share = Annotated[float, Field(ge=0, le=1)]
 SCHEMA_VERSION: Literal[1] = 1
+"""Goes up when a key of the file changes its meaning."""
 
 
 class Measured(BaseModel):
@@ -87,7 +88,7 @@ class Calibration(BaseModel):
         """Read a file.
 
         Raises:
-            ConfigError: it is missing, cannot be read, or is no calibration of this version.
+            ConfigError: it is missing, cannot be read, or is not a calibration of this version.
         """
         try:
             found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -98,8 +99,8 @@ class Calibration(BaseModel):
         version = found.get("schema_version") if isinstance(found, Mapping) else None
         if version != SCHEMA_VERSION:
             raise ConfigError(
-                f"the calibration file {path} has schema_version {version!r}, this version of DUET reads "
-                f"{SCHEMA_VERSION}; calibrate again"
+                f"the calibration file {path} has schema_version {version!r}, but this version of DUET "
+                f"reads {SCHEMA_VERSION}; calibrate again"
             )
         try:
             return cls.model_validate(found)
@@ -134,7 +135,7 @@ class Calibration(BaseModel):
         for stage, used, meant in (("reasoner", reasoner, self.reasoner), ("generator", generator, self.generator)):
             if _without_address(used) != _without_address(meant):
                 _log.warning(
-                    "the calibration was made with the %s %s, and %s is used: calibrate again", stage, meant, used
+                    "the calibration was made with the %s %s, but %s is in use: calibrate again", stage, meant, used
                 )
 
 
@@ -143,7 +144,7 @@ class Scored:
     """One question of a calibration: the gate's score, and how both ways of answering were graded."""
 
     score: float
-    """What the gate gave: higher means that the reasoner is needed more."""
+    """The gate's score: the higher, the more the reasoner is needed."""
     alone: float
     """Grade of the generator alone, in [0, 1]."""
     pair: float
@@ -187,14 +188,14 @@ def find_threshold(examples: Sequence[Scored], *, keep: float = 0.98) -> Thresho
         keep: in [0, 1].
 
     Raises:
-        ConfigError: no examples, a score that is no number, a grade outside [0, 1], or ``keep`` outside [0, 1].
+        ConfigError: no examples, a score that is not a number, a grade outside [0, 1], or ``keep`` outside [0, 1].
     """
     _check(examples, keep)
     count = len(examples)
     always = math.fsum(example.pair for example in examples) / count
     never = math.fsum(example.alone for example in examples) / count
     ordered = sorted(examples, key=lambda example: example.score, reverse=True)
-    # From nobody asked to everybody: each step asks for all questions of the next lower score.
+    # From no question asked to all of them: each step asks for all questions of the next lower score.
     threshold, accuracy, asked = math.nextafter(max(1.0, ordered[0].score), math.inf), never, 0
     total, at = never * count, 0
     while accuracy < keep * always - 1e-12 and at < count:
@@ -208,7 +209,7 @@ def find_threshold(examples: Sequence[Scored], *, keep: float = 0.98) -> Thresho
 
 def _check(examples: Sequence[Scored], keep: float) -> None:
     if not examples:
-        raise ConfigError("a threshold needs scored examples, and there are none")
+        raise ConfigError("a threshold needs scored examples, but there are none")
     share("keep", keep)
     for number, example in enumerate(examples, start=1):
         if not math.isfinite(example.score):

@@ -17,7 +17,7 @@ from duet_sdk.types import TokenLogprob
 def doubt(tokens: Sequence[TokenLogprob]) -> float | None:
     """How unsure a model was of these tokens, in [0, 1]: 1 less the geometric mean of their probabilities.
 
-    None where nothing can be said: no tokens, or a log-probability that is no number.
+    None if nothing can be said: no tokens, or a log-probability that is not a number.
 
     >>> round(doubt([TokenLogprob("There", -0.1), TokenLogprob(" are", -0.3)]), 3)
     0.181
@@ -39,7 +39,7 @@ class Confidence:
     threshold: float = 0.2
     """The reasoner is asked at this `doubt` and above, in [0, 1]; not calibrated, set it from your own questions."""
     first_tokens: int = 16
-    """Tokens that are judged; enough to come past the opening words, few enough to be cheap when in vain."""
+    """Tokens that are judged; enough to come past the opening words, few enough to be cheap if discarded."""
     name: str = "confidence"
     when: Literal["before", "beside"] = "before"
 
@@ -92,7 +92,7 @@ def _check(threshold: float, first_tokens: int) -> None:
 def _by_doubt(policy: str, threshold: float, tokens: Sequence[TokenLogprob]) -> GateDecision:
     score = doubt(tokens)
     if score is None:
-        return GateDecision(True, policy, None, threshold, "the generator's logprobs are no numbers")
+        return GateDecision(True, policy, None, threshold, "the generator's logprobs are not numbers")
     ask = score >= threshold
     reason = f"the generator {'doubts' if ask else 'is sure of'} its first {len(tokens)} tokens"
     return GateDecision(ask, policy, score, threshold, reason)

@@ -29,16 +29,18 @@ def find_gate(given: GateLike, calibration: Calibration | None = None) -> Gate |
     holds for ``race`` too, and the other way round), else from the gate's defaults.
 
     Raises:
-        ConfigError: an unknown name, a number that the gate does not take, or an object that is no gate.
+        ConfigError: an unknown name, a number that the gate does not take, or an object that is not a gate.
     """
     if isinstance(given, str):
         if given not in GATES:
-            raise ConfigError(f"gate {given!r} is unknown; known are {', '.join(GATES)}")
+            raise ConfigError(f"gate {given!r} is unknown; known: {', '.join(GATES)}")
         given = GateConfig(given)  # type: ignore[arg-type]  # one of the names, as checked
     if isinstance(given, GateConfig):
         return _build(given, calibration)
     if not isinstance(given, Gate | TokenGate):
-        raise ConfigError(f"gate must be a name or have a name and decide() or judge(), got {type(given).__name__}")
+        raise ConfigError(
+            f"gate must be a name, or an object with name and decide() or judge(), got {type(given).__name__}"
+        )
     return given
 
 

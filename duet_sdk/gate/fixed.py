@@ -15,7 +15,7 @@ class Always:
     name: str = "always"
 
     async def decide(self, request: Request) -> GateDecision:
-        """Yes."""
+        """Ask, whatever the request."""
         return GateDecision(ask=True, policy=self.name)
 
 
@@ -26,5 +26,5 @@ class Never:
     name: str = "never"
 
     async def decide(self, request: Request) -> GateDecision:
-        """No."""
+        """Do not ask, whatever the request."""
         return GateDecision(ask=False, policy=self.name)

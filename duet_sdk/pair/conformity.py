@@ -64,8 +64,8 @@ class Conformity:
             deviating.append("quantisation")
         if deviating:
             self._deviation(
-                f"the {stage} {backend.name}/{backend.model} is not what the pair was trained with: other "
-                f"{', '.join(deviating)}; serve the model that pair.json names, or measure the pair again "
+                f"the {stage} {backend.name}/{backend.model} differs from the one the pair was trained with "
+                f"({', '.join(deviating)}); serve the model that pair.json names, or measure the pair again "
                 "(`duet pair check`)"
             )
 
@@ -77,8 +77,8 @@ class Conformity:
         """
         if tools and self.manifest.tools is False:
             self._deviation(
-                "this request has tools, and the pair was trained without any: answers may be worse; use a pair whose "
-                "manifest says tools"
+                "this request has tools, but the pair was trained without them: answers may be worse; use a pair "
+                "that was trained with tools"
             )
 
     async def _found(self, stage: Stage, backend: Backend) -> Fingerprint:
@@ -97,4 +97,4 @@ class Conformity:
             raise PairError(what)
         if what not in self._reported:
             self._reported.add(what)
-            _log.warning("%s; strict=True refuses it", what)
+            _log.warning("%s; strict=True makes this an error", what)

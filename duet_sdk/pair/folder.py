@@ -60,8 +60,8 @@ def refuse_pickled(name: str | Path) -> None:
     """
     if Path(name).suffix.lower() in PICKLED:
         raise PairError(
-            f"{name} may be pickled, which can run code when it is read: a pair holds safetensors only; remove it, "
-            "or convert it where you trust it"
+            f"{name} may be pickled, which can run code when loaded: a pair may contain only safetensors; remove "
+            "it, or convert it if you trust it"
         )
 
 
@@ -145,7 +145,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         if name not in present:
             raise PairError(f"{folder / name} is listed in {MANIFEST} but missing; copy the pair again")
         if (size := (folder / name).stat().st_size) != facts.size:
-            raise PairError(f"{folder / name} has {size} bytes where {MANIFEST} says {facts.size}; copy the pair again")
+            raise PairError(f"{folder / name} has {size} bytes, but {MANIFEST} says {facts.size}; copy the pair again")
     for name, facts in manifest.files.items():
         if sha256(folder / name) != facts.sha256:
             raise PairError(
@@ -159,7 +159,7 @@ def _present(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            raise PairError(f"{path} is a link, which could lead out of the pair; put the file itself there")
+            raise PairError(f"{path} is a link, which could lead out of the pair; replace it with the file itself")
         if path.is_dir():
             continue
         if not path.is_file():

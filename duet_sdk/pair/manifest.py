@@ -17,6 +17,7 @@ from duet_sdk.types import HandoffName, Stage
 
 MANIFEST = "pair.json"
 FORMAT = 1
+"""Goes up when an older version would misread the file."""
 
 _MODEL_NAME = re.compile(r"[\w-]+/.+", re.DOTALL)
 _SECRET_KEY = re.compile(r"(.*_)?(api_?key|authorization|password|secret|(access|auth|hf)_token)", re.DOTALL)
@@ -29,7 +30,7 @@ def _only_fields_of(cls: type[Prompts | Sampling]) -> BeforeValidator:
 
     def check(value: object) -> object:
         if isinstance(value, Mapping) and (unknown := sorted(set(value) - known)):
-            raise ValueError(f"unknown key {unknown[0]!r} (known are {', '.join(sorted(known))})")
+            raise ValueError(f"unknown key {unknown[0]!r} (known: {', '.join(sorted(known))})")
         return value
 
     return BeforeValidator(check)
@@ -86,8 +87,8 @@ class ModelEntry(_Part):
             url = self.model.partition("@http")[2]
             if "@" in url or "?" in url:
                 raise ValueError(
-                    "'model' has a user, a password or a query in its URL, and a pair keeps no secrets: leave them "
-                    "out, and give the key to the client"
+                    "'model' has a user, a password or a query in its URL, but a pair must not contain secrets: "
+                    "remove them, and pass the key to the client"
                 )
         return self
 
@@ -146,7 +147,7 @@ class Manifest(_Part):
     tasks: JsonValue = None
     language: JsonValue = None
     tools: bool | None = None
-    """Whether the pair was trained to use tools; None where nobody knows."""
+    """Whether the pair was trained to use tools; None if unknown."""
     files: dict[str, FileFacts] = {}
     """Every file of the pair but ``pair.json``, by its path relative to the pair's folder."""
 
@@ -155,7 +156,7 @@ class Manifest(_Part):
         for name in self.files:
             _check_relative(name)
         for where in _secrets(self.model_dump(mode="json", exclude={"files", "prompts"})):
-            raise ValueError(f"{where} looks like a key or password, and a pair keeps no secrets: leave it out")
+            raise ValueError(f"{where} looks like a key or password, and a pair must not contain secrets: remove it")
         return self
 
     @property

@@ -131,12 +131,12 @@ def _merge(base: Path, adapter: Path, target: Path) -> None:
             merged = tuned.merge_and_unload(safe_merge=True)
         except (ValueError, RuntimeError, KeyError) as err:
             raise PairError(
-                f"the adapter in {adapter} does not fit its base {base} ({type(err).__name__}); take the revision that "
+                f"the adapter in {adapter} does not fit its base {base} ({type(err).__name__}); use the revision that "
                 "it was trained on"
             ) from err
         _save(merged.to(held), target)
     for pattern in _NOT_WEIGHTS:
-        for source in (base, adapter):  # what training saved beside the adapter takes precedence over the base's
+        for source in (base, adapter):  # what training saved with the adapter takes precedence over the base's
             for file in source.glob(pattern):
                 if file.name not in ("config.json", "adapter_config.json", "duet.json", "model.safetensors.index.json"):
                     shutil.copyfile(file, target / file.name)

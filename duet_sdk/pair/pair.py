@@ -92,7 +92,7 @@ class Pair:
         """
         limits = {name: value for name, value in dataclasses.asdict(budget or Budget()).items() if value is not None}
         if foreign := sorted(set(limits) - set(Limits.model_fields)):
-            raise PairError(f"a pair keeps signal_tokens and answer_tokens, no {foreign[0]}: give that to the client")
+            raise PairError(f"a pair keeps signal_tokens and answer_tokens only: pass {foreign[0]} to the client")
         values = {
             "reasoner": {"model": reasoner},
             "generator": {"model": generator},
@@ -105,7 +105,7 @@ class Pair:
         try:
             return cls(Manifest.model_validate(values))
         except ValidationError as err:
-            raise PairError(f"this cannot be a pair: {flaw(err)}") from err
+            raise PairError(f"this is not a valid pair: {flaw(err)}") from err
 
     def save(self, folder: str | Path) -> Self:
         """Write the pair into a folder, its models as they are: bundled ones are copied, named ones stay names.
@@ -126,7 +126,7 @@ class Pair:
         Raises:
             PairError: as `save`.
             ModelNotFound: a model's folder is missing or incomplete.
-            ConfigError: a model has pickled weights only, or code of its own.
+            ConfigError: a model has pickled weights only, or needs its own code.
         """
         sources = {}
         for stage, entry in self.manifest.stages.items():
@@ -185,7 +185,7 @@ class Pair:
 
         Args:
             strict: raise deviations instead of logging them.
-            elsewhere: what serves a stage in place of the pair's own model, None where nothing does.
+            elsewhere: what serves a stage in place of the pair's own model, None if nothing does.
         """
         folders = {}
         for stage, entry in self.manifest.stages.items():
@@ -211,7 +211,7 @@ class Pair:
         return self._inside(stage, self.manifest.stages[stage].folder)
 
     def adapter_folder(self, stage: Stage) -> Path | None:
-        """The folder of a model's adapter, None where it has none.
+        """The folder of a model's adapter, None if it has none.
 
         Raises:
             PairError: it has one, and this pair is not on disk.
@@ -230,8 +230,8 @@ class Pair:
         if entry.adapter is not None:
             where = self.folder or "PAIR"
             raise PairError(
-                f"the pair's {stage} is an adapter on {entry.model or entry.folder}, which is used merged: run "
-                f"`duet pair merge {where} {where}-merged` and use the pair that it makes"
+                f"the pair's {stage} is an adapter on {entry.model or entry.folder}, which must be merged first: run "
+                f"`duet pair merge {where} {where}-merged` and use the resulting pair"
             )
         if (bundled := self.model_folder(stage)) is not None:
             return f"{_LOCAL}{bundled}"
@@ -254,7 +254,7 @@ class Pair:
         for stage, entry in self.manifest.stages.items():
             local = local_folder(entry)
             if stage not in sources and local is not None and local.resolve().is_relative_to(target):
-                raise PairError(f"the {stage} lies in {target}, which would be replaced; bundle the pair instead")
+                raise PairError(f"the {stage} lies in {target}, which would be overwritten; bundle the pair instead")
         adapters = {stage: self.adapter_folder(stage) for stage in self.manifest.stages}
         copied = {stage: path for stage, path in adapters.items() if path is not None}
         return dataclasses.replace(self, manifest=write(target, self.manifest, sources, copied), folder=target)

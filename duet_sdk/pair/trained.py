@@ -88,7 +88,7 @@ def save_trained(
     Raises:
         PairError: an adapter names no base, something else is in the folder, or it cannot be written.
         ModelNotFound: a model's folder is missing or incomplete.
-        ConfigError: a model has pickled weights only, or code of its own.
+        ConfigError: a model has pickled weights only, or needs its own code.
     """
     models: dict[Stage, TrainedModel] = {"reasoner": reasoner, "generator": generator}
     licences: dict[str, JsonValue] = {
@@ -116,7 +116,7 @@ def save_trained(
             tools=facts.tools,
         )
     except ValidationError as err:
-        raise PairError(f"this cannot be a pair: {flaw(err)}") from err
+        raise PairError(f"this is not a valid pair: {flaw(err)}") from err
     folder = Path(target).expanduser().resolve()
     refuse_target(folder)
     sources = {stage: model.place for stage, model in models.items() if not is_adapter(model.place)}
@@ -162,6 +162,6 @@ def _entry(stage: str, model: TrainedModel) -> ModelEntry:
         return ModelEntry(folder=stage, **pins)
     check_adapter(model.place)
     if model.base is None:
-        raise PairError(f"the {stage} in {model.folder} is an adapter, and nobody says on which model; name its base")
+        raise PairError(f"the {stage} in {model.folder} is an adapter of an unknown base; name it with base=")
     base = {**pins, "base": None, "base_revision": None}
     return ModelEntry(model=f"transformers/{model.base}", revision=model.revision, adapter=f"{stage}-adapter", **base)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def push(
     pair: Pair, hub_id: str, *, private: bool = True, message: str = "A pair for DUET", endpoint: str | None = None
 ) -> str:
-    """Upload a pair's folder, both models in it, in one commit; gives the commit's id.
+    """Upload a pair's folder, both models in it, in one commit; return the commit's id.
 
     The repository is made where there is none. Files there that the pair does not have are left alone, but for files
     of its models' folders, which are removed: nothing may lie there that the manifest does not list.
@@ -44,7 +44,7 @@ def push(
     pair.verify()
     for stage, entry in pair.manifest.stages.items():
         if local_folder(entry) is not None:
-            raise PairError(f"the {stage} is {entry.model}, which only this machine has; bundle the pair first")
+            raise PairError(f"the {stage} is {entry.model}, which exists only on this machine; bundle the pair first")
     hub, errors = local_library("huggingface_hub"), local_library("huggingface_hub.errors")
     api = hub.HfApi(endpoint=endpoint, library_name="duet-sdk")
     try:

@@ -1,4 +1,4 @@
-"""Do the prompts and limits of a request fit its models and its budget? Asked before anything is spent."""
+"""Do the prompts and limits of a request fit its models and its budget? Checked before anything is spent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from duet_sdk.types import Json, Message, Stage
 _TOKENS_OF_TEMPLATE = 160
 """What templates write of their own: gpt-oss 94 tokens without tools, Nemotron some 330 to explain tools."""
 _TOKENS_OF_TOOL_TEMPLATE = 320
+"""What templates add to explain tools; with the above more than the 330 of Nemotron."""
 _TOKENS_PER_MESSAGE = 16
+"""Role markers and separators of a turn, with room to spare: a bound must not be too low."""
 _TOKENS_PER_IMAGE = 4096
+"""Stands for an image, whose tokens only its server knows; generous, as a bound must be."""
 
 
 def most_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) -> int:
@@ -100,25 +103,29 @@ def check_abilities(request: Request, backend: Backend, can: Capabilities, stage
     """
     model = f"{stage} {backend.name}/{backend.model}"
     if request.tools and not can.tools:
-        raise InvalidRequest(f"the {model} cannot call tools; choose another one or leave tools out")
+        raise InvalidRequest(f"the {model} does not support tools; choose another one or omit tools")
     if request.response_format is not None and not can.response_format:
-        raise InvalidRequest(f"the {model} cannot hold to a response_format; choose another one or leave it out")
+        raise InvalidRequest(f"the {model} does not support response_format; choose another one or omit it")
     if not can.images and any(message.images for message in request.messages):
-        raise InvalidRequest(f"the {model} takes no images; choose another one or leave them out")
+        raise InvalidRequest(f"the {model} does not accept images; choose another one or omit them")
     sampling = request.generator_sampling if stage == "generator" else request.reasoner_sampling
     if sampling.logprobs is not None and not can.logprobs:
-        raise InvalidRequest(f"the {model} reports no logprobs; choose another one or leave logprobs out")
+        raise InvalidRequest(f"the {model} reports no logprobs; choose another one or omit logprobs")
+
+
+def _unasked(input_tokens: int, output_tokens: int) -> None:
+    """The bound of a call's cost where nothing asks for it."""
 
 
 def price_bound(prices: PriceBook, model: str, backend: Backend, budget: RequestBudget) -> UsdOf:
-    """The most that a call of this model can cost, by tokens; None where nothing asks for it or nobody knows.
+    """The most that a call of this model can cost, by tokens; None if no limit needs it or the price is unknown.
 
     Raises:
         ConfigError: there is a limit on money and the model's price is unknown, or is one per hour without a deadline.
     """
     limited = budget.limits.cost_usd is not None
     if not limited and not budget.charged:
-        return lambda input_tokens, output_tokens: None
+        return _unasked
     seconds = budget.left_s(budget.deadline)
     if limited and not prices.known(model, backend.price):
         raise ConfigError(

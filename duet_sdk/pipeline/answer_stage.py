@@ -12,7 +12,7 @@ from duet_sdk.backends.base import Call, Capabilities, Chunk
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
-from duet_sdk.handoff import alone
+from duet_sdk.handoff import without_signal
 from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -34,7 +34,9 @@ class AnswerStage:
         guidance: what the signal's stage has left.
     """
 
-    __slots__ = ("_asked_again", "_begun", "_flow", "_guidance")
+    __slots__ = ("_asked_again", "_begun", "_flow", "_guidance", "stage")
+
+    stage: Stage
 
     def __init__(self, flow: Flow, guidance: Guidance) -> None:
         self._flow = flow
@@ -49,12 +51,10 @@ class AnswerStage:
             BackendError: they failed, and the ladder has no other rung.
             BudgetExceeded: a limit is used up.
         """
-        flow = self._flow
+        flow, self.stage = self._flow, stage
         self._begun = self._guidance.begun if stage == "generator" else None
-        failure = await flow.down_the_chain(
-            stage, partial(self._ask, stage), void=self._discard, may_pass_on=lambda: not self._must_not_start_over()
-        )
-        if failure is not None and self._must_not_start_over():
+        failure = await flow.down_the_chain(self)
+        if failure is not None and not self.may_pass_on():
             raise self._broken(stage, failure) from failure
         if failure is not None:
             self._fall_back(stage, failure)
@@ -66,23 +66,22 @@ class AnswerStage:
         for index in range(flow.request.n):
             flow.tell(AnswerDone(flow.draft.answer(index), flow.draft.finish_of(index), index))
 
-    async def _ask(self, stage: Stage, model: StageModel) -> None:
-        """Let one model answer, again where the policy says so; what has begun already is the first attempt of all."""
-        flow = self._flow
-        self._asked_again = ()
+    @property
+    def until(self) -> float | None:
+        """The request's deadline."""
+        return self._flow.budget.deadline
 
-        async def attempt(number: int) -> None:
-            begun, self._begun = self._begun, None
-            await self._write(begun or await self._planned(stage, model))
+    async def attempt(self, model: StageModel, number: int) -> None:
+        """Let a model answer; what has begun already is the first attempt of all."""
+        if number == 1:
+            self._asked_again = ()
+        begun, self._begun = self._begun, None
+        await self._write(begun or await self._planned(self.stage, model))
+        await self._hold_to_form(self.stage, model)
 
-        await flow.with_retries(
-            stage,
-            attempt,
-            void=self._discard,
-            may_retry=lambda: not self._must_not_start_over(),
-            until=flow.budget.deadline,
-        )
-        await self._hold_to_form(stage, model)
+    def may_retry(self) -> bool:
+        """As `may_pass_on`; a model that failed when it was asked once more is not asked a third time."""
+        return not self._asked_again and self.may_pass_on()
 
     async def _planned(self, stage: Stage, model: StageModel) -> RunningAttempt:
         return await self._flow.in_time(self.plan(stage, model, signal=self._guide(stage)))
@@ -93,7 +92,7 @@ class AnswerStage:
         Where it has none the answer stays as it is, and so does a second one that is no better.
         """
         flow, draft = self._flow, self._flow.draft
-        if flow.request.n != 1 or draft.finish_of(0) not in ("stop", "tool_calls") or self._must_not_start_over():
+        if flow.request.n != 1 or draft.finish_of(0) not in ("stop", "tool_calls") or not self.may_pass_on():
             return
         calls = draft.calls_of(0)
         problem = unmet(flow.request, draft.answer(0), calls)
@@ -116,7 +115,7 @@ class AnswerStage:
         thoughts = [LeadingThought() for _ in range(flow.request.n)]
         async with attempt:
             if again is not None:
-                flow.tell(Retried(again, self._discard()))
+                flow.tell(Retried(again, self.void()))
             await attempt.run(partial(self._read, attempt, thoughts))
             for index, thought in enumerate(thoughts):
                 # Held back, and the output was cut before it could be told.
@@ -231,21 +230,25 @@ class AnswerStage:
         if not able.tools:
             seen = flatten_tools(seen)
         if stage == "reasoner":
-            return False, alone(seen, prompts=Prompts(), thinking=None)
+            return False, without_signal(seen, prompts=Prompts(), thinking=None)
         carried = next((message.signal for message in reversed(seen) if message.signal), None)
         made = signal if signal != carried else ""
         if not made and carried is None:
-            return False, alone(seen, prompts=flow.prompts)
+            return False, without_signal(seen, prompts=flow.prompts)
         reasoner = self._guidance.reasoner
         flow.draft.handoff, call = await flow.guided(reasoner, model, seen, made or None, tools)
         return bool(made), call
 
-    def _must_not_start_over(self) -> bool:
-        """Whether a part of the answer was handed on, and the policy says not to void it."""
+    def may_pass_on(self) -> bool:
+        """Whether the answer may start over: no part of it was handed on, or the policy says to void it then."""
         flow = self._flow
-        return flow.draft.answered and not flow.request.whole and flow.parts.failure.answer_broken == "error"
+        return not flow.draft.answered or flow.request.whole or flow.parts.failure.answer_broken != "error"
 
-    def _discard(self) -> bool:
+    def start_over(self) -> bool:
+        """As `void`."""
+        return self.void()
+
+    def void(self) -> bool:
         """Void what has been answered so far; whether there was anything."""
         answered = self._flow.draft.answered
         self._flow.draft.discard_answers()
@@ -254,7 +257,7 @@ class AnswerStage:
     def _broken(self, stage: Stage, error: BackendError) -> StreamBroken:
         draft = self._flow.draft
         return StreamBroken(
-            f"the answer broke off: {error}",
+            f"the answer was cut off: {error}",
             partial=draft.answer(0),
             usage=draft.account.stage_usage(stage),
             backend=error.backend,
@@ -267,7 +270,7 @@ class AnswerStage:
         """Let the reasoner answer in place of generators that failed, or fail.
 
         Raises:
-            BackendError: the ladder says to fail, another pair can take over, or there is nobody left.
+            BackendError: the ladder says to fail, another pair can take over, or no model is left.
         """
         flow, draft = self._flow, self._flow.draft
         can_fall = stage == "generator" and flow.request.mode == "duet" and not self._guidance.failed
@@ -277,9 +280,9 @@ class AnswerStage:
             if draft.answered:
                 raise self._broken(stage, error) from error
             raise error
-        discard = self._discard()
+        discard = self.void()
         draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "reasoner_fallback", None
         name = flow.parts.reasoners[0].name
-        _log.warning("%s failed with %s: %s answers", error.model, type(error).__name__, name)
+        _log.warning("%s failed with %s; %s answers", error.model, type(error).__name__, name)
         flow.tell(FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name))

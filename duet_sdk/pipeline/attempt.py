@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -17,7 +17,7 @@ from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.charging import Charge
 from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.lifetime import Cancellable, carried, closing_failed
+from duet_sdk.pipeline.lifetime import Cancellable, carried, closing_failed, raising
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import Attempt, StageUsage
 from duet_sdk.types import AttemptKind, CountedBy
@@ -36,7 +36,7 @@ _NOTHING: Final = nullcontext()
 class RunningAttempt:
     """An attempt while it runs: ``async with`` holds and settles, `run` reads.
 
-    What the model writes comes from ``incoming`` as it arrives; ``take`` counts it and gives what is within the limit:
+    What the model writes comes from ``incoming`` as it arrives; ``take`` counts it and returns what fits the limit:
 
         async with attempt:
             await attempt.run(read)
@@ -54,7 +54,7 @@ class RunningAttempt:
         counter: what has been counted.
         timed_out: the deadline ended it.
         kind: what the model was called for; a probe becomes an ``answer`` when it is adopted.
-        discarded: nothing of it will stand in the reply.
+        discarded: none of it will be part of the reply.
         record: what the receipt says of it, once it is over.
     """
 
@@ -218,34 +218,17 @@ class RunningAttempt:
         if left_s is not None and left_s <= 0:
             self._stop_waiting()
             return
-        is_direct = left_s is None and self._call.whole
-        is_sent = self._is_dispatched
-        try:
-            if not is_sent:
-                self.incoming = self._model.backend.batches(self._call)
-                self._is_dispatched = True
-                self._permit = (self._model.backend.attempt_begins(),)
-            # What is sent belongs to the attempt; a task that reads takes this context with it.
-            with _NOTHING if is_sent else self._span.sending():
-                await (self._directly(read) if is_direct else self._in_task(read, left_s))
-        except UnexpectedOutput as error:
-            raise self._broken(str(error)) from None
-
-    async def _directly(self, read: Read) -> None:
-        with Cancellable():
-            await self._read_all(read)
-
-    async def _in_task(self, read: Read, left_s: float | None) -> None:
+        sending = self._send()
+        if left_s is None and self._call.whole:
+            with sending, Cancellable():
+                (await self._read_all(read))()
+            return
         loop = asyncio.get_running_loop()
-        reading = self._reading = loop.create_task(carried(partial(self._read_all, read)))
+        with sending:  # the task takes this context with it
+            reading = self._reading = loop.create_task(self._read_all(read))
         over: asyncio.Future[None] = loop.create_future()
-
-        def end(_: object = None) -> None:
-            if not over.done():
-                over.set_result(None)
-
-        reading.add_done_callback(end)
-        timer = None if left_s is None else loop.call_later(left_s, end)
+        reading.add_done_callback(partial(_end, over))
+        timer = None if left_s is None else loop.call_later(left_s, _end, over)
         is_left = False
         try:
             await over
@@ -266,14 +249,29 @@ class RunningAttempt:
         else:
             reading.result()()  # raises what ended it
 
-    async def _read_all(self, read: Read) -> None:
+    def _send(self) -> AbstractContextManager[object]:
+        """Send the call, where that is still to be done; what is sent in the context belongs to the attempt."""
+        if self._is_dispatched:
+            return _NOTHING
+        self.incoming = self._model.backend.batches(self._call)
+        self._is_dispatched = True
+        self._permit = (self._model.backend.attempt_begins(),)
+        return self._span.sending()
+
+    async def _read_all(self, read: Read) -> Callable[[], None]:
+        """Read to the end; calling what it gives raises what must not end the event loop, see `carried`."""
         counter = self.counter
         try:
             await read()
+            if counter.done and not (counter.complete or counter.stopped):
+                await self._hear_last_words(read)
         except TimeoutError as error:
             raise self._broken("the model's server timed out") from error
-        if counter.done and not (counter.complete or counter.stopped):
-            await self._hear_last_words(read)
+        except UnexpectedOutput as error:
+            raise self._broken(str(error)) from None
+        except (KeyboardInterrupt, SystemExit) as error:
+            return raising(error)
+        return _nothing_to_raise
 
     async def _hear_last_words(self, read: Read) -> None:
         """Let the server say its usage, though not for long."""
@@ -282,9 +280,9 @@ class RunningAttempt:
             async with timeout:
                 while not (self.counter.complete or self.counter.stopped):
                     await read()
-        except TimeoutError as error:
+        except TimeoutError:
             if not timeout.expired():
-                raise self._broken("the model's server timed out") from error
+                raise
             self.counter.cut_short()
 
     def exhausted(self) -> None:
@@ -295,7 +293,7 @@ class RunningAttempt:
         """
         self._exhausted = True
         if not self.counter.end():
-            raise self._broken("the stream ended without saying why the output ended")
+            raise self._broken("the stream ended without a finish reason")
 
     def replay(self, held: Sequence[Chunk], *, without_logprobs: bool) -> None:
         """Let what was read and held back come once more, in front of what is still to come."""
@@ -347,7 +345,7 @@ class RunningAttempt:
                 await self._end(record)
 
     async def _close(self) -> None:
-        """Close a stream that has more to give; what takes long goes on beside whatever comes next."""
+        """Close a stream that has more to give; what takes long continues in the background."""
         if self.counter.complete:  # it has not: there is nothing to wait for
             try:
                 await self.incoming.aclose()
@@ -421,6 +419,15 @@ class RunningAttempt:
         )
         flow.draft.account.attempts.append(self.record)
         return self.record
+
+
+def _nothing_to_raise() -> None:
+    """The result of reading that went well."""
+
+
+def _end(over: asyncio.Future[None], _: object = None) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 async def _replayed(

@@ -60,7 +60,7 @@ class Charging:
         Args:
             facts: what is called for.
             tokens: the prompt and all output that it is allowed.
-            usd: what they cost at most, None where the price is unknown.
+            usd: what they cost at most, None if the price is unknown.
             left_s: seconds until the attempt's deadline, None for none.
 
         Raises:
@@ -104,7 +104,7 @@ class Charge:
         await to_the_end(_reported(self.hold.settle(amount, facts), "settled"))
 
     async def release(self) -> None:
-        """Give all of it back: nothing was sent."""
+        """Return all of it: nothing was sent."""
         self.charging.not_sent(self)
         await to_the_end(_reported(self.hold.release(), "released"))
 

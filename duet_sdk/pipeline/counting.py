@@ -100,7 +100,7 @@ class Counter:
     Args:
         limit: most tokens of each output.
         outputs: how many there are.
-        count_text: tokens of a text by the model's own tokenizer, None where it is not at hand.
+        count_text: tokens of a text by the model's own tokenizer, None if it is not available.
         clock: seconds that only go forward.
 
     Attributes:
@@ -156,7 +156,7 @@ class Counter:
         self.complete = False
 
     def take(self, arrived: Sequence[Chunk]) -> Sequence[Chunk]:  # one step for each token, written out
-        """Count what arrived; gives what of it is within the limit.
+        """Count what arrived; return the part that is within the limit.
 
         Raises:
             UnexpectedOutput: an output that was not asked for.
@@ -223,7 +223,7 @@ class Counter:
         return chunk
 
     def _running_total(self, usage: StageUsage | None, meter: Meter, written: str, ids: int) -> int | None:
-        """What the server has counted for this output so far, None where it does not say."""
+        """What the server has counted for this output so far, None if it does not say."""
         if usage is None:
             return None
         if self._outputs == 1:
@@ -251,7 +251,7 @@ class Counter:
         self.overflowed = True
         self.truncated |= bool(self._open >> chunk.index & 1)
         if not (chunk.text or chunk.reasoning or chunk.token_ids or chunk.tool_calls):
-            return None  # the final usage tells of tokens that were never shown: nothing is left to cut
+            return None  # the final usage includes tokens that were never shown: nothing is left to cut
         # With several outputs, one that runs away must not keep the stream alive for the others.
         self.stopped = self.done or self._counted() > self._limit * self._outputs
         if not was_writing:
@@ -347,7 +347,7 @@ def _written(chunk: Chunk) -> str:
 
 
 def plausible(usage: StageUsage) -> StageUsage | None:
-    """What a server says it used, None where that cannot be."""
+    """What a server says it used, None if that cannot be."""
     if usage.input_tokens < 0 or usage.output_tokens < 0 or usage.cached_tokens < 0:
         return None
     if usage.cached_tokens <= usage.input_tokens:

@@ -18,7 +18,7 @@ SHARE_OF_DEADLINE = 0.25
 
 
 async def decided(flow: Flow, gate: Gate | TokenGate, asking: Awaitable[object]) -> GateDecision:
-    """What the gate says; yes where it fails, says nothing of use, or takes too long.
+    """What the gate says; yes where it fails, says nothing useful, or takes too long.
 
     Raises:
         DuetError: the gate raised one.
@@ -38,7 +38,7 @@ async def decided(flow: Flow, gate: Gate | TokenGate, asking: Awaitable[object])
     else:
         if isinstance(answer, GateDecision):
             return answer
-        problem = f"gave a {type(answer).__name__}"
+        problem = f"returned a {type(answer).__name__}"
     finally:
         flow.draft.account.gate_s += flow.budget.elapsed_s() - started_s
     _log.warning("gate %s %s; the reasoner is asked", gate.name, problem)

@@ -1,4 +1,4 @@
-"""What is known of a reply while it is being made; a reply can be drawn from it at any moment."""
+"""What is known about a reply while it is produced; a reply can be made from it at any moment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pipeline.charging import Charging
 from duet_sdk.pipeline.votes import choose
-from duet_sdk.receipt import Account, Alone
-from duet_sdk.reply import AloneEstimate, GateDecision, Reply, Signal
+from duet_sdk.receipt import Account, ReasonerOnly
+from duet_sdk.reply import GateDecision, ReasonerOnlyEstimate, Reply, Signal
 from duet_sdk.request import Request
 from duet_sdk.types import HandoffName, ServedBy, Stage, TokenLogprob, ToolCall
 
@@ -25,7 +25,7 @@ _SERVED_BY: dict[str, ServedBy] = {
 
 
 class Draft:
-    """The reply of one request, as far as it has come."""
+    """The reply of one request so far."""
 
     __slots__ = (
         "_calls",
@@ -34,13 +34,13 @@ class Draft:
         "_texts",
         "account",
         "agent",
-        "alone",
         "budget",
         "charging",
         "finish",
         "gate",
         "handoff",
         "models",
+        "reasoner_only",
         "request",
         "served_by",
         "signal",
@@ -59,7 +59,7 @@ class Draft:
         self.models = models
         self.charging = charging
         self.account = Account()
-        self.alone: Alone | None = None
+        self.reasoner_only: ReasonerOnly | None = None
         self.agent: AgentRun | None = None
         self.gate: GateDecision | None = None
         self.handoff: HandoffName | None = None
@@ -106,7 +106,7 @@ class Draft:
         self._texts: list[list[str]] = [[] for _ in range(self.request.n)]
         self._finishes: list[str | None] = [None] * self.request.n
         self._calls: dict[tuple[int, int], list[str]] = {}
-        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(self.request.n)]
+        self._logprobs: dict[int, list[TokenLogprob]] = {}
 
     def start_over(self) -> bool:
         """Forget signal and answers, but not what they cost: another pair takes over. Whether there was an answer."""
@@ -118,7 +118,7 @@ class Draft:
 
     def add_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         """Append to those of answer number ``index``."""
-        self._logprobs[index].extend(logprobs)
+        self._logprobs.setdefault(index, []).extend(logprobs)
 
     def add_text(self, text: str, index: int) -> None:
         """Append to answer number ``index``."""
@@ -149,7 +149,7 @@ class Draft:
 
     @property
     def answered(self) -> bool:
-        """Whether anything of an answer has come."""
+        """Whether any part of an answer has arrived."""
         return bool(self._calls) or any(self._texts)
 
     def reply(self, finish_reason: str | None = None) -> Reply:
@@ -166,7 +166,7 @@ class Draft:
         if finish_reason is None and request.vote is not None and request.mode != "signal":
             calls = [self.calls_of(index) for index in range(request.n)]
             winner, agreement = choose(answers, request.vote, calls=calls)
-        usage, cost, receipt = self.account.books(self.budget.elapsed_s(), self._estimate_alone())
+        usage, cost, receipt = self.account.books(self.budget.elapsed_s(), self._estimate_reasoner_only())
         return Reply(
             text=answers[winner],
             signal=self.signal,
@@ -180,7 +180,7 @@ class Draft:
             tool_calls=self.calls_of(winner),
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
-            logprobs=tuple(self._logprobs[winner]),
+            logprobs=tuple(self._logprobs.get(winner, ())),
             models=self.models,
             receipt=receipt,
         )
@@ -191,9 +191,9 @@ class Draft:
             return ()
         return tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == index)
 
-    def _estimate_alone(self) -> AloneEstimate | None:
-        if self.alone is None or self.request.mode == "signal":
+    def _estimate_reasoner_only(self) -> ReasonerOnlyEstimate | None:
+        if self.reasoner_only is None or self.request.mode == "signal":
             return None
-        if self.alone.output_tokens is None and self.request.mode == "duet" and self.served_by == "pair":
-            return None  # the reasoner has not answered, and nothing says how it would have
-        return self.alone.estimate(self.account.attempts, answers=self.request.n)
+        if self.reasoner_only.output_tokens is None and self.request.mode == "duet" and self.served_by == "pair":
+            return None  # no answer of the reasoner and no calibration to estimate from
+        return self.reasoner_only.estimate(self.account.attempts, answers=self.request.n)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Protocol, TypeVar
 
 from duet_sdk.agents.history import guarded
 from duet_sdk.backends.base import Call
@@ -24,8 +24,35 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
+class StageWork(Protocol):
+    """What one stage does for a request, as `Flow.down_the_chain` has it done."""
+
+    @property
+    def stage(self) -> Stage:
+        """Whose models do it."""
+
+    @property
+    def until(self) -> float | None:
+        """When it must be over."""
+
+    async def attempt(self, model: StageModel, number: int) -> None:
+        """Let a model try, for the time of that number; raises where it fails."""
+
+    def start_over(self) -> bool:
+        """Make ready for another try of the same model; whether anything was forgotten."""
+
+    def void(self) -> bool:
+        """Forget what a model wrote, as another one is to begin; whether there was anything."""
+
+    def may_retry(self) -> bool:
+        """Whether another try of the same model is right."""
+
+    def may_pass_on(self) -> bool:
+        """Whether another model may begin after one that failed."""
+
+
 class Flow:
-    """One request on its way through a pair: the pair's parts, the draft of the reply, and where events are told."""
+    """One request on its way through a pair: the pair's parts, the draft of the reply, and where events go."""
 
     __slots__ = (
         "_chains",
@@ -52,27 +79,37 @@ class Flow:
         if asked is None:
             asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
         self.allowed = asked
-        self._chains: dict[Stage, list[StageModel]] = {}
+        self._chains: dict[Stage, Sequence[StageModel]] | None = None  # where they are shorter than the pair's own
         self._seen: dict[Stage, tuple[Message, ...]] = {}
-        self._read: dict[tuple[Stage, str], tuple[Message, ...]] = {}
+        self._read: dict[tuple[Stage, str], tuple[Message, ...]] | None = None  # an agent's
         self.prompts = self._prompts()
         """System prompts by stage. An agent's are the same in every turn of a run, with a signal and without."""
 
-    def chain(self, stage: Stage) -> list[StageModel]:
+    def chain(self, stage: Stage) -> Sequence[StageModel]:
         """The models of a stage that this request may reach, in the order in which they are tried.
 
         Raises:
             BoundaryRefused: there is none; names the first.
         """
-        if stage in self._chains:
+        models, allowed = self.parts.chain(stage), self.allowed
+        if "any" in allowed:
+            return models
+        for model in models:
+            if model.backend.boundary != "local" and model.backend.boundary not in allowed:
+                return self._near(stage, models)
+        return models
+
+    def _near(self, stage: Stage, models: Sequence[StageModel]) -> Sequence[StageModel]:
+        if self._chains is None:
+            self._chains = {}
+        elif stage in self._chains:
             return self._chains[stage]
-        models, allowed = self.parts.chain(stage), {"local", *self.allowed}
-        near = [model for model in models if model.backend.boundary in allowed or "any" in allowed]
+        allowed = {"local", *self.allowed}
+        near = [model for model in models if model.backend.boundary in allowed]
         if not near:
             raise BoundaryRefused(model=models[0].name, boundary=models[0].backend.boundary, allowed=self.allowed)
-        if len(near) < len(models):
-            beyond = ", ".join(model.name for model in models if model not in near)
-            _log.info("%s beyond this request's boundary and left out", beyond)
+        beyond = ", ".join(model.name for model in models if model not in near)
+        _log.info("%s outside this request's boundary and skipped", beyond)
         self._chains[stage] = near
         return near
 
@@ -88,13 +125,13 @@ class Flow:
         return Instruct(await generator.find_renderer())
 
     def _why_notes(self, handoff: Handoff) -> str | None:
-        """What keeps this request's signal from being the generator's own thought, None where nothing does."""
+        """What keeps this request's signal from being the generator's own thought, None if nothing does."""
         request = self.request
         if any(message.role == "tool" for message in request.messages):
             # What tools wrote may have got into a signal, which is then to be read as data.
             return "a signal after tools' results is data"
         if any(message.images for message in request.messages):
-            return "a prompt of token ids carries no images"
+            return "a prompt of token ids cannot carry images"
         if request.tools and isinstance(handoff, Think) and handoff.placer is None:
             return "tools cannot be called from a prompt of token ids"
         return None
@@ -137,7 +174,9 @@ class Flow:
             if call is not None:
                 return handoff.name, call
         _log.warning(
-            "%s gets notes (instruct): %s", model.name, reason or "its server would not read this signal as one thought"
+            "%s gets the signal as notes (instruct): %s",
+            model.name,
+            reason or "its server would not parse this signal as one thought",
         )
         notes = Instruct(await model.find_renderer())
         return notes.name, await notes.answer(seen, signal, prompts=self.prompts, tools=tools)
@@ -154,7 +193,7 @@ class Flow:
         for message in seen:
             if message.role == "user":
                 return seen
-        raise ConfigError(f"the context policy left the {stage} no user message; it must keep the last one")
+        raise ConfigError(f"the context policy left the {stage} without a user message; it must keep the last one")
 
     async def read_by(self, stage: Stage, model: StageModel) -> tuple[Message, ...]:
         """The messages that a stage sees, as that model gets them: an agent's with its tools' results as mere data.
@@ -165,74 +204,42 @@ class Flow:
         seen = self.seen_by(stage)
         if self.draft.agent is None:
             return seen
+        if self._read is None:
+            self._read = {}
         if (stage, model.name) not in self._read:
             renderer = await model.find_renderer()
             self._read[stage, model.name] = guarded(seen, renderer.neutralise if renderer else neutralise_unknown)
         return self._read[stage, model.name]
 
-    async def with_retries(
-        self,
-        stage: Stage,
-        attempt: Callable[[int], Awaitable[None]],
-        *,
-        void: Callable[[], bool],
-        may_retry: Callable[[], bool],
-        until: float | None,
-    ) -> None:
-        """Make an attempt (told its number), again where the policy says so.
+    async def down_the_chain(self, work: StageWork) -> BackendError | None:
+        """Let the models of a stage try in turn, each again where the policy says so.
 
-        Args:
-            stage: whose.
-            attempt: one try; raises where it fails.
-            void: forgets what the last try wrote; whether there was anything.
-            may_retry: whether another try is right.
-            until: when it must be over.
-
-        Raises:
-            BackendError: the last try's.
+        Returns:
+            the last model's error where all failed.
         """
-        number = 0
+        chain, at, number = self.chain(work.stage), 0, 1
         while True:
-            number += 1
             try:
-                return await attempt(number)
+                await work.attempt(chain[at], number)
             except BackendError as error:
-                pause_s = wait_s(self.parts.failure.retry, number, error, left_s=self.budget.left_s(until))
-                if pause_s is None or not may_retry():
-                    raise
-            await asyncio.sleep(pause_s)
-            self.tell(Retried(stage, void()))
-
-    async def down_the_chain(
-        self,
-        stage: Stage,
-        use: Callable[[StageModel], Awaitable[None]],
-        *,
-        void: Callable[[], bool],
-        may_pass_on: Callable[[], bool] = lambda: True,
-    ) -> BackendError | None:
-        """Let the models of a stage try in turn; gives the last one's error where all failed.
-
-        Args:
-            stage: whose.
-            use: lets one model do the stage's work; raises where it fails.
-            void: forgets what a model wrote before the next begins; whether there was anything.
-            may_pass_on: whether another model may begin after one that failed.
-        """
-        chain = self.chain(stage)
-        for model, successor in zip(chain, [*chain[1:], None], strict=True):
-            try:
-                await use(model)
-            except BackendError as error:
-                if successor is None or not may_pass_on() or not self.parts.failure.hands_over(error):
-                    return error
-                name = type(error).__name__
-                _log.warning("%s failed with %s: %s takes over", model.name, name, successor.name)
-                discard = void()
-                self.tell(FellBack(stage, self.draft.served_by, name, discard, model=successor.name))
+                pause_s = wait_s(self.parts.failure.retry, number, error, left_s=self.budget.left_s(work.until))
+                if pause_s is None or not work.may_retry():
+                    if at + 1 == len(chain) or not work.may_pass_on() or not self.parts.failure.hands_over(error):
+                        return error
+                    self._pass_on(work, error, chain[at], chain[at + 1])
+                    at, number = at + 1, 1
+                    continue
             else:
-                break
-        return None
+                return None
+            await asyncio.sleep(pause_s)
+            self.tell(Retried(work.stage, work.start_over()))
+            number += 1
+
+    def _pass_on(self, work: StageWork, error: BackendError, model: StageModel, successor: StageModel) -> None:
+        name = type(error).__name__
+        _log.warning("%s failed with %s; %s takes over", model.name, name, successor.name)
+        discard = work.void()
+        self.tell(FellBack(work.stage, self.draft.served_by, name, discard, model=successor.name))
 
     def in_time(
         self, work: Coroutine[object, object, Result], *, until: float | None = None, model: StageModel | None = None

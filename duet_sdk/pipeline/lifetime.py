@@ -1,7 +1,7 @@
 """What runs for a client, and what still closes behind it; a client's end is the end of both.
 
 What a backend does when its stream is closed (hang up, let a model leave its layer) may take long. An attempt waits
-for it only so long; from then on the stream closes beside whatever comes next, and the client waits for it at its end.
+for it only so long; from then on the stream closes in the background, and the client waits for it when it closes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LAST_S: Final = 30.0
 
 
 async def carried(work: Callable[[], Awaitable[Result]]) -> Callable[[], Result]:
-    """Work for a task of its own; calling what it gives is the result, or raises.
+    """Run work in a task of its own; calling what it returns yields the result, or raises.
 
     A gate, a vote or a backend of the user's may raise KeyboardInterrupt or SystemExit. Let out of a task, these end
     the event loop and hang everybody else on it; here they reach whoever asked for the work.
@@ -33,8 +33,13 @@ async def carried(work: Callable[[], Awaitable[Result]]) -> Callable[[], Result]
     try:
         result = await work()
     except (KeyboardInterrupt, SystemExit) as error:
-        return partial(_throw, error)
+        return raising(error)
     return lambda: result
+
+
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    """What a task gives as its result in place of raising such an error; see `carried`."""
+    return partial(_throw, error)
 
 
 def _throw(error: BaseException) -> NoReturn:
@@ -69,7 +74,7 @@ class Lifetime:
         self._is_over = False
 
     def working(self) -> Working:
-        """Entered by the task that works on a request; the client's end is told to it as a ConfigError.
+        """Entered by the task that works on a request; the client's end reaches it as a ConfigError.
 
         Raises:
             ConfigError: the client is closed already.
@@ -79,7 +84,7 @@ class Lifetime:
         return Working(self._requests)
 
     def beside(self, closing: asyncio.Task[Callable[[], None]]) -> None:
-        """Let a stream close beside whatever comes next; its errors are logged, as nobody needs the stream any more."""
+        """Let a stream close in the background; its errors are logged, as the stream is no longer needed."""
         self._closing.add(closing)
         closing.add_done_callback(self._closed)
 

@@ -1,4 +1,4 @@
-"""What a client is made of, and what is found out about its models when they are first used."""
+"""What a client is made of, and what is learned about its models on first use."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_GATE_DEADLINE_S = 2.0
+"""As long as a user may be kept waiting for a decision; a gate of your own that needs longer sets its own limit."""
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class StageModel:
         return able
 
     async def find_renderer(self) -> Renderer | None:
-        """The model's own template and tokenizer, None where they, or the libraries for them, are not at hand."""
+        """The model's own template and tokenizer, None if they, or the libraries for them, are not available."""
         if not self._looked:
             files = await self.backend.tokenizer()
             if files is not None and files.chat_template is not None:
@@ -96,9 +97,9 @@ class Parts:
     gate_deadline_s: float = DEFAULT_GATE_DEADLINE_S
     """Seconds that a gate's own code may take to decide."""
     progressive: Progressive | None = None
-    """How the generator probes the growing signal; None where it does not."""
+    """How the generator probes the growing signal; None if it does not."""
     calibration: Calibration | None = None
-    """What was measured of this pair, None where nothing was."""
+    """What was measured of this pair, None if nothing was."""
     runs: RunMemory = field(default_factory=RunMemory)
     """What is remembered of agents' runs."""
     lifetime: Lifetime = field(default_factory=Lifetime)
@@ -159,6 +160,6 @@ async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
     _log.warning(
         "the think handoff cannot be rendered for %s (%s); the instruct handoff is used",
         generator.name,
-        "its tokenizer is not at hand" if able.prompt_ids else "it takes no prompt as token ids",
+        "its tokenizer is not available" if able.prompt_ids else "it does not accept prompts as token ids",
     )
     return Instruct(renderer)

@@ -1,4 +1,4 @@
-"""Who watches a request: the seam that telemetry fits into, which the pipeline does not know."""
+"""Who watches a request: the interface for telemetry, which the pipeline does not know."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AttemptSpan(Protocol):
-    """One attempt as its observer sees it. Events do not do: an attempt ends also when nobody reads them."""
+    """One attempt as its observer sees it. Events are not enough: an attempt also ends when nothing reads them."""
 
     @property
     def hears(self) -> Callable[[Chunk], None] | None:
@@ -34,7 +34,7 @@ class Observer(Protocol):
 
     @property
     def trace_id(self) -> str:
-        """The request's trace in hexadecimal, empty where there is none."""
+        """The request's trace in hexadecimal, empty if there is none."""
 
     def request(self, draft: Draft) -> AbstractContextManager[object]:
         """Entered by the task that works on the request, left with whatever ends it.
@@ -46,7 +46,7 @@ class Observer(Protocol):
         """Entered around a gate's own work; what it decided comes with `GateDecided`."""
 
     def told(self, event: Event) -> None:
-        """Something happened other than that a model wrote a piece."""
+        """An event other than a piece of a model's output."""
 
     def attempt(
         self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind

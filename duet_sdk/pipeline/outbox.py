@@ -1,4 +1,4 @@
-"""What a request tells, from the task that works on it to the one that reads its events."""
+"""The events of a request, from the task that works on it to the one that reads them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Outbox:
     that there was, it calls `taken` if ``is_full`` says so.
 
     Attributes:
-        observer: told of everything but the pieces that models write.
+        observer: receives every event except the pieces that models write.
         is_read: whether anybody reads the events; else they are only observed.
-        events: what was told and not yet taken.
-        wake: called once, when the next event comes or none will come any more.
-        closed: nothing more will be told.
+        events: what was sent and not yet taken.
+        wake: called once with None, as a future's ``set_result``, when the next event comes or none will any more.
+        closed: no more events will come.
     """
 
     __slots__ = ("_is_watched", "_room", "closed", "events", "is_read", "observer", "wake")
@@ -43,7 +43,7 @@ class Outbox:
         self._is_watched = observer is not SILENT
         self.is_read = is_read
         self.events: list[Event] = []  # short, and an empty deque takes a block of 64 places in every open stream
-        self.wake: Callable[[], object] | None = None
+        self.wake: Callable[[None], object] | None = None
         self.closed = False
         self._room: asyncio.Future[None] | None = None
 
@@ -57,17 +57,17 @@ class Outbox:
             if wake is not None:
                 self.wake = None
                 try:  # noqa: SIM105  # spelled out, as this is done for every token
-                    wake()
+                    wake(None)
                 except asyncio.InvalidStateError:
                     pass  # the reader was cancelled and has not got to its end yet
 
     def close(self) -> None:
-        """Nothing more will be told."""
+        """No more events will come."""
         self.closed = True
         wake, self.wake = self.wake, None
         if wake is not None:
             with suppress(asyncio.InvalidStateError):
-                wake()
+                wake(None)
 
     @property
     def is_full(self) -> bool:
@@ -75,7 +75,7 @@ class Outbox:
         return self._room is not None
 
     async def room(self) -> None:
-        """Wait until the reader has taken all that was told; a model is not read on before."""
+        """Wait until the reader has taken all events; the model is not read any further before that."""
         self._room = asyncio.get_running_loop().create_future()
         try:
             if len(self.events) >= LOOK_AHEAD:  # a reader in another thread may just have taken them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from duet_sdk.errors import BackendError
 from duet_sdk.events import FellBack, GateDecided
@@ -17,14 +17,14 @@ from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.pipeline.signal_stage import Guidance, SignalStage
 from duet_sdk.pipeline.speculation.progressive import ProgressiveStage
 from duet_sdk.pipeline.speculation.race import Asks, gated_by_tokens
-from duet_sdk.receipt import Alone
+from duet_sdk.receipt import ReasonerOnly
 from duet_sdk.reply import GateDecision, Reply
 
 _log = logging.getLogger(__name__)
 
 
 async def answer(parts: Parts, draft: Draft, outbox: Outbox) -> Reply:
-    """Everything that happens in one request, in order, told to the outbox as it happens.
+    """Everything that happens in one request, in order, sent to the outbox as it happens.
 
     Cancelling it ends the running stage and settles what it held.
 
@@ -32,36 +32,41 @@ async def answer(parts: Parts, draft: Draft, outbox: Outbox) -> Reply:
         DuetError: what ended the request instead.
     """
     reasoner = parts.reasoners[0]
-    alone_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
-    draft.alone = Alone(reasoner.name, reasoner.backend.price, parts.prices, alone_tokens)
+    reasoner_only_tokens = parts.calibration.alone_output_tokens if parts.calibration is not None else None
+    draft.reasoner_only = ReasonerOnly(reasoner.name, reasoner.backend.price, parts.prices, reasoner_only_tokens)
     with parts.lifetime.working(), outbox.observer.request(draft):
         draft.begin_turn(parts.runs, models=(reasoner.identity, parts.generators[0].identity))
         try:
-            await _answer(Flow(parts, draft, outbox))
+            flow = Flow(parts, draft, outbox)
+            if flow.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
+                draft.gate = decision
+                flow.tell(GateDecided(decision))
+            try:
+                await _stages(flow)
+            except BackendError as error:
+                await _stages(_taken_over(flow, error))
+                if draft.served_by in ("pair", "pair_cut"):
+                    draft.served_by = "fallback_pair"
             return draft.done()
         finally:
             draft.end_turn()
 
 
-async def _answer(flow: Flow) -> None:
-    """Let the gate decide and the pair answer; where it cannot, the pair behind it."""
+def _taken_over(flow: Flow, error: BackendError) -> Flow:
+    """The request on its way through the pair behind the one that failed.
+
+    Raises:
+        BackendError: there is none, or it must not take over.
+    """
     draft, other = flow.draft, flow.parts.fallback
-    if flow.request.mode == "duet" and (decision := await flow.in_time(_decide(flow))) is not None:
-        draft.gate = decision
-        flow.tell(GateDecided(decision))
-    try:
-        await _stages(flow)
-    except BackendError as error:
-        handed_on = draft.answered and not flow.request.whole
-        if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
-            raise
-        name = f"{other.reasoners[0].name} with {other.generators[0].name}"
-        _log.warning("the pair failed with %s: %s takes over", type(error).__name__, name)
-        discard = draft.start_over()
-        flow.tell(FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name))
-        await _stages(Flow(other, draft, flow.outbox, allowed=flow.allowed))
-        if draft.served_by in ("pair", "pair_cut"):
-            draft.served_by = "fallback_pair"
+    handed_on = draft.answered and not flow.request.whole
+    if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
+        raise error
+    name = f"{other.reasoners[0].name} with {other.generators[0].name}"
+    _log.warning("the pair failed with %s; %s takes over", type(error).__name__, name)
+    discard = draft.start_over()
+    flow.tell(FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name))
+    return Flow(other, draft, flow.outbox, allowed=flow.allowed)
 
 
 async def _stages(flow: Flow) -> None:
@@ -76,7 +81,7 @@ async def _stages(flow: Flow) -> None:
         await guidance.abandon()
 
 
-async def _signal(flow: Flow) -> Guidance:
+def _signal(flow: Flow) -> Awaitable[Guidance]:
     """Everything that comes before the answer, as mode and gate say."""
     parts, mode, decision = flow.parts, flow.request.mode, flow.draft.gate
 
@@ -86,12 +91,16 @@ async def _signal(flow: Flow) -> Guidance:
         return ProgressiveStage(flow, parts.progressive, is_judging)
 
     if mode == "duet" and decision is None and not isinstance(parts.gate, Gate):
-        return await gated_by_tokens(flow, parts.gate, stage)
+        return gated_by_tokens(flow, parts.gate, stage)
     if mode == "signal" or (mode == "duet" and (decision is None or decision.ask)):
-        return await stage(lambda: False).run()
-    if mode == "duet":
+        return stage(lambda: False).run()
+    return _nobody_asked(flow)
+
+
+async def _nobody_asked(flow: Flow) -> Guidance:
+    if flow.request.mode == "duet":
         flow.draft.reuse_signal()
-    return Guidance(parts.reasoners[0])
+    return Guidance(flow.parts.reasoners[0])
 
 
 async def _decide(flow: Flow) -> GateDecision | None:

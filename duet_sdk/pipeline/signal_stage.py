@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.budget import UsdOf
@@ -22,7 +23,7 @@ from duet_sdk.errors import (
     SignalError,
 )
 from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
-from duet_sdk.handoff import Handoff, alone, review
+from duet_sdk.handoff import Handoff, review, without_signal
 from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -92,7 +93,7 @@ class Guidance:
     """An answer that is under way already, and goes on."""
 
     async def abandon(self) -> None:
-        """Settle an answer that nobody goes on with; harmless where somebody has."""
+        """Settle an answer that was not continued; does nothing if it was."""
         if self.begun is not None:
             async with self.begun:
                 pass
@@ -103,11 +104,16 @@ class SignalStage:
 
     Args:
         flow: the request.
-        tell: who is told of events, in place of the request's outbox.
+        tell: who receives the events, in place of the request's outbox.
 
     Attributes:
         asking: the signal in the making, None before it begins and when it has to start over.
+        until: when it must be over.
     """
+
+    __slots__ = ("_flow", "_generator", "_reasoner", "_shows", "_tell", "asking", "until")
+
+    stage: Final = "reasoner"
 
     def __init__(self, flow: Flow, *, tell: Callable[[Event], None] | None = None) -> None:
         self._flow = flow
@@ -116,18 +122,18 @@ class SignalStage:
         self.asking: Asking | None = None
         self._shows = flow.outbox.is_read or tell is not None
         self._generator: tuple[StageModel, Capabilities] | None = None
-        """Who will answer, and what it can do; None where nobody is to."""
+        """Who will answer, and what it can do; None if no answer is wanted."""
         until = flow.budget.signal_deadline
         if flow.request.mode == "signal" and flow.budget.limits.signal_deadline_s is None:
             until = flow.budget.deadline
-        self._until = until
+        self.until = until
 
     async def run(self) -> Guidance:
-        """Ask the reasoners in turn; `SignalDone` is told last unless all failed.
+        """Ask the reasoners in turn; `SignalDone` comes last unless all failed.
 
         Raises:
             BackendError: they failed, and the ladder says to fail.
-            SignalError: nothing of use was written, or it was cut, and the policy says to fail.
+            SignalError: nothing useful was written, or it was cut, and the policy says to fail.
             BudgetExceeded: a limit is used up; nothing was spent.
         """
         flow = self._flow
@@ -137,7 +143,7 @@ class SignalStage:
             if self._generator is None:
                 # Its own stage finds out for good; a signal would be money for nothing.
                 return Guidance(self._reasoner)
-        failure = await flow.down_the_chain("reasoner", self._ask, void=self._discard)
+        failure = await flow.down_the_chain(self)
         if failure is not None:
             self._without_signal(failure)
         return Guidance(self._reasoner, failed=failure is not None)
@@ -149,11 +155,6 @@ class SignalStage:
             attempts[-1].not_needed()
         elif attempts and since_tokens is not None:
             attempts[-1].not_needed(max(0, since_tokens - sum(earlier.tokens for earlier in attempts[:-1])))
-
-    def _discard(self) -> bool:
-        self._flow.draft.account.discard("signal")
-        self.asking = None
-        return True
 
     async def _reachable_generator(self) -> tuple[StageModel, Capabilities] | None:
         """The first generator that answers, None where none does for now.
@@ -172,33 +173,40 @@ class SignalStage:
             return model, able
         return None
 
-    async def _ask(self, model: StageModel) -> None:
-        """Ask one reasoner, again where the policy says so."""
-        flow, self.asking, self._reasoner = self._flow, None, model
+    async def attempt(self, model: StageModel, number: int) -> None:
+        """Ask one reasoner, or let it go on where its last attempt stopped."""
+        flow = self._flow
+        if number == 1:
+            self.asking, self._reasoner = None, model
+        if self.asking is None:
+            self.asking = await flow.in_time(self._plan(model), until=self.until, model=model)
+            if number == 1 and flow.parts.signal_cache is not None and await self._take_cached(self.asking):
+                return
+        await self._write(self.asking)
+        await self._finish(self.asking)
 
-        async def attempt(number: int) -> None:
-            if self.asking is None:
-                self.asking = await flow.in_time(self._plan(model), until=self._until, model=model)
-                if number == 1 and flow.parts.signal_cache is not None and await self._take_cached(self.asking):
-                    return
-            await self._write(self.asking)
-            await self._finish(self.asking)
-
-        await flow.with_retries(
-            "reasoner", attempt, void=self._start_over, may_retry=self._may_retry, until=self._until
-        )
-
-    def _may_retry(self) -> bool:
+    def may_retry(self) -> bool:
+        """Whether the policy lets a signal that broke off be asked for once more."""
         asking = self.asking
         return self._flow.parts.failure.signal_broken != "error" or asking is None or not asking.extractor.text
 
-    def _start_over(self) -> bool:
+    def may_pass_on(self) -> bool:
+        """Another reasoner may always begin."""
+        return True
+
+    def start_over(self) -> bool:
         """Go on where the last attempt stopped, or else forget it; whether anything was forgotten."""
         asking = self.asking
         if asking is None or self._resume(asking):
             return False
-        self._discard()
+        self.void()
         return bool(asking.extractor.text)
+
+    def void(self) -> bool:
+        """Forget the signal."""
+        self._flow.draft.account.discard("signal")
+        self.asking = None
+        return True
 
     def _key(self, asking: Asking) -> CacheKey:
         request = self._flow.request
@@ -221,7 +229,7 @@ class SignalStage:
             return False
         try:
             asking.key = self._key(asking)
-            found = await self._flow.in_time(cache.get(asking.key), until=self._until, model=asking.model)
+            found = await self._flow.in_time(cache.get(asking.key), until=self.until, model=asking.model)
         except ConnectFailed:
             return False
         except CacheError as error:
@@ -241,7 +249,7 @@ class SignalStage:
         if cache is None or not storable(signal):
             return
         try:
-            await self._flow.in_time(cache.put(key, signal), until=self._until, model=self._reasoner)
+            await self._flow.in_time(cache.put(key, signal), until=self.until, model=self._reasoner)
         except (ConnectFailed, DeadlineExceeded):
             _log.warning("the signal cache took too long to store a signal")
         except CacheError as error:
@@ -304,7 +312,7 @@ class SignalStage:
         if call.max_tokens != limit:
             call = replace(call, max_tokens=limit)
         return RunningAttempt(
-            self._flow, asking.model, call, kind=kind, prompt=prompt, usd_of=asking.usd_of, until=self._until
+            self._flow, asking.model, call, kind=kind, prompt=prompt, usd_of=asking.usd_of, until=self.until
         )
 
     async def _finish(self, asking: Asking) -> None:
@@ -341,7 +349,7 @@ class SignalStage:
         cut, extractor = self._flow.parts.cut, asking.handoff.extractor()
         try:
             counting = prompt_size(asking.model.backend, call, exact=self._flow.budget.counts)
-            size = await self._flow.in_time(counting, until=self._until, model=asking.model)
+            size = await self._flow.in_time(counting, until=self.until, model=asking.model)
             attempt = self._attempt(asking, call, size, limit, kind="wrap_up")
             async with attempt:
                 asking.attempts.append(attempt)
@@ -423,14 +431,14 @@ class SignalStage:
         failed = isinstance(error, BackendError)
         draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
         name = flow.parts.generators[0].name
-        _log.warning("no signal (%s): %s answers alone", type(error).__name__, name)
+        _log.warning("no signal (%s); %s answers alone", type(error).__name__, name)
         self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name))
 
 
 async def way_of_asking(
     flow: Flow, model: StageModel, handoff: Handoff, able: Capabilities, *, joined: bool = False
 ) -> Callable[[int], Call]:
-    """How this request's signal is asked for: limit → call; ``joined`` where nobody looks at its pieces."""
+    """How this request's signal is asked for: limit → call; ``joined`` if its pieces are not shown."""
     agent = flow.draft.agent
     seen = flatten_tools(flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model))
     if agent is not None and any(message.signal for message in seen):
@@ -458,5 +466,5 @@ async def unfilled_answer(flow: Flow, model: StageModel, handoff: Handoff) -> Ca
     if handoff.name == "instruct":
         guided = await handoff.answer(seen, "", prompts=flow.prompts, tools=flow.request.tools)
     if guided is None:
-        guided = alone(seen, prompts=flow.prompts)
+        guided = without_signal(seen, prompts=flow.prompts)
     return replace(guided, tools=flow.request.tools) if flow.request.tools else guided

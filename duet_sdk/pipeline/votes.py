@@ -37,9 +37,9 @@ def choose(answers: Sequence[str], vote: Vote, *, calls: Sequence[Sequence[ToolC
         try:
             winner = vote(answers)
         except Exception as error:
-            raise InvalidRequest(f"the vote failed with {type(error).__name__}; it must give an index") from error
+            raise InvalidRequest(f"the vote failed with {type(error).__name__}; it must return an index") from error
         if type(winner) is not int or not 0 <= winner < len(answers):
-            raise InvalidRequest(f"vote must give an index from 0 to {len(answers) - 1}, got {winner!r}")
+            raise InvalidRequest(f"vote must return an index from 0 to {len(answers) - 1}, got {winner!r}")
     else:
         winner = forms.index(Counter(forms).most_common(1)[0][0])
     return winner, forms.count(forms[winner]) / len(forms)
@@ -50,7 +50,7 @@ def normalise(answer: str) -> str:
 
     That is the last boxed part, else what follows the last "answer is" or "answer:", else the whole text. Of that, a
     number counts by its value whatever its commas, currency and zeros, a choice by its letter, and any other text by
-    its words, case and blanks folded, without the punctuation around it.
+    its words, case and whitespace normalised, without surrounding punctuation.
 
     >>> [normalise(text) for text in ("$1,000.00", "The answer is (B).", "B) Paris", "  Paris! ")]
     ['1000', 'b', 'b', 'paris']

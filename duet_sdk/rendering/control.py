@@ -44,7 +44,7 @@ _KNOWN = re.compile(
 
 
 def neutralise_unknown(text: str) -> str:
-    r"""Untrusted text for a model whose tokenizer is not at hand: well-known control strings are broken.
+    r"""Untrusted text for a model whose tokenizer is not available: well-known control strings are broken.
 
     A zero-width space after its first character breaks each; all other text comes out unchanged. Idempotent.
 

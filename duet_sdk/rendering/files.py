@@ -66,7 +66,7 @@ def parse(text: str, name: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{name} must hold a JSON object, it holds a {type(value).__name__}")
+        raise ConfigError(f"{name} must contain a JSON object, got a {type(value).__name__}")
     return value
 
 

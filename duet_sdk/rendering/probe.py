@@ -46,7 +46,7 @@ class ThinkBlock:
     """From the control token that closes the block up to the answer."""
     tags: tuple[str, str]
     kwargs: Mapping[str, bool]
-    """What the template wants to be told for thinking."""
+    """The template's arguments that turn thinking on."""
 
     @property
     def head(self) -> str:
@@ -108,7 +108,7 @@ def _measure(
     kwargs: Mapping[str, bool],
     control_spans: Callable[[str], Sequence[Span]],
 ) -> ThinkBlock | str:
-    """The parts around the signal, cut where the tokenizer cuts: a token may swallow blanks beside it."""
+    """The parts around the signal, cut where the tokenizer cuts: a token may include adjacent whitespace."""
     before = prompt + opener
     start, end = len(before), len(before) + len(_SIGNAL)
     spans = control_spans(before + _SIGNAL + glue)

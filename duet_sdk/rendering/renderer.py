@@ -48,7 +48,7 @@ class Renderer:
         self._full = _tokenizer(files.tokenizer_json)
         # Asked of the tokenizer, as it numbers added tokens anew where the file's own numbers leave gaps.
         added = {at: token.content for at, token in self._full.get_added_tokens_decoder().items()}
-        # Runs of blanks are added tokens in Gemma: ordinary text is full of them, and they control nothing.
+        # Runs of spaces are added tokens in Gemma: ordinary text is full of them, and they control nothing.
         self._control = {at: text for at, text in added.items() if not _BLANK.fullmatch(text)}
         self._unknown = _unknown_id(raw)
         self._template = (
@@ -98,7 +98,7 @@ class Renderer:
         return text
 
     def decode_shown(self, ids: Sequence[int]) -> str:
-        """The text of ids as it is shown: special tokens left out, think tags that are none kept."""
+        """The text of ids as it is shown: special tokens left out, think tags that are ordinary text kept."""
         text: str = self._full.decode(list(ids), skip_special_tokens=True)
         return text
 
@@ -120,7 +120,7 @@ class Renderer:
     def neutralise(self, text: str) -> str:
         """Untrusted text as it may stand in a chat message: it makes no control token and no role marker.
 
-        What would be one is broken by an invisible character after its first, by a blank where the tokenizer
+        What would be one is broken by an invisible character after its first, by a space where the tokenizer
         drops invisible ones, and left out where even that fails. Ordinary text stays as it is. Idempotent.
         """
         text = control.without_leading_accents(control.clean(text))
@@ -134,7 +134,7 @@ class Renderer:
 
     @cached_property
     def control_strings(self) -> frozenset[str]:
-        """All added tokens, whatever their ``special`` flag, but for runs of blanks."""
+        """All added tokens, whatever their ``special`` flag, except runs of spaces."""
         return frozenset(self._control.values())
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A model's chat template made to take a signal, so that a server started with it can hold one beside tools."""
+"""A model's chat template made to take a signal, so that a server started with it can combine one with tools."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def signal_template(files: TokenizerFiles) -> str:
     switches = {**{name: True for name in _SWITCHES if re.search(rf"\b{name}\b", source)}, **block.kwargs}
     thinking_on = "".join(f"{{% set {name} = {str(value).lower()} %}}" for name, value in switches.items())
     head = f"{{% if {_GIVEN} %}}{thinking_on}{{% endif %}}\n" if switches else ""
-    # An expression, as blocks swallow the blanks before them. Jinja drops a newline at the end of a template.
+    # An expression, as blocks swallow the whitespace before them. Jinja drops a newline at the end of a template.
     written = f"{block.opener!a} ~ {SIGNAL_ARGUMENT} ~ {block.trail + block.closing!a}"
     tail = f"{{{{ ({written}) if add_generation_prompt and {_GIVEN} else '' }}}}"
     made = head + source.removesuffix("\n") + tail

@@ -65,7 +65,7 @@ class ChatTemplate:
         except self._failure as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-            # A template's own bug. Its text may quote a message, so only its kind is told.
+            # A template's own bug. Its text may quote a message, so only its kind is shown.
             raise InvalidRequest(
                 f"the model's chat template failed on these messages ({type(error).__name__}); "
                 "check that it knows their roles, parts and tool calls"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Attributes: TypeAlias = dict[str, AttributeValue]
 
 IN_PROCESS: Final = frozenset({"scripted", "transformers", "vllm-engine"})
-"""Backends whose models run in this process: their spans are no client's."""
+"""Backends whose models run in this process: their spans are not client spans."""
 
 _LABEL_CHARS: Final = 256
 """Metadata are labels, not documents."""
@@ -171,7 +171,7 @@ def attempt_start(call: Call) -> Attributes:
 
 
 def attempt_end(record: Attempt) -> Attributes:
-    """What an attempt came to; the standard's token counts only where the model's server told them."""
+    """What an attempt came to; the standard's token counts only if the model's server reported them."""
     usage = record.usage
     found: Attributes = {
         names.ATTEMPT_KIND: record.kind,

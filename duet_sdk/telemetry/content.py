@@ -159,7 +159,7 @@ def _call_part(id: str, name: str, arguments: str) -> Json:  # noqa: A002  # as 
 def _part(part: TextPart | ImagePart) -> Json:
     if isinstance(part, TextPart):
         return {"type": "text", "content": part.text}
-    # The bytes of an image are no text: of a data URL only its head is kept.
+    # The bytes of an image are not text: only the head of a data URL is kept.
     url = part.url if not part.url.startswith("data:") else part.url.partition(",")[0]
     return {"type": "uri", "mime_type": None, "modality": "image", "uri": url}
 

@@ -29,7 +29,7 @@ def check_dialects(given: Sequence[str]) -> tuple[str, ...]:
         given = (given,)
     for name in given:
         if name not in get_args(TraceDialect):
-            raise ConfigError(f"trace dialect {name!r} is unknown; known are {', '.join(get_args(TraceDialect))}")
+            raise ConfigError(f"trace dialect {name!r} is unknown; known: {', '.join(get_args(TraceDialect))}")
     return tuple(given)
 
 
@@ -66,7 +66,7 @@ def openinference(span: Attributes) -> Attributes:
 
 
 def langfuse(span: Attributes) -> Attributes:
-    """Langfuse: the trace's name on every span, and usage and money in the form that goes before all others there."""
+    """Langfuse: the trace's name on every span, and usage and money in the form that takes precedence there."""
     found: Attributes = {"langfuse.trace.name": names.WORKFLOW}
     if span.get(names.OPERATION_NAME) != names.CHAT:
         return found

@@ -108,7 +108,7 @@ class _Counting(SpanExporter):
 
 
 class _Batches(BatchSpanProcessor):
-    """The standard's batches, with a count of what goes in: what a full queue drops is told only to its own log."""
+    """The standard's batches, with a count of what goes in: what a full queue drops appears only in its own log."""
 
     def __init__(self, counting: _Counting) -> None:
         super().__init__(counting)

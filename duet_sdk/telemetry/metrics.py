@@ -77,11 +77,11 @@ class Instruments:
         self._retries = meter.create_counter(names.RETRIES_METRIC, "{retry}", "Stages that started over")
         self._refusals = meter.create_counter(names.REFUSALS_METRIC, "{request}", "Requests ended by a limit")
         self._cost = meter.create_counter(names.COST_METRIC, "USD", "Money spent on attempts of known price")
-        self._discarded = meter.create_counter(names.DISCARDED_METRIC, "{token}", "Tokens that stand in no reply")
-        self._overlap = meter.create_counter(names.OVERLAP_METRIC, "{token}", "Output tokens that came too late")
+        self._discarded = meter.create_counter(names.DISCARDED_METRIC, "{token}", "Tokens that are in no reply")
+        self._overlap = meter.create_counter(names.OVERLAP_METRIC, "{token}", "Output tokens no longer needed")
 
     def attempt_ended(self, record: Attempt, call: Facts, context: Context | None) -> None:
-        """Tokens, time and money of one attempt; tokens that nobody reported are left out, as the conventions ask.
+        """Tokens, time and money of one attempt; unreported tokens are left out, as the conventions require.
 
         Args:
             record: the attempt.

@@ -43,7 +43,7 @@ _NOTHING = nullcontext()
 
 
 def observer_of(request: Request, dialects: tuple[str, ...]) -> Observer:
-    """Who observes a request; where nobody could hear of it, nobody does.
+    """Who observes a request: no one unless spans, metrics or events can reach something.
 
     Args:
         request: the request.
@@ -74,7 +74,7 @@ class TracedRequest:
 
     @property
     def trace_id(self) -> str:
-        """The request's trace in hexadecimal, empty where there is none."""
+        """The request's trace in hexadecimal, empty if there is none."""
         if self._root is None or not self._is_in_trace:
             return ""
         return format(self._root.get_span_context().trace_id, "032x")
@@ -108,7 +108,7 @@ class TracedRequest:
         return Deciding(self._gate, self._context)
 
     def told(self, event: Event) -> None:
-        """Something happened other than that a model wrote a piece."""
+        """Record an event other than a piece of a model's output."""
         if isinstance(event, GateDecided):
             self._decided(event)
         elif isinstance(event, SignalDone):
@@ -126,7 +126,7 @@ class TracedRequest:
     def attempt(
         self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind
     ) -> AttemptSpan:
-        """An attempt is about to be sent."""
+        """Begin the span and measures of an attempt that is about to be sent."""
         if not self._is_recording:
             return MeasuredAttempt(self._meters, backend, self._context)
         about: Attributes = {

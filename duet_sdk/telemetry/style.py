@@ -1,4 +1,4 @@
-"""How the spans of one request are written: with or without content, and in which dialects beside the standard's."""
+"""How the spans of one request are written: with or without content, and in which further dialects."""
 
 from __future__ import annotations
 

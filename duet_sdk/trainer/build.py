@@ -63,7 +63,7 @@ def locate_models(config: TrainConfig) -> Start:
 
     Raises:
         ModelNotFound: a model is missing or incomplete.
-        ConfigError: a model has pickled weights only, or code of its own.
+        ConfigError: a model has pickled weights only, or needs its own code.
     """
     folders = []
     for part in (config.reasoner, config.generator):
@@ -79,7 +79,7 @@ def load_model(folder: Path, part: Model, *, ends: tuple[int, ...] = ()) -> PreT
     Args:
         folder: where it is.
         part: how its weights are held.
-        ends: tokens that end its output beside its own.
+        ends: tokens that end its output in addition to its own.
     """
     dtype = torch.bfloat16 if part.weights == "bfloat16" else torch.float32
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -213,7 +213,7 @@ def build_policy(
         start: the models to start from.
         prompts: tell where the reasoner's output ends.
         side: its side of the rounds.
-        callback: told of its steps, logs and checkpoints.
+        callback: receives its steps, logs and checkpoints.
         places: questions of all rounds, see `order_of`.
         rounds: rounds of the run.
     """

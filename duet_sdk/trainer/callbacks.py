@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
+from typing_extensions import override
 
 from duet_sdk.trainer import schedule
 from duet_sdk.trainer.collapse import CollapseState, observe, observe_entropy
@@ -198,8 +199,8 @@ class ValidationCallback(TrainerCallback):
     def __init__(self, monitor: Monitor, validate: Callable[[int], object]) -> None:
         self._monitor, self._validate = monitor, validate
 
+    @override
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """As transformers calls it."""
         if _is_of_a_round(logs or {}, "reasoner") and self._monitor.take_due_validation():
             self._validate(self._monitor.round)
 
@@ -210,21 +211,21 @@ class _Steps(TrainerCallback):
     def __init__(self, monitor: Monitor, stage: StageName) -> None:
         self._monitor, self._stage = monitor, stage
 
+    @override
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """As transformers calls it."""
         last = state.global_step == state.max_steps
         self._monitor.step_ended(self._stage, state.global_step, control, last=last)
         return control
 
+    @override
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """As transformers calls it."""
         if _is_of_a_round(logs or {}, self._stage):
             self._monitor.logged(
                 self._stage, {name.removeprefix(f"{self._stage}/"): value for name, value in logs.items()}
             )
 
+    @override
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """As transformers calls it."""
         self._monitor.saved(self._stage, state.global_step)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of two policies: which are complete, which both have, and the state of the run beside them."""
+"""Checkpoints of two policies: which are complete, which both have, and the state of the run next to them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Checkpoints:
         write_whole(folder / MARKER, json.dumps({"step": step, "files": _sizes(folder), "state": dict(state)}))
 
     def state(self, stage: str, step: int) -> dict[str, Any] | None:
-        """What was kept with a complete checkpoint; None where it is not complete."""
+        """What was kept with a complete checkpoint; None if it is not complete."""
         folder = self.folder(stage, step)
         try:
             marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))

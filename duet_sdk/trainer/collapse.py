@@ -68,7 +68,7 @@ class CollapseState:
             return cls(**values)  # type: ignore[arg-type]
         except TypeError as err:
             raise TrainingError(
-                f"the state of the collapse guard in the checkpoint cannot be read ({err}); take an older checkpoint"
+                f"the state of the collapse guard in the checkpoint cannot be read ({err}); use an older checkpoint"
             ) from err
 
 
@@ -96,7 +96,7 @@ def observe(state: CollapseState, facts: RoundFacts, guard: Guard) -> tuple[Coll
             Finding(
                 "warning",
                 f"{facts.zero_variance:.0%} of the groups have had no variance for {alike} rounds: nothing is learned "
-                "from them; raise rollout.temperature or rollout.signals, or take harder questions",
+                "from them; raise rollout.temperature or rollout.signals, or use harder questions",
             )
         )
     return state, findings

@@ -259,7 +259,7 @@ class Training(Section):
     precision: Precision = "bf16"
     """Arithmetic of both policies; accelerate knows one for a process."""
     save_every: CountOrNone = 50
-    """Rounds between checkpoints, beside those at the end and on SIGTERM; 0 for these only."""
+    """Rounds between checkpoints, in addition to those at the end and on SIGTERM; 0 for these only."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Checkpoints kept of each policy, from 2: the newest may be of one policy only."""
     validate_every: CountOrNone = 10
@@ -267,7 +267,7 @@ class Training(Section):
     validation_questions: Count = 64
     """Questions of a validation."""
     log_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Where TRL logs to, beside the run's own ``metrics.jsonl``."""
+    """Where TRL logs to, in addition to the run's own ``metrics.jsonl``."""
     log_samples: CountOrNone = 4
     """Samples of question, signal and answer kept of each validation in ``samples.jsonl``."""
     use_cpu: bool = False
@@ -388,10 +388,10 @@ class TrainConfig(Section):
     def _has_something_to_compare(self) -> Self:
         rollout, objective = self.rollout, self.objective
         if rollout.signals < 2:
-            raise ValueError("rollout.signals is 1: advantages compare the signals of a question; take 2 or more")
+            raise ValueError("rollout.signals is 1: advantages compare the signals of a question; use 2 or more")
         if rollout.answers < 2 and objective.generator_group == "signal":
             raise ValueError(
-                "rollout.answers is 1: with generator_group 'signal' nothing is compared; take 2 or more, or 'question'"
+                "rollout.answers is 1: with generator_group 'signal' nothing is compared; use 2 or more, or 'question'"
             )
         if objective.marginal != "off" and rollout.unguided < 1:
             raise ValueError(
@@ -409,7 +409,7 @@ class TrainConfig(Section):
         for name, part in (("reasoner", self.reasoner), ("generator", self.generator)):
             if part.weights == "bfloat16" and part.lora is None:
                 raise ValueError(
-                    f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; take float32"
+                    f"{name}.weights is bfloat16 without lora: updates would be lost to rounding; use float32"
                 )
         return self
 

@@ -34,7 +34,7 @@ class Side(Protocol):
         """The samples' rewards, in TRL's reward signature."""
 
     def take_advantages(self) -> torch.Tensor | None:
-        """(samples,) of the round that was just rewarded, once; None where there was none."""
+        """(samples,) of the round that was just rewarded, once; None if there was none."""
 
 
 class Policy(GRPOTrainer):  # type: ignore[misc]
@@ -81,7 +81,7 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
         if advantages is None or advantages.shape != output["advantages"].shape:
             raise TrainingError(
                 f"a round of {len(inputs)} samples has no advantages; this version of TRL calls the reward "
-                "function in another way than DUET expects (docs/training.md names the versions)"
+                "function differently than DUET expects (docs/training.md names the versions)"
             )
         output["advantages"] = advantages.to(output["advantages"])
         return output

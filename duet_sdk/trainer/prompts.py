@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from duet_sdk.errors import ConfigError
-from duet_sdk.handoff import LocalThinkRenderer, Think, alone
+from duet_sdk.handoff import LocalThinkRenderer, Think, without_signal
 from duet_sdk.policies import Prompts
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.signal import Extractor, Sentence
@@ -30,7 +30,7 @@ class WrittenSignal:
     """What the reasoner wrote for a question."""
 
     text: str
-    """The signal, as the generator gets it; empty where there is none."""
+    """The signal, as the generator gets it; empty if there is none."""
     tokens: int
     """All tokens it wrote, tags included."""
     cut: bool
@@ -77,7 +77,7 @@ class PairPrompts:
 
     def _unguided_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The prompt of the generator without a signal, its thinking off."""
-        call = alone(messages, prompts=_NO_PROMPTS)
+        call = without_signal(messages, prompts=_NO_PROMPTS)
         return self.generator.chat_ids(call.messages, **self._answers)
 
     def guided_ids(self, messages: tuple[Message, ...], signal: str) -> tuple[int, ...]:

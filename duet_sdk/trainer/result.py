@@ -1,6 +1,6 @@
 """What a run leaves: its pair, and what was measured of it.
 
-Others read the pair, so nothing in it tells of the machine that trained it (`published_config`, `published_data`).
+Others read the pair, so it contains nothing about the machine that trained it (`published_config`, `published_data`).
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _name_dtype(file: Path, dtype: torch.dtype) -> None:
 
 
 def _dtype_of(folder: Path) -> torch.dtype | None:
-    """The type in which the starting model keeps its weights; None where it does not say."""
+    """The type in which the starting model keeps its weights; None if it does not say."""
     import torch
     from transformers import AutoConfig
 

@@ -41,7 +41,7 @@ class RoundFacts:
     guided: float
     """Mean grade of answers with a signal."""
     alone: float | None
-    """Mean grade without one; None where it was not sampled."""
+    """Mean grade without one; None if it was not sampled."""
     tokens_mean: float
     """Tokens of a signal."""
     tokens_p50: float
@@ -91,10 +91,10 @@ class RoundMonitor(Protocol):
         """Lambda of the round under way."""
 
     def before_round(self) -> None:
-        """Told that signals are written, before either policy is updated."""
+        """Called once signals are written, before either policy is updated."""
 
     def on_round(self, facts: RoundFacts) -> None:
-        """Told of each round once it is graded."""
+        """Called for each round once it is graded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Answers:
     grades: torch.Tensor
     """(Q, G, K)"""
     alone: torch.Tensor | None
-    """(Q,), r(m); None where it was not sampled."""
+    """(Q,), r(m); None if it was not sampled."""
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class GeneratorSide:
         if signals is None or [row for row in signals.rows for _ in range(each)] != [int(one) for one in prompts]:
             raise TrainingError(
                 "the two trainers are at different questions, so answers would be graded against wrong ones; this "
-                "version of TRL or accelerate orders data in another way than DUET expects (docs/training.md)"
+                "version of TRL or accelerate orders data differently than DUET expects (docs/training.md)"
             )
         self._answers = answers = self._sampled(signals, policy)
         self._advantages = generator_advantages(answers.grades, self.objective).flatten()
@@ -210,7 +210,7 @@ class ReasonerSide:
 
     Attributes:
         generator: answers the signals.
-        monitor: told of the round.
+        monitor: receives the round's facts.
     """
 
     prompts: PairPrompts

@@ -61,7 +61,7 @@ class ScheduleState:
         try:
             return cls(**values)  # type: ignore[arg-type]
         except TypeError as err:
-            raise TrainingError(f"the checkpoint's schedule cannot be read ({err}); take an older checkpoint") from err
+            raise TrainingError(f"the checkpoint's schedule cannot be read ({err}); use an older checkpoint") from err
 
 
 def start(objective: Objective) -> ScheduleState:

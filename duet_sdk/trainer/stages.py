@@ -45,7 +45,7 @@ class Supervised:
     batch: int
 
     def __call__(self, pair: PairModels, stage: str, rows: Sequence[Example], steps: int) -> PairModels:
-        """As `duet_sdk.trainer.proposing.cycle.Tuner`."""
+        """Tune a copy of that stage's model on the rows, as `duet_sdk.trainer.proposing.cycle.Tuner` says."""
         model = copy.deepcopy(pair.reasoner if stage == "reasoner" else pair.generator)
         part = self.config.reasoner if stage == "reasoner" else self.config.generator
         batch = min(self.batch, len(rows))

@@ -73,7 +73,7 @@ class Trial:
             )
 
     def validate(self, round_number: int) -> Validated | None:
-        """Measure the pair, once after a round; None where there is nothing to validate on."""
+        """Measure the pair, once after a round; None if there is nothing to validate on."""
         if not self.validation.questions:
             return None
         if self.validated is None or self.validated[0] != round_number:

@@ -59,7 +59,7 @@ class Turns:
     def park(self) -> None:
         """In the generator's loop: give the turn back to the reasoner's."""
         if self._reasoner is None:
-            raise TrainingError("the generator's loop was started outside of `Turns.run`, so nobody writes its signals")
+            raise TrainingError("the generator's loop was started outside `Turns.run`, so nothing writes its signals")
         _keeping_gradient_state(self._reasoner.switch)
 
     def _end(self) -> None:

@@ -89,8 +89,8 @@ def warm_up(
             reading.append(Example(pair.prompts.guided_ids(messages, texts[at]), pair.answer_ids(answers[at])))
     if not writing:
         raise TrainingError(
-            f"the generator answers right with no form of the {len(asked)} signals sampled; take a stronger generator, "
-            "easier questions, or a lower warmup.keep"
+            f"the generator answers correctly with no form of the {len(asked)} signals sampled; use a stronger "
+            "generator, easier questions, or a lower warmup.keep"
         )
     steps = max(1, round(settings.epochs * len(writing) / settings.batch))
     tuned = tune(tune(pair, "reasoner", writing, steps), "generator", reading, steps)

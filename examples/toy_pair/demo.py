@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from duet_sdk.errors import TrainingError
-from duet_sdk.evaluation.intervals import Interval, difference_interval
+from duet_sdk import TrainingError
+from duet_sdk.evaluation import Interval, difference_interval
 from toy_pair.teach import Lesson, teach
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
     Raises:
         TrainingError: a reasoner that was taught again and again is wrong too often.
     """
-    from duet_sdk.evaluation.grading import CountingGrader, Exact
+    from duet_sdk.evaluation import CountingGrader
+    from duet_sdk.evaluation.grading import Exact
     from duet_sdk.trainer.joint import JointTrainer
     from toy_pair import family
 
@@ -105,7 +106,7 @@ def demonstrate(folder: Path, scale: Scale, *, tell: Callable[[str], None]) -> S
 
 
 def configure(folder: Path, scale: Scale) -> TrainConfig:
-    """The run of the demonstration; also written down, as a file that `duet train run` takes beside its questions."""
+    """The demonstration's run; also written as a file that `duet train run` takes, with its questions."""
     from duet_sdk.trainer.files import checked
 
     values: dict[str, object] = {

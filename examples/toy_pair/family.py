@@ -12,8 +12,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from duet_sdk.evaluation.question import Question
-from duet_sdk.types import Message
+from duet_sdk import Message
+from duet_sdk.evaluation import Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -226,7 +226,7 @@ def test_both_ways_agree_where_a_byte_is_wrong(seed: int, byte: str) -> None:
 
 def test_text_that_is_not_utf_8_is_refused() -> None:
     event = b'{"choices":[{"text":"a\xff"}]}'
-    assert "cannot be read" in str(decoded(CALL, [[event]]).failure)
+    assert "cannot be parsed" in str(decoded(CALL, [[event]]).failure)
 
 
 @settings(max_examples=1000)
@@ -253,7 +253,7 @@ def test_a_whole_answer_is_what_the_reader_makes_of_all_of_it(call: Call, seed: 
 @pytest.mark.parametrize("depth", [300, 300_000])
 def test_what_is_nested_deeply_ends_no_process(depth: int) -> None:
     event = b'{"choices":' + b"[" * depth + b"]" * depth + b"}"
-    assert "cannot be read" in str(decoded(CALL, [[event]]).failure)
+    assert "cannot be parsed" in str(decoded(CALL, [[event]]).failure)
 
 
 @pytest.mark.parametrize("joined", [False, True])

@@ -342,7 +342,7 @@ async def test_a_part_of_the_prompt_is_not_quoted_either(backend, server):
 
 async def test_the_wait_that_a_server_asks_for_is_passed_on(backend, server):
     server.fail = (429, {"error": {"message": "slow down"}}, {"Retry-After": "7"})
-    with pytest.raises(RateLimited, match="it asks to wait 7 s") as caught:
+    with pytest.raises(RateLimited, match="it asks to retry after 7 s") as caught:
         await collect(backend, Call(max_tokens=8, messages=QUESTION))
     assert caught.value.retry_after == 7
 

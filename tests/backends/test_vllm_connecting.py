@@ -58,7 +58,7 @@ async def test_an_endpoint_that_is_missing_is_no_failure(missing):
 
 async def test_a_model_that_is_not_served_lists_those_that_are():
     async with served(models=["a", "b/c"]) as (_, backend):
-        with pytest.raises(ModelNotFound, match="served are 'a', 'b/c'"):
+        with pytest.raises(ModelNotFound, match="available: 'a', 'b/c'"):
             await backend.connect()
 
 
@@ -73,7 +73,7 @@ async def test_a_url_one_level_too_high_is_recognised():
 async def test_a_page_in_place_of_an_api_is_a_wrong_url():
     async with raw_server(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>") as url:
         backend = VllmBackend("m", base_url=url)
-        with pytest.raises(ConnectFailed, match="no JSON; wrong URL"):
+        with pytest.raises(ConnectFailed, match="not JSON; wrong URL"):
             await backend.connect()
         await backend.aclose()
 
@@ -126,7 +126,7 @@ async def test_a_server_that_does_not_answer_a_probe_is_not_waited_for_long(path
     async with served() as (server, backend):
         server.stalled.add(path)
         if path == "/v1/models":
-            with pytest.raises(ConnectFailed, match="no answer"):
+            with pytest.raises(ConnectFailed, match="no response"):
                 await backend.connect()
         else:
             assert (await backend.connect()).context_tokens == 4096
@@ -147,7 +147,7 @@ async def test_the_key_is_sent_and_never_shown(caplog):
 
 async def test_a_wrong_key_is_an_authentication_error():
     async with served(key="right", api_key="wrong") as (_, backend):
-        with pytest.raises(Authentication, match="refused the key") as failed:
+        with pytest.raises(Authentication, match="rejected the API key") as failed:
             await backend.connect()
     assert (failed.value.status, failed.value.retryable) == (401, False)
 

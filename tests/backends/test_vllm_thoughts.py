@@ -118,7 +118,7 @@ async def test_they_get_notes_and_the_reply_and_the_log_say_so(tools, caplog):
     async with pair(Answer("Because."), files=SWITCHED) as (_, duet):
         reply = await duet.chat("Why? /no_think", tools=tools)
     assert (reply.handoff, reply.text) == ("instruct", "Because.")
-    assert "vllm/m gets notes (instruct): " in caplog.text
+    assert "vllm/m gets the signal as notes (instruct): " in caplog.text
 
 
 async def test_an_empty_signal_is_refused():
@@ -219,7 +219,9 @@ async def test_without_a_way_the_generator_gets_notes_and_the_reply_and_the_log_
         reply = await duet.chat(QUESTION[0].text, tools=[TOOL])
     assert (reply.handoff, len(reply.tool_calls)) == ("instruct", 1)
     assert "<notes>" in server.calls[0]["messages"][-1]["content"]
-    assert "vllm/m gets notes (instruct): tools cannot be called from a prompt of token ids" in caplog.text
+    assert (
+        "vllm/m gets the signal as notes (instruct): tools cannot be called from a prompt of token ids" in caplog.text
+    )
 
 
 async def test_a_hostile_signal_without_a_way_goes_as_notes_and_the_reply_and_the_log_say_so(caplog):
@@ -227,7 +229,7 @@ async def test_a_hostile_signal_without_a_way_goes_as_notes_and_the_reply_and_th
     async with pair(ANSWER, signal=HOSTILE, files=OURS) as (server, duet):
         reply = await duet.chat(QUESTION[0].text, tools=[TOOL])
     assert reply.handoff == "instruct"
-    assert "vllm/m gets notes (instruct): " in caplog.text
+    assert "vllm/m gets the signal as notes (instruct): " in caplog.text
     prompt = server.ids(server.calls[0])
     control = templates.control_ids("qwen3", tuple(prompt))
     quiet = templates.control_ids("qwen3", Renderer(QWEN).chat_ids(QUESTION, tools=(TOOL,), enable_thinking=False))
@@ -240,4 +242,4 @@ async def test_with_an_image_the_generator_gets_notes(caplog):
         reply = await duet.chat([image])
     assert (reply.handoff, reply.text) == ("instruct", "A cat.")
     assert any(part["type"] == "image_url" for part in server.calls[0]["messages"][-1]["content"])
-    assert "carries no images" in caplog.text
+    assert "cannot carry images" in caplog.text

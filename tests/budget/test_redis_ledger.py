@@ -263,9 +263,9 @@ async def test_keys_of_a_newer_format_are_refused_and_left_alone(server, admin):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("redis://user:sesame@127.0.0.1/0", "must not hold a password"),
-        ("redis://:sesame@127.0.0.1/0", "must not hold a password"),
-        ("redis://127.0.0.1/0?password=sesame", "must not hold a password or options"),
+        ("redis://user:sesame@127.0.0.1/0", "must not contain a password"),
+        ("redis://:sesame@127.0.0.1/0", "must not contain a password"),
+        ("redis://127.0.0.1/0?password=sesame", "must not contain a password or options"),
         ("http://127.0.0.1/sesame", "needs a URL such as redis://"),
         ("redis:///0", "needs a URL such as"),
         ("redis://h:port/0", "needs a URL such as"),

@@ -124,7 +124,7 @@ async def test_a_file_that_is_something_else_is_refused_and_left_alone(tmp_path)
         await cache.put(CacheKey("0" * 64), Signal("17", tokens=1, limit=9))
     before = path.read_bytes()
     async with SqliteLedger(path) as ledger:
-        with pytest.raises(ConfigError, match="a database, but not a ledger; name another path"):
+        with pytest.raises(ConfigError, match="a database, but not a ledger; choose another path"):
             await ledger.hold(["tenant:a"], tokens(1))
     assert path.read_bytes() == before
 
@@ -133,14 +133,14 @@ async def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "ledger.db"
     path.write_bytes(b"no database at all, and long enough to be seen as damaged" * 20)
     async with SqliteLedger(path) as ledger:
-        with pytest.raises(ConfigError, match="cannot be used: .*; restore it from a backup, or name another path"):
+        with pytest.raises(ConfigError, match="cannot be used: .*; restore it from a backup, or choose another path"):
             await ledger.hold(["tenant:a"], tokens(1))
 
 
 async def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     async with SqliteLedger(tmp_path / "file" / "ledger.db") as ledger:
-        with pytest.raises(ConfigError, match="cannot write the ledger .*; name another path"):
+        with pytest.raises(ConfigError, match="cannot write the ledger .*; choose another path"):
             await ledger.limits()
 
 

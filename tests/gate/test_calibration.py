@@ -103,7 +103,7 @@ def test_a_saved_calibration_is_loaded_as_it_was(tmp_path):
     [
         ("{", "cannot be read: JSONDecodeError"),
         ("[]", "schema_version None"),
-        ('{"schema_version": 2}', "schema_version 2, this version of DUET reads 1"),
+        ('{"schema_version": 2}', "schema_version 2, but this version of DUET reads 1"),
         ('{"schema_version": 1}', "policy: Field required"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_calibration_of_another_policy_changes_nothing():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (("sometimes",), "known are always, never, heuristic, confidence, race"),
+        (("sometimes",), "known: always, never, heuristic, confidence, race"),
         (("always", 0.5), "takes no threshold"),
         (("race", 1.5), "between 0 and 1"),
         (("heuristic", 0.5, 8), "judges no tokens"),
@@ -186,14 +186,14 @@ async def test_the_receipt_estimates_the_reasoner_alone_by_the_calibration():
         "scripted/a", "scripted/b", gate="always", calibration=calibration(alone_output_tokens=800.4)
     ) as duet:
         reply = await duet.chat("q")
-    assert (reply.receipt.alone.output_tokens, reply.receipt.alone.basis) == (800, "calibration")
+    assert (reply.receipt.reasoner_only.output_tokens, reply.receipt.reasoner_only.basis) == (800, "calibration")
 
 
 async def test_other_models_than_the_calibrations_are_warned_of(caplog):
     with caplog.at_level(logging.WARNING, "duet_sdk"):
         AsyncDuetClient("scripted/a", "scripted/other", gate="always", calibration=calibration())
     assert [record.getMessage() for record in caplog.records] == [
-        "the calibration was made with the generator scripted/b, and scripted/other is used: calibrate again"
+        "the calibration was made with the generator scripted/b, but scripted/other is in use: calibrate again"
     ]
 
 

@@ -42,7 +42,7 @@ async def test_the_reasoner_plans_once_for_a_run(keeps):
     duet, reasoner = pair(generator=generator)
     replies = await agents.work(duet, keeps=keeps)
     assert len(reasoner.calls) == 1
-    assert [reply.gate.reason for reply in replies] == ["", *["the run has its signal"] * 7]
+    assert [reply.gate.reason for reply in replies] == ["", *["the run already has a signal"] * 7]
     assert {reply.gate.policy for reply in replies[1:]} == {"run"}
     assert {reply.served_by for reply in replies} == {"pair"}
     assert {reply.handoff for reply in replies} == {"instruct"}
@@ -116,7 +116,7 @@ async def test_a_rule_that_is_left_out_asks_nobody(rule, messages):
     others = [one for one in RunScope().ask_again_on if one != rule]
     duet, reasoner = pair(signal_scope=RunScope(ask_again_on=others))
     reply = await turn(duet, messages)
-    assert (reasoner.calls, reply.gate.reason) == ([], "the run has its signal")
+    assert (reasoner.calls, reply.gate.reason) == ([], "the run already has a signal")
 
 
 async def test_an_error_is_answered_once_and_not_in_every_turn_after_it():
@@ -158,7 +158,7 @@ async def test_after_a_restart_the_history_tells_signal_and_calls():
     messages = agents.history("fine", "Error: gone", signals=["plan", "plan B"])
     reply = await turn(duet, messages)
     assert (reasoner.calls, reply.signal.text) == ([], "plan B")
-    assert reply.gate.reason == "a tool failed, but the run has used its 2 calls of the reasoner"
+    assert reply.gate.reason == "a tool failed, but the run has used its limit of 2 calls to the reasoner"
     assert reply.receipt.run.reasoner_calls == 2
 
 
@@ -180,7 +180,7 @@ async def test_openai_messages_carry_the_signal_as_reasoning():
             {"role": "tool", "content": "fine", "tool_call_id": "c0"},
         ]
         reply = await turn(duet, messages)
-        assert (reply.signal.text, reply.gate.reason) == ("the plan", "the run has its signal")
+        assert (reply.signal.text, reply.gate.reason) == ("the plan", "the run already has a signal")
     assert reasoner.calls == []
 
 
@@ -198,7 +198,7 @@ async def test_the_limit_on_calls_holds_whatever_goes_wrong(most):
     replies = await agents.work(duet, results=lambda turn: "Error: gone", keeps=agents.forgetful)
     assert len(reasoner.calls) == most
     assert replies[-1].receipt.run.reasoner_calls == most
-    assert replies[-1].gate.reason == f"a tool failed, but the run has used its {most} calls of the reasoner"
+    assert replies[-1].gate.reason == f"a tool failed, but the run has used its limit of {most} calls to the reasoner"
     assert replies[-1].served_by == "pair"
 
 
@@ -451,7 +451,7 @@ def test_an_unknown_scope_is_refused(given):
         ({"most_calls": 0}, "most_calls must be a whole number of at least 1"),
         ({"most_calls": None}, "most_calls must be a whole number of at least 1"),
         ({"after_tool_turns": True}, "after_tool_turns must be a whole number"),
-        ({"ask_again_on": ["boredom"]}, "ask_again_on 'boredom' is unknown; known are tool_error"),
+        ({"ask_again_on": ["boredom"]}, "ask_again_on 'boredom' is unknown; known: tool_error"),
         ({"ask_again_on": "tool_error"}, "must be a list"),
     ],
 )
@@ -496,7 +496,7 @@ async def test_a_generator_in_doubt_asks_the_reasoner_again(gate):
     reply = await turn(duet, agents.history("fine", signals=["plan"]))
     assert (len(reasoner.calls), len(generator.calls)) == (1, 2)
     assert (reply.gate.ask, reply.gate.policy, reply.served_by) == (True, "run", "pair")
-    assert reply.gate.reason.startswith("the generator was unsure of how to go on")
+    assert reply.gate.reason.startswith("the generator was unsure how to continue")
     assert reply.gate.score is not None
     first, second = prompts(generator)
     assert second[:-1] == first[:-1]
@@ -510,4 +510,4 @@ async def test_without_the_rule_or_a_call_left_the_generator_is_not_judged(scope
     duet, reasoner = pair("plan B", generator, gate="confidence", signal_scope=scope)
     reply = await turn(duet, agents.history("fine", signals=["plan"]))
     assert (reasoner.calls, len(generator.calls)) == ([], 1)
-    assert reply.gate.reason == "the run has its signal"
+    assert reply.gate.reason == "the run already has a signal"

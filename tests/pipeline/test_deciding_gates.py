@@ -92,7 +92,7 @@ async def test_a_gate_that_gives_no_decision_counts_as_yes():
 
     async with AsyncDuetClient("scripted/s", "scripted/a", gate=Mine(decide)) as duet:
         reply = await duet.chat("q")
-    assert reply.gate == GateDecision(True, "mine", reason="the gate gave a bool")
+    assert reply.gate == GateDecision(True, "mine", reason="the gate returned a bool")
 
 
 async def test_an_error_of_duets_own_reaches_the_caller():

@@ -29,7 +29,7 @@ async def test_text_in_place_of_json_is_asked_for_once_more_and_told_why():
     assert (refused.role, refused.text) == ("assistant", "It is Paris.")
     assert correction.text == (
         "That is not what was asked for: the answer must be JSON, with nothing before or after it. "
-        "Answer again, and hold to the form."
+        "Answer again in the requested format."
     )
 
 

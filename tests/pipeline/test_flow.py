@@ -281,7 +281,7 @@ async def test_a_stream_that_ends_without_a_reason_is_broken():
                 if chunk.finish_reason is None:
                     yield chunk
 
-    with pytest.raises(StreamBroken, match="without saying why"):
+    with pytest.raises(StreamBroken, match="without a finish reason"):
         await duet("sketch", Silent("an answer"), on_failure="raise").chat("q")
 
 
@@ -409,8 +409,8 @@ async def test_tool_results_reach_both_stages_the_reasoner_as_quoted_text():
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
-        ({"tools": [TOOL]}, "cannot call tools"),
-        ({"response_format": {"type": "json_object"}}, "cannot hold to a response_format"),
+        ({"tools": [TOOL]}, "does not support tools"),
+        ({"response_format": {"type": "json_object"}}, "does not support response_format"),
         ({"generator_params": Sampling(logprobs=1)}, "reports no logprobs"),
     ],
 )

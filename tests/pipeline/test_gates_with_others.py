@@ -60,7 +60,7 @@ async def test_a_ledger_without_room_for_the_try_lets_the_reasoner_be_asked():
         with pytest.raises(BudgetExceeded):  # it is the guided answer that there is no room for, either
             async for _ in run:
                 pass
-    assert run.reply.gate == GateDecision(True, "race", reason="the budget leaves the generator no room to try")
+    assert run.reply.gate == GateDecision(True, "race", reason="the budget leaves no room for the generator to try")
     assert run.reply.signal.text == "the signal"
     assert (await ledger.balance("tenant:a")).held == Amount()
 
@@ -81,7 +81,7 @@ async def test_a_try_that_takes_the_reasoners_room_is_given_up():
     events, reply = await events_of(duet(reasoner, generator, gate=RACE, ledger=ledger), tenant="a")
     check(events, reply, reasoner, generator)
     assert (reply.text, reply.served_by) == (GUIDED, "pair")
-    assert reply.gate.reason == "the budget leaves the generator no room to try"
+    assert reply.gate.reason == "the budget leaves no room for the generator to try"
     await balanced(ledger, reply)
 
 
@@ -111,7 +111,7 @@ async def test_a_cached_signal_ends_the_race_and_costs_no_reasoner():
             await client.chat("q")
             reply = await client.chat("q", gate=RACE)
     assert (reply.served_by, reply.signal.text, len(reasoner.calls)) == ("cache", "the signal", 1)
-    assert reply.gate.reason == "the signal was there before the generator's first tokens"
+    assert reply.gate.reason == "the signal came before the generator's first tokens"
 
 
 async def run_of_two(generator, *, gate, scope=None):
@@ -152,5 +152,5 @@ async def test_a_run_that_has_used_its_calls_has_no_race():
     _, second, reasoner = await run_of_two(generator, gate=RACE, scope=scope)
     assert len(reasoner.calls) == 1
     assert second.gate.policy == "run"
-    assert "used its 1 calls" in second.gate.reason
+    assert "used its limit of 1 calls" in second.gate.reason
     assert second.served_by == "generator"

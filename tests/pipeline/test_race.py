@@ -111,7 +111,7 @@ async def test_a_signal_that_is_there_first_ends_the_race():
     events, reply = await events_of(duet(reasoner, generator, gate=RACE))
     check(events, reply, reasoner, generator)
     assert (reply.text, reply.served_by) == (GUIDED, "pair")
-    assert reply.gate == GateDecision(True, "race", reason="the signal was there before the generator's first tokens")
+    assert reply.gate == GateDecision(True, "race", reason="the signal came before the generator's first tokens")
 
 
 async def test_where_the_reasoner_fails_the_try_goes_on_in_its_place_sure_or_not():
@@ -210,7 +210,7 @@ async def test_logprobs_that_were_promised_and_do_not_come_count_as_yes(gate):
 async def test_logprobs_that_are_no_numbers_count_as_yes(gate):
     reasoner = Scripted(Script("the signal", token_s=0.01))
     _, reply = await events_of(duet(reasoner, answering(math.nan), gate=gate))
-    assert reply.gate.reason == "the generator's logprobs are no numbers"
+    assert reply.gate.reason == "the generator's logprobs are not numbers"
     assert reply.gate.score is None
 
 
@@ -321,7 +321,7 @@ async def test_confidence_waits_no_longer_than_its_share_of_the_time():
     events, reply = await events_of(duet(reasoner, generator, gate=BEFORE), budget=Budget(deadline_s=0.8))
     check(events, reply, reasoner, generator)
     assert (reply.text, reply.served_by) == (GUIDED, "pair")
-    assert reply.gate.reason == "the generator's first tokens did not come in time"
+    assert reply.gate.reason == "the generator's first tokens did not arrive in time"
 
 
 async def test_an_adopted_answer_has_all_of_the_requests_time():
@@ -366,7 +366,7 @@ async def test_a_gate_of_ones_own_sees_request_and_tokens(when):
     ("judge", "reason"),
     [
         (lambda: asyncio.Event().wait(), "the gate took longer than 0.05 s"),
-        (lambda: asyncio.sleep(0, "yes"), "the gate gave a str"),
+        (lambda: asyncio.sleep(0, "yes"), "the gate returned a str"),
         (lambda: 1 / 0, "the gate failed with ZeroDivisionError"),
     ],
 )
@@ -419,10 +419,10 @@ async def test_a_budget_too_small_for_both_lets_the_generator_try_first_or_not_a
         "beside": (1, "the generator is sure of its first 4 tokens"),
         "before": (
             0,
-            "the generator is sure of its first 4 tokens; the budget does not hold both at once, so the generator "
+            "the generator is sure of its first 4 tokens; the budget has no room for both at once, so the generator "
             "tried first",
         ),
-        "not": (1, "the budget leaves the generator no room to try"),
+        "not": (1, "the budget leaves no room for the generator to try"),
     }[way]
     assert (len(reasoner.calls), reply.gate.reason) == told
 

@@ -95,7 +95,7 @@ async def test_a_vote_of_the_users_own_sees_the_texts_and_agreement_is_counted_a
 
 @pytest.mark.parametrize("given", [4, -1, None, "0", True, 1.0])
 async def test_a_vote_that_names_no_answer_is_refused(given):
-    with pytest.raises(InvalidRequest, match="vote must give an index from 0 to 2"):
+    with pytest.raises(InvalidRequest, match="vote must return an index from 0 to 2"):
         await ask("a", "b", "c", vote=lambda answers: given)
 
 

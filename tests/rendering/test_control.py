@@ -200,7 +200,7 @@ def test_a_sentencepiece_signal_gets_no_blank_that_training_has_not():
     assert renderer.think_ids(turns("17"), "primes 17") == renderer.encode("<s>17</s><think>primes 17</think>")
 
 
-# A generator whose tokenizer is not at hand.
+# A generator whose tokenizer is not available.
 
 
 @pytest.mark.parametrize(

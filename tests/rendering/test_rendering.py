@@ -85,7 +85,7 @@ def test_a_folder_without_tokenizer_json_is_refused(tmp_path):
         TokenizerFiles.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not valid JSON"), ("[]", "must hold a JSON object")])
+@pytest.mark.parametrize(("text", "words"), [("{", "not valid JSON"), ("[]", "must contain a JSON object")])
 def test_a_broken_tokenizer_json_is_refused(tmp_path, text, words):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ConfigError, match=words):

@@ -35,7 +35,7 @@ async def test_without_a_dialect_only_the_standard_s_names_and_duet_s_are_used(s
 
 
 async def test_an_unknown_dialect_is_refused():
-    with pytest.raises(ConfigError, match="'zipkin' is unknown; known are openinference, langfuse, mlflow"):
+    with pytest.raises(ConfigError, match="'zipkin' is unknown; known: openinference, langfuse, mlflow"):
         AsyncDuetClient("scripted/a", "scripted/b", trace_dialects=["zipkin"])
 
 

@@ -353,7 +353,7 @@ def test_a_grader_that_loses_answers_ends_the_run():
         def grade(self, attempts):
             return []
 
-    with pytest.raises(EvaluationError, match="gave 0 grades for 1 answers"):
+    with pytest.raises(EvaluationError, match="returned 0 grades for 1 answers"):
         CountingGrader(Losing(1)).grade([QUESTION], ["x"])
 
 

@@ -42,7 +42,7 @@ def save_late(self: Policy, folder: str, save: Callable[[Policy, str], None] = P
 
 
 def steps(config: TrainConfig, stage: str) -> int | None:
-    """Updates in the optimizer of a policy's last checkpoint, None where there is none."""
+    """Updates in the optimizer of a policy's last checkpoint, None if there is none."""
     saved = sorted((config.output / stage).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     if not saved:
         return None

@@ -232,4 +232,4 @@ def test_a_run_that_sigterm_ended_exits_as_shells_tell_of_it(file: Path, monkeyp
     monkeypatch.setattr(stages, "run_training", lambda *_given, **_named: ended)
     done = CliRunner().invoke(app, ["train", "run", str(file)])
     assert done.exit_code == 143
-    assert "saved after round 3; go on with --resume" in done.stderr
+    assert "saved after round 3; continue with --resume" in done.stderr

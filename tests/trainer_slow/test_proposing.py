@@ -207,7 +207,7 @@ def test_a_cycle_without_held_out_questions_or_right_signals_says_so(prompts: Pa
         Cycle(settings, Same(), learner(prompts), Journal(tmp_path)).run(pair, QUESTIONS, (), 1)
     with pytest.raises(TrainingError, match="set data.holdout"):
         propose_silence(Cycle(settings, Same(), learner(prompts), Journal(tmp_path)), pair, QUESTIONS, ())
-    with pytest.raises(TrainingError, match=f"none of the {len(QUESTIONS)} signals sampled leads to a right answer"):
+    with pytest.raises(TrainingError, match=f"none of the {len(QUESTIONS)} signals sampled leads to a correct answer"):
         Cycle(settings, Never(), learner(prompts), Journal(tmp_path)).run(pair, QUESTIONS, QUESTIONS, 1)
 
 

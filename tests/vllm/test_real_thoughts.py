@@ -119,4 +119,4 @@ async def test_without_any_way_the_generator_gets_notes_and_the_reply_says_so(th
         with_tools = await duet.chat(QUESTION, tools=list(TOOLS), budget=Budget(answer_tokens=2))
         without = await duet.chat(QUESTION, budget=Budget(answer_tokens=2))
     assert (with_tools.handoff, without.handoff) == ("instruct", "think")
-    assert "gets notes (instruct)" in caplog.text
+    assert "gets the signal as notes (instruct)" in caplog.text

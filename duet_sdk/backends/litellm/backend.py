@@ -85,7 +85,7 @@ class LiteLLMBackend(Backend):
 
     @property
     def price(self) -> Price | None:
-        """The price given, else the dearest that LiteLLM lists for the model; None where it lists none."""
+        """The price given, else the highest price that LiteLLM lists for the model; None if it lists none."""
         return self._own_price or (self._facts.price if self._facts else None)
 
     async def connect(self) -> Capabilities:
@@ -101,7 +101,7 @@ class LiteLLMBackend(Backend):
         """Call the model. Several outputs come whole, as LiteLLM does not tell their streams apart.
 
         Raises:
-            BackendError: as it happens, also part way.
+            BackendError: as it happens, also midway.
             ContextOverflow: the server says that the prompt does not fit.
         """
         if call.prompt_ids:
@@ -154,7 +154,7 @@ class LiteLLMBackend(Backend):
                 chunk = delta_chunk(piece)
                 written.append(chunk.text)
                 if chunk.finish_reason is not None and not _was_ended(answer):
-                    message = "the stream ended without saying why the output ended"
+                    message = "the stream ended without a finish reason"
                     raise StreamBroken(message, partial="".join(written), backend=self.name, model=self.model)
                 yield chunk
                 if (reported := _reported_usage(piece, answer)) is not None:
@@ -181,7 +181,7 @@ class LiteLLMBackend(Backend):
         return self._facts.cost(reported)
 
     async def aclose(self) -> None:
-        """Close the connections that LiteLLM opened for DUET and that nobody uses now."""
+        """Close the idle connections that LiteLLM opened for DUET."""
         await self._clients.aclose()
 
     async def _known(self) -> ModelFacts:
@@ -200,7 +200,7 @@ def connect(model: str, options: Mapping[str, object]) -> LiteLLMBackend:
     """
     if model.startswith("duet/"):
         # The provider of integrations/litellm: a pair that names itself would call itself without end.
-        raise ConfigError(f"litellm/{model} is a pair itself; name the models that it is made of")
+        raise ConfigError(f"litellm/{model} is itself a pair; name the models it is made of")
     if find_spec("litellm") is None:
         raise MissingExtra("backend 'litellm'", extra="litellm")
     given = checked("litellm", options, _OPTIONS)

@@ -14,6 +14,7 @@ from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import TokenPrice
 
 _MILLION = 1_000_000
+"""LiteLLM lists prices per token, DUET per million."""
 # A longer prompt may cost more for each token; prices by service tier and batch are not for these calls.
 _INPUT = re.compile(r"input_cost_per_token(_above_\d+k_tokens)?")
 _OUTPUT = re.compile(r"output_cost_per_(token(_above_\d+k_tokens)?|reasoning_token)")
@@ -28,7 +29,7 @@ class ModelFacts:
     provider: str
     capabilities: Capabilities
     price: TokenPrice | None
-    """The dearest of its prices by tokens, None where none is listed."""
+    """The highest of its token prices, None if none is listed."""
     no_thinking: str | None
     """The ``reasoning_effort`` that thinks least: ``none`` where thinking can be turned off; None if there is none."""
 
@@ -59,7 +60,7 @@ def facts_of(model: str, base_url: str | None, context_tokens: int | None) -> Mo
         name, provider, *_ = litellm.get_llm_provider(model, api_base=base_url)
     except litellm.exceptions.BadRequestError:
         raise ConfigError(
-            f"LiteLLM knows no provider for {model!r}; write litellm/PROVIDER/MODEL, such as litellm/openai/gpt-4o-mini"
+            f"LiteLLM has no provider for {model!r}; write litellm/PROVIDER/MODEL, such as litellm/openai/gpt-4o-mini"
         ) from None
     listed = _listed(litellm, model, base_url)
     params = set(litellm.get_supported_openai_params(name, provider) or ())
@@ -101,14 +102,14 @@ def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
     if listed.get("input_cost_per_token") is None or listed.get("output_cost_per_token") is None:
         return None
     # A model of one's own that LiteLLM lists without a price reads 0, which is not a price.
-    dearest = [_dearest(listed, kind) for kind in (_INPUT, _OUTPUT, _CACHED)]
-    input_usd, output_usd, cached_usd = dearest
+    highest = [_highest(listed, kind) for kind in (_INPUT, _OUTPUT, _CACHED)]
+    input_usd, output_usd, cached_usd = highest
     if not input_usd and not output_usd:
         return None
     return TokenPrice(input_usd or Decimal(0), output_usd or Decimal(0), cached_usd)
 
 
-def _dearest(listed: Mapping[str, Any], kind: re.Pattern[str]) -> Decimal | None:
-    """USD for a million tokens, the dearest of a kind."""
+def _highest(listed: Mapping[str, Any], kind: re.Pattern[str]) -> Decimal | None:
+    """USD per million tokens, the highest price of its kind."""
     prices = [Decimal(str(usd)) for name, usd in listed.items() if kind.fullmatch(name) and usd is not None]
     return max(prices) * _MILLION if prices else None

@@ -3,7 +3,7 @@
 LiteLLM keeps HTTP clients in a cache of the process, one for each event loop and set of parameters, and shares them
 with everybody who calls it. DUET notes which of them appeared during its own calls and, when a backend is closed,
 closes their idle connections. A client whose connections were closed opens new ones at its next call, so that this
-disturbs nobody.
+disturbs no other caller.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy: logits divided by less overflow."""
 _SEEDS = 2**63
+"""torch takes seeds of 63 bits; larger ones wrap around."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -84,9 +85,9 @@ def load(folder: Path, *, dtype: str | None, device: str | None) -> LoadedModel:
     try:
         place = torch.device(device)
     except RuntimeError as err:
-        raise ConfigError(f"torch knows no device {device!r}; name cpu, cuda or cuda:0") from err
+        raise ConfigError(f"torch has no device {device!r}; name cpu, cuda or cuda:0") from err
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU here; leave it out to use the CPU")
+        raise ConfigError(f"device {device!r} was requested, but torch sees no GPU; omit it to use the CPU")
     key = (folder.resolve(), dtype, str(place))
     with _loading:
         if (loaded := _loaded.get(key)) is None:

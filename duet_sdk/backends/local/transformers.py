@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from threading import Event
 from typing import TYPE_CHECKING, Any, get_args
 
+from typing_extensions import override
+
 from duet_sdk import models
 from duet_sdk._tasks import to_the_end
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
@@ -89,8 +91,8 @@ class TransformersBackend(Backend):
         self._running: dict[asyncio.Future[None], Event] = {}
 
     @property
+    @override
     def price(self) -> Price | None:
-        """What a call costs, None where unknown."""
         return self._price
 
     async def connect(self) -> Capabilities:
@@ -98,7 +100,7 @@ class TransformersBackend(Backend):
 
         Raises:
             ModelNotFound: the model is not there, or incomplete.
-            ConfigError: it is refused (pickled weights, code of its own), or an option cannot work.
+            ConfigError: it is refused (pickled weights, its own code), or an option cannot work.
             BackendError: it cannot be fetched or loaded.
             MissingExtra: torch or transformers is not installed.
         """
@@ -224,7 +226,7 @@ class TransformersBackend(Backend):
         }
         for reason, asked in unable.items():
             if asked:
-                raise Rejected(f"{reason}; {self.name} cannot do that", backend=self.name, model=self.model)
+                raise Rejected(f"{reason}, which {self.name} does not support", backend=self.name, model=self.model)
 
 
 def connect(model: str, options: Mapping[str, object]) -> TransformersBackend:
@@ -244,7 +246,7 @@ def _kind(err: Exception) -> str:
     """What may be shown of a library's error: not its own words, which may quote a prompt."""
     # torch raises a plain RuntimeError when the CPU's memory is used up.
     if isinstance(err, MemoryError) or "OutOfMemory" in type(err).__name__ or "allocate memory" in str(err):
-        return ": out of memory; lower the limits, free the device, or take a smaller model or dtype"
+        return ": out of memory; lower the limits, free memory on the device, or use a smaller model or dtype"
     return f" ({type(err).__name__})"
 
 
@@ -254,6 +256,6 @@ async def _left(running: asyncio.Future[None]) -> None:
         await to_the_end(asyncio.wait({running}, timeout=_LEAVE_S))
     finally:
         if not running.done():
-            _log.warning("a stopped call is still in the model after %.0f s; it ends at its next layer", _LEAVE_S)
+            _log.warning("a stopped call is still running after %.0f s; it ends at the model's next layer", _LEAVE_S)
         elif not running.cancelled():
             running.exception()  # looked at, so that asyncio does not report it as forgotten

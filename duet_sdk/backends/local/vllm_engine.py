@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, get_args
 
+from typing_extensions import override
+
 from duet_sdk import models
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.local.vllm_params import chunk_of, refusals, sampling_params
@@ -87,8 +89,8 @@ class VllmEngine(Backend):
     ) -> None:
         if taken := _OURS & set(engine_args or {}):
             raise ConfigError(
-                f"engine_args must not hold {', '.join(sorted(taken))}: model code is never trusted, and the rest has "
-                "options of its own (revision, dtype, context_tokens)"
+                f"engine_args must not contain {', '.join(sorted(taken))}: model code is never trusted, and "
+                "the others have options of their own (revision, dtype, context_tokens)"
             )
         self.model = model
         self._price: Price | None = price
@@ -104,8 +106,8 @@ class VllmEngine(Backend):
         self._numbers = itertools.count()
 
     @property
+    @override
     def price(self) -> Price | None:
-        """What a call costs, None where unknown."""
         return self._price
 
     async def connect(self) -> Capabilities:
@@ -113,7 +115,7 @@ class VllmEngine(Backend):
 
         Raises:
             ModelNotFound: the model is not there, or incomplete.
-            ConfigError: it is refused (pickled weights, code of its own), or an argument of the engine is unknown.
+            ConfigError: it is refused (pickled weights, its own code), or an argument of the engine is unknown.
             BackendError: it cannot be fetched, or the engine does not start.
             MissingExtra: vLLM is not installed.
         """
@@ -144,7 +146,7 @@ class VllmEngine(Backend):
             params = sampling_params(call, defaults=started.defaults, special=started.special)
         except refusals() as err:
             words = redacted(str(err), texts=texts_of({"messages": [message_on_wire(one) for one in call.messages]}))
-            raise Rejected(f"vLLM refuses the call's sampling: {words}", **self._facts()) from err
+            raise Rejected(f"vLLM rejected the sampling parameters: {words}", **self._facts()) from err
         request = f"duet-{next(self._numbers)}"
         usage, begun, aborted = StageUsage(input_tokens=len(prompt)), False, False
         self._running.add(request)
@@ -161,7 +163,7 @@ class VllmEngine(Backend):
                         yield chunk_of(one, usage, top=call.sampling.logprobs)
         except Exception as err:  # the edge of the engine; its words may quote a prompt
             if isinstance(err, refusals()) and not begun:
-                raise Rejected(f"vLLM refuses the call ({type(err).__name__})", **self._facts()) from err
+                raise Rejected(f"vLLM rejected the call ({type(err).__name__})", **self._facts()) from err
             if started.engine.errored and self._started is started:
                 self._started = None  # the next call starts another
                 await asyncio.to_thread(started.engine.shutdown)
@@ -221,7 +223,7 @@ class VllmEngine(Backend):
             engine = AsyncLLM.from_engine_args(args)
         except Exception as err:  # whatever vLLM raises for a model or machine that it cannot use
             raise BackendError(
-                f"vLLM's engine did not start ({type(err).__name__}); its log says why", **self._facts()
+                f"vLLM's engine did not start ({type(err).__name__}); see its log", **self._facts()
             ) from err
         config = engine.vllm_config.model_config
         added = json.loads(files.tokenizer_json).get("added_tokens", [])
@@ -230,12 +232,12 @@ class VllmEngine(Backend):
 
     def _refuse(self, call: Call) -> None:
         unable = {
-            "tools need a server, whose parsers know the model's calls": bool(call.tools),
+            "tool calls need a server that parses them": bool(call.tools),
             "images need a server": any(message.images for message in call.messages),
         }
         for reason, asked in unable.items():
             if asked:
-                raise Rejected(f"{reason}; {self.name} cannot do that", **self._facts())
+                raise Rejected(f"{reason}, which {self.name} does not support", **self._facts())
 
     def _prompt(self, started: _Engine, call: Call) -> list[int]:
         """The prompt's ids; raises ContextOverflow."""

@@ -91,6 +91,4 @@ def _shape(response_format: Json) -> dict[str, object]:
             return {"json": response_format["json_schema"]["schema"]}
         case "json_object":
             return {"json_object": True}
-    raise ValueError(
-        f"response_format has the type {response_format.get('type')!r}; known are json_schema, json_object"
-    )
+    raise ValueError(f"response_format has the type {response_format.get('type')!r}; known: json_schema, json_object")

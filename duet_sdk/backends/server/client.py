@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from duet_sdk.types import Json
 
 _ERROR_BYTES: Final = 1 << 16
+"""Most that is read of an error: far more than any server explains, and too little to matter."""
 _ASK_S: Final = 30.0
 """Longest wait for what costs the server no generation: its lists, its tokenizer."""
 _STREAM: Final = "text/event-stream"
@@ -80,7 +81,7 @@ class Server:
                 finally:
                     response.close()
         except UNREADABLE:
-            raise self._failures.wrong_url(f"its answer to {path.replace('//', '/')} is no JSON") from None
+            raise self._failures.wrong_url(f"its answer to {path.replace('//', '/')} is not JSON") from None
         except TRANSPORT_ERRORS as error:
             raise self._failures.no_connection(error) from _harmless(error)
 
@@ -98,6 +99,7 @@ class Server:
                 ContextOverflow and InvalidRequest likewise.
         """
         wanted = await prepare()
+        del prepare  # what is not needed while the stream is open must not be held by it
         body, decoder, derender = wanted.body, wanted.decoder, wanted.derender
         response = await self._begin(wanted)
         del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes

@@ -65,7 +65,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 class _Answer(msgspec.Struct, gc=False):
-    """The needed fields of a whole answer: beside them vLLM repeats the token ids of the prompt, which may be long."""
+    """The needed fields of a whole answer: vLLM also repeats the token ids of the prompt, which may be long."""
 
     choices: Any = None
     usage: Any = None
@@ -147,7 +147,7 @@ class Decoder:
                     if reasoning and self._only_answers:
                         text, reasoning = reasoning + text, ""
                 if finish is not None:
-                    reader.unfinished.discard(0)
+                    reader.unfinished = 0
             elif event.usage is None:
                 continue
             left -= len(ids)
@@ -174,7 +174,7 @@ class Decoder:
         return chunks
 
     def close(self) -> list[Chunk]:
-        """The chunks of a last event without its blank line; sets ``failure`` if the answer is incomplete."""
+        """The chunks of a last event without its empty line; sets ``failure`` if the answer is incomplete."""
         chunks = [] if self.done else self.read(self._parser.close())
         if self.failure is None:
             self._check_end()

@@ -13,6 +13,7 @@ from duet_sdk.rendering import Renderer
 
 _TENANT = "{tenant}"
 _LONGEST_SALT = 512
+"""Characters; vLLM refuses longer ones."""
 _GRAMMARS = ("structured_outputs", "response_format")
 
 
@@ -59,7 +60,7 @@ def thinking_budget(call: Call, *, dialect: Dialect, renderer: Renderer | None) 
     Args:
         call: the call.
         dialect: what the server understands.
-        renderer: the model's own template, None where it is not at hand.
+        renderer: the model's own template, None if it is not available.
     """
     extra = call.sampling.extra_body or {}
     if call.response_format is not None or call.tools or any(name in extra for name in _GRAMMARS):

@@ -1,22 +1,27 @@
-"""HTTP over aiohttp: one session for each event loop, answers with limits, nothing shared between clients."""
+"""HTTP over aiohttp: the connections of one client, on each of its event loops, and answers with limits."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Final
 
 import aiohttp
 
+from duet_sdk._tasks import PerLoop
 from duet_sdk.backends.base import trace_headers
+from duet_sdk.backends.shared import in_common
 
 _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn closes an idle connection: a request must not meet a closing one."""
 _MAX_BODY_BYTES: Final = 64 << 20
+"""Most that is read of a whole answer: a long output with logprobs has some MiB, anything larger is a fault."""
 _DRAIN_S: Final = 0.2
+"""Longest wait for the end of an answer that is complete: a new connection costs less than waiting longer."""
 _DRAIN_BYTES: Final = 1 << 16
+"""Most that is read for the same purpose."""
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 """What goes wrong between here and a server, whatever its kind."""
@@ -27,7 +32,11 @@ class BodyTooLong(ValueError):
 
 
 class Http:
-    """Sends requests; each event loop that uses it has a session, with its connections, of its own.
+    """Sends requests over connections that all backends of one client have in common.
+
+    A pair's second stage goes on with the connection that its first one left, where one server has both models. aiohttp
+    keeps apart what must be: host, port, TLS settings and proxy. Keys and timeouts come with each request, and cookies
+    are not kept, so that nothing of one backend is sent for another.
 
     Args:
         headers: sent with every request; they may hold keys and are never shown.
@@ -39,54 +48,39 @@ class Http:
     def __init__(self, *, headers: Mapping[str, str], connect_s: float, read_s: float, trust_env: bool = False) -> None:
         self._headers = dict(headers)
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=read_s)
-        self._trust_env = trust_env
-        self._open: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]] = {}
-        self._lock = threading.Lock()
+        self._sessions = in_common(_sessions, trust_env)
 
-    async def send(self, method: str, url: str, body: bytes | None = None) -> aiohttp.ClientResponse:
+    def send(self, method: str, url: str, body: bytes | None = None) -> Awaitable[aiohttp.ClientResponse]:
         """Send a request and wait for the answer's headers; the caller closes the answer.
 
         Redirects are not followed: they would carry key and prompt to another place.
         """
-        held = self._open.get(asyncio.get_running_loop())
-        session = held[0] if held is not None and not held[0].closed else await self._open_session()
-        return await session.request(method, url, data=body, headers=trace_headers.get(), allow_redirects=False)
+        session = self._sessions.here()
+        if session is None:
+            return self._open_and_send(method, url, body)
+        traced = trace_headers.get()
+        headers = self._headers if traced is None else {**self._headers, **traced}
+        return session.request(method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False)
+
+    async def _open_and_send(self, method: str, url: str, body: bytes | None) -> aiohttp.ClientResponse:
+        await self._sessions.get()
+        return await self.send(method, url, body)
 
     async def aclose(self) -> None:
-        """Close this loop's connections, and those of other loops as soon as these get to it."""
-        here = asyncio.get_running_loop()
-        with self._lock:
-            held = list(self._open.items())
-            self._open.clear()
-        for loop, (_, keeper) in held:
-            if loop is here:
-                await keeper.aclose()
-            elif loop.is_running():
-                asyncio.run_coroutine_threadsafe(keeper.aclose(), loop)
-
-    async def _open_session(self) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            timeout=self._timeout,
-            trust_env=self._trust_env,
-        )
-        keeper = _keep(session)
-        await anext(keeper)
-        with self._lock:
-            for other in [other for other in self._open if other.is_closed()]:
-                _forget(self._open.pop(other)[0])
-            self._open[asyncio.get_running_loop()] = session, keeper
-        return session
+        """Close the client's connections on this loop, and those on other loops as soon as these get to it."""
+        await self._sessions.aclose()
 
 
-async def _keep(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
-    """Holds a session until its loop ends: `asyncio.run` closes what generators it still finds open."""
-    try:
-        yield
-    finally:
-        await session.close()
+def _sessions(trust_env: bool) -> PerLoop[aiohttp.ClientSession]:
+    return PerLoop(partial(_open_session, trust_env), close=aiohttp.ClientSession.close, drop=_forget)
+
+
+def _open_session(trust_env: bool) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=trust_env,
+    )
 
 
 def _forget(session: aiohttp.ClientSession) -> None:
@@ -139,7 +133,7 @@ class Silence:
     def _look(self) -> None:
         waited_s = 0.0 if self.since is None else time.monotonic() - self.since
         if waited_s >= self._longest_s:
-            self._content.set_exception(aiohttp.SocketTimeoutError("nothing more came"))
+            self._content.set_exception(aiohttp.SocketTimeoutError("nothing more arrived"))
         else:
             self._timer = self._loop.call_later(self._longest_s - waited_s, self._look)
 

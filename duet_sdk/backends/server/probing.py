@@ -28,7 +28,9 @@ _log = logging.getLogger(__name__)
 
 _BUDGET = "thinking_token_budget"
 _NO_BUDGET = -7
+"""A value that vLLM does not know as a thinking budget."""
 _NO_TOKEN = 2**31 - 1
+"""A token id that no vocabulary has."""
 _QUESTION = {"role": "user", "content": "?"}
 _PROBE = (
     Message("user", "Zwei plus  zwei?\n\n 2+2=… 🙂"),
@@ -244,7 +246,7 @@ async def _own_tokenizer(
 
 
 async def _same(ask: Ask | None, model: str, renderer: Renderer, named: str | None) -> bool:
-    """Whether a small conversation makes the same ids here and there; where nobody can tell, what the user named is."""
+    """Whether a small conversation makes the same ids here and there; if that is unknown, the user's word counts."""
     ours = await asyncio.to_thread(renderer.chat_ids, _PROBE)
     asked = {"model": model, "messages": [message_on_wire(message) for message in _PROBE]}
     theirs = await tokenize(ask, asked) if ask else None

@@ -35,20 +35,20 @@ class Reader:
     """JSON of an answer → chunks. One for each call.
 
     Attributes:
-        unfinished: outputs that have not said why they ended.
+        unfinished: a bit for each output that has not said why it ended.
         begun: whether anything was written.
     """
 
     __slots__ = ("_only_answers", "_outputs", "_per_output", "_used", "begun", "unfinished")
 
     def __init__(self, call: Call, *, dialect: Dialect) -> None:
-        self.unfinished = set(range(call.n))
+        self.unfinished = (1 << call.n) - 1
         self.begun = False
         self._outputs = range(call.n)
         # Parsers that know nothing of the block in the prompt take the answer for more thinking.
         self._only_answers = call.thought is not None
         self._per_output = dialect.continuous_usage and call.n > 1
-        self._used = [0] * call.n
+        self._used = [0] * call.n if self._per_output else []
 
     def event(self, value: Any) -> list[Chunk]:
         """The chunks of one event of a stream.
@@ -101,7 +101,7 @@ class Reader:
             if finish in _FAILED:
                 raise OutputFailed(f"the server gave its answer up ({finish})")
             finish = _FINISH.get(finish, "stop")
-            self.unfinished.discard(index)
+            self.unfinished &= ~(1 << int(index))  # some servers write 0.0
         if usage is not None and self._per_output:
             usage = self._summed(index, usage)
         if text or reasoning or calls or ids:

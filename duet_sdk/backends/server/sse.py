@@ -70,7 +70,7 @@ class EventParser:
         return self._events(lines)
 
     def close(self) -> Sequence[bytes]:
-        """The event that the end of the stream left without its blank line."""
+        """The event that the end of the stream left without its empty line."""
         lines = b"".join(self._pieces).split(b"\n")
         self._pieces.clear()
         self._held = 0

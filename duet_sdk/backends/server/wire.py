@@ -187,7 +187,7 @@ def encode(body: Json) -> bytes:
     """A request as JSON bytes.
 
     Raises:
-        InvalidRequest: something in it is no JSON, such as an object of a class in ``extra_body``.
+        InvalidRequest: something in it is not valid JSON, such as an object of a class in ``extra_body``.
     """
     try:
         text = _to_json(body)
@@ -204,7 +204,7 @@ def encode(body: Json) -> bytes:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain).encode

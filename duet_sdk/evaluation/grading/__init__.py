@@ -1,6 +1,6 @@
 """Graders: how right an answer is, within a time limit, by one rule for guided and alone answers.
 
-A grader that hangs, fails or gives no usable score makes its answer count as wrong, and says so; past a share of such
+A grader that hangs, fails or returns no usable score makes its answer count as wrong, and says so; past a share of such
 answers `CountingGrader` stops. Graders that could hang run in a process of their own, which is killed at the limit.
 """
 

@@ -1,4 +1,4 @@
-"""What a grader gets and gives."""
+"""What a grader receives and returns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Grade:
     read: bool = True
     """Whether the grader found an answer in the text; False is the model's doing and no fault."""
     fault: str | None = None
-    """What went wrong in the grader itself, None where nothing did; holds no text of the answer."""
+    """What went wrong in the grader itself, None if nothing did; holds no text of the answer."""
 
 
 class ReferenceReader(Protocol):
@@ -64,7 +64,7 @@ class Grader(ReferenceReader, Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what it holds; harmless when done twice."""
+        """Let go of what it holds; safe to call twice."""
         ...
 
 

@@ -77,8 +77,8 @@ class CountingGrader:
         grades = self._inner.grade(submissions)
         if len(grades) != len(submissions):
             raise EvaluationError(
-                f"the grader {self.name!r} gave {len(grades)} grades for {len(submissions)} answers; it must give one "
-                "for each"
+                f"the grader {self.name!r} returned {len(grades)} grades for {len(submissions)} answers; it must "
+                "return one for each"
             )
         for grade in grades:
             self._note(grade)

@@ -51,7 +51,7 @@ def find_grader(
             return grader
         case str():
             raise ConfigError(
-                f"there is no grader {named!r}; known are 'math', 'exact', 'choice', and 'module:function' for "
+                f"there is no grader {named!r}; known: 'math', 'exact', 'choice', and 'module:function' for "
                 "a function of your own in TRL's reward signature"
             )
         case _ if hasattr(named, "grade"):

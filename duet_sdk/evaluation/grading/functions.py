@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
+from typing_extensions import override
 
 from duet_sdk.errors import EvaluationError
-from duet_sdk.evaluation.grading.base import DEFAULT_LIMIT_S, Grade, Submission, to_grade
+from duet_sdk.evaluation.grading.base import DEFAULT_LIMIT_S, Grade, Grader, Submission, to_grade
 from duet_sdk.evaluation.grading.process import GradingPool, GradingProcess
 from duet_sdk.evaluation.grading.reward_function import call
 
@@ -20,12 +21,12 @@ MOST_ABANDONED = 4
 """Threads that hang cannot be stopped; each keeps a core busy, so after a few of them grading ends."""
 
 
-class RewardFunction:
+class RewardFunction(Grader):
     """A user's function in TRL's reward signature, ``module:function``, in a process of its own.
 
     It is called as ``function(prompts=…, completions=…, **columns)``: prompts and completions are lists of chats
-    (``[{"role": …, "content": …}]``), columns are those of the data set, and ``answer`` is the reference. It gives one
-    number in [0, 1] for each, or None where an answer cannot be read. It may be ``async``. Token ids and the trainer's
+    (``[{"role": …, "content": …}]``), columns are those of the data set, and ``answer`` is the reference. It returns
+    one number in [0, 1] for each, or None if an answer cannot be read. It may be ``async``. Token ids and the trainer's
     state are not passed on.
 
     It is called with up to eight answers at once, and ``limit_s`` for each of them; where that hangs or fails, it is
@@ -57,20 +58,20 @@ class RewardFunction:
         """
         self._pool.start()
 
+    @override
     def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
-        """The function's scores."""
 
         def one(process: GradingProcess, part: Sequence[Submission]) -> list[Grade]:
             return _grade_part(part, lambda some: self._ask(process, some))
 
         return [grade for part in self._pool.run(one, _parts_of(submissions)) for grade in part]
 
+    @override
     def unreadable(self, references: Sequence[str]) -> list[int]:
-        """None of them: only the function knows what it can read."""
         return []
 
+    @override
     def close(self) -> None:
-        """Kill the processes."""
         self._pool.close()
 
     def _ask(self, process: GradingProcess, submissions: Sequence[Submission]) -> list[Grade] | str:
@@ -82,7 +83,7 @@ class RewardFunction:
         return [to_grade(one if isinstance(one, dict) else {}) for one in grades]
 
 
-class CalledFunction:
+class CalledFunction(Grader):
     """A function that no other process could import (a lambda, or one of the running script), called in a thread.
 
     Prefer one by name (`RewardFunction`), which runs in a process that can be killed: a thread that hangs stays.
@@ -106,12 +107,12 @@ class CalledFunction:
         """
         return [grade for part in _parts_of(submissions) for grade in _grade_part(part, self._within_limit)]
 
+    @override
     def unreadable(self, references: Sequence[str]) -> list[int]:
-        """None of them: only the function knows what it can read."""
         return []
 
     def close(self) -> None:
-        """Nothing can be stopped."""
+        """Nothing to do: a thread cannot be stopped."""
 
     def _within_limit(self, submissions: Sequence[Submission]) -> list[Grade] | str:
         """The grades, or what went wrong."""

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from pydantic import JsonValue
+from typing_extensions import override
 
 from duet_sdk.errors import MissingExtra
-from duet_sdk.evaluation.grading.base import DEFAULT_LIMIT_S, Grade, Submission, to_grade
+from duet_sdk.evaluation.grading.base import DEFAULT_LIMIT_S, Grade, Grader, Submission, to_grade
 from duet_sdk.evaluation.grading.process import GradingPool, GradingProcess
 
 MATH_MEMORY_MB = 4096
 """Address space of a process that compares formulas: ``10^(10^10)`` must not take the machine's."""
 
 
-class MathVerify:
+class MathVerify(Grader):
     """Right where the final answer equals the reference as mathematics, by math-verify.
 
     Each answer has its own time limit, in a process of its own. It works from any thread, which math-verify itself does
@@ -37,8 +38,8 @@ class MathVerify:
         order: dict[str, JsonValue] = {"kind": "math", "memory_mb": MATH_MEMORY_MB}
         self._pool = GradingPool(order, what="math-verify's process", limit_s=limit_s, size=processes)
 
+    @override
     def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
-        """Compare each final answer with its reference."""
 
         def one(process: GradingProcess, submission: Submission) -> Grade:
             asked: dict[str, JsonValue] = {"reference": submission.reference, "answer": submission.answer}
@@ -55,6 +56,6 @@ class MathVerify:
 
         return [at for at, readable in enumerate(self._pool.run(one, references)) if not readable]
 
+    @override
     def close(self) -> None:
-        """Kill the processes."""
         self._pool.close()

@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-from duet_sdk.evaluation.grading.base import Grade, Submission
+from typing_extensions import override
+
+from duet_sdk.evaluation.grading.base import Grade, Grader, Submission
 
 LONGEST_ANSWER = 200
 """Characters of a final answer: a longer last line is prose, and states none."""
@@ -21,20 +23,21 @@ _LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:]+(?:\s.*)?)?", re.DOTALL)
 _LAST_LETTER = re.compile(r"(?<![\w'’])[(\[]?([A-Z])[)\].:]?(?![\w'’])")
 
 
-class Exact:
+class Exact(Grader):
     r"""Right where the final answer is the reference: numbers by value, texts by their words.
 
     The final answer is the last ``\boxed{…}``, else what follows the last "answer is", "answer:" or "####", else the
     last line that is not empty.
 
-    >>> [grade.score for grade in Exact().grade([Submission("So \\boxed{1,200.0}", "1200"), Submission("12", "1200")])]
-    [1.0, 0.0]
+    >>> right, wrong = Exact().grade([Submission("So \\boxed{1,200.0}", "1200"), Submission("12", "1200")])
+    >>> right.score, wrong.score
+    (1.0, 0.0)
     """
 
     name = "exact"
 
+    @override
     def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
-        """Compare each final answer with its reference."""
         return [_compare(final_answer(submission.answer), submission.reference) for submission in submissions]
 
     def unreadable(self, references: Sequence[str]) -> list[int]:
@@ -42,16 +45,17 @@ class Exact:
         return [at for at, reference in enumerate(references) if not plain_form(_reference(reference))]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to do: it holds nothing."""
 
 
-class MultipleChoice:
+class MultipleChoice(Grader):
     r"""Right where the chosen letter is the reference's: "(C)", "C.", ``\boxed{C}``, "the answer is C".
 
     Without any of these forms the last capital letter on its own counts, except "A" and "I" as words.
 
-    >>> [grade.score for grade in MultipleChoice().grade([Submission("The answer is (c).", "C"), Submission("D", "C")])]
-    [1.0, 0.0]
+    >>> right, wrong = MultipleChoice().grade([Submission("The answer is (c).", "C"), Submission("D", "C")])
+    >>> right.score, wrong.score
+    (1.0, 0.0)
 
     Args:
         letters: how many choices there are, from A on.
@@ -62,8 +66,8 @@ class MultipleChoice:
     def __init__(self, letters: int = 10) -> None:
         self._known = {chr(ord("A") + at) for at in range(letters)}
 
+    @override
     def grade(self, submissions: Sequence[Submission]) -> list[Grade]:
-        """Compare each chosen letter with its reference."""
         grades = []
         for submission in submissions:
             chosen = self._choice(submission.answer)
@@ -76,7 +80,7 @@ class MultipleChoice:
         return [at for at, reference in enumerate(references) if self._letter(_reference(reference)) is None]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to do: it holds nothing."""
 
     def _choice(self, text: str) -> str | None:
         stated = stated_answer(text)

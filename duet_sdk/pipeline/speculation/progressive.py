@@ -23,12 +23,12 @@ from duet_sdk.signal import Sentence
 
 
 class ProgressiveStage:
-    """The reasoner's stage with probes beside it.
+    """The reasoner's stage with concurrent probes.
 
     Args:
         flow: the request.
         options: when to probe.
-        is_judging: whether the beginning of another answer is being judged; no probe begins beside that.
+        is_judging: whether the beginning of another answer is being judged; no probe begins meanwhile.
     """
 
     def __init__(self, flow: Flow, options: Progressive, is_judging: Callable[[], bool]) -> None:
@@ -187,7 +187,7 @@ class _Probing:
             self._trying, self._probe, self._is_void = None, None, False
 
     async def abandon(self) -> None:
-        """Settle whatever probe there is; the work beside has ended."""
+        """Settle whatever probe there is; the concurrent work has ended."""
         if self._probe is not None:
             await self._probe.abandon()
 

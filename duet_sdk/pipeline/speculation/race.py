@@ -1,4 +1,4 @@
-"""The generator tries alone, before the reasoner is asked or beside it; where it is sure, its answer goes on."""
+"""The generator tries alone, before the reasoner is asked or at the same time; if it is sure, its answer goes on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from duet_sdk.pipeline.speculation.tasks import Beside, Work
 from duet_sdk.pipeline.speculation.trial import NO_ROOM, Trial, check_logprobs
 from duet_sdk.reply import GateDecision, Signal
 
-_ONE_BY_ONE = "the budget does not hold both at once, so the generator tried first"
-_TOO_LATE = "the signal was there before the generator's first tokens"
+_ONE_BY_ONE = "the budget has no room for both at once, so the generator tried first"
+_TOO_LATE = "the signal came before the generator's first tokens"
 
 
 class Asks(Protocol):
@@ -152,7 +152,7 @@ class _Race:
         return refused and work is self._asking and self._undecided
 
     async def _ask_alone(self) -> None:
-        """Let the reasoner begin again, without the try beside it."""
+        """Let the reasoner begin again, without the concurrent try."""
         await self._stop_trying()
         self._undecided = False
         self._stage = self._ask(self._is_judging)
@@ -186,7 +186,7 @@ class _Race:
         return guidance
 
     async def abandon(self) -> None:
-        """Settle an answer that the reasoner's stage has left, where nobody goes on with it."""
+        """Settle an answer that the reasoner's stage has left, unless it was continued."""
         asking = self._asking
         if asking.done() and not asking.cancelled() and asking.exception() is None:
             with suppress(KeyboardInterrupt, SystemExit):  # raised already where somebody asked for the result
@@ -212,7 +212,7 @@ def _decide(flow: Flow, decision: GateDecision) -> None:
 
 
 def _answers_alone(flow: Flow) -> None:
-    """The generator's own answer stands; what there is of a new signal was in vain."""
+    """The generator's own answer stands; what there is of a new signal is discarded."""
     draft = flow.draft
     draft.account.discard("signal", "wrap_up")
     draft.signal, draft.handoff = Signal(), None

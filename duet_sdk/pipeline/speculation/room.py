@@ -1,4 +1,4 @@
-"""Does the budget hold a tentative answer beside the pair's own stages, or before them?"""
+"""Does the budget have room for a tentative answer during the pair's own stages, or before them?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from duet_sdk.pipeline.models import StageModel
 from duet_sdk.pipeline.signal_stage import Asking, unfilled_answer, way_of_asking
 
 Way: TypeAlias = Literal["beside", "before", "not"]
-"""When the generator tries alone: beside the reasoner, before it, or not at all."""
+"""When the generator tries alone: while the reasoner works, before it, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)

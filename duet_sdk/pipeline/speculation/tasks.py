@@ -1,4 +1,4 @@
-"""Work that goes on beside a request's own, in tasks that never outlive it."""
+"""Work that runs concurrently with a request, in tasks that never outlive it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from duet_sdk.pipeline.lifetime import carried
 
 Result = TypeVar("Result")
 Work: TypeAlias = asyncio.Task[Callable[[], Result]]
-"""What is done: calling the task's result gives what came of it, or raises."""
+"""The work: calling the task's result returns its outcome, or raises."""
 
 
 class Beside:

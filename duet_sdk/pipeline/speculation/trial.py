@@ -15,7 +15,7 @@ from duet_sdk.pipeline.signal_stage import Guidance
 from duet_sdk.reply import GateDecision
 from duet_sdk.types import TokenLogprob
 
-NO_ROOM = "the budget leaves the generator no room to try"
+NO_ROOM = "the budget leaves no room for the generator to try"
 
 
 class Trial:
@@ -50,7 +50,7 @@ class Trial:
         self._held: list[Chunk] = []
         self.is_judged = False
         self.decision = GateDecision(
-            ask=True, policy=gate.name, reason="the generator's first tokens did not come in time"
+            ask=True, policy=gate.name, reason="the generator's first tokens did not arrive in time"
         )
 
     async def judge(self) -> None:
@@ -130,7 +130,7 @@ class Trial:
         return attempt is not None and attempt.record is None and not attempt.timed_out
 
     def adopt(self) -> RunningAttempt | None:
-        """Make it the answer: the answering stage goes on with it, from its first token. None where it does not run."""
+        """Make it the answer: the answering stage goes on with it, from its first token. None if it does not run."""
         attempt = self._attempt
         if attempt is None or not self.runs:
             return None

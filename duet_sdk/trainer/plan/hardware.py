@@ -29,7 +29,7 @@ class Hardware:
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.nodes < 1 or self.gpu_gb <= 0 or self.server_gpus < 0:
             raise ConfigError(
-                f"this hardware cannot be: {self.nodes} machines with {self.gpus} GPUs of {self.gpu_gb:g} GB each, "
+                f"impossible hardware: {self.nodes} machines with {self.gpus} GPUs of {self.gpu_gb:g} GB each, "
                 f"{self.server_gpus} of them for servers"
             )
         if self.server_gpus >= max(1, self.gpus * self.nodes):

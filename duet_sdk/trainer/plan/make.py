@@ -31,7 +31,7 @@ class Plan:
     hardware: Hardware
     batches: Batches
     shapes: dict[str, ModelShape | None]
-    """By stage; None where the model's shape is not known here."""
+    """By stage; None if the model's shape is not known here."""
     parts: tuple[MemoryUse, ...]
     """Memory of each training GPU, by part; empty where a shape is not known."""
     launch: tuple[str, ...]
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether no problem was found."""
         return not self.problems
 
     def to_dict(self) -> dict[str, JsonValue]:
@@ -87,7 +87,7 @@ def plan(
         questions: to train on, where known.
 
     Raises:
-        TrainingError: a model's ``config.json`` is none of a decoder.
+        TrainingError: a model's ``config.json`` does not describe a decoder.
     """
     machine = hardware or Hardware(gpus=0 if config.training.use_cpu else 1)
     made = batches(config, processes=machine.processes, questions=questions)
@@ -172,7 +172,7 @@ def _server_problems(stages: dict[str, Model], machine: Hardware) -> list[str]:
     if needed and machine.nodes > 1:
         found.append(
             "vLLM servers are planned for one machine only: on several, start them yourself and name each in "
-            "vllm.server_base_url, or take mode: colocate"
+            "vllm.server_base_url, or use mode: colocate"
         )
     if needed > machine.server_gpus:
         found.append(
@@ -189,7 +189,7 @@ def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
     if config.objective.reward == "additive" and config.objective.schedule == "dual":
         notes.append("the paper's reward with dual ascent: collapses where budget_tokens is below what the task needs")
     if config.training.use_cpu and (config.reasoner.vllm or config.generator.vllm):
-        notes.append("vLLM computes from packed weights on some CPUs and then takes no new ones: leave vllm out there")
+        notes.append("vLLM computes from packed weights on some CPUs and then takes no new ones: omit vllm there")
     if config.rollout.unguided == 0:
         notes.append("answers without a signal are sampled in validation only (rollout.unguided is 0)")
     return notes

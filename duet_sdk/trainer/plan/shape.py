@@ -50,7 +50,7 @@ class ModelShape:
         """The sizes that a ``config.json`` says.
 
         Raises:
-            TrainingError: it says none of a decoder's.
+            TrainingError: it does not describe a decoder.
         """
         inner = config.get("text_config")
         facts = {**config, **inner} if isinstance(inner, Mapping) else config
@@ -68,7 +68,7 @@ class ModelShape:
                 window=_whole(facts["max_position_embeddings"]) if facts.get("max_position_embeddings") else None,
             )
         except (KeyError, TypeError, ZeroDivisionError) as err:
-            raise TrainingError(f"its config.json is none of a decoder with gated layers ({err})") from err
+            raise TrainingError(f"its config.json does not describe a decoder with gated layers ({err})") from err
 
     @property
     def parameters(self) -> int:
@@ -89,8 +89,8 @@ class ModelShape:
     def kv_bytes(self) -> int:
         """Bytes of keys and values of one token, held in two bytes a number.
 
-        >>> [ModelShape.of(KNOWN[name]).kv_bytes // 1024 for name in KNOWN]
-        [144, 112]
+        >>> tuple(ModelShape.of(KNOWN[name]).kv_bytes // 1024 for name in KNOWN)
+        (144, 112)
         """
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 
@@ -99,7 +99,7 @@ def find_shape(model: str, *, revision: str | None = None) -> ModelShape | None:
     """The shape of a model that lies here, in the cache, or is known; None for others: nothing is downloaded.
 
     Raises:
-        TrainingError: its ``config.json`` is none of a decoder.
+        TrainingError: its ``config.json`` does not describe a decoder.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():

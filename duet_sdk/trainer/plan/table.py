@@ -27,7 +27,7 @@ def print_plan(plan: Plan, screen: Console) -> None:
     for problem in plan.problems:
         screen.print(f"[red]does not fit:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
     if plan.fits:
-        screen.print("[green]nothing speaks against it[/green] (computed, not measured)", highlight=False)
+        screen.print("[green]no problem found[/green] (computed, not measured)", highlight=False)
 
 
 def _batches(plan: Plan) -> Table:
@@ -61,5 +61,5 @@ def _memory(plan: Plan) -> Table:
         always = "" if part.at_once else " (passing)"
         table.add_row(part.stage, part.name + always, f"{part.gb:.1f}", escape(part.how))
     of = f" of {plan.hardware.gpu_gb:g}" if plan.hardware.gpus else ""
-    table.caption = f"peak about {plan.peak_gb:.0f} GB{of}; of what is passing, the larger counts"
+    table.caption = f"peak about {plan.peak_gb:.0f} GB{of}; of what is temporary, the larger counts"
     return table

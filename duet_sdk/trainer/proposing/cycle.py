@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Tuner(Protocol):
-    """Supervised tuning of one of the two models; gives a tuned copy and leaves the given one as it is."""
+    """Supervised tuning of one of the two models; returns a tuned copy and leaves the given one unchanged."""
 
     def __call__(self, pair: PairModels, stage: str, rows: Sequence[Example], steps: int) -> PairModels:
         """The pair with that stage tuned."""
@@ -86,8 +86,8 @@ class Cycle:
         seen = self.measure(fresh, questions)
         if not any(seen.right):
             raise TrainingError(
-                f"none of the {len(questions)} signals sampled leads to a right answer, so there is nothing to "
-                "shorten; take a stronger generator or easier questions"
+                f"none of the {len(questions)} signals sampled leads to a correct answer, so there is nothing to "
+                "shorten; use a stronger generator or easier questions"
             )
         candidates = word_rules(seen.signals) if self.settings.rules == "tokens" else text_rules()
         candidates = [rule for rule in candidates if self._saves(rule, seen.signals, questions) > 0]
@@ -132,7 +132,7 @@ class Cycle:
             TrainingError: nothing is held out.
         """
         if not held:
-            raise TrainingError("proposals are judged on held-out questions, and there are none; set data.holdout")
+            raise TrainingError("proposals are judged on held-out questions, but there are none; set data.holdout")
         number = max(self.settings.held, len(held))
         return self.measure(pair, [held[at % len(held)] for at in range(number)])
 

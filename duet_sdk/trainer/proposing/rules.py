@@ -11,6 +11,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -49,7 +51,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DropWord:
+class DropWord(Rule):
     """Deletes a word wherever it occurs, or the word next to it.
 
     >>> DropWord("is").apply("four is nine ;", ""), DropWord("is", "after").apply("four is nine ;", "")
@@ -60,17 +62,17 @@ class DropWord:
     which: Literal["itself", "before", "after"] = "itself"
 
     @property
+    @override
     def name(self) -> str:
-        """As in `Rule`."""
         return f"the word {self.word!r}" if self.which == "itself" else f"the word {self.which} {self.word!r}"
 
     @property
     def content(self) -> bool:
-        """A word beside another differs from signal to signal."""
+        """A word's neighbour differs from signal to signal."""
         return self.which != "itself"
 
+    @override
     def apply(self, signal: str, question: str) -> str:
-        """As in `Rule`."""
         words = signal.split()
         shift = {"itself": 0, "before": -1, "after": 1}[self.which]
         gone = {at + shift for at, word in enumerate(words) if word == self.word}
@@ -78,7 +80,7 @@ class DropWord:
 
 
 @dataclass(frozen=True, slots=True)
-class DropText:
+class DropText(Rule):
     """Deletes fillers, clauses, or whole sentences of a kind.
 
     >>> DropText("fillers").apply("Okay, so 2 + 2 is 4.", ""), DropText("doubts").apply("It is 4. Wait, is it?", "")
@@ -88,8 +90,8 @@ class DropText:
     kind: TextKind
 
     @property
+    @override
     def name(self) -> str:
-        """As in `Rule`."""
         return self.kind
 
     @property
@@ -97,8 +99,8 @@ class DropText:
         """Sentences without numbers and first sentences may hold steps."""
         return self.kind in ("without numbers", "first sentence")
 
+    @override
     def apply(self, signal: str, question: str) -> str:
-        """As in `Rule`."""
         if self.kind == "fillers":
             words = "|".join(re.escape(one) for one in sorted(_FILLERS, key=len, reverse=True))
             return _tidy(re.sub(rf"(?i)\b(?:{words})\b,?\s*", "", signal))

@@ -80,7 +80,7 @@ PANELS = (
 
 
 def write_report(folder: Path, target: Path | None = None) -> Path:
-    """Write the page of a run; gives its path, ``report.html`` in the run's folder by default.
+    """Write the page of a run; return its path, ``report.html`` in the run's folder by default.
 
     Raises:
         TrainingError: there is no run, it has no measures yet, or the page cannot be written.

@@ -22,7 +22,7 @@ class Subject:
     another: str
     """Another model of that server, as a call names it."""
     from_env: tuple[dict[str, str], dict[str, Any], dict[str, Any]] = ({}, {}, {})
-    """Environment variables, options beside them, and the fields that they come to."""
+    """Environment variables, further options, and the fields that they set."""
 
     @property
     def chat_model(self) -> type[BaseChatModel]:

@@ -14,25 +14,27 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils import secret_from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
-from duet_sdk.backends.base import Backend
-from duet_sdk.budget import BaseLedger
-from duet_sdk.cache import SignalCache
-from duet_sdk.context import ContextPolicy
-from duet_sdk.endpoints import Endpoint
-from duet_sdk.gate import Gate, TokenGate
-from duet_sdk.gate.calibration import Calibration
-from duet_sdk.options import ClientOptions
-from duet_sdk.policies import (
+from duet_sdk import (
     Budget,
+    Endpoint,
     GateConfig,
+    GpuHour,
     Progressive,
     Prompts,
     Retry,
     RunScope,
     Sampling,
+    Settings,
+    TokenPrice,
 )
-from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.settings import FailureSetting, Settings, load_settings
+from duet_sdk.backends import Backend
+from duet_sdk.budget import BaseLedger
+from duet_sdk.cache import SignalCache
+from duet_sdk.context import ContextPolicy
+from duet_sdk.gate import Gate, TokenGate
+from duet_sdk.gate.calibration import Calibration
+from duet_sdk.options import ClientOptions
+from duet_sdk.settings import FailureSetting, load_settings
 from duet_sdk.signal import CutPolicy
 from duet_sdk.types import HandoffName, Mode, TraceDialect
 from langchain_duet.clients import Clients
@@ -56,7 +58,7 @@ from langchain_duet.structured import (
 
 OneModel: TypeAlias = str | Endpoint | Backend
 Model: TypeAlias = OneModel | list[OneModel]
-"""A model by its full name, with what a name cannot say, or an object of its own; a list is tried in order."""
+"""A model by its full name, with what a name cannot say, or an object; a list is tried in order."""
 
 _PAIR = ("reasoner", "generator", "settings", "api_key")
 _POLICIES = (
@@ -83,7 +85,7 @@ _NOT_IN_ANSWERS = {"api_key", "ledger", "ledger_wait_s", "signal_cache", "prices
 class ChatDuet(BaseChatModel):
     """A pair of models as one chat model: a strong reasoner writes a short signal, a light generator answers from it.
 
-    It takes what `duet_sdk.DuetClient` takes, and what LangChain gives every chat model. With no model named the
+    It takes what `duet_sdk.DuetClient` takes, and what every LangChain chat model takes. With no model named the
     settings say which (``duet.toml``, environment ``DUET_*``), and without any the embedded pair answers.
 
     >>> model = ChatDuet(reasoner="scripted/17", generator="scripted/There are 17.", max_tokens=64)
@@ -108,7 +110,7 @@ class ChatDuet(BaseChatModel):
     mode: Mode = "duet"
     """``duet`` (the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written)."""
     budget: Budget | None = None
-    """Limits of every request; a call's own go over them."""
+    """Limits of every request; a call's own take precedence."""
     gate: str | GateConfig | Gate | TokenGate | None = None
     """Whether the reasoner is asked: ``always`` (default), ``never``, ``heuristic``, ``confidence``, ``race``, one of
     these with numbers of its own, or a gate of your own."""
@@ -125,22 +127,22 @@ class ChatDuet(BaseChatModel):
     on_cut: str | CutPolicy | None = None
     """What a signal that its limit cut off becomes; ``sentence`` by default."""
     on_failure: FailureSetting | None = None
-    """``answer`` (default) goes on with the stage that works; ``raise`` fails; or a `FailurePolicy`, which also says
-    which pair takes over and what follows when a model breaks off part way."""
+    """``answer`` (default) continues with the stage that works; ``raise`` fails; or a `FailurePolicy`, which also says
+    which pair takes over and what follows when a model breaks off midway."""
     context: str | ContextPolicy | None = None
     """What each stage sees of a long conversation; ``all`` by default."""
     prompts: Prompts | None = None
     """System prompts by stage."""
     trace_dialects: tuple[TraceDialect, ...] | None = None
-    """Names that spans carry beside the standard's, for tools that read only those."""
+    """Names that spans carry in addition to the standard's, for tools that read only those."""
     reasoner_params: Sampling | None = None
     """How the reasoner samples."""
     generator_params: Sampling | None = None
-    """How the generator samples; goes over ``temperature`` and ``stop``."""
+    """How the generator samples; overrides ``temperature`` and ``stop``."""
     retry: Retry | None = None
     """When a model that failed is called again; overrides ``max_retries``."""
     prices: dict[str, TokenPrice | GpuHour] | None = None
-    """Prices by model name; they go before every other source."""
+    """Prices by model name; they override every other source."""
     ledger: BaseLedger | None = None
     """Holds limits over many requests; stays yours to close."""
     ledger_wait_s: float | None = None
@@ -257,7 +259,7 @@ class ChatDuet(BaseChatModel):
         parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools for its generator; the reasoner is told which there are.
+        """The model with tools for its generator; the reasoner is given a list of them.
 
         Args:
             tools: functions, pydantic classes, LangChain's tools, or schemas.
@@ -312,7 +314,7 @@ class ChatDuet(BaseChatModel):
 
     @property
     def model_name(self) -> str:
-        """Both models' full names."""
+        """The full names of both models."""
         models = self._clients_of(None).models
         return model_name(models["reasoner"], models["generator"])
 

@@ -6,13 +6,12 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from duet_sdk.client import AsyncDuetClient
-from duet_sdk.sync import DuetClient
+from duet_sdk import AsyncDuetClient, DuetClient
 
 if TYPE_CHECKING:
+    from duet_sdk import Settings
     from duet_sdk.backends.connect import ModelLike
     from duet_sdk.options import ClientOptions
-    from duet_sdk.settings import Settings
 
 
 class Clients:

@@ -21,7 +21,7 @@ from langchain_core.exceptions import (
     ModelRateLimitError,
 )
 
-from duet_sdk.errors import (
+from duet_sdk import (
     Authentication,
     BackendError,
     ConnectFailed,

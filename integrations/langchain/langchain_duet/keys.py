@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from duet_sdk import ConfigError, Endpoint
 from duet_sdk.backends.connect import split_name
-from duet_sdk.endpoints import Endpoint
-from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

@@ -16,8 +16,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from duet_sdk.errors import InvalidRequest
-from duet_sdk.types import ImagePart, Message, Part, Role, TextPart, ToolCall
+from duet_sdk import ImagePart, InvalidRequest, Message, TextPart, ToolCall
+from duet_sdk.types import Part, Role
 
 PROVIDER = "duet"
 """What ``response_metadata["model_provider"]`` says on our own messages."""
@@ -68,7 +68,7 @@ def _message(message: BaseMessage, at: int, answered: set[str]) -> Message:
         case ChatMessage() if message.role in _ROLES:
             return Message(_ROLES[message.role], _content(message.content, at))
         case ChatMessage():
-            raise InvalidRequest(f"message {at} has the role {message.role!r}; known are {', '.join(_ROLES)}")
+            raise InvalidRequest(f"message {at} has the role {message.role!r}; known: {', '.join(_ROLES)}")
         case FunctionMessage():
             raise InvalidRequest(f"message {at} is a FunctionMessage, which names no call; use a ToolMessage")
     raise InvalidRequest(f"message {at} is a {type(message).__name__}, which no model can read")
@@ -80,7 +80,7 @@ def signal_of(message: AIMessage) -> str | None:
     if facts.get("model_provider") != PROVIDER:
         return None
     told = facts.get("signal")
-    # Streams show a signal while it is written; what it became in the end then stands beside its figures.
+    # Streams show a signal while it is written; its final text then stands next to its figures.
     final = told.get("text") if isinstance(told, Mapping) else None
     shown = message.additional_kwargs.get("reasoning_content")
     found = final if isinstance(final, str) else shown
@@ -88,7 +88,7 @@ def signal_of(message: AIMessage) -> str | None:
 
 
 def _said(message: AIMessage) -> str:
-    """The text of an assistant's message, without calls and reasoning, which are no part of it."""
+    """The text of an assistant's message, without calls and reasoning, which are not part of it."""
     if isinstance(message.content, str):
         return message.content
     return "".join(
@@ -101,7 +101,7 @@ def _said(message: AIMessage) -> str:
 def _tool_calls(message: AIMessage, answered: set[str]) -> tuple[ToolCall, ...]:
     """The calls of a message; one that could not be read stands there only where a result answers it.
 
-    Its arguments are left out: servers read them again, and refuse the whole history if they are no JSON.
+    Its arguments are left out: servers read them again, and refuse the whole history if they are not JSON.
     """
     calls = [ToolCall(call["id"] or "", call["name"], json.dumps(call["args"])) for call in message.tool_calls]
     broken = (call for call in message.invalid_tool_calls if call["id"] in answered)
@@ -134,7 +134,7 @@ def _part(block: str | Mapping[str, object], at: int) -> Part | None:
 
 
 def _image(block: Mapping[str, object]) -> ImagePart | None:
-    """An image as LangChain, OpenAI or Anthropic write it; None where there is none in it."""
+    """An image as LangChain, OpenAI or Anthropic write it; None if there is none in it."""
     if block.get("type") == "image_url":
         given = block.get("image_url")
         url, detail = (given.get("url"), given.get("detail")) if isinstance(given, Mapping) else (given, None)

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables.config import ensure_config
 
-from duet_sdk.errors import InvalidRequest
+from duet_sdk import Budget, InvalidRequest, Sampling
 from duet_sdk.gate import Gate
 from duet_sdk.options import CallOptions
-from duet_sdk.policies import Budget, Sampling
 from duet_sdk.types import Json
 
 _OWN = ("gate", "max_tokens", "model", "parallel_tool_calls", "stream", "timeout")
-"""Beside the options of a DUET request; ``stream`` is LangChain's word for how the model was called."""
+"""Known in addition to the options of a DUET request; ``stream`` is LangChain's word for how the model was called."""
 KNOWN = (*CallOptions.__annotations__, *_OWN)
 
 
@@ -46,8 +45,8 @@ def prepare(
     for name in given:
         if name not in KNOWN:
             close = get_close_matches(name, KNOWN, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(KNOWN))}"
-            raise InvalidRequest(f"{name!r} is no option of a call; {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(KNOWN))}"
+            raise InvalidRequest(f"{name!r} is not an option of a call; {hint}")
     chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
     if stop is not None:
         chosen["stop"] = stop

@@ -8,19 +8,20 @@ from decimal import Decimal
 
 from pydantic import BaseModel, SecretStr
 
-from duet_sdk.policies import (
+from duet_sdk import (
     BreakerPolicy,
     Budget,
     FailurePolicy,
     GateConfig,
+    GpuHour,
     Ladder,
     Progressive,
     Prompts,
     Retry,
     RunScope,
     Sampling,
+    TokenPrice,
 )
-from duet_sdk.pricing import GpuHour, TokenPrice
 
 _DIALS = (
     BreakerPolicy,

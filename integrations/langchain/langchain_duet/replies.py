@@ -12,8 +12,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from duet_sdk.reply import Reply
-from duet_sdk.types import ToolCall
+from duet_sdk import Reply, ToolCall
 from langchain_duet.messages import PROVIDER
 
 
@@ -60,7 +59,7 @@ def response_metadata(reply: Reply, *, shown: str | None = None) -> dict[str, ob
 
     Args:
         reply: the complete reply.
-        shown: the signal as a stream showed it, None where there was no stream; where the signal became another text
+        shown: the signal as a stream showed it, None if there was no stream; where the signal became another text
             in the end, that text stands in ``signal``.
     """
     told = reply.signal
@@ -98,7 +97,7 @@ def model_name(reasoner: str, generator: str) -> str:
 
 
 def _read(call: ToolCall) -> LangChainCall | None:
-    """A call with its arguments; None where these are no JSON object."""
+    """A call with its arguments; None if these are not a JSON object."""
     try:
         arguments: object = json.loads(call.arguments or "{}", strict=False)
     except ValueError:
@@ -107,4 +106,5 @@ def _read(call: ToolCall) -> LangChainCall | None:
 
 
 def _broken(call: ToolCall) -> InvalidToolCall:
-    return invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error="the arguments are no JSON object")
+    problem = "the arguments are not a JSON object"
+    return invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=problem)

@@ -6,9 +6,17 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from duet_sdk.errors import DuetError
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, ToolCallDelta
-from duet_sdk.reply import Reply
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    DuetError,
+    Event,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    ToolCallDelta,
+)
 from langchain_duet.messages import PROVIDER
 from langchain_duet.replies import response_metadata, usage_metadata
 
@@ -26,7 +34,7 @@ class Chunks:
         self._answered = False
 
     def of(self, event: Event) -> ChatGenerationChunk | None:
-        """The chunk that shows an event, None where there is nothing to show.
+        """The chunk that shows an event, None if there is nothing to show.
 
         Raises:
             DuetError: an answer starts over of which a part was handed on.
@@ -44,7 +52,7 @@ class Chunks:
             case Retried() | FellBack() if event.discard:
                 if event.stage == "generator" and self._answered:
                     raise DuetError(
-                        "the answer starts over, and what a LangChain stream has shown cannot be taken back: "
+                        "the answer starts over, and text that a LangChain stream has shown cannot be retracted: "
                         "use invoke(), or leave answer_broken at its default"
                     )
                 return None

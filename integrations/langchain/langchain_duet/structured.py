@@ -14,7 +14,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import TypeBaseModel, is_basemodel_subclass
 
-from duet_sdk.errors import InvalidRequest
+from duet_sdk import InvalidRequest
 
 Tool: TypeAlias = "dict[str, Any] | type | Callable[..., Any] | BaseTool"
 ToolChoice: TypeAlias = "dict[str, Any] | str | bool | None"

@@ -8,7 +8,7 @@ from typing import Any
 
 from support.fault_server import Answer
 
-from duet_sdk.types import ToolCall
+from duet_sdk import ToolCall
 
 PLAN = "Look every city up, then add."
 FINAL = "All of it is done."

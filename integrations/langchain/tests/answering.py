@@ -9,7 +9,7 @@ from typing import Any
 
 from support.fault_server import Answer
 
-from duet_sdk.types import ToolCall
+from duet_sdk import ToolCall
 
 SIGNAL = "Be brief."
 TEXT = "Hello to you, too."

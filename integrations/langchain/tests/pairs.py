@@ -6,8 +6,8 @@ from typing import Any
 
 from langchain_duet import ChatDuet
 
+from duet_sdk import ToolCall
 from duet_sdk.backends.scripted import Script, Scripted, Source
-from duet_sdk.types import ToolCall
 
 
 def pair(reasoner: Source = "notes", *generator: Source, **options: Any) -> tuple[ChatDuet, Scripted, Scripted]:

@@ -11,8 +11,7 @@ from langchain_core.messages import (
 )
 from langchain_duet.messages import to_duet
 
-from duet_sdk.errors import InvalidRequest
-from duet_sdk.types import ImagePart, Message, TextPart, ToolCall
+from duet_sdk import ImagePart, InvalidRequest, Message, TextPart, ToolCall
 
 PNG = "iVBORw0KGgo="
 
@@ -84,7 +83,7 @@ def test_calls_that_stand_in_the_content_as_well_are_read_once():
 
 def test_a_call_with_broken_arguments_stands_without_them_where_a_result_answers_it():
     broken = AIMessage("", invalid_tool_calls=[{"name": "add", "args": '{"a": ', "id": "c1", "error": None}])
-    answered = to_duet([broken, ToolMessage("arguments are no JSON", tool_call_id="c1")])
+    answered = to_duet([broken, ToolMessage("arguments are not JSON", tool_call_id="c1")])
     assert answered[0].tool_calls == (ToolCall("c1", "add", "{}"),)
     assert to_duet([broken])[0].tool_calls == ()
 

@@ -9,13 +9,10 @@ from langchain_duet import ChatDuet
 from pairs import pair
 from pydantic import ValidationError
 
-from duet_sdk import Budget, Sampling
+from duet_sdk import Budget, ConfigError, Endpoint, InvalidRequest, Sampling, Settings
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.budget import MemoryLedger
-from duet_sdk.endpoints import Endpoint
-from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.gate import Never
-from duet_sdk.settings import Settings
 
 
 def test_a_budget_of_one_call_goes_over_the_models():
@@ -69,7 +66,7 @@ def test_parallel_calls_are_switched_off_beside_what_the_model_sends_anyway():
 @pytest.mark.parametrize("name", ["budgets", "reasoning_effort"])
 def test_an_option_that_is_unknown_is_refused(name):
     model, *_ = pair()
-    with pytest.raises(InvalidRequest, match=f"'{name}' is no option of a call"):
+    with pytest.raises(InvalidRequest, match=f"'{name}' is not an option of a call"):
         model.invoke("q", **{name: 1})
 
 

@@ -7,9 +7,8 @@ from langchain_core.messages import HumanMessage
 from langchain_duet import ChatDuet
 from pairs import calls, pair
 
-from duet_sdk import Budget, Sampling
+from duet_sdk import Budget, Sampling, TokenPrice
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.pricing import TokenPrice
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 

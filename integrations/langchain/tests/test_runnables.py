@@ -19,13 +19,11 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_duet import ChatDuet
 from pairs import pair
 
-from duet_sdk import Budget, BudgetExceeded
-from duet_sdk.backends.base import Capabilities
-from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.budget import Limit, MemoryLedger
-from duet_sdk.errors import (
+from duet_sdk import (
     Authentication,
     BackendError,
+    Budget,
+    BudgetExceeded,
     ConnectFailed,
     ContextOverflow,
     DeadlineExceeded,
@@ -34,9 +32,12 @@ from duet_sdk.errors import (
     ModelNotFound,
     RateLimited,
     Rejected,
+    Retry,
     StreamBroken,
 )
-from duet_sdk.policies import Retry
+from duet_sdk.backends import Capabilities
+from duet_sdk.backends.scripted import Script, Scripted
+from duet_sdk.budget import Limit, MemoryLedger
 
 
 class Seen(BaseCallbackHandler):

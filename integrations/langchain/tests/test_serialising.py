@@ -10,13 +10,24 @@ from langchain_core.load import dumpd, dumps, load
 from langchain_duet import ChatDuet
 from pairs import pair
 
-from duet_sdk import Budget, Prompts, Sampling
+from duet_sdk import (
+    BreakerPolicy,
+    Budget,
+    Endpoint,
+    FailurePolicy,
+    GateConfig,
+    GpuHour,
+    Ladder,
+    Progressive,
+    Prompts,
+    Retry,
+    RunScope,
+    Sampling,
+    Settings,
+    TokenPrice,
+)
 from duet_sdk.backends.scripted import Scripted
-from duet_sdk.endpoints import Endpoint
 from duet_sdk.gate import Never
-from duet_sdk.policies import BreakerPolicy, FailurePolicy, GateConfig, Ladder, Progressive, Retry, RunScope
-from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.settings import Settings
 
 AT = "http://127.0.0.1:9/v1"
 EVERYTHING = {

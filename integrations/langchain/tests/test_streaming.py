@@ -8,10 +8,8 @@ from langchain_core.messages import AIMessageChunk
 from langchain_duet import ChatDuet
 from pairs import calls, pair
 
-from duet_sdk import Budget
+from duet_sdk import Budget, DuetError, FailurePolicy, Retry, StreamBroken
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.errors import DuetError, StreamBroken
-from duet_sdk.policies import FailurePolicy, Retry
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
@@ -107,7 +105,7 @@ def test_an_answer_that_starts_over_cannot_be_taken_back_from_a_stream():
     model, *_ = pair(
         "notes", broken(), "whole", retry=Retry(first_wait_s=0), on_failure=FailurePolicy(answer_broken="restart")
     )
-    with pytest.raises(DuetError, match="cannot be taken back"):
+    with pytest.raises(DuetError, match="cannot be retracted"):
         list(model.stream("q"))
     model, *_ = pair(
         "notes", broken(), "whole", retry=Retry(first_wait_s=0), on_failure=FailurePolicy(answer_broken="restart")

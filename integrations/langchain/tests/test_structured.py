@@ -10,9 +10,7 @@ from pairs import calls, pair
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict
 
-from duet_sdk import Budget
-from duet_sdk.errors import InvalidRequest
-from duet_sdk.policies import Retry
+from duet_sdk import Budget, InvalidRequest, Retry
 
 
 class City(BaseModel):

@@ -8,8 +8,18 @@ from uuid import uuid4
 import litellm
 from litellm.types.utils import Choices, Delta, Message, ModelResponse, ModelResponseStream, StreamingChoices, Usage
 
-from duet_sdk import Reply, errors
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    Event,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    ToolCallDelta,
+    errors,
+)
 
 _KINDS: dict[type[errors.DuetError], type[Exception]] = {
     errors.Authentication: litellm.AuthenticationError,
@@ -95,7 +105,7 @@ class Chunks:
                 yield self._chunk(Delta(tool_calls=[told], role="assistant"), index)
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
                 raise errors.ConfigError(
-                    "the answer started over, and a stream takes nothing back: on_failure must not restart answers"
+                    "the answer started over, but streamed text cannot be retracted: do not let on_failure restart it"
                 )
             case Done(reply):
                 # Before the reason: LiteLLM reads nothing behind that.

@@ -80,7 +80,7 @@ class DuetProvider(CustomLLM):
             if model not in self._pairs:
                 if model != "default":
                     known = ", ".join(sorted({*self._pairs, "default"}))
-                    raise litellm.NotFoundError(f"no pair is called {model!r}; known are {known}", model, "duet")
+                    raise litellm.NotFoundError(f"no pair is called {model!r}; known: {known}", model, "duet")
                 self._pairs[model] = AsyncDuetClient()
             return self._pairs[model]
 

@@ -19,14 +19,20 @@ from litellm.integrations.custom_logger import CustomLogger
 from pydantic import BaseModel
 from support.fault_server import Answer, running
 
-from duet_sdk import AsyncDuetClient, BudgetExceeded
-from duet_sdk import errors as ours
+from duet_sdk import (
+    AsyncDuetClient,
+    BudgetExceeded,
+    FailurePolicy,
+    Retry,
+    TokenPrice,
+    ToolCall,
+)
+from duet_sdk import (
+    errors as ours,
+)
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.policies import FailurePolicy, Retry
-from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import ToolCall
 
 PLAN = "Read both files. Then add."
 ONCE = Retry(attempts=1)
@@ -270,7 +276,7 @@ async def test_parameters_without_a_meaning_can_be_dropped():
 
 async def test_a_pair_that_nobody_named_is_not_found():
     pair(PLAN, "Five.")
-    with pytest.raises(litellm.NotFoundError, match="no pair is called 'other'; known are default, sums"):
+    with pytest.raises(litellm.NotFoundError, match="no pair is called 'other'; known: default, sums"):
         await litellm.acompletion("duet/other", ASKED)
 
 
@@ -285,9 +291,9 @@ async def test_the_default_pair_is_that_of_the_settings(monkeypatch: pytest.Monk
 
 
 def test_a_pair_made_of_pairs_is_refused():
-    with pytest.raises(ours.ConfigError, match="litellm/duet/sums is a pair itself"):
+    with pytest.raises(ours.ConfigError, match="litellm/duet/sums is itself a pair"):
         AsyncDuetClient("litellm/duet/sums", "scripted/Five.")
-    with pytest.raises(ours.ConfigError, match="is a pair itself"):
+    with pytest.raises(ours.ConfigError, match="is itself a pair"):
         AsyncDuetClient("scripted/plan", ["scripted/Five.", "litellm/duet/sums"])
 
 
@@ -306,7 +312,7 @@ async def test_images_go_to_a_generator_that_takes_them():
 async def test_images_are_refused_where_the_generator_takes_none():
     blind = Scripted("A cat.", capabilities=replace(DEFAULT_CAPABILITIES, images=False))
     register(DuetProvider({"sums": AsyncDuetClient(Scripted(PLAN), blind)}))
-    with pytest.raises(litellm.BadRequestError, match="takes no images"):
+    with pytest.raises(litellm.BadRequestError, match="does not accept images"):
         await ask("acompletion", [{"role": "user", "content": IMAGE}])
 
 

@@ -19,7 +19,7 @@ import openai
 import pytest
 from support.fault_server import Answer, FaultServer, running
 
-from duet_sdk.types import ToolCall
+from duet_sdk import ToolCall
 
 START_S = 120
 CONFIG = {

@@ -5,9 +5,8 @@ import asyncio
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.llms.duet import DuetLLM
 
-from duet_sdk import AsyncDuetClient
+from duet_sdk import AsyncDuetClient, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.types import ToolCall
 
 WEATHER = Script(tool_calls=(ToolCall("1", "weather", '{"city": "Graz"}'),))
 

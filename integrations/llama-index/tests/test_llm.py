@@ -28,13 +28,20 @@ from pydantic import BaseModel
 from support.fault_server import Answer, running
 from workflows.errors import WorkflowCancelledByUser
 
-from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
-from duet_sdk import errors as ours
+from duet_sdk import (
+    AsyncDuetClient,
+    Budget,
+    BudgetExceeded,
+    FailurePolicy,
+    Retry,
+    TokenPrice,
+    ToolCall,
+)
+from duet_sdk import (
+    errors as ours,
+)
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.policies import FailurePolicy, Retry
-from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import ToolCall
 
 PLAN = "Read both files. Then add."
 ONCE = Retry(attempts=1)
@@ -366,12 +373,12 @@ async def test_images_go_to_a_generator_that_takes_them():
 async def test_images_are_refused_where_the_generator_takes_none():
     blind = Scripted("A cat.", capabilities=replace(DEFAULT_CAPABILITIES, images=False))
     llm = DuetLLM(AsyncDuetClient(Scripted(PLAN), blind))
-    with pytest.raises(ours.InvalidRequest, match="takes no images"):
+    with pytest.raises(ours.InvalidRequest, match="does not accept images"):
         await llm.achat([ChatMessage(role="user", blocks=[ImageBlock(url="https://x.test/a.png")])])
 
 
 async def test_other_blocks_are_refused():
-    with pytest.raises(ours.InvalidRequest, match="takes text and images, not AudioBlock"):
+    with pytest.raises(ours.InvalidRequest, match="accepts text and images, not AudioBlock"):
         await pair(PLAN, "A song.")[0].achat(
             [ChatMessage(role="user", blocks=[AudioBlock(url="https://x.test/a.wav")])]
         )

@@ -9,8 +9,16 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 
-from duet_sdk import Reply
-from duet_sdk.events import AnswerDelta, Done, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    ToolCallDelta,
+)
 from duet_sdk.stream import Run
 
 MODEL: Final = "duet"
@@ -59,7 +67,7 @@ async def chunks_of(run: Run) -> AsyncIterator[ChatCompletionChunk]:
                 function = {"name": name, "arguments": arguments}
                 yield _chunk({"tool_calls": [{"index": at, "id": call, "type": "function", "function": function}]})
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
-                raise ModelBehaviorError("the answer started over, and a stream takes nothing back")
+                raise ModelBehaviorError("the answer started over, but streamed text cannot be retracted")
             case Done(reply):
                 finish = reply.finish_reason
                 yield _chunk(

@@ -29,8 +29,7 @@ from openai.types.responses import Response, ResponseOutputItem, ResponseReasoni
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 
 from duet_openai_agents.chunks import MODEL, chunks_of, message_of, usage_of
-from duet_sdk import AsyncDuetClient, Budget, Reply
-from duet_sdk.errors import BackendError, ConnectFailed
+from duet_sdk import AsyncDuetClient, BackendError, Budget, ConnectFailed, Reply
 from duet_sdk.options import CallOptions
 
 _OPTIONS = frozenset(CallOptions.__annotations__) | {"gate"}
@@ -170,7 +169,7 @@ def _options(
     """What `AsyncDuetClient.chat` is asked."""
     extra = dict(settings.extra_args or {})
     if unknown := sorted(extra.keys() - _OPTIONS):
-        raise UserError(f"extra_args: a pair knows no {unknown[0]!r}; known are {', '.join(sorted(_OPTIONS))}")
+        raise UserError(f"extra_args: a pair knows no {unknown[0]!r}; known: {', '.join(sorted(_OPTIONS))}")
     budget = extra.pop("budget", None) or Budget()
     budget = Budget(**budget) if isinstance(budget, Mapping) else budget
     messages = Converter.items_to_messages(

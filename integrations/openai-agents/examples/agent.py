@@ -5,9 +5,8 @@ import asyncio
 from agents import Agent, Runner, function_tool, set_tracing_disabled
 from duet_openai_agents import DuetModel, facts_of
 
-from duet_sdk import AsyncDuetClient
+from duet_sdk import AsyncDuetClient, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.types import ToolCall
 
 WEATHER = Script(tool_calls=(ToolCall("1", "weather", '{"city": "Graz"}'),))
 

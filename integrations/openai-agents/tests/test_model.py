@@ -32,13 +32,20 @@ from duet_openai_agents import DuetModel, facts_of
 from pydantic import BaseModel
 from support.fault_server import Answer, running
 
-from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
-from duet_sdk import errors as ours
+from duet_sdk import (
+    AsyncDuetClient,
+    Budget,
+    BudgetExceeded,
+    FailurePolicy,
+    Retry,
+    TokenPrice,
+    ToolCall,
+)
+from duet_sdk import (
+    errors as ours,
+)
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.policies import FailurePolicy, Retry
-from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import ToolCall
 
 PLAN = "Read both files. Then add."
 ONCE = Retry(attempts=1)
@@ -395,7 +402,7 @@ async def test_images_go_to_a_generator_that_takes_them():
 
 async def test_images_are_refused_where_the_generator_takes_none():
     blind = Scripted("A cat.", capabilities=replace(DEFAULT_CAPABILITIES, images=False))
-    with pytest.raises(ours.InvalidRequest, match="takes no images"):
+    with pytest.raises(ours.InvalidRequest, match="does not accept images"):
         await Runner.run(agent(DuetModel(AsyncDuetClient(Scripted(PLAN), blind))), IMAGE)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pydantic_ai import messages as pai
 from pydantic_ai.exceptions import UserError
 
-from duet_sdk.types import ImagePart, Message, Part, TextPart, ToolCall
+from duet_sdk import ImagePart, Message, TextPart, ToolCall
+from duet_sdk.types import Part
 
 SIGNAL = "signal"
 """In their details: the signal itself, where it is not all that was streamed."""
@@ -22,7 +23,7 @@ def to_duet(history: Sequence[pai.ModelMessage], instructions: Sequence[pai.Inst
         turns += [_answered(message)] if isinstance(message, pai.ModelResponse) else _asked(message)
     leading = next((at for at, turn in enumerate(turns) if turn.role != "system"), len(turns))
     standing = [turn.text for turn in turns[:leading]] + [part.content for part in instructions or ()]
-    # In one piece, as many templates know only one system message.
+    # In one piece, as many templates support only one system message.
     return ([Message("system", "\n\n".join(standing))] if standing else []) + turns[leading:]
 
 
@@ -71,4 +72,4 @@ def _read(content: Sequence[pai.UserContent]) -> Iterator[Part]:
             case pai.CachePoint():
                 continue
             case _:
-                raise UserError(f"a pair takes text and images, not {type(item).__name__}")
+                raise UserError(f"a pair accepts text and images, not {type(item).__name__}")

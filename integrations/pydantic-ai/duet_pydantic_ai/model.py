@@ -19,7 +19,7 @@ from duet_sdk.types import Json, Mode
 
 
 class DuetModelSettings(ModelSettings, total=False):
-    """What a request to a pair can set beside ``max_tokens``, ``temperature``, ``tool_choice``, …."""
+    """What a request to a pair can set in addition to ``max_tokens``, ``temperature``, ``tool_choice``, …."""
 
     duet_budget: Budget
     """Limits of the request; ``max_tokens`` is its ``answer_tokens`` where it names none."""

@@ -11,8 +11,18 @@ from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
 from duet_pydantic_ai.history import SIGNAL
-from duet_sdk import Reply, errors
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
+from duet_sdk import (
+    AnswerDelta,
+    Done,
+    Event,
+    FellBack,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    ToolCallDelta,
+    errors,
+)
 from duet_sdk.stream import Run
 
 _FINISH: dict[str | None, Any] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
@@ -91,7 +101,9 @@ class DuetStreamedResponse(StreamedResponse):
                 told = {"tool_name": name, "args": arguments, "tool_call_id": call}
                 yield from parts.handle_tool_call_delta_events(vendor_part_id=at, **told)
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
-                raise theirs.ModelAPIError(self.model_name, "the answer started over, and a stream takes nothing back")
+                raise theirs.ModelAPIError(
+                    self.model_name, "the answer started over, but streamed text cannot be retracted"
+                )
             case Done(reply):
                 self._usage, self.provider_details = usage_of(reply), reply.summary()
                 self.finish_reason = _FINISH.get(reply.finish_reason)

@@ -6,9 +6,8 @@ from duet_pydantic_ai import DuetModel
 from pydantic_ai import Agent
 from pydantic_ai.messages import ThinkingPart
 
-from duet_sdk import AsyncDuetClient
+from duet_sdk import AsyncDuetClient, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.types import ToolCall
 
 WEATHER = Script(tool_calls=(ToolCall("1", "weather", '{"city": "Graz"}'),))
 

@@ -26,13 +26,20 @@ from pydantic_ai.settings import ToolOrOutput
 from pydantic_ai.tools import ToolDefinition
 from support.fault_server import Answer, running
 
-from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
-from duet_sdk import errors as ours
+from duet_sdk import (
+    AsyncDuetClient,
+    Budget,
+    BudgetExceeded,
+    FailurePolicy,
+    Retry,
+    TokenPrice,
+    ToolCall,
+)
+from duet_sdk import (
+    errors as ours,
+)
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.policies import FailurePolicy, Retry
-from duet_sdk.pricing import TokenPrice
-from duet_sdk.types import ToolCall
 
 PLAN = "Read both files. Then add."
 ONCE = Retry(attempts=1)
@@ -385,12 +392,12 @@ async def test_images_go_to_a_generator_that_takes_them():
 async def test_images_are_refused_where_the_generator_takes_none():
     blind = Scripted("A cat.", capabilities=replace(DEFAULT_CAPABILITIES, images=False))
     agent = Agent(DuetModel(AsyncDuetClient(Scripted(PLAN), blind)))
-    with pytest.raises(ours.InvalidRequest, match="takes no images"):
+    with pytest.raises(ours.InvalidRequest, match="does not accept images"):
         await agent.run(["What is it?", ImageUrl("https://x.test/a.png")])
 
 
 async def test_other_files_are_refused():
-    with pytest.raises(theirs.UserError, match="takes text and images, not BinaryContent"):
+    with pytest.raises(theirs.UserError, match="accepts text and images, not BinaryContent"):
         await Agent(pair(PLAN, "A song.")[0]).run(["What is it?", BinaryContent(b"1", media_type="audio/wav")])
 
 

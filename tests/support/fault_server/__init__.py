@@ -1,6 +1,6 @@
 """A scripted OpenAI-compatible server with vLLM's additions, which can do wrong everything that servers do wrong.
 
-A token is a word with the blanks before it, unless tokenizer files are given. Faults are chosen by answer, or by
+A token is a word with the whitespace before it, unless tokenizer files are given. Faults are chosen by answer, or by
 request (``extra_body={"fault": "cut_rst"}``). ``PYTHONPATH=.:tests python -m support.fault_server --port 8101`` runs it on its
 own.
 """

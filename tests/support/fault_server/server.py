@@ -81,6 +81,11 @@ class FaultServer:
         return len(self._connections)
 
     @property
+    def held(self) -> int:
+        """TCP connections that are open now."""
+        return len(self._runner.server.connections) if self._runner.server is not None else 0
+
+    @property
     def calls(self) -> list[dict[str, Any]]:
         """Bodies of the requests for completions, in order; without those that ask what no server can do."""
         return [seen.body for seen in self.seen if seen.path.endswith("/completions") and not is_probe(seen.body)]

@@ -11,8 +11,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_duet import ChatDuet
 from pydantic import BaseModel
 
-from duet_sdk import Budget, Sampling
-from duet_sdk.policies import RunScope
+from duet_sdk import Budget, RunScope, Sampling
 
 TURNS = 8
 

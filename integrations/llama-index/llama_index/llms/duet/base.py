@@ -182,7 +182,7 @@ class DuetLLM(FunctionCallingLLM):
 
 
 def _read(call: ToolCallBlock) -> dict[str, Any]:
-    """Its arguments; none where they are no JSON, so that the tool says what it misses."""
+    """Its arguments; empty if they are not JSON, so that the tool reports what is missing."""
     try:
         given = call.tool_kwargs if isinstance(call.tool_kwargs, dict) else parse_partial_json(call.tool_kwargs or "{}")
     except (ValueError, TypeError, JSONDecodeError):

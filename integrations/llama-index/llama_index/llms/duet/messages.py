@@ -16,10 +16,24 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from duet_sdk import Reply
-from duet_sdk.errors import ConfigError, InvalidRequest
-from duet_sdk.events import AnswerDelta, Done, Event, FellBack, Retried, SignalDelta, SignalDone, ToolCallDelta
-from duet_sdk.types import ImagePart, Message, Part, Role, TextPart, ToolCall
+from duet_sdk import (
+    AnswerDelta,
+    ConfigError,
+    Done,
+    Event,
+    FellBack,
+    ImagePart,
+    InvalidRequest,
+    Message,
+    Reply,
+    Retried,
+    SignalDelta,
+    SignalDone,
+    TextPart,
+    ToolCall,
+    ToolCallDelta,
+)
+from duet_sdk.types import Part, Role
 
 OWN: Final = {"provider": "duet"}
 """In the ``additional_information`` of thinking blocks that are signals."""
@@ -58,7 +72,7 @@ def _message(message: ChatMessage) -> Message:
             case CachePoint():
                 continue
             case _:
-                raise InvalidRequest(f"a pair takes text and images, not {type(block).__name__}")
+                raise InvalidRequest(f"a pair accepts text and images, not {type(block).__name__}")
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     content = "\n".join(texts) if len(texts) == len(parts) else tuple(parts)
     call_id = message.additional_kwargs.get("tool_call_id") if role == "tool" else None
@@ -104,7 +118,7 @@ class Folded:
                 yield self._response()
             case Retried(stage="generator", discard=True) | FellBack(discard=True):
                 raise ConfigError(
-                    "the answer started over, and a stream takes nothing back: on_failure must not restart answers"
+                    "the answer started over, but streamed text cannot be retracted: do not let on_failure restart it"
                 )
             case Done(reply):
                 yield self.done(reply)
