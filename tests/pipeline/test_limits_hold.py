@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
@@ -177,6 +177,23 @@ CONCURRENT = st.builds(
     n=st.integers(1, 2),
     tries=st.integers(1, 2),
     leave_at=st.one_of(st.none(), st.integers(0, 40)),
+)
+@example(  # a reasoner that is being stopped writes on, and a probe of that would outlive the request
+    reasoner_script=Script(
+        "one one", reasoning="one " * 5, token_s=1e-9, tokens_per_chunk=3, token_ids=True, logprob=-0.01
+    ),
+    generator_scripts=[
+        Script("one", token_s=1e-9, token_ids=True, logprob=-0.01),
+        Script(reasoning="one", token_ids=True, logprob=-0.01),
+    ],
+    gate=Race(1.0, 1),
+    progressive=Progressive(slice_tokens=1, threshold=0.0, probe_tokens=1, share=0.3, most_probes=1),
+    total=None,
+    usd=None,
+    on_cut="keep",
+    n=1,
+    tries=1,
+    leave_at=None,
 )
 @settings(max_examples=400, deadline=None)
 def test_no_race_and_no_probe_gets_past_a_limit_or_leaves_a_call_open(

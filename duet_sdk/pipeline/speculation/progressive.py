@@ -125,7 +125,8 @@ class _Probing:
 
     def _probe_if_due(self) -> None:
         asking, options = self.stage.asking, self._options
-        busy = self._probe is not None or self._is_judging()
+        # A reasoner that is being stopped may still write a little.
+        busy = self._probe is not None or self._is_judging() or self._beside.is_over
         if asking is None or busy or not self._left or asking.tokens < self._next_at:
             return
         probes = options.most_probes - self._left + 1

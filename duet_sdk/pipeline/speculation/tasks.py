@@ -17,9 +17,14 @@ Work: TypeAlias = asyncio.Task[Callable[[], Result]]
 
 
 class Beside:
-    """Runs work in tasks; none outlives its context, whichever task leaves that."""
+    """Runs work in tasks; none outlives its context, whichever task leaves that.
+
+    Attributes:
+        is_over: the context is being left, so that nothing may begin any more.
+    """
 
     def __init__(self) -> None:
+        self.is_over = False
         self._works: set[Work[Any]] = set()
         self._ended: deque[Work[Any]] = deque()
         self._come = asyncio.Event()
@@ -53,4 +58,5 @@ class Beside:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.is_over = True
         await finished(self._works)
