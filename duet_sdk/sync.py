@@ -204,7 +204,6 @@ class SyncRun:
             if outbox.events:
                 return outbox.events.pop(0)
             if outbox.closed:
-                self._over = True
                 return self._conclude()
             self._arrived.clear()
             outbox.wake = self._has_arrived
@@ -212,8 +211,7 @@ class SyncRun:
                 self._loop.call_soon(outbox.taken)
             if not outbox.events and not outbox.closed:  # else one came in between
                 self._arrived.wait()
-        self.close()  # where another thread does so, the reply is there when that is done
-        raise StopIteration
+        raise self._left()
 
     def _start(self) -> None:
         # Marked before it starts, so that an interrupt between the two still ends it on the way out.
@@ -231,7 +229,14 @@ class SyncRun:
         await self._run.__aenter__()
         self._run.begin()
 
+    def _left(self) -> StopIteration:
+        self.close()  # where another thread does so, the reply is there when that is done
+        return StopIteration()
+
     def _conclude(self) -> Event:
+        if self._over:  # another thread has just closed it
+            raise self._left()
+        self._over = True
         try:
             return self._run.conclude()
         except asyncio.CancelledError:

@@ -272,24 +272,33 @@ def test_a_run_of_a_closed_client_is_over_after_its_error():
 
 
 def test_a_run_that_another_thread_closes_just_ends():
-    connecting = threading.Event()
-
     class Slow(Scripted):
+        def __init__(self):
+            super().__init__()
+            self.connecting = threading.Event()
+
         async def connect(self):
-            connecting.set()
+            self.connecting.set()
             await asyncio.Event().wait()
 
-    with DuetClient(Scripted("s"), Slow()) as duet, duet.stream("q", mode="generator") as run:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads take turns at every step
+    try:
+        for _ in range(100):
+            slow = Slow()
+            with DuetClient(Scripted("s"), slow) as duet, duet.stream("q", mode="generator") as run:
 
-        def close():
-            connecting.wait()
-            run.close()
+                def close(slow=slow, run=run):
+                    slow.connecting.wait()
+                    run.close()
 
-        closing = threading.Thread(target=close)
-        closing.start()
-        assert list(run) == []
-        closing.join()
-        assert run.reply.finish_reason == "cancelled"
+                closing = threading.Thread(target=close)
+                closing.start()
+                assert list(run) == []
+                assert run.reply.finish_reason == "cancelled"
+                closing.join()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_client_that_its_own_gate_closes_leaves_neither_thread_nor_loop(monkeypatch):
