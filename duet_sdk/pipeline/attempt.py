@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -433,7 +433,9 @@ def _end(over: asyncio.Future[None], _: object = None) -> None:
 async def _replayed(
     held: Sequence[Chunk], rest: AsyncGenerator[Sequence[Chunk], None]
 ) -> AsyncGenerator[Sequence[Chunk], None]:
-    async with aclosing(rest):
+    try:
         yield held
         async for arrived in rest:
             yield arrived
+    finally:
+        await rest.aclose()
