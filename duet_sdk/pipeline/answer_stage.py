@@ -14,11 +14,11 @@ from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, Inval
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
 from duet_sdk.handoff import without_signal
 from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
+from duet_sdk.pipeline.asking import Guidance
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.pipeline.outbox import LOOK_AHEAD
-from duet_sdk.pipeline.signal_stage import Guidance
 from duet_sdk.policies import Prompts, Sampling
 from duet_sdk.signal import LeadingThought
 from duet_sdk.types import AttemptKind, Json, Message, Stage
@@ -179,7 +179,7 @@ class AnswerStage:
         sampling, whole = self._sampling(stage), request.whole
         if kind == "probe":
             sampling, whole = sampling.over(Sampling(logprobs=0)), False
-        want = budget.limits.answer_tokens or 1
+        want = budget.limits.answer_tokens
         call = replace(
             call,
             max_tokens=want,

@@ -9,12 +9,13 @@ from duet_sdk.errors import BackendError
 from duet_sdk.events import FellBack, GateDecided
 from duet_sdk.gate import Always, Gate, Never
 from duet_sdk.pipeline.answer_stage import AnswerStage
+from duet_sdk.pipeline.asking import Guidance
 from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import Parts
 from duet_sdk.pipeline.outbox import Outbox
-from duet_sdk.pipeline.signal_stage import Guidance, SignalStage
+from duet_sdk.pipeline.signal_stage import SignalStage
 from duet_sdk.pipeline.speculation.progressive import ProgressiveStage
 from duet_sdk.pipeline.speculation.race import Asks, gated_by_tokens
 from duet_sdk.receipt import ReasonerOnly

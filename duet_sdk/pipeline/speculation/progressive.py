@@ -13,8 +13,9 @@ from functools import partial
 from duet_sdk.errors import BackendError
 from duet_sdk.events import Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.gate import Confidence
+from duet_sdk.pipeline.asking import Asking, Guidance
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.signal_stage import Asking, Guidance, SignalStage
+from duet_sdk.pipeline.signal_stage import SignalStage
 from duet_sdk.pipeline.speculation.room import room_for_probe
 from duet_sdk.pipeline.speculation.tasks import Beside, Work
 from duet_sdk.pipeline.speculation.trial import Trial, check_logprobs

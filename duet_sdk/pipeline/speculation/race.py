@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeAlias
 from duet_sdk.errors import BackendError, BudgetExceeded, DeadlineExceeded
 from duet_sdk.events import GateDecided
 from duet_sdk.gate import TokenGate
+from duet_sdk.pipeline.asking import Guidance
 from duet_sdk.pipeline.deciding import SHARE_OF_DEADLINE
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.signal_stage import Guidance
 from duet_sdk.pipeline.speculation.room import way_to_try
 from duet_sdk.pipeline.speculation.tasks import Beside, Work
 from duet_sdk.pipeline.speculation.trial import NO_ROOM, Trial, check_logprobs

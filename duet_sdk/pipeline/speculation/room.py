@@ -11,9 +11,9 @@ from duet_sdk.budget import UsdOf
 from duet_sdk.errors import BackendError
 from duet_sdk.gate import TokenGate
 from duet_sdk.pipeline.admission import price_bound, prompt_size
+from duet_sdk.pipeline.asking import Asking, unfilled_answer, way_of_asking
 from duet_sdk.pipeline.flow import Flow
 from duet_sdk.pipeline.models import StageModel
-from duet_sdk.pipeline.signal_stage import Asking, unfilled_answer, way_of_asking
 
 Way: TypeAlias = Literal["beside", "before", "not"]
 """When the generator tries alone: while the reasoner works, before it, or not at all."""
@@ -50,7 +50,7 @@ async def way_to_try(flow: Flow, gate: TokenGate) -> Way:
 async def _way(flow: Flow, gate: TokenGate) -> Way:
     reasoner, generator = flow.chain("reasoner")[0], flow.chain("generator")[0]
     parts, limits, outputs = flow.parts, flow.budget.limits, flow.request.n
-    signal, answer = limits.signal_tokens or 1, (limits.answer_tokens or 1) * outputs
+    signal, answer = limits.signal_tokens, limits.answer_tokens * outputs
     handoff = await flow.handoff(reasoner, generator)
     asked = await _tokens(reasoner, (await way_of_asking(flow, reasoner, handoff, await reasoner.connect()))(signal))
     read = await _tokens(generator, await unfilled_answer(flow, generator, handoff))
@@ -75,7 +75,7 @@ async def room_for_probe(flow: Flow, asking: Asking) -> bool:
     if not flow.budget.counts:
         return True
     parts, model = flow.parts, flow.chain("generator")[0]
-    answer = (flow.budget.limits.answer_tokens or 1) * flow.request.n
+    answer = flow.budget.limits.answer_tokens * flow.request.n
     read = asking.limit + await _tokens(model, await unfilled_answer(flow, model, asking.handoff))
     usd_of = price_bound(parts.prices, model.name, model.backend, flow.budget)
     needed = Bound.of(read, answer, usd_of) + Bound.of(read, answer, usd_of)

@@ -8,10 +8,10 @@ from duet_sdk.backends.base import Chunk
 from duet_sdk.errors import BackendError, BudgetExceeded, ConfigError, DeadlineExceeded
 from duet_sdk.gate import TokenGate
 from duet_sdk.pipeline.answer_stage import AnswerStage
+from duet_sdk.pipeline.asking import Guidance
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.signal_stage import Guidance
 from duet_sdk.reply import GateDecision
 from duet_sdk.types import TokenLogprob
 
