@@ -128,7 +128,7 @@ async def test_a_prompt_that_does_not_fit_is_refused(engine):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tools": ({"type": "function"},)}, "tools need a server"),
+        ({"tools": ({"type": "function"},)}, "tool calls need a server"),
         ({"sampling": Sampling(extra_body={"no_such_field": 1})}, "no_such_field"),
         ({"sampling": Sampling(extra_body={"presence_penalty": 99})}, "presence_penalty"),
         ({"response_format": {"type": "xml"}}, "'xml'"),
