@@ -113,10 +113,15 @@ def train_report(
 
 def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
     _needs_extra()
+    from accelerate import PartialState
+
     from duet_sdk.trainer.joint import JointTrainer
     from duet_sdk.trainer.stages import run_training
 
-    return run_training(config, resume=resume, trainer=JointTrainer(config, beside=beside))
+    trained = run_training(config, resume=resume, trainer=JointTrainer(config, beside=beside))
+    # A process group that is left open can abort a process at its exit, after all is saved.
+    PartialState().destroy_process_group()
+    return trained
 
 
 def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardware: Hardware, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from toy_pair import family
 from transformers import AutoModelForCausalLM
 
@@ -87,3 +88,4 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     {"main": main, "differing": differing}[sys.argv[1]](Path(sys.argv[2]))
+    PartialState().destroy_process_group()  # left open, it can abort the process at its exit
