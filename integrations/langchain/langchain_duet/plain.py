@@ -8,35 +8,10 @@ from decimal import Decimal
 
 from pydantic import BaseModel, SecretStr
 
-from duet_sdk import (
-    BreakerPolicy,
-    Budget,
-    FailurePolicy,
-    GateConfig,
-    GpuHour,
-    Ladder,
-    Progressive,
-    Prompts,
-    Retry,
-    RunScope,
-    Sampling,
-    TokenPrice,
-)
+from duet_sdk import policies, pricing
 
-_DIALS = (
-    BreakerPolicy,
-    Budget,
-    FailurePolicy,
-    GateConfig,
-    GpuHour,
-    Ladder,
-    Progressive,
-    Prompts,
-    Retry,
-    RunScope,
-    Sampling,
-    TokenPrice,
-)
+_DIALS = (policies.__name__, pricing.__name__)
+"""The modules whose dataclasses are options: each is made again of its fields. A gate or a cache is not one."""
 
 
 def plain(value: object) -> object:
@@ -45,7 +20,7 @@ def plain(value: object) -> object:
         case BaseModel():
             given = ((name, getattr(value, name)) for name in sorted(value.model_fields_set))
             return {name: plain(item) for name, item in given if not isinstance(item, SecretStr)}
-        case _ if isinstance(value, _DIALS):
+        case _ if dataclasses.is_dataclass(value) and any(one.__module__ in _DIALS for one in type(value).__mro__):
             fields = dataclasses.fields(value)
             return {
                 field.name: plain(item) for field in fields if (item := getattr(value, field.name)) != field.default
