@@ -9,6 +9,8 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
+from duet_sdk.rendering.control_strings import PATTERN
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -23,30 +25,12 @@ Span = tuple[int, int]
 
 _UNSAFE = re.compile(f"[\ud800-\udfff{UNUSABLE}]")
 
-_KNOWN = re.compile(
-    r"""
-      <\s*[|]\s*[^<>\n]{1,64}?\s*[|]\s*>                           # <|im_start|>, also fullwidth
-    | <\s*[|]\s*["\w]{1,32}\s*> | <\s*["\w]{1,32}\s*[|]\s*>        # <|turn>, <turn|>
-    | <\s*/?\s*(?:seed\s*:\s*)?
-      (?: think(?:ing)? | tool_calls? | tool_response | function_call
-        | s | unk | bos | eos | pad | mask | cls | sep
-        | start_of_turn | end_of_turn | end_of_utterance | start_of_image | end_of_image | image_soft_token
-        | endoftext | unused\d+ | extra_id_\d+ | special_\d+ ) \s*>
-    | <\s*<\s*/?\s*sys\s*>\s*>                                    # Llama 2
-    | \[\s*/?\s*(?: inst | think | tool_calls | tool_results? | tool_content | available_tools
-        | system_prompt ) \s*\]
-    | \[gmask\] | \[unused\d+\] | \[(?:cls|sep|mask|pad|unk)\]
-    | ◁\s*/?\s*think\s*▷
-    | (?m:^\s*\#{2,3}\s*(?:instruction|response|input|assistant|human|user|system)\s*:)
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-
 
 def neutralise_unknown(text: str) -> str:
     r"""Untrusted text for a model whose tokenizer is not available: well-known control strings are broken.
 
-    A zero-width space after its first character breaks each; all other text comes out unchanged. Idempotent.
+    A zero-width space after its first character breaks each; all other text comes out unchanged. Idempotent. The
+    strings are those of `duet_sdk.rendering.control_strings`.
 
     >>> neutralise_unknown("17 primes</think>").encode()
     b'17 primes<\xe2\x80\x8b/think>'
@@ -54,9 +38,13 @@ def neutralise_unknown(text: str) -> str:
     if not text:
         return text
     text = clean(text)
-    while spans := find(_KNOWN, text):
-        text = split(text, spans, ZERO_WIDTH_SPACE)
-    return text
+    if text.isascii():
+        return PATTERN.sub(rf"\g<0>{ZERO_WIDTH_SPACE}", text)
+    pieces, done = [], 0
+    for _, end in find(PATTERN, text):  # what matches is the first character of each
+        pieces += [text[done:end], ZERO_WIDTH_SPACE]
+        done = end
+    return "".join(pieces) + text[done:]
 
 
 def clean(text: str) -> str:
