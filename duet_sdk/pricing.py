@@ -116,7 +116,7 @@ class PriceBook:
         own = self._find(model)
         if own is None and reported_usd is not None and reported_usd.is_finite() and reported_usd >= 0:
             return reported_usd
-        price, cached_tokens = own or backend_price, min(usage.cached_tokens, usage.input_tokens)
+        price, cached_tokens = own or backend_price, min(usage.cached_tokens or 0, usage.input_tokens)
         if price is None:
             return _published(model, usage.input_tokens, usage.output_tokens, cached_tokens)
         return _apply(price, usage.input_tokens, usage.output_tokens, cached_tokens, seconds)

@@ -19,10 +19,14 @@ class StageUsage:
     """Prompt tokens, cached ones included."""
     output_tokens: int = 0
     """Output tokens as billed, hidden reasoning included."""
-    cached_tokens: int = 0
-    """The part of ``input_tokens`` that the server had cached."""
+    cached_tokens: int | None = None
+    """The part of ``input_tokens`` that the server read from its cache; None if it does not say."""
     estimated: bool = False
     """Whether a number is our own count because the server reported none."""
+    cache_write_tokens: int | None = None
+    """The part of ``input_tokens`` that the server wrote into its cache; None if it does not say."""
+    reasoning_tokens: int | None = None
+    """The part of ``output_tokens`` that was hidden thinking; None if the server does not say."""
 
     @property
     def total_tokens(self) -> int:
@@ -33,8 +37,10 @@ class StageUsage:
         return StageUsage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
+            _sum(self.cached_tokens, other.cached_tokens),
             self.estimated or other.estimated,
+            _sum(self.cache_write_tokens, other.cache_write_tokens),
+            _sum(self.reasoning_tokens, other.reasoning_tokens),
         )
 
 
@@ -95,6 +101,10 @@ class Attempt:
     """Output tokens written after it was decided that no more were needed."""
     queued_s: float = 0.0
     """Seconds that it waited to be sent: for the ledger's store, and for room in it."""
+    response_model: str | None = None
+    """The model that answered, in its server's words: a dated version of an alias, say; None if it did not say."""
+    response_id: str | None = None
+    """The server's name for its answer, for its logs and its support; None if it gave none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +258,11 @@ class Reply:
         del plain["signal"]["text"]
         named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason")
         return {name: plain[name] for name in named}
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    """What was told, together; None where nothing was."""
+    return one if other is None else other if one is None else one + other
 
 
 def _plain(value: Any) -> Any:

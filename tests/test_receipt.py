@@ -119,3 +119,10 @@ def test_an_estimate_has_no_money_where_the_price_is_unknown_or_by_the_hour(pric
 
 def test_without_any_prompt_there_is_no_estimate():
     assert ReasonerOnly("x/y", FREE, PriceBook(), 9.0).estimate([], answers=1) is None
+
+
+def test_what_no_server_told_stays_untold_in_a_sum_and_what_one_told_is_kept():
+    told = StageUsage(10, 8, 4, cache_write_tokens=0, reasoning_tokens=6)
+    assert StageUsage(1, 1) + StageUsage(2, 2) == StageUsage(3, 3)
+    assert StageUsage(1, 1) + told == StageUsage(11, 9, 4, cache_write_tokens=0, reasoning_tokens=6)
+    assert told + told == StageUsage(20, 16, 8, cache_write_tokens=0, reasoning_tokens=12)

@@ -86,6 +86,16 @@ class Call:
     """The caller must be able to stop the model, but looks at no deltas: what arrives at once may come as one chunk."""
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who answered, in the words of the server."""
+
+    model: str | None = None
+    """The model, which may be a dated version of the one that was asked for."""
+    id: str | None = None
+    """The server's name for the answer."""
+
+
 @dataclass(slots=True)  # not frozen: that makes it three times as expensive to build, and one comes with every token
 class Chunk:
     """A piece of output number ``index``.
@@ -106,6 +116,8 @@ class Chunk:
     index: int = 0
     last: bool = False
     """The model's server has said all: nothing follows, and nothing is left to be closed but what is closed at once."""
+    served: Served | None = None
+    """Who answers, with the first chunk of the call."""
 
 
 class ThinkRenderer(Protocol):

@@ -26,6 +26,12 @@ class EntryFacts:
     trace_id: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the input, what the server read from its cache; None if it does not say, as with the two below."""
+    cache_write_tokens: int | None = None
+    """Of the input, what it wrote into its cache."""
+    reasoning_tokens: int | None = None
+    """Of the output, hidden thinking."""
 
 
 @dataclass(frozen=True, slots=True)

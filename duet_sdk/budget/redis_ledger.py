@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, Final, NoReturn
 
 from typing_extensions import override
@@ -31,6 +31,8 @@ _AT_ONCE: Final = 500
 else."""
 _PAGE: Final = 1000
 """Entries read at once: a few hundred kilobytes."""
+_UNTOLD: Final = {field.name: field.default for field in fields(EntryFacts)}
+"""What is not stored of an entry's facts."""
 
 
 class RedisLedger(BaseLedger):
@@ -193,7 +195,8 @@ def _places(query: EntryQuery) -> tuple[str, str]:
 
 
 def _dumps(facts: EntryFacts) -> str:
-    return json.dumps({name: value for name, value in asdict(facts).items() if value})
+    told = {name: getattr(facts, name) for name in _UNTOLD}
+    return json.dumps({name: value for name, value in told.items() if value != _UNTOLD[name]})
 
 
 def _stored(limit: Limit) -> str:

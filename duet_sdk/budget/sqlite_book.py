@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 from duet_sdk.budget.amount import NOTHING, Amount, Limit, Units, amount_of, usd_of
@@ -33,7 +34,8 @@ _FORGOTTEN_AT_ONCE: Final = 500
 milliseconds."""
 _NEVER_US: Final = 2**62
 """Later than any entry, and still an integer of SQLite's."""
-_FACTS: Final = "stage, model, kind, trace_id, input_tokens, output_tokens"
+_FACTS: Final = ", ".join(field.name for field in fields(EntryFacts))
+_values: Final[Callable[[EntryFacts], tuple[object, ...]]] = attrgetter(*_FACTS.split(", "))
 _SUMS: Final = ", ".join(
     f"ifnull(sum({kind}_{name}), 0)"
     for kind in ("spent", "over", "held")
@@ -84,8 +86,8 @@ def make(db: sqlite3.Connection, asked: HoldRequest, now: int) -> int:
     facts = asked.facts
     db.execute(
         "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, "
-        f"{_FACTS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (asked.id, " ".join(asked.scopes), now, now + asked.ttl_us, *asked.units, asked.priced, *_columns(facts)),
+        f"{_FACTS}) VALUES (?{', ?' * 17})",
+        (asked.id, " ".join(asked.scopes), now, now + asked.ttl_us, *asked.units, asked.priced, *_values(facts)),
     )
     return now
 
@@ -117,7 +119,7 @@ def settle(db: sqlite3.Connection, hold: Hold, settlement: Settlement, now: int)
         priced=known is None or bool(known[4]),
     )
     _change(db, hold.scopes, hold.made_us, now, posting, given_back=NOTHING if charged else held)
-    _write(db, now, hold.id, " ".join(hold.scopes), hold.made_us, priced, _columns(settlement.facts), posting)
+    _write(db, now, hold.id, " ".join(hold.scopes), hold.made_us, priced, _values(settlement.facts), posting)
     db.execute(
         "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, model, "
         "trace_id, ended, real_usd, real_reasoner, real_generator, real_requests) "
@@ -315,14 +317,10 @@ def _write(
     number = db.execute(
         f"INSERT INTO entry (status, hold, scopes, made, booked, priced, {_FACTS}, usd, reasoner_tokens, "
         "generator_tokens, requests, over_usd, over_reasoner, over_generator, over_requests) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"VALUES (?{', ?' * 22})",
         (posting.status, hold, scopes, made, now, priced, *facts, *posting.change, *posting.overrun),
     ).lastrowid
     db.executemany("INSERT INTO entry_scope VALUES (?, ?)", [(scope, number) for scope in scopes.split()])
-
-
-def _columns(facts: EntryFacts) -> tuple[object, ...]:
-    return facts.stage, facts.model, facts.kind, facts.trace_id, facts.input_tokens, facts.output_tokens
 
 
 def _units(values: Any) -> Units:

@@ -97,11 +97,19 @@ ALTER TABLE entry ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE hold ADD COLUMN input_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE hold ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0
 """
+_FORMAT_3: Final = """
+ALTER TABLE entry ADD COLUMN cached_tokens INTEGER;
+ALTER TABLE entry ADD COLUMN cache_write_tokens INTEGER;
+ALTER TABLE entry ADD COLUMN reasoning_tokens INTEGER;
+ALTER TABLE hold ADD COLUMN cached_tokens INTEGER;
+ALTER TABLE hold ADD COLUMN cache_write_tokens INTEGER;
+ALTER TABLE hold ADD COLUMN reasoning_tokens INTEGER
+"""
 
 FORMAT: Final = Format(
     name="ledger",
     application=0x44554C47,  # "DULG" in ASCII
-    steps=(_FORMAT_1, _FORMAT_2),
+    steps=(_FORMAT_1, _FORMAT_2, _FORMAT_3),
     error=LedgerError,
     if_unusable="restore it from a backup, or choose another path",
     if_failed=(

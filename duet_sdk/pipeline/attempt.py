@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from duet_sdk.backends.base import Call, Chunk
+from duet_sdk.backends.base import Call, Chunk, Served
 from duet_sdk.budget import EntryFacts, UsdOf
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted
@@ -31,6 +31,7 @@ Read = Callable[[], Coroutine[object, object, None]]
 
 
 _NOTHING: Final = nullcontext()
+_NOBODY: Final = Served()
 
 
 class RunningAttempt:
@@ -395,6 +396,7 @@ class RunningAttempt:
             backend_price=model.backend.price,
         )
         flow.budget.settle(self._held, tokens=usage.total_tokens, usd=usd)
+        served = counter.served or _NOBODY
         error_type = None
         if exc is not None:
             error_type = type(exc).__name__ if isinstance(exc, Exception) else "cancelled"
@@ -416,6 +418,8 @@ class RunningAttempt:
             finish_reasons=counter.finish_reasons,
             overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
             queued_s=self._queued_s,
+            response_model=served.model,
+            response_id=served.id,
         )
         flow.draft.account.attempts.append(self.record)
         return self.record

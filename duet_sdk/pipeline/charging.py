@@ -99,7 +99,15 @@ class Charge:
 
     async def settle(self, kind: AttemptKind, usage: StageUsage, usd: Decimal | None) -> None:
         """Book what was spent, and for what; where the store fails, the hold will expire and be charged in full."""
-        facts = replace(self.hold.facts, kind=kind, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+        facts = replace(
+            self.hold.facts,
+            kind=kind,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        )
         amount = replace(_tokens(facts.stage, usage.total_tokens), usd=usd, requests=int(self.counts))
         await to_the_end(_reported(self.hold.settle(amount, facts), "settled"))
 

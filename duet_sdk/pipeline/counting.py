@@ -11,7 +11,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
-from duet_sdk.backends.base import Chunk
+from duet_sdk.backends.base import Chunk, Served
 from duet_sdk.reply import StageUsage
 from duet_sdk.types import CountedBy
 
@@ -111,6 +111,7 @@ class Counter:
         stopped: nothing more is to be read.
         complete: the server has said all.
         reported_usd: what the provider says the call cost.
+        served: who answered, as far as the server says.
     """
 
     __slots__ = (
@@ -129,6 +130,7 @@ class Counter:
         "first_s",
         "overflowed",
         "reported_usd",
+        "served",
         "stopped",
         "truncated",
     )
@@ -148,6 +150,7 @@ class Counter:
         self._reported: StageUsage | None = None
         self._used = 0
         self.reported_usd: Decimal | None = None
+        self.served: Served | None = None
         self.first_s: float | None = None
         self.overflowed = False
         self.truncated = False
@@ -176,8 +179,7 @@ class Counter:
                 or chunk.tool_calls
                 or chunk.index
                 or chunk.cost_usd is not None
-                or (usage is not None and usage.output_tokens != tokens)
-                or (usage is not None and not 0 <= usage.cached_tokens <= usage.input_tokens)
+                or (usage is not None and (usage.output_tokens != tokens or usage.input_tokens < 0))
             ):
                 if (taken := self._take(chunk)) is not None:
                     kept.append(taken)
@@ -185,6 +187,7 @@ class Counter:
             # Most tokens: one output, counted by ids, and nothing else to be seen to.
             if self.first_s is None:
                 self.first_s = self._clock()
+                self.served = chunk.served or self.served
                 meter.saw("token_ids")
             meter.tokens = tokens
             meter.pieces += 1
@@ -203,10 +206,13 @@ class Counter:
             raise UnexpectedOutput(f"the model's server wrote output number {index} of {self._outputs}")
         usage = chunk.usage
         if usage is not None:
-            usage = chunk.usage = plausible(usage)
+            if usage.input_tokens < 0 or usage.output_tokens < 0:
+                usage = chunk.usage = None
             self._reported = usage or self._reported
         if chunk.cost_usd is not None:
             self.reported_usd = chunk.cost_usd
+        if chunk.served is not None:
+            self.served = chunk.served
         written, ids = _written(chunk), len(chunk.token_ids)
         if self.first_s is None and (written or ids):
             self.first_s = self._clock()
@@ -327,7 +333,7 @@ class Counter:
         estimated = reported.estimated
         if not self.complete:
             estimated = not all(meter.counted_by in ("token_ids", "usage") for meter in self._meters)
-        return StageUsage(reported.input_tokens, self.tokens, reported.cached_tokens, estimated)
+        return _consistent(replace(reported, output_tokens=self.tokens, estimated=estimated))
 
     def _counted(self) -> int:
         return self._only.tokens if self._only is not None else sum(meter.tokens for meter in self._meters)
@@ -346,10 +352,16 @@ def _written(chunk: Chunk) -> str:
     return written
 
 
-def plausible(usage: StageUsage) -> StageUsage | None:
-    """What a server says it used, None if that cannot be."""
-    if usage.input_tokens < 0 or usage.output_tokens < 0 or usage.cached_tokens < 0:
-        return None
-    if usage.cached_tokens <= usage.input_tokens:
-        return usage
-    return replace(usage, cached_tokens=usage.input_tokens)
+def _consistent(usage: StageUsage) -> StageUsage:
+    """The usage with no part larger than its whole; a part below zero counts as not told."""
+    cached = _part(usage.cached_tokens, usage.input_tokens)
+    return replace(
+        usage,
+        cached_tokens=cached,
+        cache_write_tokens=_part(usage.cache_write_tokens, usage.input_tokens - (cached or 0)),
+        reasoning_tokens=_part(usage.reasoning_tokens, usage.output_tokens),
+    )
+
+
+def _part(told: int | None, whole: int) -> int | None:
+    return None if told is None or told < 0 else min(told, whole)

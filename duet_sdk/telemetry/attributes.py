@@ -184,8 +184,16 @@ def attempt_end(record: Attempt) -> Attributes:
         found[names.USAGE_ESTIMATED] = found[names.COST_ESTIMATED] = True
     elif usage.total_tokens:
         found[names.USAGE_INPUT_TOKENS], found[names.USAGE_OUTPUT_TOKENS] = usage.input_tokens, usage.output_tokens
-        if usage.cached_tokens:
-            found[names.USAGE_CACHE_READ_INPUT_TOKENS] = usage.cached_tokens
+        told = (
+            (names.USAGE_CACHE_READ_INPUT_TOKENS, usage.cached_tokens),
+            (names.USAGE_CACHE_CREATION_INPUT_TOKENS, usage.cache_write_tokens),
+            (names.USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_tokens),
+        )
+        found.update((name, tokens) for name, tokens in told if tokens is not None)
+    if record.response_model is not None:
+        found[names.RESPONSE_MODEL] = readable(record.response_model)
+    if record.response_id is not None:
+        found[names.RESPONSE_ID] = readable(record.response_id)
     _put_usd(found, names.COST_USD, record.usd)
     if record.first_token_s is not None:
         found[names.RESPONSE_TIME_TO_FIRST_CHUNK] = record.first_token_s

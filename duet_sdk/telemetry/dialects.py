@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from duet_sdk.telemetry.attributes import Attributes
 
 _REQUEST = "gen_ai.request."
+_OPENINFERENCE_PARTS = {
+    names.USAGE_CACHE_READ_INPUT_TOKENS: "llm.token_count.prompt_details.cache_read",
+    names.USAGE_CACHE_CREATION_INPUT_TOKENS: "llm.token_count.prompt_details.cache_write",
+    names.USAGE_REASONING_OUTPUT_TOKENS: "llm.token_count.completion_details.reasoning",
+}
 
 
 def check_dialects(given: Sequence[str]) -> tuple[str, ...]:
@@ -58,8 +63,7 @@ def openinference(span: Attributes) -> Attributes:
         found["llm.token_count.prompt"] = prompt
         found["llm.token_count.completion"] = completion
         found["llm.token_count.total"] = prompt + completion
-        if names.USAGE_CACHE_READ_INPUT_TOKENS in span:
-            found["llm.token_count.prompt_details.cache_read"] = span[names.USAGE_CACHE_READ_INPUT_TOKENS]
+        found |= {theirs: span[ours] for ours, theirs in _OPENINFERENCE_PARTS.items() if ours in span}
     if names.COST_USD in span:
         found["llm.cost.total"] = span[names.COST_USD]
     return found | _values(span)

@@ -97,22 +97,22 @@ async def test_a_file_of_format_1_is_brought_to_the_present_format(tmp_path):
         first, second = await ledger.entries()
         assert (first.usd, first.facts) == (Decimal("0.012"), EntryFacts("reasoner", "m", "signal", "t", 0, 0))
         assert (second.status, second.usd) == ("expired", Decimal("0.031"))
-        told = EntryFacts("reasoner", "m", "signal", "t", 300, 12)
+        told = EntryFacts("reasoner", "m", "signal", "t", 300, 12, 200, 0, 10)
         await (await ledger.hold(["tenant:a"], tokens(312))).settle(tokens(312), told)
         assert (await ledger.entries())[-1].facts == told
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 async def test_a_file_of_a_newer_format_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "ledger.db"
     async with SqliteLedger(path) as ledger:
         await ledger.hold(["tenant:a"], tokens(1))
-    run_sql(path, "PRAGMA user_version = 3")
+    run_sql(path, "PRAGMA user_version = 4")
     before = path.read_bytes()
     async with SqliteLedger(path) as ledger:
         with pytest.raises(
-            ConfigError, match=r"the ledger .* was written by a newer DUET \(format 3, this one knows 2\)"
+            ConfigError, match=r"the ledger .* was written by a newer DUET \(format 4, this one knows 3\)"
         ):
             await ledger.balance("tenant:a")
     assert path.read_bytes() == before

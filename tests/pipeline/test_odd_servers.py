@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from duet_sdk import AsyncDuetClient, Budget, BudgetExceeded
-from duet_sdk.backends import Capabilities, Chunk
+from duet_sdk.backends import Capabilities, Chunk, Served
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.errors import ConfigError, ConnectFailed, InvalidRequest, RateLimited, StreamBroken
 from duet_sdk.policies import Retry
@@ -90,6 +91,26 @@ async def test_a_usage_below_zero_is_no_refund():
     reply = await client(Server(chunks)).chat("q", budget=Budget(total_tokens=900))
     assert reply.usage.reasoner.output_tokens > 0
     assert reply.usage.total_tokens <= 900
+
+
+async def test_no_part_of_a_usage_is_larger_than_its_whole_or_below_zero():
+    def chunks(call):
+        told = StageUsage(10, 2, 4, cache_write_tokens=50, reasoning_tokens=9)
+        yield Chunk("a", usage=replace(told, cached_tokens=-1, reasoning_tokens=-1))
+        yield Chunk("b", finish_reason="stop", usage=told)
+
+    assert (await client(Server(chunks)).chat("q")).usage.reasoner == StageUsage(
+        10, 2, 4, cache_write_tokens=6, reasoning_tokens=2
+    )
+
+
+async def test_who_answered_is_in_the_receipt():
+    def chunks(call):
+        yield Chunk(served=Served("m-2026-11-01", "c-7"))
+        yield Chunk("b", finish_reason="stop")
+
+    (attempt,) = (await client(Server(chunks)).chat("q", mode="reasoner")).receipt.attempts
+    assert (attempt.response_model, attempt.response_id) == ("m-2026-11-01", "c-7")
 
 
 async def test_more_cached_than_sent_is_all_cached():

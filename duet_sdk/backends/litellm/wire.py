@@ -71,14 +71,15 @@ def usage_of(reported: Any) -> StageUsage | None:
     return StageUsage(
         input_tokens=reported.prompt_tokens or 0,
         output_tokens=max(
-            reported.completion_tokens or 0, _detail(reported, "completion_tokens_details", "reasoning_tokens")
+            reported.completion_tokens or 0, _detail(reported, "completion_tokens_details", "reasoning_tokens") or 0
         ),
         cached_tokens=_detail(reported, "prompt_tokens_details", "cached_tokens"),
     )
 
 
-def _detail(reported: Any, details: str, name: str) -> int:
-    return getattr(getattr(reported, details, None), name, None) or 0
+def _detail(reported: Any, details: str, name: str) -> int | None:
+    told: int | None = getattr(getattr(reported, details, None), name, None)
+    return told
 
 
 def _chunk(choice: Any, said: Any, *, finish_reason: str | None) -> Chunk:

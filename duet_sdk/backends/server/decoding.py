@@ -32,7 +32,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 # gc=False spares the garbage collector: these cannot form cycles.
 class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -169,7 +169,7 @@ class Decoder:
         for chunk, usage in zip(chunks, usages, strict=True):
             if usage is not None:
                 details = usage.prompt_tokens_details
-                cached = 0 if details is None else max(details.cached_tokens or 0, 0)
+                cached = None if details is None else details.cached_tokens
                 chunk.usage = StageUsage(usage.prompt_tokens, usage.completion_tokens, cached)
         return chunks
 

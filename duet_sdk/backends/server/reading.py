@@ -132,7 +132,7 @@ def _usage(given: Any) -> tuple[StageUsage | None, Decimal | None]:
     if type(prompt) is int and type(output) is int and prompt >= 0 and output >= 0:
         details = given.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if details else None
-        usage = StageUsage(prompt, output, cached if type(cached) is int and cached > 0 else 0)
+        usage = StageUsage(prompt, output, cached if type(cached) is int and cached >= 0 else None)
     cost = given.get("cost")
     if cost is None or isinstance(cost, bool):
         return usage, None

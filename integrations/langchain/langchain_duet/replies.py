@@ -43,7 +43,7 @@ def usage_metadata(reply: Reply) -> UsageMetadata:
         input_tokens=sum(stage.input_tokens for stage in stages),
         output_tokens=sum(stage.output_tokens for stage in stages),
         total_tokens=reply.usage.total_tokens,
-        input_token_details=InputTokenDetails(cache_read=sum(stage.cached_tokens for stage in stages)),
+        input_token_details=InputTokenDetails(cache_read=sum(stage.cached_tokens or 0 for stage in stages)),
         output_token_details=OutputTokenDetails(
             reasoning=sum(
                 attempt.usage.output_tokens

@@ -52,7 +52,7 @@ def usage_of(reply: Reply) -> Usage:
         prompt_tokens=reasoner.input_tokens + generator.input_tokens,
         completion_tokens=reasoner.output_tokens + generator.output_tokens,
         total_tokens=reply.usage.total_tokens,
-        prompt_tokens_details={"cached_tokens": reasoner.cached_tokens + generator.cached_tokens},
+        prompt_tokens_details={"cached_tokens": (reasoner + generator).cached_tokens or 0},
         completion_tokens_details={"reasoning_tokens": reasoner.output_tokens},
         cost=None if reply.cost.usd is None else float(reply.cost.usd),
     )

@@ -32,7 +32,7 @@ def usage_of(reply: Reply) -> CompletionUsage:
         prompt_tokens=reasoner.input_tokens + generator.input_tokens,
         completion_tokens=reasoner.output_tokens + generator.output_tokens,
         total_tokens=reply.usage.total_tokens,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=reasoner.cached_tokens + generator.cached_tokens),
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=(reasoner + generator).cached_tokens or 0),
         completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoner.output_tokens),
     )
 

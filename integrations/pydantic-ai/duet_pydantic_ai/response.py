@@ -53,7 +53,7 @@ def usage_of(reply: Reply) -> RequestUsage:
     return RequestUsage(
         input_tokens=reasoner.input_tokens + generator.input_tokens,
         output_tokens=reasoner.output_tokens + generator.output_tokens,
-        cache_read_tokens=reasoner.cached_tokens + generator.cached_tokens,
+        cache_read_tokens=(reasoner + generator).cached_tokens or 0,
         details={"reasoning_tokens": reasoner.output_tokens},
         cost=reply.cost.usd,
     )
