@@ -9,6 +9,7 @@ import pytest
 from support import templates
 from typer.testing import CliRunner
 
+from duet_sdk.cli import terminal
 from duet_sdk.cli.ask import app
 from duet_sdk.rendering import signal_template
 
@@ -209,3 +210,66 @@ def test_trace_goes_to_stderr_beside_json():
     done = duet("ask", "How many?", *PAIR, "--trace", "--json")
     assert json.loads(done.stdout)["text"] == "There are 17."
     assert "chat scripted/There are 17." in done.stderr
+
+
+# What a terminal obeys: title, clipboard (OSC 52), a link (OSC 8), the same by C1, another direction of writing.
+OBEYED = (
+    "\x1b]0;title\x07 \x1b]52;c;ZXZpbA==\x07 \x1b]8;;http://evil.example\x1b\\\\ \x9b2J \u202egnp.exe\u2066 \r \x08\x7f"
+)
+UNSAFE = [
+    chr(at) for at in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+]
+
+
+def obeyed_in(text):
+    return [character for character in UNSAFE if character in text]
+
+
+@pytest.mark.parametrize("more", [[], ["--trace"], ["--mode", "signal"], ["--json"], ["--json", "--trace"]])
+def test_no_text_of_a_model_reaches_the_terminal_as_something_to_obey(more):
+    done = duet("ask", "q", "--reasoner", f"scripted/17 {OBEYED}", "--generator", f"scripted/There. {OBEYED}", *more)
+    assert done.exit_code == 0
+    assert not obeyed_in(done.stdout + done.stderr)
+    if "--json" in more:
+        assert json.loads(done.stdout)["text"] == f"There. {OBEYED}"
+
+
+def test_an_error_is_shown_with_nothing_to_obey_and_nothing_that_rich_takes_for_markup():
+    done = duet("ask", "q", "--reasoner", f"gtp/[red]x[/red]{OBEYED}", "--generator", "scripted/a")
+    assert done.exit_code == 2
+    assert not obeyed_in(done.stdout + done.stderr)
+    done = duet("pair", "show", f"./[red]none[/nothing]{OBEYED}")
+    assert (done.exit_code, obeyed_in(done.stderr)) == (1, [])
+    assert "[red]none[/nothing]" in done.stderr
+
+
+def test_markup_in_a_models_words_is_text():
+    done = duet("ask", "q", "--reasoner", "scripted/[bold]17[/bold] :smile:", "--generator", "scripted/[/x] [link=a]b")
+    assert done.stdout == "[/x] [link=a]b\n"
+    assert "signal [bold]17[/bold] :smile:" in done.stderr
+    assert "scripted/[/x]" in done.stderr.replace("\n", "")
+
+
+def test_log_messages_and_warnings_are_printed_with_nothing_to_obey():
+    program = (
+        "import logging, sys, warnings\n"
+        "from duet_sdk.cli import terminal\n"
+        "with terminal.safe_streams():\n"
+        "    logging.getLogger('library').warning('from a server: %s', sys.argv[1])\n"
+        "    warnings.warn(sys.argv[1])\n"
+        "    print(sys.argv[1])\n"
+    )
+    argument = OBEYED.encode("utf-8", "surrogateescape")
+    done = subprocess.run([sys.executable, "-c", program, argument], capture_output=True, timeout=60, check=True)
+    text = (done.stdout + done.stderr).decode()
+    assert not obeyed_in(text)
+    assert text.count("\\x1b]0;title") == 3
+
+
+def test_a_half_character_of_a_model_is_shown_and_ends_nothing():
+    assert terminal.shown("a\ud800b") == "a\\ud800b"
+
+
+def test_ordinary_text_is_shown_as_it_is():
+    text = "Grüße, Ελλάδα, \u05e9\u05dc\u05d5\u05dd\u200f, 数学, 👩\u200d🔬\n\tnext"
+    assert terminal.shown(text) == text

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -207,3 +208,23 @@ def test_what_cannot_be_done_is_said(filled, arguments, code, words):
 @pytest.mark.parametrize("command", ["report", "balance", "set-limit", "tail", "prune"])
 def test_every_command_shows_an_example(command):
     assert "Example: duet ledger" in duet(command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", [["report", "--by", "model"], ["tail", "--since", "2026-11-01"]])
+def test_a_models_name_can_neither_act_on_the_terminal_nor_fake_a_line(command):
+    model = "vllm/[red]a[/red]\x1b]0;title\x07\n2026-11-25 12:00:00  settled\u202e"
+
+    async def fill():
+        async with SqliteLedger("ledger.db", clock=Clock()) as ledger:
+            hold = await ledger.hold(["tenant:a"], Amount(Decimal("0.05"), 400, 0, 1), facts=SIGNAL)
+            await hold.settle(Amount(Decimal("0.0123"), 312, 0, 1), replace(SIGNAL, model=model))
+
+    asyncio.run(fill())
+    for more in ([], ["--json"], ["--csv"] if command[0] == "report" else []):
+        done = duet(*command, "--ledger", URL, *more)
+        assert done.exit_code == 0, done.stderr
+        assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout)
+        if "--json" in more:
+            assert json.dumps(model)[1:-1] in json.dumps(json.loads(done.stdout))
+        elif "--csv" not in more:
+            assert "settled\\u202e" not in [line[21 : 21 + 13] for line in done.stdout.splitlines()]

@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +12,13 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from duet_sdk import models
 from duet_sdk.cli.ledger import ledger_app
 from duet_sdk.cli.pair import pair_app
-from duet_sdk.cli.terminal import AsJson, progress_bar, reporting
+from duet_sdk.cli.terminal import AsJson, Screen, print_json, progress_bar, reporting, safe_streams, write_exactly
 from duet_sdk.cli.train import train_app
 from duet_sdk.client import EMBEDDED
 from duet_sdk.errors import DuetError, InvalidRequest
@@ -39,7 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="A large reasoner writes a short signal, a light generator writes the answer.",
+    pretty_exceptions_show_locals=False,  # they may hold keys
 )
 models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help="Local models in the cache.")
 app.add_typer(pair_app, name="pair")
@@ -66,6 +64,12 @@ def main() -> None:
     app()
 
 
+@app.callback()
+def every_command(context: typer.Context) -> None:
+    """A large reasoner writes a short signal, a light generator writes the answer."""
+    context.with_resource(safe_streams())
+
+
 @app.command(epilog='Example: duet ask "How many primes are below 60?" --signal-tokens 128')
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
@@ -88,9 +92,9 @@ def ask(
         with _client(reasoner, generator, pair, budget) as duet:
             if as_json:
                 reply = duet.chat(text, mode=mode)
-                print(json.dumps(reply.to_dict(), ensure_ascii=False, indent=2))
+                print_json(reply.to_dict())
                 if trace:
-                    print_tree(Console(stderr=True, highlight=False), reply)
+                    print_tree(Screen(stderr=True), reply)
             else:
                 show(duet.stream(text, mode=mode), last_lines)
 
@@ -107,7 +111,7 @@ def chat(
     otlp: Otlp = None,
 ) -> None:
     """Talk to a pair, turn by turn; an empty line or end of input ends it."""
-    screen = Console(stderr=True, highlight=False)
+    screen = Screen(stderr=True)
     with reporting(), exporting(otlp):
         budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens)
         with _client(reasoner, generator, pair, budget) as duet:
@@ -123,8 +127,8 @@ def _standard_input() -> str:
         raise InvalidRequest("standard input is not UTF-8 text") from None
 
 
-def _next_line(screen: Console) -> str:
-    screen.print("[bold]you[/bold] ", end="")
+def _next_line(screen: Screen) -> str:
+    screen.print(Text("you ", "bold"), end="")
     return sys.stdin.readline().strip()
 
 
@@ -140,12 +144,12 @@ def exporting(url: str | None) -> Iterator[None]:
     finally:
         export.shutdown()
         if lost := export.spans.undelivered:
-            Console(stderr=True, highlight=False).print(f"[yellow]{lost} spans did not reach {escape(url)}[/yellow]")
+            Screen(stderr=True).print(f"{lost} spans did not reach {url}", style="yellow")
 
 
-def show(run: SyncRun, last_lines: Callable[[Console, Reply], None]) -> Reply:
+def show(run: SyncRun, last_lines: Callable[[Screen, Reply], None]) -> Reply:
     """Stream one request to the terminal: the answer to standard output, signal and figures to standard error."""
-    screen = Console(stderr=True, highlight=False)
+    screen = Screen(stderr=True)
     heading = ""
     try:
         with run:
@@ -160,26 +164,26 @@ def show(run: SyncRun, last_lines: Callable[[Console, Reply], None]) -> Reply:
     return run.reply
 
 
-def _show_event(screen: Console, event: Event, heading: str) -> str:
+def _show_event(screen: Screen, event: Event, heading: str) -> str:
     """Print an event; return the heading that is open now."""
     match event:
         case SignalDelta(text):
             if heading != "signal":
-                screen.print("[bold cyan]signal[/bold cyan] ", end="")
-            screen.print(text, style="dim", end="", markup=False, soft_wrap=True)
+                screen.print(Text("signal ", "bold cyan"), end="")
+            screen.print(text, style="dim", end="", soft_wrap=True)
             return "signal"
         case SignalDone(signal):
             cut = f" (cut at {signal.limit} tokens)" if signal.truncated else ""
-            screen.print(f"[dim]{cut}[/dim]\n")
+            screen.print(f"{cut}\n", style="dim")
             return ""
         case FellBack(stage, served_by, error_type):
-            screen.print(f"[yellow]{stage} failed ({error_type}): going on as {served_by}[/yellow]")
+            screen.print(f"{stage} failed ({error_type}): going on as {served_by}", style="yellow")
         case Retried(stage):
-            screen.print(f"[yellow]{stage} starts over[/yellow]")
+            screen.print(f"{stage} starts over", style="yellow")
             return ""
         case AnswerDelta(text, 0):
             if heading != "answer":
-                screen.print("[bold green]answer[/bold green] ", end="")
+                screen.print(Text("answer ", "bold green"), end="")
             sys.stdout.write(text)
             sys.stdout.flush()
             return "answer"
@@ -188,12 +192,12 @@ def _show_event(screen: Console, event: Event, heading: str) -> str:
     return heading
 
 
-def print_tree(screen: Console, reply: Reply) -> None:
+def print_tree(screen: Screen, reply: Reply) -> None:
     """Print the request's spans; their lines are longer than the screen is wide rather than broken."""
     screen.print(span_tree(reply), soft_wrap=True)
 
 
-def print_figures(screen: Console, reply: Reply) -> None:
+def print_figures(screen: Screen, reply: Reply) -> None:
     """Print tokens, limit, cost and time by stage."""
     table = Table("stage", "model", "input", "output", "limit", "USD", "seconds", title_justify="left")
     for attempt in reply.receipt.attempts:
@@ -201,7 +205,7 @@ def print_figures(screen: Console, reply: Reply) -> None:
         usd = "unknown" if attempt.usd is None else f"{attempt.usd:f}"
         usage, about = attempt.usage, "~" if attempt.usage.estimated else ""
         tokens = (f"{about}{usage.input_tokens}", f"{about}{usage.output_tokens}")
-        table.add_row(attempt.stage, escape(attempt.model), *tokens, limit, usd, f"{attempt.duration_s:.2f}")
+        table.add_row(attempt.stage, attempt.model, *tokens, limit, usd, f"{attempt.duration_s:.2f}")
     usd = "unknown" if reply.cost.usd is None else f"{reply.cost.usd:f}"
     total = f"{reply.usage.total_tokens} tokens, {usd} USD, {reply.receipt.duration_s:.2f} s"
     table.caption = f"served by {reply.served_by} · {total}"
@@ -217,12 +221,12 @@ def models_list(context: typer.Context, as_json: AsJson = False) -> None:
         found = models.listing()
         if as_json:
             rows = [asdict(model) | {"path": str(model.path)} for model in found]
-            print(json.dumps(rows, ensure_ascii=False, indent=2))
+            print_json(rows)
             return
         table = Table("model", "MB", "source", "path", caption=str(models.cache_folder()))
         for model in found:
             table.add_row(model.name, f"{model.size_bytes / 1e6:.0f}", model.source, str(model.path))
-        Console().print(table)
+        Screen().print(table)
 
 
 @models_app.command("pull", epilog="Example: duet models pull embedded")
@@ -256,7 +260,7 @@ def models_template(
     from duet_sdk.rendering import TokenizerFiles, signal_template
 
     with reporting():
-        print(signal_template(TokenizerFiles.from_folder(models.locate(name, revision=revision))))
+        write_exactly(signal_template(TokenizerFiles.from_folder(models.locate(name, revision=revision))) + "\n")
 
 
 def _client(reasoner: str | None, generator: str | None, pair: str | None, budget: Budget) -> DuetClient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import json
 import re
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -15,13 +14,11 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from duet_sdk.budget import Balance, BaseLedger, Entry, Limit, SqliteLedger, connect_ledger
 from duet_sdk.budget.report import Grouping, ReportRow, read, report
-from duet_sdk.cli.terminal import AsJson, reporting
+from duet_sdk.cli.terminal import AsJson, Screen, in_a_line, print_json, reporting
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.settings import load_settings
 
@@ -63,7 +60,7 @@ def report_command(
             raise ConfigError("pass --json or --csv, not both")
         rows = asyncio.run(work())
         if as_json:
-            print(json.dumps([_plain(asdict(row)) for row in rows], ensure_ascii=False, indent=2))
+            print_json([_plain(asdict(row)) for row in rows])
         elif as_csv:
             _print_csv(rows)
         else:
@@ -86,7 +83,7 @@ def balance_command(
     with reporting():
         balances = asyncio.run(work())
         if as_json:
-            print(json.dumps({each: _plain(asdict(balance)) for each, balance in balances.items()}, indent=2))
+            print_json({each: _plain(asdict(balance)) for each, balance in balances.items()})
             return
         table = Table("scope", "window", "of", "limit", "spent", "held", "overrun")
         for each, balance in balances.items():
@@ -94,8 +91,10 @@ def balance_command(
                 values = (getattr(amount, name) for amount in (balance.spent, balance.held, balance.overrun))
                 most = None if balance.limit is None else getattr(balance.limit, name)
                 window = (balance.limit.window if balance.limit else None) or "forever"
-                table.add_row(escape(each), window, name, "none" if most is None else f"{most:f}", *map(_text, values))
-        Console().print(table)
+                table.add_row(
+                    in_a_line(each), window, name, "none" if most is None else f"{most:f}", *map(_text, values)
+                )
+        Screen().print(table)
 
 
 @ledger_app.command("set-limit", epilog="Example: duet ledger set-limit tenant:a --usd 5 --window day")
@@ -143,7 +142,11 @@ def tail_command(
             while True:
                 async for entry in read(ledger, scope=scope, since=start, after=last):
                     last = entry
-                    sys.stdout.write(_line(entry, as_json=as_json) + "\n")
+                    if as_json:
+                        plain = _plain(asdict(entry))
+                        print_json({**plain, **plain.pop("facts")}, indent=None)
+                    else:
+                        sys.stdout.write(_line(entry) + "\n")
                 sys.stdout.flush()
                 if not follow:
                     return
@@ -166,7 +169,7 @@ def prune_command(
 
     with reporting():
         count = asyncio.run(work())
-        Console(stderr=True).print(f"deleted {count} entries", highlight=False)
+        Screen(stderr=True).print(f"deleted {count} entries")
 
 
 @asynccontextmanager
@@ -217,8 +220,8 @@ def _print_table(by: str, rows: Sequence[ReportRow]) -> None:
     names = [field.name for field in fields(ReportRow)][1:]
     table = Table(by, *(name.replace("_", " ") for name in names))
     for row in rows:
-        table.add_row(escape(row.group), *(_text(getattr(row, name)) for name in names))
-    Console().print(table)
+        table.add_row(in_a_line(row.group), *(_text(getattr(row, name)) for name in names))
+    Screen().print(table)
 
 
 def _print_csv(rows: Sequence[ReportRow]) -> None:
@@ -228,10 +231,7 @@ def _print_csv(rows: Sequence[ReportRow]) -> None:
     writer.writerows(_plain(asdict(row)) for row in rows)
 
 
-def _line(entry: Entry, *, as_json: bool) -> str:
-    if as_json:
-        plain = _plain(asdict(entry))
-        return json.dumps({**plain, **plain.pop("facts")}, ensure_ascii=False)
+def _line(entry: Entry) -> str:
     facts = entry.facts
     usd = "unknown" if entry.usd is None else f"{entry.usd:f}"
     tokens = f"{entry.reasoner_tokens}+{entry.generator_tokens} tokens"
@@ -244,7 +244,7 @@ def _line(entry: Entry, *, as_json: bool) -> str:
         tokens,
         f"{usd} USD",
     )
-    return "  ".join(filter(None, (*words, *entry.scopes)))
+    return "  ".join(in_a_line(word) for word in (*words, *entry.scopes) if word)
 
 
 def _text(value: Decimal | int | None) -> str:

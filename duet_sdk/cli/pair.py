@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from duet_sdk.cli.terminal import AsJson, progress_bar, reporting
+from duet_sdk.cli.terminal import AsJson, Screen, print_json, progress_bar, reporting
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import EvaluationError
 from duet_sdk.pair import Pair, merge_adapters, push
@@ -33,12 +30,12 @@ def pair_show(folder: Folder, as_json: AsJson = False) -> None:
         pair = Pair.load(folder)
         facts: dict[str, Any] = pair.manifest.model_dump(mode="json", exclude_none=True)
         if as_json:
-            sys.stdout.write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
+            print_json(facts)
             return
-        table = Table("", escape(folder), show_lines=False)
+        table = Table("", folder, show_lines=False)
         for key, value in facts.items():
-            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
-        Console().print(table)
+            table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        Screen().print(table)
 
 
 @pair_app.command(
@@ -103,7 +100,7 @@ def pair_check(
         finally:
             judge.close()
         if as_json:
-            sys.stdout.write(json.dumps(found.to_dict(), indent=2) + "\n")
+            print_json(found.to_dict())
         else:
             _print_utility(found)
         if at_least is not None and found.utility.low < at_least:
@@ -143,7 +140,7 @@ def _print_utility(found: Any) -> None:
         f"{found.questions} questions, {found.failed} failed · {found.signal_tokens:.1f} signal tokens · "
         f"verdict {found.verdict}{recorded}"
     )
-    Console().print(table)
+    Screen().print(table)
 
 
 def _recorded(pair: Pair) -> float | None:
@@ -153,4 +150,4 @@ def _recorded(pair: Pair) -> float | None:
 
 
 def _done(what: str) -> None:
-    Console(stderr=True).print(what, highlight=False)
+    Screen(stderr=True).print(what)

@@ -1,19 +1,113 @@
-"""What the commands of ``duet`` share: how errors end them."""
+"""What the commands of ``duet`` share: text that is safe on a terminal, and how errors end them.
+
+Models, servers and files write what a command shows. A terminal obeys some characters: they can set its title, its
+clipboard, or lines that were printed before. None of them gets there; a pipe may end on a terminal, too, so text is the
+same in pipes. JSON is exact: its own notation says what the characters are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Annotated, Any, Final, TextIO
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.text import Text
+from typing_extensions import override
 
 from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+_OBEYED: Final = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # ECMA-48: C0 but tab and newline, DEL, C1
+    "\u202a-\u202e\u2066-\u2069"  # Unicode UAX 9: what sets another direction for what follows
+    "\ud800-\udfff"  # no stream takes lone surrogates
+    "]"
+)
+
+
+def shown(text: str) -> str:
+    r"""The text with what a terminal would obey written as Python writes it; carriage returns go.
+
+    >>> shown("done\r\n\x1b[31mred")
+    'done\n\\x1b[31mred'
+    """
+    return _OBEYED.sub(lambda found: _notation(found[0], short=True), text.replace("\r", ""))
+
+
+def in_a_line(text: str) -> str:
+    r"""As `shown`, with newlines and tabs written likewise, for what is to stay one line.
+
+    >>> in_a_line("tenant:a\nfree")
+    'tenant:a\\nfree'
+    """
+    return shown(text.replace("\n", r"\n").replace("\t", r"\t"))
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Print a value as JSON, its text exact: what a terminal would obey has JSON's own notation."""
+    written = json.dumps(value, ensure_ascii=False, indent=indent)
+    sys.stdout.write(_OBEYED.sub(lambda found: _notation(found[0], short=False), written) + "\n")
+
+
+def _notation(character: str, *, short: bool) -> str:
+    return f"\\x{ord(character):02x}" if short and ord(character) < 256 else f"\\u{ord(character):04x}"
+
+
+@contextmanager
+def safe_streams() -> Iterator[None]:
+    """All that is printed inside is made safe: by commands, log messages, warnings and libraries."""
+    with redirect_stdout(_Safe(sys.stdout)), redirect_stderr(_Safe(sys.stderr)):
+        yield
+
+
+class _Safe:
+    """A stream that gets text only as `shown` gives it.
+
+    Attributes:
+        rich_proxied_file: the stream itself, for rich, which writes control sequences of its own: see `Screen`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        self.rich_proxied_file.write(shown(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+def write_exactly(text: str) -> None:
+    """Print a file's content, exact where it goes to a file or a program."""
+    stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+    stream.write(shown(text) if stream.isatty() else text)
+
+
+class Screen(Console):
+    """Standard error, or standard output, where everything is text: no markup, no emoji codes, nothing to obey.
+
+    Args:
+        stderr: whether it is standard error.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    @override
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The last place where text and the terminal's own control sequences are still told apart."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=shown(segment.text))
 
 
 @contextmanager
@@ -22,18 +116,18 @@ def reporting() -> Iterator[None]:
     try:
         yield
     except DuetError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        Screen(stderr=True).print(Text.assemble(("error:", "red"), f" {error}"), soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, ConfigError | InvalidRequest) else 1) from error
 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """A bar on standard error that appears with the first report."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Screen(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0, visible=False)
 
         def tell(text: str, share: float) -> None:
-            bar.update(task, description=text, completed=share, visible=True)
+            bar.update(task, description=in_a_line(text), completed=share, visible=True)
 
         yield tell

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from duet_sdk.cli.terminal import AsJson, reporting
+from duet_sdk.cli.terminal import AsJson, Screen, print_json, reporting
 from duet_sdk.errors import ConfigError, MissingExtra, TrainingError
 
 if TYPE_CHECKING:
@@ -59,8 +58,8 @@ def train_run(
         facts = json.loads((config.output / "result.json").read_text("utf-8")) if trained.pair else {}
         facts |= {"stopped": trained.stopped, "pair": str(trained.pair.folder) if trained.pair else None}
         if as_json:
-            sys.stdout.write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
-        screen = Console(stderr=True, highlight=False)
+            print_json(facts)
+        screen = Screen(stderr=True)
         if trained.stopped == "signal":
             screen.print(f"stopped and saved after round {trained.rounds}; continue with --resume")
             raise typer.Exit(143)  # as shells tell of a process that SIGTERM ended
@@ -93,8 +92,8 @@ def train_warmup(file: RunFile, overrides: Overrides = None, as_json: AsJson = F
         finally:
             trainer.close()
         if as_json:
-            sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
-        Console(stderr=True, highlight=False).print(f"the warmed-up models are in {config.output / 'warm'}")
+            print_json(report)
+        Screen(stderr=True).print(f"the warmed-up models are in {config.output / 'warm'}")
 
 
 @train_app.command("report", epilog="Example: duet train report runs/first")
@@ -129,9 +128,9 @@ def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardwa
 
     made = plan(config, hardware, file=file, overrides=overrides)
     if as_json:
-        sys.stdout.write(json.dumps(made.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        print_json(made.to_dict())
     else:
-        print_plan(made, Console(highlight=False))
+        print_plan(made, Screen())
     if not made.fits:
         raise typer.Exit(1)
 

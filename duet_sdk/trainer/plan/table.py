@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 def print_plan(plan: Plan, screen: Console) -> None:
-    """Print batches, memory by part, launch lines, notes and what does not fit."""
-    from rich.markup import escape
+    """Print batches, memory by part, launch lines, notes and what does not fit, on a screen without markup."""
+    from rich.text import Text
 
     screen.print(_batches(plan))
     if plan.parts:
         screen.print(_memory(plan))
-    screen.print("[bold]start with[/bold]")
+    screen.print("start with", style="bold")
     for line in plan.launch:
         # Longer than the screen is wide rather than broken: it is meant to be copied.
-        screen.print(f"  {line}", markup=False, soft_wrap=True, highlight=False)
+        screen.print(f"  {line}", soft_wrap=True)
     for note in plan.notes:
-        screen.print(f"[dim]note:[/dim] {escape(note)}", soft_wrap=True, highlight=False)
+        screen.print(Text.assemble(("note:", "dim"), f" {note}"), soft_wrap=True)
     for problem in plan.problems:
-        screen.print(f"[red]does not fit:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
+        screen.print(Text.assemble(("does not fit:", "red"), f" {problem}"), soft_wrap=True)
     if plan.fits:
-        screen.print("[green]no problem found[/green] (computed, not measured)", highlight=False)
+        screen.print(Text.assemble(("no problem found", "green"), " (computed, not measured)"))
 
 
 def _batches(plan: Plan) -> Table:
@@ -53,13 +53,12 @@ def _batches(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("memory of a GPU", "part", "GB", "how")
     for part in plan.parts:
         always = "" if part.at_once else " (passing)"
-        table.add_row(part.stage, part.name + always, f"{part.gb:.1f}", escape(part.how))
+        table.add_row(part.stage, part.name + always, f"{part.gb:.1f}", part.how)
     of = f" of {plan.hardware.gpu_gb:g}" if plan.hardware.gpus else ""
     table.caption = f"peak about {plan.peak_gb:.0f} GB{of}; of what is temporary, the larger counts"
     return table
