@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack, cast, get_args
 
 from duet_sdk._checks import one_of, seconds
-from duet_sdk.backends.connect import ModelLike, connect, with_tokenizer
+from duet_sdk.backends.base import Backend
+from duet_sdk.backends.connect import ModelLike, connect, split_name, with_tokenizer
 from duet_sdk.backends.resilience import Breaker
 from duet_sdk.backends.shared import one_client
 from duet_sdk.budget import RequestBudget, connect_ledger
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
     from duet_sdk.pair.conformity import Conformity
     from duet_sdk.pipeline.observer import Observer
     from duet_sdk.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 EMBEDDED = "transformers/embedded"
 
@@ -92,7 +97,7 @@ class AsyncDuetClient:
 
             settings = load_settings()
         if settings is not None:
-            options = over(options, settings.client_options())
+            options = over(options, _options_of(settings, reasoner, generator))
             if settings.pair is not None and reasoner is None and generator is None:
                 from duet_sdk.pair import Pair
 
@@ -109,6 +114,9 @@ class AsyncDuetClient:
         self._base = _base_request(options)
         with one_client():
             self._parts = _build_parts(reasoner, generator, options)
+        self._parts.prices.check_names([model.name for model in self._parts.models()])
+        self._is_limit_looked_at = False
+        self._look_at_limit(self._base.budget.cost_usd)
         named = options.get("ledger")
         self._ledger = None if named is None else connect_ledger(named)
         self._owns_ledger = self._ledger is not named
@@ -158,7 +166,9 @@ class AsyncDuetClient:
 
         loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
         if settings is not None:
-            options = over(options, settings.client_options())
+            options = over(
+                options, _options_of(settings, reasoner or loaded.reasoner_spec, generator or loaded.generator_spec)
+            )
         with one_client():
             client = cls(
                 loaded.reasoner_spec if reasoner is None else _served(loaded, "reasoner", reasoner),
@@ -214,6 +224,18 @@ class AsyncDuetClient:
         for model in (self._parts.reasoners[0], self._parts.generators[0]):
             model.expected = conformity.check_model
 
+    def _look_at_limit(self, cost_usd: Decimal | None) -> None:
+        """Warn, once, of a limit in money that no request of the client can reach."""
+        if cost_usd is None:
+            return
+        self._is_limit_looked_at, prices = True, self._parts.prices
+        if all(prices.is_free(model.name, model.backend.price) for model in self._parts.models()):
+            _log.warning(
+                "cost_usd is limited to %s, but every model of this client is free, so that the limit is never "
+                "reached: give their prices (prices=, or the price of an Endpoint), or limit total_tokens",
+                cost_usd,
+            )
+
     def _prepare(
         self, messages: MessagesLike, gate: GateLike | None, *, whole: bool, **options: Unpack[CallOptions]
     ) -> tuple[Parts, Draft, Observer]:
@@ -225,6 +247,8 @@ class AsyncDuetClient:
         if gate is not None:
             parts = replace(parts, gate=find_gate(gate, parts.calibration))
         request = request_of(messages, options, base=self._base, whole=whole)
+        if not self._is_limit_looked_at:
+            self._look_at_limit(request.budget.cost_usd)
         charging = None
         if self._ledger is not None:
             charging = Charging(self._ledger, scopes_of(request.labels), wait_s=self._ledger_wait_s)
@@ -269,6 +293,29 @@ def _base_request(options: ClientOptions) -> Request:
         generator_sampling=generator_params or Sampling(),
         signal_scope=run_scope(options.get("signal_scope") or "run"),
     )
+
+
+def _options_of(settings: Settings, reasoner: ModelLike | None, generator: ModelLike | None) -> ClientOptions:
+    """What settings say for a client of these models: prices of models of theirs that are replaced are of no use."""
+    options = settings.client_options()
+    own = {*_names(settings.reasoner), *_names(settings.generator)}
+    unused = own - {*_names(reasoner or settings.reasoner), *_names(generator or settings.generator)}
+    if unused and (prices := options.get("prices")):
+        unused |= {name.partition("/")[2] for name in unused}
+        options["prices"] = {name: price for name, price in prices.items() if name not in unused}
+    return options
+
+
+def _names(given: ModelLike | None) -> set[str]:
+    """The full names of these models."""
+    if given is None:
+        return set()
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return {name for one in given for name in _names(one)}
+    if isinstance(given, Backend):
+        return {f"{given.name}/{given.model}"}
+    backend, model, _ = split_name(given if isinstance(given, str) else given.model)
+    return {f"{backend}/{model}"}
 
 
 def _build_parts(reasoner: ModelLike, generator: ModelLike, options: ClientOptions) -> Parts:

@@ -31,7 +31,7 @@ _SECRET_OPTION = re.compile(
 )
 _SECRET_IN_URL = re.compile(r"https?://([^/\s]*@|\S*\?)")
 _SECRET_IN_LEDGER = re.compile(r"\w+://([^/\s]*:[^/\s]*@|\S*\?)")
-PRICE_KEYS = ("input_usd", "output_usd", "cached_usd", "gpu_hour_usd")
+PRICE_KEYS = ("input_usd", "output_usd", "cached_usd", "cache_write_usd", "gpu_hour_usd")
 """The keys of a price's table."""
 
 

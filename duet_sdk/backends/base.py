@@ -155,6 +155,11 @@ class Backend(ABC):
         """What a call costs by this backend's own knowledge (a local model is free), None if unknown."""
         return None
 
+    @property
+    def own_price(self) -> Price | None:
+        """The price that its user gave it, which goes before what a provider says a call cost; None for none."""
+        return None
+
     @abstractmethod
     async def connect(self) -> Capabilities:
         """Make the model ready (load, probe) and tell what it can do; cheap when called again.
@@ -254,6 +259,11 @@ class Wrapped(Backend):
     @override
     def price(self) -> Price | None:
         return self._backend.price
+
+    @property
+    @override
+    def own_price(self) -> Price | None:
+        return self._backend.own_price
 
     @override
     async def connect(self) -> Capabilities:

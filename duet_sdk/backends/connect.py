@@ -9,11 +9,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
-from duet_sdk.backends.base import Backend
+from typing_extensions import override
+
+from duet_sdk.backends.base import Backend, Wrapped
 from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
     from duet_sdk.endpoints import Endpoint
+    from duet_sdk.pricing import Price
 
 OneModel: TypeAlias = "str | Backend | Endpoint"
 """A model by its name, by where it is, or as an object."""
@@ -45,11 +48,27 @@ def connect(given: OneModel) -> tuple[str, Backend]:
     if isinstance(given, Backend):
         return f"{given.name}/{given.model}", given
     if _is_endpoint(given):
-        return _by_name(given.model, given.connect_options())
+        name, backend = _by_name(given.model, given.connect_options())
+        if given.price is not None and backend.own_price is None:
+            backend = _Priced(backend, given.price)
+        return name, backend
     raise ConfigError(
         "a model must be a name such as 'vllm/Qwen/Qwen3-4B', an Endpoint or a Backend, got "
         f"{type(given).__name__}; for a model of your own derive from duet_sdk.backends.Backend"
     )
+
+
+class _Priced(Wrapped):
+    """A backend of an endpoint with a price, which goes before what the provider says."""
+
+    def __init__(self, backend: Backend, price: Price) -> None:
+        super().__init__(backend)
+        self._own_price = price
+
+    @property
+    @override
+    def own_price(self) -> Price:
+        return self._own_price
 
 
 def with_tokenizer(given: ModelLike, folder: Path) -> ModelLike:

@@ -22,6 +22,7 @@ _NANO_DIGITS: Final = 9
 """Decimal places of a USD amount: ledgers count in nano-USD."""
 _EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 _ZERO: Final = Decimal(0)
+_MOST_USD: Final = Decimal(MOST).scaleb(-_NANO_DIGITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class Amount:
             object.__setattr__(self, "usd", _usd(self.usd, "an amount's usd", InvalidRequest))
         for name in DIMENSIONS[1:]:
             whole(_NAMES[name], getattr(self, name), at_least=0, error=InvalidRequest)
+
+    def capped(self) -> Amount:
+        """The amount, of nothing more than a ledger counts: a server may report any number."""
+        usd = None if self.usd is None else min(self.usd, _MOST_USD)
+        return Amount(usd, *(min(getattr(self, name), MOST) for name in DIMENSIONS[1:]))
 
     @property
     def units(self) -> Units:

@@ -13,6 +13,10 @@
 --
 -- Counters are changed by HINCRBY, which is exact to 64 bits. Lua computes in doubles, exact to 2^53; no limit and no
 -- amount is above 9e15, and a sum that is rounded is far above every limit.
+--
+-- A server that evicts keys, or a person, may take any of them. What is lost is lost, but nothing else stops for it: a
+-- hold without its hash is dropped and the held sums are counted anew from those that are left, and no held sum goes
+-- below 0.
 
 local FORMAT = 2
 -- The next five are as rules.py and window.py have them, with the reasons.
@@ -37,8 +41,9 @@ local function words(joined)
   return found
 end
 
-local function fields(key)
-  local flat, found = call('HGETALL', key), {}
+local function fields(key) -- empty for what is no hash
+  local flat, found = redis.pcall('HGETALL', key), {}
+  if flat.err then return found end
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
 end
@@ -111,14 +116,24 @@ local function sums(scope, window, now)
   return total
 end
 
+local function increase(key, field, units)
+  local after = redis.pcall('HINCRBY', key, field, text(units))
+  -- A sum at the end of 64 bits stays there.
+  if type(after) == 'table' and not string.find(after.err, 'overflow', 1, true) then return error(after) end
+  return after
+end
+
 local function add(scope, window, made, now, spent, overrun, held)
   local start = slice_of(window, made)
   if start < oldest(window, now) then return end
   local key, place = prefix .. ':scope:' .. scope, text(start) .. ':'
   for i = 1, 4 do
-    if spent[i] ~= 0 then call('HINCRBY', key, place .. i, text(spent[i])) end
-    if overrun[i] ~= 0 then call('HINCRBY', key, place .. (i + 4), text(overrun[i])) end
-    if held[i] ~= 0 then call('HINCRBY', key, place .. (i + 8), text(held[i])) end
+    if spent[i] ~= 0 then increase(key, place .. i, spent[i]) end
+    if overrun[i] ~= 0 then increase(key, place .. (i + 4), overrun[i]) end
+    if held[i] ~= 0 then
+      local after = increase(key, place .. (i + 8), held[i])
+      if type(after) == 'number' and after < 0 then call('HDEL', key, place .. (i + 8)) end
+    end
   end
 end
 
@@ -131,6 +146,30 @@ local function change(scopes, made, now, spent, overrun, held)
 end
 
 -- Holds.
+
+local function hold_of(id) -- nil where it was lost
+  local hold = fields(prefix .. ':hold:' .. id)
+  return hold.scopes and tonumber(hold.made) and hold or nil
+end
+
+-- Count anew what is held in the scopes with a limit: a hold was lost, and with it what it held of which scope.
+local function count_held(now)
+  local windows = {}
+  for _, scope in ipairs(call('HKEYS', limits)) do
+    local key = prefix .. ':scope:' .. scope
+    local _, window = limit_of(scope)
+    windows[scope] = window
+    for field in pairs(fields(key)) do
+      if tonumber(string.match(field, ':(%d+)$')) > 8 then call('HDEL', key, field) end
+    end
+  end
+  for _, id in ipairs(call('ZRANGE', due, 0, -1)) do
+    local hold = hold_of(id)
+    for _, scope in ipairs(words(hold and hold.scopes or '')) do
+      if windows[scope] then add(scope, windows[scope], tonumber(hold.made), now, NOTHING, NOTHING, four(hold, 'u')) end
+    end
+  end
+end
 
 local function write(now, status, hold, scopes, made, priced, facts, spent, overrun)
   local number = call('HINCRBY', meta, 'number', 1)
@@ -147,21 +186,32 @@ end
 
 local function expire(now, most)
   local late = call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, most)
+  local lost = false
   for _, id in ipairs(late) do
-    local key = prefix .. ':hold:' .. id
-    local hold = fields(key)
-    local units, made = four(hold, 'u'), tonumber(hold.made)
-    change(hold.scopes, made, now, units, NOTHING, negative(units))
-    write(now, 'expired', id, hold.scopes, made, hold.priced, hold.facts, units, NOTHING)
-    call('HSET', key, 'charged', 1)
-    finish(id)
+    local hold = hold_of(id)
+    if hold then
+      local units, made = four(hold, 'u'), tonumber(hold.made)
+      change(hold.scopes, made, now, units, NOTHING, negative(units))
+      write(now, 'expired', id, hold.scopes, made, hold.priced or '0', hold.facts or '{}', units, NOTHING)
+      call('HSET', prefix .. ':hold:' .. id, 'charged', 1)
+      finish(id)
+    else
+      call('ZREM', due, id)
+      lost = true
+    end
   end
+  if lost then count_held(now) end
   return #late
 end
 
-local function settle(now, id, scopes, made, real, priced, facts)
+local function settle(now, id, scopes, made, real, priced, facts, asked)
   local key = prefix .. ':hold:' .. id
   local hold = fields(key)
+  if asked and not hold.scopes and call('ZSCORE', due, id) then -- lost, while its caller still knows what it held
+    call('DEL', key)
+    for i = 1, 4 do hold['u' .. i] = asked[i] end
+    hold.scopes, hold.priced = scopes, priced
+  end
   if hold.r1 then
     local before = four(hold, 'r')
     for i = 1, 4 do
@@ -223,17 +273,21 @@ function operations.hold(now)
   return {'made', text(now)}
 end
 
--- id, scopes, made, priced, r1-r4, facts -> done | otherwise, r1-r4 of before
+-- id, scopes, made, priced, r1-r4, facts, u1-u4 -> done | otherwise, r1-r4 of before
 function operations.settle(now)
   expire(now, EXPIRED_AT_ONCE)
   local real = {tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
-  return settle(now, ARGV[3], ARGV[4], tonumber(ARGV[5]), real, ARGV[6], ARGV[11])
+  local asked = {tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])}
+  return settle(now, ARGV[3], ARGV[4], tonumber(ARGV[5]), real, ARGV[6], ARGV[11], asked)
 end
 
--- id -> done
+-- id, scopes, made, u1-u4 -> done
 function operations.release(now)
   local key = prefix .. ':hold:' .. ARGV[3]
   local hold = fields(key)
+  if not hold.scopes and ARGV[4] and call('ZSCORE', due, ARGV[3]) then -- lost, as in settle
+    hold = {scopes = ARGV[4], made = ARGV[5], u1 = ARGV[6], u2 = ARGV[7], u3 = ARGV[8], u4 = ARGV[9]}
+  end
   if not hold.scopes or hold.r1 then return {'done'} end
   if hold.charged then
     return settle(now, ARGV[3], hold.scopes, tonumber(hold.made), NOTHING, hold.priced, hold.facts)
@@ -268,8 +322,8 @@ function operations.set_limit(now)
     if #page < 1000 then break end
   end
   for _, id in ipairs(call('ZRANGE', due, 0, -1)) do
-    local hold = fields(prefix .. ':hold:' .. id)
-    if string.find(' ' .. hold.scopes .. ' ', padded, 1, true) then
+    local hold = hold_of(id)
+    if hold and string.find(' ' .. hold.scopes .. ' ', padded, 1, true) then
       add(scope, window, tonumber(hold.made), now, NOTHING, NOTHING, four(hold, 'u'))
     end
   end

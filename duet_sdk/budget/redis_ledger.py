@@ -69,7 +69,7 @@ class RedisLedger(BaseLedger):
 
     @override
     async def release(self, hold: Hold) -> None:
-        await self._call("release", hold.id)
+        await self._call("release", hold.id, " ".join(hold.scopes), hold.made_us, *hold.amount.units)
 
     @override
     async def limits(self) -> Mapping[str, Limit]:
@@ -112,6 +112,7 @@ class RedisLedger(BaseLedger):
             int(settlement.priced),
             *real,
             _dumps(settlement.facts),
+            *hold.amount.units,
         )
         if word == "otherwise":
             raise settled_otherwise(hold.id, _units(before), real)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Final
 
-from duet_sdk.budget.amount import NOTHING, Amount, Limit, Units, amount_of, usd_of
+from duet_sdk.budget.amount import MOST, NOTHING, Amount, Limit, Units, amount_of, usd_of
 from duet_sdk.budget.entry import Entry, EntryFacts
 from duet_sdk.budget.ledger import Hold
 from duet_sdk.budget.rules import (
@@ -36,6 +36,8 @@ _NEVER_US: Final = 2**62
 """Later than any entry, and still an integer of SQLite's."""
 _FACTS: Final = ", ".join(field.name for field in fields(EntryFacts))
 _values: Final[Callable[[EntryFacts], tuple[object, ...]]] = attrgetter(*_FACTS.split(", "))
+_MOST_COUNTED: Final = 2**56
+"""Where a sum stays: far above every limit, and so low that all slices of a window add up in 64 bits."""
 _SUMS: Final = ", ".join(
     f"ifnull(sum({kind}_{name}), 0)"
     for kind in ("spent", "over", "held")
@@ -44,7 +46,7 @@ _SUMS: Final = ", ".join(
 _ADD: Final = (
     "INSERT INTO slice VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, start) DO UPDATE SET "
     + ", ".join(
-        f"{kind}_{name} = {kind}_{name} + excluded.{kind}_{name}"
+        f"{kind}_{name} = min({kind}_{name} + excluded.{kind}_{name}, {_MOST_COUNTED})"
         for kind in ("spent", "over", "held")
         for name in ("usd", "reasoner", "generator", "requests")
     )
@@ -87,7 +89,7 @@ def make(db: sqlite3.Connection, asked: HoldRequest, now: int) -> int:
     db.execute(
         "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, "
         f"{_FACTS}) VALUES (?{', ?' * 17})",
-        (asked.id, " ".join(asked.scopes), now, now + asked.ttl_us, *asked.units, asked.priced, *_values(facts)),
+        (asked.id, " ".join(asked.scopes), now, now + asked.ttl_us, *asked.units, asked.priced, *_columns(facts)),
     )
     return now
 
@@ -119,7 +121,7 @@ def settle(db: sqlite3.Connection, hold: Hold, settlement: Settlement, now: int)
         priced=known is None or bool(known[4]),
     )
     _change(db, hold.scopes, hold.made_us, now, posting, given_back=NOTHING if charged else held)
-    _write(db, now, hold.id, " ".join(hold.scopes), hold.made_us, priced, _values(settlement.facts), posting)
+    _write(db, now, hold.id, " ".join(hold.scopes), hold.made_us, priced, _columns(settlement.facts), posting)
     db.execute(
         "INSERT INTO hold (id, scopes, made, expires, usd, reasoner_tokens, generator_tokens, requests, priced, model, "
         "trace_id, ended, real_usd, real_reasoner, real_generator, real_requests) "
@@ -321,6 +323,11 @@ def _write(
         (posting.status, hold, scopes, made, now, priced, *facts, *posting.change, *posting.overrun),
     ).lastrowid
     db.executemany("INSERT INTO entry_scope VALUES (?, ?)", [(scope, number) for scope in scopes.split()])
+
+
+def _columns(facts: EntryFacts) -> tuple[object, ...]:
+    """As it is stored; a server may have reported any number, and a column has 64 bits."""
+    return tuple(min(value, MOST) if isinstance(value, int) else value for value in _values(facts))
 
 
 def _units(values: Any) -> Units:

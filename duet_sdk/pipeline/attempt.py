@@ -392,7 +392,7 @@ class RunningAttempt:
             model.name,
             usage,
             seconds=duration_s,
-            reported_usd=counter.reported_usd,
+            reported_usd=counter.reported_usd if model.backend.own_price is None else None,
             backend_price=model.backend.price,
         )
         flow.budget.settle(self._held, tokens=usage.total_tokens, usd=usd)

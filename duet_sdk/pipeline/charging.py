@@ -108,7 +108,7 @@ class Charge:
             cache_write_tokens=usage.cache_write_tokens,
             reasoning_tokens=usage.reasoning_tokens,
         )
-        amount = replace(_tokens(facts.stage, usage.total_tokens), usd=usd, requests=int(self.counts))
+        amount = replace(_tokens(facts.stage, usage.total_tokens), usd=usd, requests=int(self.counts)).capped()
         await to_the_end(_reported(self.hold.settle(amount, facts), "settled"))
 
     async def release(self) -> None:

@@ -20,6 +20,8 @@ MOST_BYTES_IN_TOKEN: Final = 32
 """No ordinary text has more UTF-8 bytes in one token: a running total that grows more slowly is no evidence."""
 BYTES_IN_TOKEN: Final = 4
 """Mean UTF-8 bytes of a token in ordinary text, where nothing better tells."""
+MOST_TOKENS: Final = 10**9
+"""No call reads or writes a billion tokens, a hundred times the largest window: a usage that says so says nothing."""
 
 
 class UnexpectedOutput(ValueError):
@@ -179,7 +181,9 @@ class Counter:
                 or chunk.tool_calls
                 or chunk.index
                 or chunk.cost_usd is not None
-                or (usage is not None and (usage.output_tokens != tokens or usage.input_tokens < 0))
+                or (
+                    usage is not None and not (usage.output_tokens == tokens and 0 <= usage.input_tokens <= MOST_TOKENS)
+                )
             ):
                 if (taken := self._take(chunk)) is not None:
                     kept.append(taken)
@@ -206,7 +210,7 @@ class Counter:
             raise UnexpectedOutput(f"the model's server wrote output number {index} of {self._outputs}")
         usage = chunk.usage
         if usage is not None:
-            if usage.input_tokens < 0 or usage.output_tokens < 0:
+            if not (0 <= usage.input_tokens <= MOST_TOKENS and 0 <= usage.output_tokens <= MOST_TOKENS):
                 usage = chunk.usage = None
             self._reported = usage or self._reported
         if chunk.cost_usd is not None:

@@ -132,8 +132,11 @@ class Parts:
 
     def backends(self) -> list[Backend]:
         """Every backend of this pair and of the one behind it."""
-        own = [model.backend for model in (*self.reasoners, *self.generators)]
-        return own + (self.fallback.backends() if self.fallback else [])
+        return [model.backend for model in self.models()]
+
+    def models(self) -> list[StageModel]:
+        """Every model of this pair and of the one behind it."""
+        return [*self.reasoners, *self.generators, *(self.fallback.models() if self.fallback else ())]
 
 
 def _same_weights(one: StageModel, other: StageModel) -> bool:

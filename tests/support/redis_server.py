@@ -63,3 +63,38 @@ class RedisServer:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+class RedisClusterOf:
+    """Servers that share the slots of one cluster, on free ports of this machine."""
+
+    def __init__(self, folder: Path, nodes: int = 3) -> None:
+        self.nodes = []
+        for number in range(nodes):
+            own = folder / f"node{number}"
+            own.mkdir()
+            self.nodes.append(RedisServer(own, "--cluster-enabled", "yes", "--cluster-config-file", f"{own}/nodes"))
+
+    def __enter__(self) -> Self:
+        import redis
+
+        for node in self.nodes:
+            while node.port > 55_535:  # the nodes' own bus is at the port plus 10,000
+                node.__init__(node._folder, *node._options)  # type: ignore[misc]
+            node.start()
+        ends = [16_384 * (number + 1) // len(self.nodes) for number in range(len(self.nodes))]
+        admins = [redis.Redis(port=node.port) for node in self.nodes]
+        for admin, first, end in zip(admins, [0, *ends], ends, strict=False):
+            admin.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            admins[0].execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[admins.index(admin)].port)
+        limit = time.monotonic() + 20
+        for admin in admins:
+            while admin.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                assert time.monotonic() < limit, "the cluster did not come up"
+                time.sleep(0.02)
+            admin.close()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for node in self.nodes:
+            node.stop()

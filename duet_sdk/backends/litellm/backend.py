@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
+from typing_extensions import override
+
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
@@ -87,6 +89,11 @@ class LiteLLMBackend(Backend):
     def price(self) -> Price | None:
         """The price given, else the highest price that LiteLLM lists for the model; None if it lists none."""
         return self._own_price or (self._facts.price if self._facts else None)
+
+    @property
+    @override
+    def own_price(self) -> Price | None:
+        return self._own_price
 
     async def connect(self) -> Capabilities:
         """Import LiteLLM and look the model up in its list; nothing is sent.

@@ -18,7 +18,8 @@ _MILLION = 1_000_000
 # A longer prompt may cost more for each token; prices by service tier and batch are not for these calls.
 _INPUT = re.compile(r"input_cost_per_token(_above_\d+k_tokens)?")
 _OUTPUT = re.compile(r"output_cost_per_(token(_above_\d+k_tokens)?|reasoning_token)")
-_CACHED = re.compile(r"cache_(creation|read)_input_token_cost(_above_\d+k_tokens)?")
+_CACHED = re.compile(r"cache_read_input_token_cost(_above_\d+k_tokens)?")
+_WRITTEN = re.compile(r"cache_creation_input_token_cost(_above_(\d+k_tokens|\d+hr))*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,11 @@ class ModelFacts:
         if self.price is None:
             return None
         litellm = load()
-        answer = litellm.ModelResponse(model=self.model, usage=usage)
-        return Decimal(str(litellm.completion_cost(completion_response=answer, model=self.model)))
+        try:
+            answer = litellm.ModelResponse(model=self.model, usage=usage)
+            return Decimal(str(litellm.completion_cost(completion_response=answer, model=self.model)))
+        except Exception:  # noqa: BLE001 - of a usage that it cannot price it raises anything; the answer is there
+            return None
 
 
 def facts_of(model: str, base_url: str | None, context_tokens: int | None) -> ModelFacts:
@@ -102,11 +106,11 @@ def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
     if listed.get("input_cost_per_token") is None or listed.get("output_cost_per_token") is None:
         return None
     # A model of one's own that LiteLLM lists without a price reads 0, which is not a price.
-    highest = [_highest(listed, kind) for kind in (_INPUT, _OUTPUT, _CACHED)]
-    input_usd, output_usd, cached_usd = highest
+    highest = [_highest(listed, kind) for kind in (_INPUT, _OUTPUT, _CACHED, _WRITTEN)]
+    input_usd, output_usd, cached_usd, cache_write_usd = highest
     if not input_usd and not output_usd:
         return None
-    return TokenPrice(input_usd or Decimal(0), output_usd or Decimal(0), cached_usd)
+    return TokenPrice(input_usd or Decimal(0), output_usd or Decimal(0), cached_usd, cache_write_usd)
 
 
 def _highest(listed: Mapping[str, Any], kind: re.Pattern[str]) -> Decimal | None:

@@ -90,6 +90,7 @@ class VllmBackend(Backend):
         self.model = model
         self.base_url, host = checked_url(base_url)
         self.boundary = boundary or ("local" if is_private(host) else "any")
+        self._own_price = price
         self._price: Price | None = FREE if price is None and self.boundary == "local" else price
         self._said = Said.parse(capabilities or {})
         self._context_tokens = _positive_int("context_tokens", context_tokens)
@@ -116,6 +117,11 @@ class VllmBackend(Backend):
     def price(self) -> Price | None:
         """What a call costs, None where unknown."""
         return self._price
+
+    @property
+    @override
+    def own_price(self) -> Price | None:
+        return self._own_price
 
     async def connect(self) -> Capabilities:
         """Ask the server what it is, once; those who ask meanwhile share the answer. Costs no tokens.
