@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from duet_sdk.reply import GateDecision, Reply, Signal, StageUsage
@@ -75,6 +75,8 @@ class Retried:
 
     stage: Stage
     discard: bool
+    error: str = field(default="", compare=False)
+    """Why, in the words of the error, masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class FellBack:
     discard: bool = False
     model: str = ""
     """Full name of the model that takes over."""
+    error: str = field(default="", compare=False)
+    """The error in its own words, masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class AttemptEnded:
     attempt: int
     usage: StageUsage
     error_type: str | None = None
+    error: str | None = field(default=None, compare=False)
+    """The error in its own words, masked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,10 @@ class Account:
         self._begun[stage] = number = self._begun.get(stage, 0) + 1
         return number
 
+    def begun(self, stage: Stage) -> int:
+        """How many attempts of that stage have begun."""
+        return self._begun.get(stage, 0)
+
     def usage(self) -> Usage:
         """Tokens by stage, over all attempts."""
         return _usage(self.attempts)

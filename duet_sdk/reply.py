@@ -105,6 +105,9 @@ class Attempt:
     """The model that answered, in its server's words: a dated version of an alias, say; None if it did not say."""
     response_id: str | None = None
     """The server's name for its answer, for its logs and its support; None if it gave none."""
+    error: str | None = None
+    """What ended it, in the error's own words (who, where, status), masked; None where it ended well, or was
+    cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,8 @@ class Reply:
     logprobs: tuple[TokenLogprob, ...] = ()
     models: Mapping[Stage, str] = field(default_factory=dict)
     receipt: Receipt = Receipt()
+    why: str = ""
+    """In a sentence, why it was served as it was: what failed on the way, with its cause, and how the answer ended."""
 
     @property
     def message(self) -> Message:
@@ -252,11 +257,11 @@ class Reply:
         """What a framework's response metadata holds: who answered, at what price; no text that a model wrote.
 
         JSON-ready, keys as in `to_dict`: ``mode``, ``served_by``, ``handoff``, ``gate``, ``signal`` (tokens, limit,
-        truncated, …), ``usage``, ``cost``, ``models``, ``finish_reason``.
+        truncated, …), ``usage``, ``cost``, ``models``, ``finish_reason``, ``why``.
         """
         plain = self.to_dict()
         del plain["signal"]["text"]
-        named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason")
+        named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason", "why")
         return {name: plain[name] for name in named}
 
 

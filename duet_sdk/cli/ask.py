@@ -160,6 +160,8 @@ def show(run: SyncRun, last_lines: Callable[[Screen, Reply], None]) -> Reply:
         raise
     sys.stdout.write(run.reply.signal.text + "\n" if run.reply.mode == "signal" else "\n")
     sys.stdout.flush()
+    if run.reply.finish_reason not in ("stop", "tool_calls"):
+        screen.print(run.reply.why, style="yellow")
     last_lines(screen, run.reply)
     return run.reply
 
@@ -176,10 +178,10 @@ def _show_event(screen: Screen, event: Event, heading: str) -> str:
             cut = f" (cut at {signal.limit} tokens)" if signal.truncated else ""
             screen.print(f"{cut}\n", style="dim")
             return ""
-        case FellBack(stage, served_by, error_type):
-            screen.print(f"{stage} failed ({error_type}): going on as {served_by}", style="yellow")
-        case Retried(stage):
-            screen.print(f"{stage} starts over", style="yellow")
+        case FellBack(stage, served_by, error_type, error=error):
+            screen.print(f"{stage} failed ({error_type}: {error}): going on as {served_by}", style="yellow")
+        case Retried(stage, error=error):
+            screen.print(f"{stage} starts over ({error})" if error else f"{stage} starts over", style="yellow")
             return ""
         case AnswerDelta(text, 0):
             if heading != "answer":

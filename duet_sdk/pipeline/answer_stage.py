@@ -16,6 +16,7 @@ from duet_sdk.handoff import without_signal
 from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
 from duet_sdk.pipeline.asking import Guidance
 from duet_sdk.pipeline.attempt import RunningAttempt
+from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.pipeline.outbox import LOOK_AHEAD
@@ -284,5 +285,7 @@ class AnswerStage:
         draft.account.discard("signal", "wrap_up")
         draft.served_by, draft.handoff = "reasoner_fallback", None
         name = flow.parts.reasoners[0].name
-        _log.warning("%s failed with %s; %s answers", error.model, type(error).__name__, name)
-        flow.tell(FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name))
+        said = cause(error)
+        _log.warning("%s failed with %s (%s); %s answers", error.model, type(error).__name__, said, name)
+        draft.causes.append(said)
+        flow.tell(FellBack("generator", "reasoner_fallback", type(error).__name__, discard, model=name, error=said))

@@ -12,11 +12,12 @@ from typing import Final, Self
 from duet_sdk.backends.base import Call, Chunk, Served
 from duet_sdk.budget import EntryFacts, UsdOf
 from duet_sdk.errors import BackendError, StreamBroken
-from duet_sdk.events import AttemptEnded, AttemptStarted
+from duet_sdk.events import AttemptStarted
 from duet_sdk.pipeline.admission import PromptSize
+from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.charging import Charge
 from duet_sdk.pipeline.counting import Counter, UnexpectedOutput
-from duet_sdk.pipeline.flow import Flow
+from duet_sdk.pipeline.flow import Flow, ended
 from duet_sdk.pipeline.lifetime import Cancellable, carried, closing_failed, raising
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import Attempt, StageUsage
@@ -381,7 +382,7 @@ class RunningAttempt:
         finally:
             if not self._is_announced:  # it ended before it was run
                 self._announce()
-            self._flow.tell(AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type))
+            self._flow.tell(ended(record))
 
     def _settle(self, exc: BaseException | None) -> Attempt:
         flow, model, counter = self._flow, self._model, self.counter
@@ -420,6 +421,7 @@ class RunningAttempt:
             queued_s=self._queued_s,
             response_model=served.model,
             response_id=served.id,
+            error=cause(exc, model.backend) if isinstance(exc, Exception) else None,
         )
         flow.draft.account.attempts.append(self.record)
         return self.record

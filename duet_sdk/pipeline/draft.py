@@ -9,6 +9,7 @@ from duet_sdk.agents.history import without_signals
 from duet_sdk.agents.run import AgentRun, RunMemory, has_tools
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
+from duet_sdk.pipeline.causes import why
 from duet_sdk.pipeline.charging import Charging
 from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, ReasonerOnly
@@ -35,6 +36,7 @@ class Draft:
         "account",
         "agent",
         "budget",
+        "causes",
         "charging",
         "finish",
         "gate",
@@ -66,6 +68,8 @@ class Draft:
         self.signal = Signal()
         self.served_by: ServedBy = _SERVED_BY[request.mode]
         self.finish: str | None = None
+        self.causes: list[str] = []
+        """What failed on the way, in words for `Reply.why`."""
         self.discard_answers()
 
     def begin_turn(self, memory: RunMemory, models: Sequence[str]) -> None:
@@ -166,6 +170,7 @@ class Draft:
         if finish_reason is None and request.vote is not None and request.mode != "signal":
             calls = [self.calls_of(index) for index in range(request.n)]
             winner, agreement = choose(answers, request.vote, calls=calls)
+        ended = finish_reason or self.finish or self.finish_of(winner)
         usage, cost, receipt = self.account.books(self.budget.elapsed_s(), self._estimate_reasoner_only())
         return Reply(
             text=answers[winner],
@@ -176,13 +181,22 @@ class Draft:
             served_by=self.served_by,
             handoff=self.handoff,
             gate=self.gate,
-            finish_reason=finish_reason or self.finish or self.finish_of(winner),
+            finish_reason=ended,
             tool_calls=self.calls_of(winner),
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
             logprobs=tuple(self._logprobs.get(winner, ())),
             models=self.models,
             receipt=receipt,
+            why=why(
+                request.mode,
+                self.served_by,
+                self.gate,
+                self.signal,
+                self.causes,
+                finish_reason=ended,
+                answer_tokens=self.budget.limits.answer_tokens,
+            ),
         )
 
     def calls_of(self, index: int) -> tuple[ToolCall, ...]:

@@ -5,28 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine, Sequence
+from decimal import Decimal
 from typing import Protocol, TypeVar
 
 from duet_sdk.agents.history import guarded
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
-from duet_sdk.errors import (
-    BackendError,
-    BoundaryRefused,
-    ConfigError,
-    ConnectFailed,
-    DuetError,
-    EndpointResting,
-    InvalidRequest,
-)
-from duet_sdk.events import FellBack, Retried
+from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
+from duet_sdk.events import AttemptEnded, AttemptStarted, FellBack, Retried
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
+from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import Parts, StageModel
 from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.policies import Prompts
 from duet_sdk.rendering import neutralise_unknown
-from duet_sdk.types import HandoffName, Json, Message, Stage
+from duet_sdk.reply import Attempt, StageUsage
+from duet_sdk.types import AttemptKind, HandoffName, Json, Message, Stage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -63,7 +58,6 @@ class Flow:
     """One request on its way through a pair: the pair's parts, the draft of the reply, and where events go."""
 
     __slots__ = (
-        "_awaited",
         "_chains",
         "_read",
         "_seen",
@@ -88,7 +82,6 @@ class Flow:
         if asked is None:
             asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
         self.allowed = asked
-        self._awaited: set[str] = set()  # models whose rest this request has waited for
         self._chains: dict[Stage, Sequence[StageModel]] | None = None  # where they are shorter than the pair's own
         self._seen: dict[Stage, tuple[Message, ...]] = {}
         self._read: dict[tuple[Stage, str], tuple[Message, ...]] | None = None  # an agent's
@@ -229,43 +222,59 @@ class Flow:
         """
         chain, at, number = self.chain(work.stage), 0, 1
         while True:
+            begun, begun_s = self.draft.account.begun(work.stage), self.budget.elapsed_s()
             try:
                 await work.attempt(chain[at], number)
             except BackendError as error:
-                passes_on = at + 1 < len(chain) and work.may_pass_on() and self.parts.failure.hands_over(error)
-                # A model is left alone so that requests need not wait for it: where another may begin, they don't.
-                skips = passes_on and isinstance(error, EndpointResting)
-                pause_s = None if skips else self.pause_s(chain[at], number, error, until=work.until)
+                if self.draft.account.begun(work.stage) == begun:
+                    self._never_sent(chain[at], error, begun_s)
+                pause_s = wait_s(self.parts.failure.retry, number, error, left_s=self.budget.left_s(work.until))
                 if pause_s is None or not work.may_retry():
-                    if not passes_on:
+                    if at + 1 == len(chain) or not work.may_pass_on() or not self.parts.failure.hands_over(error):
                         return error
                     self._pass_on(work, error, chain[at], chain[at + 1])
                     at, number = at + 1, 1
                     continue
+                failed = error
             else:
                 return None
+            said = cause(failed, chain[at].backend)
+            _log.info("%s failed with %s (%s); it is called again", chain[at].name, type(failed).__name__, said)
             await asyncio.sleep(pause_s)
-            self.tell(Retried(work.stage, work.start_over()))
+            self.tell(Retried(work.stage, work.start_over(), said))
             number += 1
 
-    def pause_s(self, model: StageModel, number: int, error: BackendError, *, until: float | None) -> float | None:
-        """Seconds until that model is called again after its call of that number; None where it is not.
-
-        Its rest is waited for once: one that then rests again would keep the request from what else can answer.
-        """
-        rests = isinstance(error, EndpointResting)
-        if rests and model.identity in self._awaited:
-            return None
-        pause_s = wait_s(self.parts.failure.retry, number, error, left_s=self.budget.left_s(until))
-        if rests and pause_s is not None:
-            self._awaited.add(model.identity)
-        return pause_s
+    def _never_sent(self, model: StageModel, error: BackendError, begun_s: float) -> None:
+        """An attempt that failed before anything was sent, as where nothing answers at the model's address."""
+        kind: AttemptKind = "signal" if model.stage == "reasoner" and self.request.mode != "reasoner" else "answer"
+        number = self.draft.account.next_number(model.stage)
+        span = self.outbox.observer.attempt(
+            Call(max_tokens=0), stage=model.stage, model=model.name, backend=model.backend, number=number, kind=kind
+        )
+        self.tell(AttemptStarted(model.stage, model.name, number))
+        record = Attempt(
+            model.stage,
+            model.name,
+            number,
+            StageUsage(),
+            Decimal(0),
+            begun_s,
+            self.budget.elapsed_s() - begun_s,
+            None,
+            type(error).__name__,
+            kind=kind,
+            error=cause(error, model.backend),
+        )
+        self.draft.account.attempts.append(record)
+        span.end(record)
+        self.tell(ended(record))
 
     def _pass_on(self, work: StageWork, error: BackendError, model: StageModel, successor: StageModel) -> None:
-        name = type(error).__name__
-        _log.warning("%s failed with %s; %s takes over", model.name, name, successor.name)
+        name, said = type(error).__name__, cause(error, model.backend)
+        _log.warning("%s failed with %s (%s); %s takes over", model.name, name, said, successor.name)
+        self.draft.causes.append(f"{model.name} failed ({said}) and {successor.name} took over")
         discard = work.void()
-        self.tell(FellBack(work.stage, self.draft.served_by, name, discard, model=successor.name))
+        self.tell(FellBack(work.stage, self.draft.served_by, name, discard, model=successor.name, error=said))
 
     def in_time(
         self, work: Coroutine[object, object, Result], *, until: float | None = None, model: StageModel | None = None
@@ -304,10 +313,15 @@ class Flow:
             raise self.budget.deadline_error() from error
 
 
+def ended(record: Attempt) -> AttemptEnded:
+    """The event of an attempt that is over."""
+    return AttemptEnded(record.stage, record.model, record.attempt, record.usage, record.error_type, record.error)
+
+
 def is_outage(error: DuetError, *, spent: bool) -> bool:
     """Whether going on without this model is right.
 
     A wrong name or key at the first call is a mistake that falling back would hide; once money is spent, an answer
     is worth more.
     """
-    return spent or not isinstance(error, BackendError) or error.replaceable
+    return spent or not isinstance(error, BackendError) or error.retryable

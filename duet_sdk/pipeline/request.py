@@ -10,6 +10,7 @@ from duet_sdk.events import FellBack, GateDecided
 from duet_sdk.gate import Always, Gate, Never
 from duet_sdk.pipeline.answer_stage import AnswerStage
 from duet_sdk.pipeline.asking import Guidance
+from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.flow import Flow, is_outage
@@ -64,9 +65,11 @@ def _taken_over(flow: Flow, error: BackendError) -> Flow:
     if other is None or handed_on or not is_outage(error, spent=draft.account.spent):
         raise error
     name = f"{other.reasoners[0].name} with {other.generators[0].name}"
-    _log.warning("the pair failed with %s; %s takes over", type(error).__name__, name)
+    said = cause(error)
+    _log.warning("the pair failed with %s (%s); %s takes over", type(error).__name__, said, name)
+    draft.causes.append(f"the pair failed ({said}) and {name} took over")
     discard = draft.start_over()
-    flow.tell(FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name))
+    flow.tell(FellBack("generator", "fallback_pair", type(error).__name__, discard, model=name, error=said))
     return Flow(other, draft, flow.outbox, allowed=flow.allowed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Callable
@@ -19,13 +18,13 @@ from duet_sdk.errors import (
     ContextOverflow,
     DeadlineExceeded,
     DuetError,
-    EndpointResting,
     SignalError,
 )
 from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
 from duet_sdk.pipeline.admission import PromptSize, prompt_size
 from duet_sdk.pipeline.asking import Asking, Guidance, plan_signal
 from duet_sdk.pipeline.attempt import RunningAttempt
+from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.pipeline.outbox import LOOK_AHEAD
@@ -93,25 +92,20 @@ class SignalStage:
             attempts[-1].not_needed(max(0, since_tokens - sum(earlier.tokens for earlier in attempts[:-1])))
 
     async def _reachable_generator(self) -> tuple[StageModel, Capabilities] | None:
-        """The first generator that answers, None where none does for now; the last one's rest is waited for.
+        """The first generator that answers, None where none does for now.
 
         Raises:
             BackendError: its name or key is wrong, and no other may take over.
         """
-        flow, at = self._flow, 0
-        chain = flow.chain("generator")
-        while at < len(chain):
+        chain = self._flow.chain("generator")
+        for model in chain:
             try:
-                return chain[at], await chain[at].connect()
+                able = await model.connect()
             except BackendError as error:
-                if not error.replaceable and (len(chain) == 1 or not flow.parts.failure.hands_over(error)):
+                if not error.retryable and (len(chain) == 1 or not self._flow.parts.failure.hands_over(error)):
                     raise
-                rests = at + 1 == len(chain) and isinstance(error, EndpointResting)
-                pause_s = flow.pause_s(chain[at], 1, error, until=flow.budget.deadline) if rests else None
-            if pause_s is None:
-                at += 1
-            else:
-                await asyncio.sleep(pause_s)
+                continue
+            return model, able
         return None
 
     async def attempt(self, model: StageModel, number: int) -> None:
@@ -298,7 +292,7 @@ class SignalStage:
                 await attempt.run(partial(self._read_rest, attempt, extractor))
         except (BackendError, BudgetExceeded, ContextOverflow) as error:
             self._flow.draft.account.discard("wrap_up")
-            _log.info("the wrap-up of a signal failed with %s; the signal is trimmed", type(error).__name__)
+            _log.info("the wrap-up of a signal failed with %s (%s)", type(error).__name__, cause(error))
             return ""
         text = extractor.text
         return cut.cut(text, limit=limit) if text and attempt.truncated else text
@@ -329,5 +323,7 @@ class SignalStage:
         failed = isinstance(error, BackendError)
         draft.signal = replace(draft.signal, text="", truncated=draft.signal.truncated and not failed)
         name = flow.parts.generators[0].name
-        _log.warning("no signal (%s); %s answers alone", type(error).__name__, name)
-        self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name))
+        said = cause(error, self._reasoner.backend)
+        _log.warning("no signal (%s: %s); %s answers alone", type(error).__name__, said, name)
+        draft.causes.append(said)
+        self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name, error=said))

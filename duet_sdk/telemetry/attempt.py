@@ -10,8 +10,9 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from duet_sdk.backends.base import trace_headers
+from duet_sdk.pipeline.causes import without_foreign_words
 from duet_sdk.telemetry import names
-from duet_sdk.telemetry.attributes import IN_PROCESS, attempt_end, attempt_start, called
+from duet_sdk.telemetry.attributes import IN_PROCESS, attempt_end, attempt_start, called, readable
 from duet_sdk.telemetry.content import Heard, input_of, tools_of
 from duet_sdk.telemetry.style import NONE, Content
 
@@ -91,11 +92,14 @@ class TracedAttempt(MeasuredAttempt):
         content = NONE
         if self._style.captures:
             content = Content(input_of(self._call), self._heard.messages(), tools_of(self._call))
-        found = attempt_end(record)
+        said = record.error or ""
+        if not self._style.captures:
+            said = without_foreign_words(said)
+        found = attempt_end(record, readable(said))
         self._span.set_attributes(self._style.end(self._start, found, content))
         self._style.emit(self._start | found, content, self._context)
         if record.error_type not in (None, "cancelled"):
-            self._span.set_status(Status(StatusCode.ERROR))
+            self._span.set_status(Status(StatusCode.ERROR, readable(said)))
         self._span.end()
 
 

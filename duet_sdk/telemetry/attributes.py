@@ -170,8 +170,8 @@ def attempt_start(call: Call) -> Attributes:
     return found
 
 
-def attempt_end(record: Attempt) -> Attributes:
-    """What an attempt came to; the standard's token counts only if the model's server reported them."""
+def attempt_end(record: Attempt, said: str) -> Attributes:
+    """What an attempt came to, with the words of its error; token counts only if the model's server reported them."""
     usage = record.usage
     found: Attributes = {
         names.ATTEMPT_KIND: record.kind,
@@ -208,7 +208,7 @@ def attempt_end(record: Attempt) -> Attributes:
     if record.discarded:
         found[names.DISCARDED] = True
     if record.error_type is not None:
-        found[names.ERROR_TYPE] = record.error_type
+        found |= {names.ERROR_TYPE: record.error_type, names.ERROR: said}
     return found
 
 

@@ -94,6 +94,7 @@ BUDGET_COST_CONSUMED: Final = "duet.budget.cost_usd.consumed"
 BUDGET_EXHAUSTED: Final = "duet.budget.exhausted"
 BUDGET_SCOPE: Final = "duet.budget.scope"
 DISCARDED: Final = "duet.discarded"
+ERROR: Final = "duet.error"
 
 # Metrics of the GenAI conventions.
 TOKEN_USAGE_METRIC: Final = "gen_ai.client.token.usage"

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 
 from duet_sdk.errors import BudgetExceeded
 from duet_sdk.events import FellBack, GateDecided, Retried, SignalDone
+from duet_sdk.pipeline.causes import cause, without_foreign_words
 from duet_sdk.pipeline.observer import SILENT
 from duet_sdk.telemetry import names
 from duet_sdk.telemetry.attempt import MeasuredAttempt, TracedAttempt
@@ -117,11 +118,12 @@ class TracedRequest:
         elif isinstance(event, Retried):
             facts: Attributes = {names.STAGE: event.stage, names.DISCARDED: event.discard}
             self._meters.retried(facts)
-            self._note(names.RETRY_EVENT, facts)
+            self._note(names.RETRY_EVENT, {**facts, names.ERROR: self._told(event.error)})
         elif isinstance(event, FellBack):
             facts = {names.STAGE: event.stage, names.SERVED_BY: event.served_by, names.ERROR_TYPE: event.error_type}
             self._meters.fell_back(facts)
-            self._note(names.FALLBACK_EVENT, {**facts, names.MODEL: event.model, names.DISCARDED: event.discard})
+            more: Attributes = {names.MODEL: event.model, names.DISCARDED: event.discard}
+            self._note(names.FALLBACK_EVENT, {**facts, **more, names.ERROR: self._told(event.error)})
 
     def attempt(
         self, call: Call, *, stage: Stage, model: str, backend: Backend, number: int, kind: AttemptKind
@@ -172,6 +174,7 @@ class TracedRequest:
         if self._is_recording:
             root.set_attributes(self._style.end(self._start, {**facts, **root_end(draft)}, self._content(draft)))
             if isinstance(exc, Exception):
+                root.set_attribute(names.ERROR, self._told(cause(exc)))
                 root.set_status(Status(StatusCode.ERROR, self._words(exc)))
         root.end()
 
@@ -183,6 +186,10 @@ class TracedRequest:
     def _words(self, error: Exception) -> str | None:
         """What an error says, which may hold content; None while that is off."""
         return readable(str(error)[: self._style.limit]) if self._style.capture.on_spans else None
+
+    def _told(self, said: str) -> str:
+        """The words of an error that the setting allows."""
+        return readable(said if self._style.capture.on_spans else without_foreign_words(said))
 
     def _decided(self, event: GateDecided) -> None:
         facts = decision_of(event.decision)

@@ -67,7 +67,7 @@ def _attempt(attempt: Attempt) -> list[str]:
         facts.append("cut")
     if attempt.discarded:
         facts.append("discarded")
-    return facts if attempt.error_type is None else [*facts, attempt.error_type]
+    return facts + [said for said in (attempt.error_type, attempt.error) if said is not None]
 
 
 def _usd(usd: Decimal | None) -> str:

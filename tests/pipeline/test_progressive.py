@@ -244,7 +244,7 @@ async def test_an_unreachable_generator_is_left_to_the_ladder():
     error = ConnectFailed("gone", backend="scripted", model="small")
     big, small = Scripted("the reasoner's own answer"), Scripted("a", connect_error=error)
     events, reply = await events_of(duet(big, small, progressive=OPTIONS))
-    check(events, reply, big, small)
+    check(events, reply, big, small, unsent=1)
     assert reply.served_by == "reasoner_fallback"
 
 

@@ -166,7 +166,7 @@ async def test_an_unreachable_generator_leaves_the_request_to_the_ladder(gate):
     generator = Scripted("a", connect_error=down())
     reasoner = Scripted("the reasoner's own answer")
     events, reply = await events_of(duet(reasoner, generator, gate=gate))
-    check(events, reply, reasoner, generator)
+    check(events, reply, reasoner, generator, unsent=1)
     assert (reply.served_by, reply.text) == ("reasoner_fallback", "the reasoner's own answer")
     assert reply.gate.reason == "the generator failed with ConnectFailed"
 

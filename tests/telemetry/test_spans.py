@@ -324,3 +324,19 @@ async def test_runs_at_the_same_time_have_traces_of_their_own(spans):
     roots = {span.context.span_id: span.context.trace_id for span in spans.named("invoke_workflow")}
     assert len(set(roots.values())) == 5
     assert sorted(span.parent.span_id for span in spans.attempts) == sorted([*roots] * 2)
+
+
+async def test_spans_and_events_have_who_and_where_failed_and_our_own_words(spans):
+    gone = "http://127.0.0.1:9/v1"
+    async with AsyncDuetClient(f"vllm/m@{gone}", "scripted/alone", retry=Retry(attempts=1)) as duet:
+        await duet.chat("q")
+    (failed, _), (event,) = spans.attempts, spans.root.events
+    assert f"vllm/m at {gone}: could not connect" in failed.attributes["duet.error"]
+    assert failed.status.description == failed.attributes["duet.error"] == event.attributes["duet.error"]
+
+
+async def test_the_words_of_a_backend_of_the_user_s_own_are_not_told(spans):
+    async with pair(Script(error=REFUSED), retry=Retry(attempts=1)) as duet:
+        await duet.chat("q")
+    failed = next(span for span in spans.attempts if "error.type" in span.attributes)
+    assert failed.attributes["duet.error"] == spans.root.events[0].attributes["duet.error"] == "scripted/big"

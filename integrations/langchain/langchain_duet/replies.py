@@ -81,6 +81,7 @@ def response_metadata(reply: Reply, *, shown: str | None = None) -> dict[str, ob
         "finish_reason": reply.finish_reason,
         "mode": reply.mode,
         "served_by": reply.served_by,
+        "why": reply.why,
         "handoff": reply.handoff,
         "gate": None if reply.gate is None else asdict(reply.gate),
         "signal": signal,
