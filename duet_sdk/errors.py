@@ -21,8 +21,10 @@
         │   └── EndpointResting    it failed several times in a row and is left alone
         ├── Authentication     the key is missing or was refused
         ├── RateLimited        asked to come back later
+        │   └── QuotaExceeded      the account is empty, or its quota used up
         ├── ModelNotFound      the server or folder has no such model
         ├── Rejected           the server refuses these parameters
+        │   └── ContentFiltered    its content filter stopped the prompt or the answer
         └── StreamBroken       the answer broke off midway
 
 `ConfigError` and `InvalidRequest` are `ValueError`s, too. A message says what happened, with which values, and what to
@@ -32,6 +34,8 @@ do. It never holds a prompt, a signal or a key.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -198,6 +202,11 @@ class BackendError(DuetError):
         if retryable is not None:
             self.retryable = retryable
 
+    @property
+    def replaceable(self) -> bool:
+        """Whether another model may answer without hiding a mistake of yours, such as a wrong name or key."""
+        return self.retryable
+
 
 class ConnectFailed(BackendError):
     """No answer at all: refused, unreachable, timed out before the first byte."""
@@ -219,12 +228,34 @@ class RateLimited(BackendError):
     retryable = True
 
 
+class QuotaExceeded(RateLimited):
+    """The account is empty, a limit of it is used up, or this call is larger than it allows: trying again is no use."""
+
+    retryable = False
+
+    @property
+    @override
+    def replaceable(self) -> bool:
+        """Another model may answer."""
+        return True
+
+
 class ModelNotFound(BackendError):
     """The server or folder has no such model, or it is incomplete."""
 
 
 class Rejected(BackendError):
     """The server refuses these parameters."""
+
+
+class ContentFiltered(Rejected):
+    """The server's content filter stopped the prompt or the answer: it would stop them again."""
+
+    @property
+    @override
+    def replaceable(self) -> bool:
+        """Another model may answer."""
+        return True
 
 
 class StreamBroken(BackendError):
@@ -241,3 +272,9 @@ class StreamBroken(BackendError):
         super().__init__(message, **facts)
         self.partial = partial
         self.usage = usage
+
+    @property
+    @override
+    def replaceable(self) -> bool:
+        """Another model may answer: the call itself was accepted."""
+        return True

@@ -175,6 +175,9 @@ class Retry:
     """Longest wait before the second call; it doubles with each further one."""
     longest_wait_s: float = 20.0
     """Longest wait that DUET chooses itself; a server may ask for more."""
+    longest_retry_after_s: float = 60.0
+    """Longest wait that a server may ask for (``Retry-After``), and longest rest of an endpoint that is waited for;
+    beyond it the next model or the ladder follows at once. A minute, as most rate limits count by the minute."""
 
     __pydantic_config__ = STRICT
 
@@ -187,6 +190,7 @@ class Retry:
         whole("attempts of Retry", self.attempts)
         seconds("first_wait_s", self.first_wait_s, or_zero=True)
         seconds("longest_wait_s", self.longest_wait_s, or_zero=True)
+        seconds("longest_retry_after_s", self.longest_retry_after_s, or_zero=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +262,8 @@ class FailurePolicy:
     retry: Retry = Retry()
     """When the same model is called again."""
     chain: Literal["any", "outage"] = "any"
-    """Which errors let the next model of a chain take over: ``any``, or only an ``outage``, an error that may pass; a
-    wrong key or name then fails at once in place of being hidden by the next model."""
+    """Which errors let the next model of a chain take over: ``any``, or only an ``outage``, an error that may pass, an
+    empty account or a content filter; a wrong key or name then fails at once and is not hidden by the next model."""
     breaker: BreakerPolicy | None = BreakerPolicy()
     """When a model is left alone for a while; None never does so."""
     fallback_pair: tuple[FallbackModel, FallbackModel] | None = None
@@ -297,7 +301,7 @@ class FailurePolicy:
 
     def hands_over(self, error: BackendError) -> bool:
         """Whether the next model of a chain takes over from one that failed with this error."""
-        return self.chain == "any" or error.retryable
+        return self.chain == "any" or error.replaceable
 
 
 OnFailure: TypeAlias = Literal["answer", "raise"] | Ladder | FailurePolicy

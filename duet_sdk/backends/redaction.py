@@ -32,7 +32,7 @@ _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_A-Za-z0-9*]{8,}|\
 _QUOTES: Final = re.compile(r"'([^'\n]{3,60})'|\"([^\"\n]{3,60})\"|`([^`\n]{3,60})`")
 _LONG_QUOTE: Final = re.compile(r"'[^'\n]{61,}'|\"[^\"\n]{61,}\"|`[^`\n]{61,}`")
 _DATA: Final = re.compile(r"data:\w+/\S+|[A-Za-z0-9+/]{40,}={0,2}")
-_NUMBERS: Final = re.compile(r"\d+(?:\s*,\s*\d+){3,}")
+_NUMBERS: Final = re.compile(r"(?<!\d)\d++(?:\s*+,\s*+\d++){3,}")
 _SPACE: Final = re.compile(r"\s")
 _LABEL: Final = 1000
 """Characters of one of our own errors in a label: the longest of them, foreign words and advice included, fits."""
@@ -151,24 +151,31 @@ def _keys(words: str, plain: str, secrets: Iterable[str]) -> Iterator[tuple[int,
 
 def _runs(words: str, text: str, least: int) -> Iterator[tuple[int, int]]:
     """Where the words share at least so many characters in a row with the text."""
-    # A prompt may be megabytes, so it is not searched at every place of the words: of any run of `least` characters the
-    # text has a seed that begins at a multiple of the stride, and only where one is met the text is searched.
+    # A prompt may be megabytes, so not every place of it is looked at: of any run of `least` characters it has a seed
+    # that begins at a multiple of the stride. Where the words have that seed, too, the runs around it are compared. No
+    # search in the prompt depends on the words: who writes them must not be able to make it long.
     seed = -(-2 * least // 3)
     stride = least - seed + 1
-    wanted = {words[at : at + seed] for at in range(len(words) - seed + 1)}
-    seeds = {piece for at in range(0, len(text) - seed + 1, stride) if (piece := text[at : at + seed]) in wanted}
-    at = 0
-    while at + least <= len(words):
-        is_near = any(words[near : near + seed] in seeds for near in range(at, at + stride))
-        place = text.find(words[at : at + least]) if is_near else -1
-        if place < 0:
-            at += 1
+    runs = {words[at : at + least] for at in range(len(words) - least + 1)}
+    seeds = {run[at : at + seed] for run in runs for at in range(stride)}
+    around = {
+        text[max(0, at - stride + 1) : at + least]
+        for at in range(0, len(text) - seed + 1, stride)
+        if text[at : at + seed] in seeds
+    }
+    shared = {piece[at : at + least] for piece in around for at in range(stride)}
+    shared &= runs
+    begin = end = 0
+    for at in range(len(words) - least + 1) if shared else ():
+        if words[at : at + least] not in shared:
             continue
+        if at >= end:
+            if end > begin:
+                yield begin, end
+            begin = at
         end = at + least
-        while end < len(words) and words[end] == text[place + end - at : place + end - at + 1]:
-            end += 1
-        yield at, end
-        at = end - least + 1  # another run may begin within this one and go on elsewhere in the text
+    if end > begin:
+        yield begin, end
 
 
 def _alone(words: str, text: str) -> Iterator[tuple[int, int]]:

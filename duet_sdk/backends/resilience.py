@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from tenacity import RetryCallState
 from tenacity.wait import wait_random_exponential
@@ -13,23 +14,32 @@ from duet_sdk.backends.base import Backend, Capabilities, Wrapped
 from duet_sdk.errors import BackendError, EndpointResting
 from duet_sdk.policies import BreakerPolicy, Retry
 
+_EARLY_S: Final = 0.001
+"""A timer may fire this much before its time: whoever waited for the rest to end is then not sent away once more."""
+_TRIAL_S: Final = 1.0
+"""When to ask again while one call tries an endpoint: when it ends cannot be known, and most answer in seconds."""
+
 
 def wait_s(retry: Retry, attempt: int, error: BackendError, *, left_s: float | None) -> float | None:
-    """Seconds until the call after number ``attempt``; None if there is none, or no time left for it.
+    """Seconds until the call after number ``attempt``; None if there is none, or it would be too long in coming.
 
-    Full jitter, and at least what the server asked for.
+    Full jitter, and at least what the server asked for, or what is left of its rest. What is asked beyond the policy's
+    bound, or beyond the time that is left, is not waited for.
 
     >>> from duet_sdk.errors import ConnectFailed
     >>> failed = ConnectFailed("refused", backend="vllm", model="m", retry_after=7)
     >>> wait_s(Retry(), 1, failed, left_s=None) >= 7, wait_s(Retry(), 3, failed, left_s=None)
     (True, None)
+    >>> wait_s(Retry(longest_retry_after_s=5), 1, failed, left_s=None) is None
+    True
     """
-    if not error.retryable or attempt >= retry.attempts or isinstance(error, EndpointResting):
+    asked = error.retry_after or 0.0
+    if not error.retryable or attempt >= retry.attempts or asked > retry.longest_retry_after_s:
         return None
     state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]  # waits ask for the number alone
     state.attempt_number = attempt
     jittered = wait_random_exponential(multiplier=retry.first_wait_s, max=retry.longest_wait_s)(state)
-    wait = max(jittered, error.retry_after or 0.0)
+    wait = max(jittered, asked)
     return wait if left_s is None or wait < left_s else None
 
 
@@ -84,13 +94,14 @@ class Breaker(Wrapped):
         if self._failed < self._most:
             return False
         left_s = self._open_until - self._clock()
-        if left_s > 0 or self._trying:
+        if left_s > _EARLY_S or self._trying:
+            left_s = max(left_s, _TRIAL_S if self._trying else 0.0)
             raise EndpointResting(
                 f"{self.name}/{self.model} failed {self._failed} times in a row and will not be called for another "
-                f"{max(left_s, 0.0):.1f} s",
+                f"{left_s:.1f} s",
                 backend=self.name,
                 model=self.model,
-                retry_after=max(left_s, 0.0),
+                retry_after=left_s,
             )
         self._trying = True
         return True

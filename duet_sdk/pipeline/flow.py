@@ -11,7 +11,15 @@ from typing import Protocol, TypeVar
 from duet_sdk.agents.history import guarded
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
-from duet_sdk.errors import BackendError, BoundaryRefused, ConfigError, ConnectFailed, DuetError, InvalidRequest
+from duet_sdk.errors import (
+    BackendError,
+    BoundaryRefused,
+    ConfigError,
+    ConnectFailed,
+    DuetError,
+    EndpointResting,
+    InvalidRequest,
+)
 from duet_sdk.events import AttemptEnded, AttemptStarted, FellBack, Retried
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
 from duet_sdk.pipeline.causes import cause
@@ -58,6 +66,7 @@ class Flow:
     """One request on its way through a pair: the pair's parts, the draft of the reply, and where events go."""
 
     __slots__ = (
+        "_awaited",
         "_chains",
         "_read",
         "_seen",
@@ -82,6 +91,7 @@ class Flow:
         if asked is None:
             asked = frozenset((parts.reasoners[0].backend.boundary, parts.generators[0].backend.boundary))
         self.allowed = asked
+        self._awaited: set[str] = set()  # models whose rest this request has waited for
         self._chains: dict[Stage, Sequence[StageModel]] | None = None  # where they are shorter than the pair's own
         self._seen: dict[Stage, tuple[Message, ...]] = {}
         self._read: dict[tuple[Stage, str], tuple[Message, ...]] | None = None  # an agent's
@@ -228,9 +238,12 @@ class Flow:
             except BackendError as error:
                 if self.draft.account.begun(work.stage) == begun:
                     self._never_sent(chain[at], error, begun_s)
-                pause_s = wait_s(self.parts.failure.retry, number, error, left_s=self.budget.left_s(work.until))
+                passes_on = at + 1 < len(chain) and work.may_pass_on() and self.parts.failure.hands_over(error)
+                # A model is left alone so that requests need not wait for it: where another may begin, they don't.
+                skips = passes_on and isinstance(error, EndpointResting)
+                pause_s = None if skips else self.pause_s(chain[at], number, error, until=work.until)
                 if pause_s is None or not work.may_retry():
-                    if at + 1 == len(chain) or not work.may_pass_on() or not self.parts.failure.hands_over(error):
+                    if not passes_on:
                         return error
                     self._pass_on(work, error, chain[at], chain[at + 1])
                     at, number = at + 1, 1
@@ -268,6 +281,19 @@ class Flow:
         self.draft.account.attempts.append(record)
         span.end(record)
         self.tell(ended(record))
+
+    def pause_s(self, model: StageModel, number: int, error: BackendError, *, until: float | None) -> float | None:
+        """Seconds until that model is called again after its call of that number; None where it is not.
+
+        Its rest is waited for once: one that then rests again would keep the request from what else can answer.
+        """
+        rests = isinstance(error, EndpointResting)
+        if rests and model.identity in self._awaited:
+            return None
+        pause_s = wait_s(self.parts.failure.retry, number, error, left_s=self.budget.left_s(until))
+        if rests and pause_s is not None:
+            self._awaited.add(model.identity)
+        return pause_s
 
     def _pass_on(self, work: StageWork, error: BackendError, model: StageModel, successor: StageModel) -> None:
         name, said = type(error).__name__, cause(error, model.backend)
@@ -324,4 +350,4 @@ def is_outage(error: DuetError, *, spent: bool) -> bool:
     A wrong name or key at the first call is a mistake that falling back would hide; once money is spent, an answer
     is worth more.
     """
-    return spent or not isinstance(error, BackendError) or error.retryable
+    return spent or not isinstance(error, BackendError) or error.replaceable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from duet_sdk.errors import (
     ContextOverflow,
     DeadlineExceeded,
     DuetError,
+    EndpointResting,
     SignalError,
 )
 from duet_sdk.events import Event, FellBack, SignalDelta, SignalDone
@@ -92,20 +94,25 @@ class SignalStage:
             attempts[-1].not_needed(max(0, since_tokens - sum(earlier.tokens for earlier in attempts[:-1])))
 
     async def _reachable_generator(self) -> tuple[StageModel, Capabilities] | None:
-        """The first generator that answers, None where none does for now.
+        """The first generator that answers, None where none does for now; the last one's rest is waited for.
 
         Raises:
             BackendError: its name or key is wrong, and no other may take over.
         """
-        chain = self._flow.chain("generator")
-        for model in chain:
+        flow, at = self._flow, 0
+        chain = flow.chain("generator")
+        while at < len(chain):
             try:
-                able = await model.connect()
+                return chain[at], await chain[at].connect()
             except BackendError as error:
-                if not error.retryable and (len(chain) == 1 or not self._flow.parts.failure.hands_over(error)):
+                if not error.replaceable and (len(chain) == 1 or not flow.parts.failure.hands_over(error)):
                     raise
-                continue
-            return model, able
+                rests = at + 1 == len(chain) and isinstance(error, EndpointResting)
+                pause_s = flow.pause_s(chain[at], 1, error, until=flow.budget.deadline) if rests else None
+            if pause_s is None:
+                at += 1
+            else:
+                await asyncio.sleep(pause_s)
         return None
 
     async def attempt(self, model: StageModel, number: int) -> None:

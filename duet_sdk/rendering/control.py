@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk.rendering.control_strings import PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 ZERO_WIDTH_SPACE = "\u200b"
 WORD_JOINER = "\u2060"
@@ -67,18 +68,45 @@ def find(pattern: re.Pattern[str], text: str, *, without: Sequence[str] = ()) ->
     """
     if text.isascii():
         return [match.span() for match in pattern.finditer(text)]
-    pieces: list[str] = []
-    origin: list[int] = []
-    for at, character in enumerate(text):
-        if character not in without:
-            folded = unicodedata.normalize("NFKC", character)
-            pieces.append(folded)
-            origin += [at] * len(folded)
-    return [
-        (origin[match.start()], origin[match.end() - 1] + 1)
-        for match in pattern.finditer("".join(pieces))
+    # By the characters that occur, and then by whole texts: one at a time, a long text would take seconds.
+    forms: dict[str, str] = {
+        character: folded
+        for character in set(text)
+        if (folded := "" if character in without else unicodedata.normalize("NFKC", character)) != character
+    }
+    found = [
+        match.span()
+        for match in pattern.finditer(text.translate({ord(character): folded for character, folded in forms.items()}))
         if match.end() > match.start()
     ]
+    resized = "".join(character for character, folded in forms.items() if len(folded) != 1)
+    if not found or not resized:
+        return found
+    origin = _Origin(text, resized, forms)
+    return [(origin.of(start), origin.of(end - 1) + 1) for start, end in found]
+
+
+class _Origin:
+    """Places of a folded text → places of the text itself, where some characters became longer, or nothing."""
+
+    def __init__(self, text: str, resized: str, forms: Mapping[str, str]) -> None:
+        self._places: list[int] = []
+        self._ends: list[int] = []
+        self._starts: list[int] = []
+        moved = 0
+        for match in re.finditer(f"[{re.escape(resized)}]", text):
+            length = len(forms[match[0]])
+            self._places.append(match.start())
+            self._starts.append(match.start() + moved)
+            self._ends.append(match.start() + moved + length)
+            moved += length - 1
+
+    def of(self, at: int) -> int:
+        """The place of the character that the folded one at this place came from."""
+        last = bisect_right(self._starts, at) - 1
+        if last < 0:
+            return at
+        return self._places[last] + max(0, at - self._ends[last] + 1)
 
 
 def split(text: str, spans: Iterable[Span], breaker: str) -> str:

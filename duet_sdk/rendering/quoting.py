@@ -21,7 +21,7 @@ def break_tag(text: str, tag: str) -> str:
 
 @lru_cache(maxsize=8)
 def _opened(tag: str) -> re.Pattern[str]:
-    return re.compile(rf"([{_OPENERS}])(?=\s*/?\s*{re.escape(tag)})", re.IGNORECASE)
+    return re.compile(rf"([{_OPENERS}])(?=\s*+(?:/\s*+)?{re.escape(tag)})", re.IGNORECASE)
 
 
 def quoted(text: str, tag: str) -> str:

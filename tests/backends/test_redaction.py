@@ -253,6 +253,14 @@ def test_a_long_conversation_is_looked_through_quickly():
     assert time.perf_counter() - began < 5  # looking for each run of the words takes minutes
 
 
+def test_words_that_nearly_repeat_a_long_prompt_are_looked_through_quickly():
+    prompt = "x".join(str(at) for at in range(200_000))
+    near = "".join(f"{prompt[at : at + 10]}Z" for at in range(0, 15_000, 10))
+    assert redacted(f"bad: {near}", texts=[prompt]) == "bad: …"  # one search of the prompt for each took minutes
+    assert redacted("1 " * 8_000).startswith("1 1 1")
+    assert redacted("1" * 16_000) == "…"
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -11,7 +11,7 @@ from duet_sdk import Message
 from duet_sdk.backends import Backend, Call
 from duet_sdk.backends.resilience import Breaker, wait_s
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.errors import ConfigError, ConnectFailed, RateLimited, Rejected
+from duet_sdk.errors import ConfigError, ConnectFailed, EndpointResting, RateLimited, Rejected
 from duet_sdk.policies import BreakerPolicy, Retry
 
 CALL = Call(max_tokens=8, messages=(Message("user", "q"),))
@@ -32,6 +32,12 @@ def test_the_servers_word_is_honoured_even_above_our_longest_wait():
     assert wait_s(Retry(longest_wait_s=1), 1, error(RateLimited, retry_after=30), left_s=None) == 30
 
 
+def test_what_a_server_asks_for_is_bounded_by_the_policy():
+    assert wait_s(Retry(first_wait_s=0), 1, error(RateLimited, retry_after=60), left_s=None) == 60
+    assert wait_s(Retry(), 1, error(RateLimited, retry_after=60.1), left_s=None) is None
+    assert wait_s(Retry(longest_retry_after_s=900), 1, error(RateLimited, retry_after=900), left_s=None) == 900
+
+
 def test_there_is_no_wait_that_the_deadline_does_not_leave_time_for():
     assert wait_s(Retry(), 1, error(RateLimited, retry_after=5), left_s=4.9) is None
 
@@ -41,7 +47,9 @@ def test_what_cannot_succeed_is_not_tried_again(failure):
     assert wait_s(Retry(), 1, failure, left_s=None) is None
 
 
-@pytest.mark.parametrize("options", [{"attempts": 0}, {"first_wait_s": -1}, {"longest_wait_s": -0.1}])
+@pytest.mark.parametrize(
+    "options", [{"attempts": 0}, {"first_wait_s": -1}, {"longest_wait_s": -0.1}, {"longest_retry_after_s": -1}]
+)
 def test_numbers_that_make_no_sense_are_refused(options):
     with pytest.raises(ConfigError):
         Retry(**options)
@@ -135,6 +143,9 @@ async def test_while_one_call_tries_all_others_are_kept_away():
         await asyncio.sleep(0)
     with pytest.raises(ConnectFailed, match="will not be called"):
         await ask(breaker)
+    with pytest.raises(EndpointResting) as resting:
+        breaker.attempt_begins()
+    assert resting.value.retry_after == 1  # when to ask again, as nobody knows when the trial ends
     trial.cancel()
     with pytest.raises(asyncio.CancelledError):
         await trial

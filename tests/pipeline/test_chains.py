@@ -12,7 +12,10 @@ from duet_sdk.errors import (
     BoundaryRefused,
     ConfigError,
     ConnectFailed,
+    ContentFiltered,
     DeadlineExceeded,
+    EndpointResting,
+    QuotaExceeded,
     RateLimited,
     Rejected,
     StreamBroken,
@@ -347,6 +350,80 @@ async def test_the_policy_says_when_a_model_is_left_alone(breaker, calls):
         with pytest.raises(ConnectFailed):
             await duet.chat("q")
     assert len(generator.calls) == calls
+
+
+def resting(*after, rest_s=0.1, **options):
+    """A generator whose breaker opens at its first failure, then what it writes."""
+    policy = {"ladder": Ladder(generator="raise"), "breaker": BreakerPolicy(failures=1, rest_s=rest_s)} | options
+    return Scripted(failing(), *after, model="hurt"), FailurePolicy(**{"retry": Retry(1, 0), **policy})
+
+
+@pytest.mark.parametrize("stage", ["reasoner", "generator"])
+async def test_a_rest_is_waited_for_where_nobody_else_begins(stage):
+    hurt, policy = resting("up again", retry=Retry(3, 0), ladder=Ladder(reasoner="raise", generator="raise"))
+    well = Scripted(*["fine"] * 3)
+    pair = (hurt, well) if stage == "reasoner" else (well, hurt)
+    duet = AsyncDuetClient(*pair, on_failure=policy)
+    reply = await duet.chat("q")
+    assert (reply.signal.text, reply.text) == (("up again", "fine") if stage == "reasoner" else ("fine", "up again"))
+    assert reply.served_by == "pair"
+
+
+async def test_a_generators_rest_is_waited_for_before_a_signal_is_bought():
+    hurt, policy = resting("up again", breaker=BreakerPolicy(failures=2, rest_s=0.1), retry=Retry(2, 0))
+    hurt = Scripted(failing(), failing(), "up again")
+    duet = AsyncDuetClient(Scripted(*["s"] * 2), hurt, on_failure=policy)
+    with pytest.raises(ConnectFailed):
+        await duet.chat("q")
+    reply = await duet.chat("q")
+    assert (reply.signal.text, reply.text, reply.served_by) == ("s", "up again", "pair")
+
+
+async def test_a_rest_is_waited_for_once_in_a_request():
+    hurt, policy = resting(*[failing()] * 9, retry=Retry(9, 0), ladder=Ladder())
+    reply = await AsyncDuetClient(Scripted(*["from the reasoner"] * 2), hurt, on_failure=policy).chat("q")
+    assert (reply.text, reply.served_by) == ("from the reasoner", "reasoner_fallback")
+    assert len(hurt.calls) == 2
+
+
+@pytest.mark.parametrize("longest", [0.0, 59.9])
+async def test_a_rest_beyond_the_bound_is_not_waited_for(longest):
+    hurt, policy = resting(rest_s=60, retry=Retry(3, 0, longest_retry_after_s=longest))
+    with pytest.raises(EndpointResting, match="another 60.0 s"):
+        await AsyncDuetClient(Scripted("s"), hurt, on_failure=policy).chat("q")
+
+
+async def test_the_next_model_of_a_chain_does_not_wait_for_one_that_rests():
+    hurt, policy = resting(rest_s=60, retry=Retry(3, 0))
+    duet = AsyncDuetClient(Scripted(*["s"] * 2), [hurt, Scripted("one", "two")], on_failure=policy)
+    assert [(await duet.chat("q")).text for _ in range(2)] == ["one", "two"]
+    assert len(hurt.calls) == 1
+
+
+@pytest.mark.parametrize("asked", [60.1, 900, 86_400, 999_999_999])
+@pytest.mark.parametrize("stage", ["reasoner", "generator"])
+@pytest.mark.parametrize("chain", [True, False])
+async def test_a_wait_beyond_the_bound_is_left_to_the_next_model_or_the_ladder(stage, chain, asked):
+    hurt, well = Scripted(failing(RateLimited, retry_after=asked), model="hurt"), Scripted("fine", "fine", "fine")
+    models = [hurt, well] if chain else hurt
+    pair = (models, well) if stage == "reasoner" else (well, models)
+    reply = await AsyncDuetClient(*pair).chat("q")
+    alone = {"reasoner": "generator_fallback", "generator": "reasoner_fallback"}[stage]
+    assert (reply.text, reply.served_by) == ("fine", "pair" if chain else alone)
+    assert len(hurt.calls) == 1
+
+
+@pytest.mark.parametrize("kind", [QuotaExceeded, ContentFiltered])
+@pytest.mark.parametrize("stage", ["reasoner", "generator"])
+@pytest.mark.parametrize(("chain", "which"), [(True, "any"), (True, "outage"), (False, "any")])
+async def test_an_empty_account_or_a_filter_lets_another_model_answer_at_once(kind, stage, chain, which):
+    hurt, well = Scripted(failing(kind), model="hurt"), Scripted("fine", "fine", "fine")
+    models = [hurt, well] if chain else hurt
+    pair = (models, well) if stage == "reasoner" else (well, models)
+    reply = await AsyncDuetClient(*pair, on_failure=FailurePolicy(chain=which)).chat("q")
+    alone = {"reasoner": "generator_fallback", "generator": "reasoner_fallback"}[stage]
+    assert (reply.text, reply.served_by) == ("fine", "pair" if chain else alone)
+    assert len(hurt.calls) == 1
 
 
 async def test_retry_may_be_said_in_one_place_only():

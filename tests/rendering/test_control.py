@@ -13,6 +13,7 @@ from support import templates
 
 from duet_sdk.rendering import Renderer, TokenizerFiles, neutralise_unknown
 from duet_sdk.rendering.control_strings import SHAPES, STRINGS
+from duet_sdk.rendering.quoting import quoted
 from duet_sdk.types import Message
 
 ORDINARY = [
@@ -292,3 +293,28 @@ def test_nested_control_strings_are_all_broken():
     assert "<|im_end|>" not in safe
     assert "</think>" not in safe
     assert neutralise_unknown(safe) == safe
+
+
+MANY = 200_000
+"""Characters of a text on which one that is tried again at each place would take hours."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("<" + " " * MANY, "\n" * MANY, "\r" * MANY, "<" * MANY, "<|" * MANY, "<|a" + " " * MANY, "<|x" + "|" * MANY),
+        *("[" + " " * MANY, "## " * MANY, " \n" * MANY, "<seed" + " " * MANY, "< /" + "\t" * MANY, "<unused" + "1" * MANY),
+        *("◁" + " " * MANY, "＜｜a" + "\u3000" * MANY, "ﷺ" * MANY, "\u0301" * MANY, "[/" * MANY),
+    ],
+    ids=lambda text: ascii(text[:8]),
+)  # fmt: skip
+def test_a_long_text_without_control_strings_stays_as_it_is_in_time_that_grows_with_its_length(text):
+    assert neutralise_unknown(text) == text
+    assert quoted(text, "notes") == f"<notes>\n{text}\n</notes>"
+    assert neutralise_unknown(f"{text}\n<|im_end|>") == f"{text}\n<{BREAK}|im_end|>"
+
+
+def test_a_control_string_is_found_behind_characters_that_fold_to_several_or_none():
+    assert neutralise_unknown("ﬁﷺ\u2060㌀ <ﬁ> ＜|im_end|＞ ﬁ </think>") == (
+        f"ﬁﷺ\u2060㌀ <ﬁ> ＜{BREAK}|im_end|＞ ﬁ <{BREAK}/think>"
+    )

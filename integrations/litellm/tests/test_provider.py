@@ -112,11 +112,12 @@ async def test_a_completion_has_answer_signal_usage_cost_and_facts(way: str):
 async def test_a_stream_brings_signal_then_text_then_usage(way: str):
     pair(PLAN, "It is five.")
     chunks = await ask(way, stream=True, stream_options={"include_usage": True})
-    deltas = [chunk.choices[0].delta for chunk in chunks]
+    said = [chunk.choices[0] for chunk in chunks if chunk.choices]  # since 1.109 the chunk with the usage has none
+    deltas = [choice.delta for choice in said]
     thought = [delta.reasoning_content for delta in deltas if getattr(delta, "reasoning_content", None)]
     assert thought == ["Read", " both", " files.", " Then", " add."]
     assert [delta.content for delta in deltas if delta.content] == ["It", " is", " five."]
-    assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["stop"]
+    assert [choice.finish_reason for choice in said if choice.finish_reason] == ["stop"]
     usage = next(chunk.usage for chunk in chunks if getattr(chunk, "usage", None))
     assert (usage.completion_tokens, usage.completion_tokens_details.reasoning_tokens) == (5 + 3, 5)
     facts = [d.provider_specific_fields["duet"] for d in deltas if getattr(d, "provider_specific_fields", None)]

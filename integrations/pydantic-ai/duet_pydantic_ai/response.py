@@ -44,7 +44,8 @@ def told_as_theirs(model: str) -> Iterator[None]:
     except (errors.BackendError, errors.ContextOverflow) as error:
         other = theirs.ModelServerError if getattr(error, "status", None) else theirs.ModelConnectionError
         after = getattr(error, "retry_after", None)
-        raise _KINDS.get(type(error), other)(model, str(error), retry_after=after) from error
+        kind = next((_KINDS[base] for base in type(error).__mro__ if base in _KINDS), other)
+        raise kind(model, str(error), retry_after=after) from error
 
 
 def usage_of(reply: Reply) -> RequestUsage:
