@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast, get_args
 
 from duet_sdk.errors import InvalidRequest
-from duet_sdk.types import ImagePart, Json, Message, Part, Role, TextPart, ToolCall
+from duet_sdk.types import ImagePart, Json, Message, Part, ProviderParts, Role, TextPart, ToolCall
 
 MessageLike: TypeAlias = Message | Json
 """A `Message`, or a mapping in OpenAI's form."""
@@ -54,6 +54,7 @@ def _parse(item: object, at: int) -> Message:
             "name": item.name,
             "signal": item.signal,
             "is_error": item.failed,
+            "provider_parts": item.provider_parts,
         }
     if not isinstance(item, Mapping):
         raise InvalidRequest(f"message {at} must be a Message or a mapping, got {type(item).__name__}")
@@ -70,7 +71,9 @@ def _parse(item: object, at: int) -> Message:
         raise InvalidRequest(f"message {at}: tool_call_id must be a string, got {type(tool_call_id).__name__}")
     if role == "tool" and not tool_call_id:
         raise InvalidRequest(f"message {at} is a tool result without tool_call_id: name the call it answers")
-    failed = role == "tool" and (item.get("is_error") is True or item.get("status") == "error")
+    failed = role == "tool" and (
+        item.get("is_error") is True or item.get("failed") is True or item.get("status") == "error"
+    )
     return Message(
         cast("Role", role),
         content,
@@ -79,20 +82,28 @@ def _parse(item: object, at: int) -> Message:
         item.get("name"),
         _signal(item, cast("Role", role), at),
         failed,
+        _provider_parts(item.get("provider_parts"), at) if role == "assistant" else None,
     )
 
 
 def _signal(item: Json, role: str, at: int) -> str | None:
-    """The signal that an assistant's message carries: ``signal``, or where servers and frameworks put reasoning."""
+    """The signal that an assistant's message carries; what stands as reasoning may be any other model's."""
     own = item.get("signal")
     if own is not None and not isinstance(own, str):
         raise InvalidRequest(f"message {at}: signal must be a string, got {type(own).__name__}")
     if own and role != "assistant":
         raise InvalidRequest(f"message {at} is from {role!r} and carries a signal; only assistant messages can")
-    if role != "assistant":
-        return None
-    found = (own, item.get("reasoning"), item.get("reasoning_content"))
-    return next((text for text in found if isinstance(text, str) and text.strip()), None)
+    return own if role == "assistant" and own and own.strip() else None
+
+
+def _provider_parts(given: object, at: int) -> ProviderParts | None:
+    if given is None or isinstance(given, ProviderParts):
+        return given
+    fields = ("endpoint", "model", "text")
+    found = [given.get(name) for name in fields] if isinstance(given, Mapping) else []
+    if not found or not all(isinstance(value, str) for value in found):
+        raise InvalidRequest(f"message {at}: provider_parts must be as Message.to_dict() writes them, or be left out")
+    return ProviderParts(*cast("list[str]", found))
 
 
 def _content(content: object, at: int, *, may_be_empty: bool) -> str | tuple[Part, ...]:
@@ -134,7 +145,9 @@ def _part(piece: object, at: int) -> Part | None:
 
 def _tool_call(call: object, at: int) -> ToolCall:
     if isinstance(call, ToolCall):
-        call = {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
+        call = {"id": call.id, "name": call.name, "arguments": call.arguments}
+    if isinstance(call, Mapping) and "function" not in call and "arguments" in call:
+        call = {**call, "function": call}  # ours, as `dataclasses.asdict` writes it
     if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
         function = call["function"]
         arguments = function.get("arguments", "{}")

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
-from duet_sdk.types import AttemptKind, CountedBy, HandoffName, Message, Mode, ServedBy, Stage, TokenLogprob, ToolCall
+from duet_sdk.types import (
+    AttemptKind,
+    CountedBy,
+    HandoffName,
+    Message,
+    Mode,
+    ProviderParts,
+    ServedBy,
+    Stage,
+    TokenLogprob,
+    ToolCall,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +247,14 @@ class Reply:
     receipt: Receipt = Receipt()
     why: str = ""
     """In a sentence, why it was served as it was: what failed on the way, with its cause, and how the answer ended."""
+    provider_parts: ProviderParts | None = field(default=None, repr=False)
+    """What the model that answered wants back with its turn; for `message`, and in no dictionary or summary."""
 
     @property
     def message(self) -> Message:
         """The assistant's message for the next request's history: text, tool calls, and the signal behind them."""
-        return Message("assistant", self.text, self.tool_calls, signal=self.signal.text or None)
+        signal = self.signal.text or None
+        return Message("assistant", self.text, self.tool_calls, signal=signal, provider_parts=self.provider_parts)
 
     @property
     def new_signal(self) -> str:
@@ -250,6 +264,7 @@ class Reply:
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""
         plain: dict[str, Any] = _plain(self)
+        del plain["provider_parts"]
         plain["usage"]["total_tokens"] = self.usage.total_tokens
         return plain
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Stage: TypeAlias = Literal["reasoner", "generator"]
@@ -68,6 +68,17 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderParts:
+    """What the model that wrote a turn wants back with it, unread: reasoning, signatures, encrypted blocks."""
+
+    endpoint: str
+    """A digest of backend and address; only the model of that name there gets the parts."""
+    model: str
+    text: str = field(repr=False)
+    """The parts as JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation.
 
@@ -85,6 +96,8 @@ class Message:
     turns it is what the run's later turns go by."""
     failed: bool = False
     """On a tool's result, whether the call failed; a result that reads like an error counts without it."""
+    provider_parts: ProviderParts | None = field(default=None, repr=False)
+    """On an assistant's message, what its model wants back; `Reply.message` sets it, and no other model gets it."""
 
     @property
     def text(self) -> str:
@@ -99,6 +112,44 @@ class Message:
         if isinstance(self.content, str):
             return ()
         return tuple(part for part in self.content if isinstance(part, ImagePart))
+
+    def on_wire(self) -> dict[str, Any]:
+        """The message in OpenAI's form, without what is ours: signal, provider's parts, whether a call failed."""
+        content: object = self.content
+        if not isinstance(self.content, str):
+            content = [_part_on_wire(part) for part in self.content]
+        turn: dict[str, Any] = {"role": self.role, "content": content}
+        if self.tool_calls:
+            turn["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.tool_calls
+            ]
+        if self.tool_call_id is not None:
+            turn["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            turn["name"] = self.name
+        return turn
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole message as JSON-ready values: OpenAI's form, and what is ours beside it.
+
+        >>> Message("assistant", "17.", signal="sieve").to_dict()
+        {'role': 'assistant', 'content': '17.', 'signal': 'sieve'}
+        """
+        turn = self.on_wire()
+        if self.signal is not None:
+            turn["signal"] = self.signal
+        if self.failed:
+            turn["is_error"] = True
+        if self.provider_parts is not None:
+            turn["provider_parts"] = asdict(self.provider_parts)
+        return turn
+
+
+def _part_on_wire(part: Part) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": "image_url", "image_url": {"url": part.url, **({"detail": part.detail} if part.detail else {})}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,15 @@
 """What callers may write as messages."""
 
+import copy
+import dataclasses
+import json
+import pickle
+
 import pytest
 
 from duet_sdk.errors import InvalidRequest
 from duet_sdk.messages import check_tools, parse_messages
-from duet_sdk.types import ImagePart, Message, TextPart, ToolCall
+from duet_sdk.types import ImagePart, Message, ProviderParts, TextPart, ToolCall
 
 
 def test_a_text_is_a_question():
@@ -102,12 +107,48 @@ def test_tools_without_names_or_with_the_same_are_refused(tools, words):
         check_tools(tools)
 
 
-def test_an_assistant_message_carries_its_signal_however_it_is_given():
+def test_an_assistant_message_carries_its_signal():
     ours = [Message("user", "q"), Message("assistant", "a", signal="plan"), Message("user", "q")]
     assert list(parse_messages(ours)) == ours
-    for field in ("signal", "reasoning", "reasoning_content"):
-        wire = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", field: "plan"}, ours[2]]
-        assert list(parse_messages(wire)) == ours
+    wire = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "signal": "plan"}, ours[2]]
+    assert list(parse_messages(wire)) == ours
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_reasoning_in_a_history_may_be_any_model_s_and_is_no_signal(field):
+    wire = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", field: "mumble"}]
+    assert parse_messages([*wire, {"role": "user", "content": "q"}])[1] == Message("assistant", "a")
+
+
+PARTS = ProviderParts("e", "m", '{"message": {"reasoning_content": "secret"}, "calls": {}}')
+WHOLE = (
+    Message("system", "be brief"),
+    Message("user", (TextPart("which?"), ImagePart("https://x/y.png", "low")), name="ada"),
+    Message("assistant", "", (ToolCall("c1", "look_up", '{"town": 1}'),), signal="plan", provider_parts=PARTS),
+    Message("tool", "none", tool_call_id="c1", name="look_up", failed=True),
+)
+
+
+def test_messages_come_back_from_json_as_they_were():
+    text = json.dumps([message.to_dict() for message in WHOLE])
+    assert parse_messages(json.loads(text)) == WHOLE
+
+
+def test_messages_come_back_from_pickles_and_copies_as_they_were():
+    assert pickle.loads(pickle.dumps(WHOLE)) == WHOLE
+    assert copy.deepcopy(WHOLE) == WHOLE
+    assert parse_messages([dataclasses.asdict(WHOLE[2]), WHOLE[3], WHOLE[1]])[0] == WHOLE[2]
+
+
+def test_provider_parts_are_in_no_repr():
+    assert "secret" not in repr(WHOLE) + repr(PARTS)
+
+
+@pytest.mark.parametrize("given", ["text", {"endpoint": "e"}, {"endpoint": "e", "model": 1, "text": ""}])
+def test_provider_parts_of_another_form_are_refused(given):
+    wire = {"role": "assistant", "content": "a", "provider_parts": given}
+    with pytest.raises(InvalidRequest, match="message 0: provider_parts must be as"):
+        parse_messages([wire, Message("user", "q")])
 
 
 @pytest.mark.parametrize("value", ["", "  ", None, [{"type": "reasoning.text"}], {"text": "plan"}])

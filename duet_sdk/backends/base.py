@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from typing_extensions import override
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 trace_headers: ContextVar[Mapping[str, str] | None] = ContextVar("headers of the call's trace", default=None)
 """What a backend that speaks HTTP sends along, so that its server's spans belong to the call; set while it is sent."""
+
+
+@lru_cache(maxsize=256)  # asked for every request, of a few endpoints
+def endpoint_id(backend: str, address: str | None) -> str:
+    """A digest of backend and address: history that travels must not show where a model is served."""
+    return hashlib.sha256(f"{backend}\n{address or ''}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,8 @@ class Chunk:
     """The model's server has said all: nothing follows, and nothing is left to be closed but what is closed at once."""
     served: Served | None = None
     """Who answers, with the first chunk of the call."""
+    provider_parts: Json | None = None
+    """What the model wants back with this turn, all of it so far: see `duet_sdk.backends.provider_parts`."""
 
 
 class ThinkRenderer(Protocol):
@@ -159,6 +169,11 @@ class Backend(ABC):
     def own_price(self) -> Price | None:
         """The price that its user gave it, which goes before what a provider says a call cost; None for none."""
         return None
+
+    @property
+    def endpoint_id(self) -> str:
+        """A digest of backend and address, by which a provider's parts find back to where they came from."""
+        return endpoint_id(self.name, self.base_url)
 
     @abstractmethod
     async def connect(self) -> Capabilities:
@@ -264,6 +279,11 @@ class Wrapped(Backend):
     @override
     def own_price(self) -> Price | None:
         return self._backend.own_price
+
+    @property
+    @override
+    def endpoint_id(self) -> str:
+        return self._backend.endpoint_id
 
     @override
     async def connect(self) -> Capabilities:

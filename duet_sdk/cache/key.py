@@ -16,6 +16,9 @@ from duet_sdk.types import Json, Message
 _FORMAT = 1
 """Goes up when the meaning of an ingredient changes, or how a signal is read from the same output."""
 
+_NOT_READ = ("provider_parts",)
+"""Of a message, what no reasoner is given when it is asked for a signal."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
@@ -105,5 +108,6 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        names = [field.name for field in dataclasses.fields(value) if field.name not in _NOT_READ]
+        return {name: _plain(getattr(value, name)) for name in names}
     raise CacheError(f"a parameter of type {type(value).__name__} is not a JSON value; the request is not cached")

@@ -35,6 +35,8 @@ def most_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) 
             tokens += len(message.content.encode("utf-8", "surrogatepass"))
         else:
             tokens += len(message.text.encode("utf-8", "surrogatepass")) + _TOKENS_PER_IMAGE * len(message.images)
+        if message.provider_parts is not None:
+            tokens += len(message.provider_parts.text.encode("utf-8", "surrogatepass"))
         for call in message.tool_calls:
             tokens += len(call.arguments.encode("utf-8", "surrogatepass")) + len(call.name) + 32
     for tool in tools:

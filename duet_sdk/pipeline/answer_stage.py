@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 from duet_sdk.answer_form import ask_again, strict_tools, unmet
-from duet_sdk.backends.base import Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
+from duet_sdk.backends.provider_parts import with_own_parts
 from duet_sdk.context import flatten_tools
 from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
@@ -137,16 +138,16 @@ class AnswerStage:
                     draft.add_text(text, index)
                     if outbox.is_read:
                         outbox.tell(AnswerDelta(text, index, chunk.logprobs))
-                if chunk.finish_reason is not None or chunk.logprobs or chunk.tool_calls:
-                    self._note(chunk)
+                if chunk.finish_reason is not None or chunk.logprobs or chunk.tool_calls or chunk.provider_parts:
+                    self._note(chunk, attempt.backend)
             if attempt.counter.done or attempt.counter.stopped:
                 return
             if len(outbox.events) >= LOOK_AHEAD:
                 await outbox.room()
         attempt.exhausted()
 
-    def _note(self, chunk: Chunk) -> None:
-        """What comes with few chunks only: logprobs, pieces of tool calls, the end of an output."""
+    def _note(self, chunk: Chunk, backend: Backend) -> None:
+        """What comes with few chunks only: logprobs, pieces of tool calls, the end of an output, what goes back."""
         draft = self._flow.draft
         if chunk.logprobs:
             draft.add_logprobs(chunk.index, chunk.logprobs)
@@ -155,6 +156,8 @@ class AnswerStage:
             self._flow.tell(delta)
         if chunk.finish_reason is not None:
             draft.end_answer(chunk.index, chunk.finish_reason)
+        if chunk.provider_parts is not None:
+            draft.add_parts(chunk.index, backend, chunk.provider_parts)
 
     async def plan(
         self, stage: Stage, model: StageModel, *, signal: str, kind: AttemptKind = "answer"
@@ -228,8 +231,7 @@ class AnswerStage:
         """Whether the signal was made for this answer, and the call without its limits."""
         flow = self._flow
         seen = flow.seen_by(stage) if flow.draft.agent is None else await flow.read_by(stage, model)
-        if not able.tools:
-            seen = flatten_tools(seen)
+        seen = flatten_tools(seen) if not able.tools else with_own_parts(seen, model.backend)
         if stage == "reasoner":
             return False, without_signal(seen, prompts=Prompts(), thinking=None)
         carried = next((message.signal for message in reversed(seen) if message.signal), None)

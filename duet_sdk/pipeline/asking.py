@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from duet_sdk.backends.base import Call, Capabilities
+from duet_sdk.backends.provider_parts import without_parts
 from duet_sdk.budget import UsdOf
 from duet_sdk.cache import CacheKey
 from duet_sdk.context import flatten_tools, without_images
@@ -148,6 +149,7 @@ async def way_of_asking(
     """How this request's signal is asked for: limit → call; ``joined`` if its pieces are not shown."""
     agent = flow.draft.agent
     seen = flatten_tools(flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model))
+    seen = without_parts(seen)
     if agent is not None and any(message.signal for message in seen):
         seen = review(seen, agent.why)
     seen = seen if able.images else without_images(seen)

@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from duet_sdk.backends.base import Call, Chunk, Served
+from duet_sdk.backends.base import Backend, Call, Chunk, Served
 from duet_sdk.budget import EntryFacts, UsdOf
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import AttemptStarted
@@ -138,6 +138,11 @@ class RunningAttempt:
     def extend(self, until: float | None) -> None:
         """Move its deadline; for the next `run`."""
         self._until = until
+
+    @property
+    def backend(self) -> Backend:
+        """Whose output it reads."""
+        return self._model.backend
 
     @property
     def tokens(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from duet_sdk.agents.history import without_signals
 from duet_sdk.agents.run import AgentRun, RunMemory, has_tools
+from duet_sdk.backends.base import Backend
 from duet_sdk.budget import RequestBudget
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pipeline.causes import why
@@ -15,7 +17,7 @@ from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, ReasonerOnly
 from duet_sdk.reply import GateDecision, ReasonerOnlyEstimate, Reply, Signal
 from duet_sdk.request import Request
-from duet_sdk.types import HandoffName, ServedBy, Stage, TokenLogprob, ToolCall
+from duet_sdk.types import HandoffName, Json, ProviderParts, ServedBy, Stage, TokenLogprob, ToolCall
 
 _SERVED_BY: dict[str, ServedBy] = {
     "duet": "pair",
@@ -32,6 +34,7 @@ class Draft:
         "_calls",
         "_finishes",
         "_logprobs",
+        "_parts",
         "_texts",
         "account",
         "agent",
@@ -111,6 +114,7 @@ class Draft:
         self._finishes: list[str | None] = [None] * self.request.n
         self._calls: dict[tuple[int, int], list[str]] = {}
         self._logprobs: dict[int, list[TokenLogprob]] = {}
+        self._parts: dict[int, tuple[Backend, Json]] = {}
 
     def start_over(self) -> bool:
         """Forget signal and answers, but not what they cost: another pair takes over. Whether there was an answer."""
@@ -138,6 +142,10 @@ class Draft:
         call[0] = delta.id or call[0]
         call[1] = delta.name or call[1]
         call[2] += delta.arguments
+
+    def add_parts(self, index: int, backend: Backend, parts: Json) -> None:
+        """What the model wants back with answer number ``index``, in place of what there was."""
+        self._parts[index] = backend, parts
 
     def end_answer(self, index: int, finish_reason: str | None) -> None:
         """Answer number ``index`` is complete."""
@@ -197,6 +205,7 @@ class Draft:
                 finish_reason=ended,
                 answer_tokens=self.budget.limits.answer_tokens,
             ),
+            provider_parts=self._parts_of(winner) if self._parts else None,
         )
 
     def calls_of(self, index: int) -> tuple[ToolCall, ...]:
@@ -204,6 +213,15 @@ class Draft:
         if not self._calls:
             return ()
         return tuple(ToolCall(*self._calls[at]) for at in sorted(self._calls) if at[0] == index)
+
+    def _parts_of(self, index: int) -> ProviderParts | None:
+        if index not in self._parts:
+            return None
+        backend, parts = self._parts[index]
+        ids = {at[1]: call[0] for at, call in self._calls.items() if at[0] == index}
+        calls = {ids[position]: fields for position, fields in parts["calls"].items() if position in ids}
+        text = json.dumps({"message": parts["message"], "calls": calls}, ensure_ascii=False)
+        return ProviderParts(backend.endpoint_id, backend.model, text)
 
     def _estimate_reasoner_only(self) -> ReasonerOnlyEstimate | None:
         if self.reasoner_only is None or self.request.mode == "signal":

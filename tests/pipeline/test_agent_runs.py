@@ -170,18 +170,29 @@ async def test_after_a_restart_without_the_field_the_reasoner_is_asked_anew_at_t
     assert prompts(generator)[0][-1].text == "fine too\n\n<notes>\nplan\n</notes>"
 
 
-async def test_openai_messages_carry_the_signal_as_reasoning():
-    duet, reasoner = pair(generator=Scripted("answer"))
+def told(**field):
     wire = {"id": "c0", "type": "function", "function": {"name": "read", "arguments": '{"path": "0.txt"}'}}
-    for field in ("signal", "reasoning", "reasoning_content"):
-        messages = [
-            {"role": "user", "content": "q"},
-            {"role": "assistant", "content": None, "tool_calls": [wire], field: "the plan"},
-            {"role": "tool", "content": "fine", "tool_call_id": "c0"},
-        ]
-        reply = await turn(duet, messages)
-        assert (reply.signal.text, reply.gate.reason) == ("the plan", "the run already has a signal")
+    return [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [wire], **field},
+        {"role": "tool", "content": "fine", "tool_call_id": "c0"},
+    ]
+
+
+async def test_openai_messages_carry_the_signal():
+    duet, reasoner = pair(generator=Scripted("answer"))
+    reply = await turn(duet, told(signal="the plan"))
+    assert (reply.signal.text, reply.gate.reason) == ("the plan", "the run already has a signal")
     assert reasoner.calls == []
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_another_model_s_reasoning_in_a_history_is_no_signal(field):
+    generator = Scripted("answer")
+    duet, reasoner = pair("ours", generator)
+    reply = await turn(duet, told(**{field: "mumble"}))
+    assert (reply.signal.text, len(reasoner.calls)) == ("ours", 1)
+    assert not any("mumble" in message.text for message in prompts(generator)[0])
 
 
 async def test_a_signal_that_every_message_carries_counts_and_stands_once():

@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
+from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk, endpoint_id
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
 from duet_sdk.backends.litellm.connections import Clients, load
 from duet_sdk.backends.litellm.errors import is_silence, refusal_of
 from duet_sdk.backends.litellm.wire import answer_chunks, delta_chunk, request_of, usage_of
 from duet_sdk.backends.options import Known, checked
+from duet_sdk.backends.provider_parts import Parts
 from duet_sdk.errors import ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
 
@@ -95,6 +96,12 @@ class LiteLLMBackend(Backend):
     def own_price(self) -> Price | None:
         return self._own_price
 
+    @property
+    @override
+    def endpoint_id(self) -> str:
+        """As `Backend.endpoint_id`, of the address that was given."""
+        return endpoint_id(self.name, self._base_url)
+
     async def connect(self) -> Capabilities:
         """Import LiteLLM and look the model up in its list; nothing is sent.
 
@@ -131,7 +138,7 @@ class LiteLLMBackend(Backend):
                 yield chunk
 
     def _request(self, call: Call, facts: ModelFacts) -> dict[str, Any]:
-        return request_of(call, facts) | {
+        return request_of(call, facts, endpoint=self.endpoint_id, model=self.model) | {
             "model": self.model,
             "api_key": self._api_key.get_secret_value() if self._api_key else None,
             "base_url": self._base_url,
@@ -147,6 +154,7 @@ class LiteLLMBackend(Backend):
     async def _deltas(self, answer: Any, request: Json) -> AsyncGenerator[Chunk, None]:
         written: list[str] = []
         usage: StageUsage | None = None
+        parts = Parts()
         try:
             while True:
                 try:
@@ -158,7 +166,7 @@ class LiteLLMBackend(Backend):
                         raise self._failed(error, request) from None
                     refusal, partial = refusal_of(error), "".join(written)
                     raise self._failures.broke_off(refusal, request, partial=partial, usage=usage) from None
-                chunk = delta_chunk(piece)
+                chunk = delta_chunk(piece, parts)
                 written.append(chunk.text)
                 if chunk.finish_reason is not None and not _was_ended(answer):
                     message = "the stream ended without a finish reason"

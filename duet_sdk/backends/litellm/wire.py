@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk.backends.base import Call, Chunk
-from duet_sdk.backends.server.wire import message_on_wire
+from duet_sdk.backends.provider_parts import CALL_FIELDS, MESSAGE_FIELDS, Parts, messages_on_wire
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.reply import StageUsage
-from duet_sdk.types import TokenLogprob
+from duet_sdk.types import Json, TokenLogprob
 
 if TYPE_CHECKING:
     from duet_sdk.backends.litellm.catalogue import ModelFacts
@@ -18,11 +18,11 @@ _SOME_THINKING = "low"
 """The effort for a call that is to think: the limit of tokens holds thinking and text together."""
 
 
-def request_of(call: Call, facts: ModelFacts) -> dict[str, Any]:
+def request_of(call: Call, facts: ModelFacts, *, endpoint: str, model: str) -> dict[str, Any]:
     """The arguments that the call itself makes; LiteLLM names ``max_tokens`` as the provider wants it."""
     sampling = call.sampling
     request: dict[str, Any] = {
-        "messages": [message_on_wire(message) for message in call.messages],
+        "messages": messages_on_wire(call.messages, endpoint=endpoint, model=model),
         "max_tokens": call.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -53,15 +53,36 @@ def request_of(call: Call, facts: ModelFacts) -> dict[str, Any]:
 def answer_chunks(answer: Any) -> Iterator[Chunk]:
     """A whole answer, a chunk for each output."""
     for choice in answer.choices:
-        yield _chunk(choice, choice.message, finish_reason=choice.finish_reason or "stop")
+        chunk = _chunk(choice, choice.message, finish_reason=choice.finish_reason or "stop")
+        parts = Parts()
+        parts.whole(*_parted(choice.message, chunk))
+        chunk.provider_parts = parts.found
+        yield chunk
 
 
-def delta_chunk(piece: Any) -> Chunk:
-    """A piece of a stream, which is of one output; usage is read apart."""
+def delta_chunk(piece: Any, parts: Parts) -> Chunk:
+    """A piece of a stream, which is of one output; ``parts`` notes what the model wants back, usage is read apart."""
     if not piece.choices:
         return Chunk()
     choice = piece.choices[0]
-    return _chunk(choice, choice.delta, finish_reason=choice.finish_reason)
+    chunk = _chunk(choice, choice.delta, finish_reason=choice.finish_reason)
+    parts.fragment(*_parted(choice.delta, chunk))
+    if chunk.finish_reason is not None:
+        chunk.provider_parts = parts.found
+    return chunk
+
+
+def _parted(said: Any, chunk: Chunk) -> tuple[Json, list[tuple[int, Json]]]:
+    """What a model may want back of a message and of its calls."""
+    calls = zip(chunk.tool_calls, getattr(said, "tool_calls", None) or (), strict=True)
+    return _named(said, MESSAGE_FIELDS), [(delta.position, _named(call, CALL_FIELDS)) for delta, call in calls]
+
+
+def _named(said: Any, names: Iterable[str]) -> Json:
+    """Fields by name; of whole answers LiteLLM moves those that it does not know into ``provider_specific_fields``."""
+    moved = getattr(said, "provider_specific_fields", None) or {}
+    found = {name: getattr(said, name, None) or moved.get(name) for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def usage_of(reported: Any) -> StageUsage | None:

@@ -25,7 +25,6 @@ from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.local.vllm_params import chunk_of, refusals, sampling_params
 from duet_sdk.backends.options import Known, check_window, checked_local
 from duet_sdk.backends.redaction import redacted, texts_of
-from duet_sdk.backends.server.wire import message_on_wire
 from duet_sdk.errors import BackendError, ConfigError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import FREE, Price
 from duet_sdk.rendering import Renderer, TokenizerFiles
@@ -145,7 +144,7 @@ class VllmEngine(Backend):
         try:
             params = sampling_params(call, defaults=started.defaults, special=started.special)
         except refusals() as err:
-            words = redacted(str(err), texts=texts_of({"messages": [message_on_wire(one) for one in call.messages]}))
+            words = redacted(str(err), texts=texts_of({"messages": [one.on_wire() for one in call.messages]}))
             raise Rejected(f"vLLM rejected the sampling parameters: {words}", **self._facts()) from err
         request = f"duet-{next(self._numbers)}"
         usage, begun, aborted = StageUsage(input_tokens=len(prompt)), False, False

@@ -20,6 +20,7 @@ from typing_extensions import override
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
+from duet_sdk.backends.provider_parts import messages_on_wire
 from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.server.client import Generation, Server
 from duet_sdk.backends.server.decoding import Decoder
@@ -29,7 +30,7 @@ from duet_sdk.backends.server.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.server.renderer import ServerRenderer
 from duet_sdk.backends.server.scale_out import Derender
 from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
-from duet_sdk.backends.server.wire import encode_call, message_on_wire, path_of, request_body
+from duet_sdk.backends.server.wire import encode_call, path_of, request_body
 from duet_sdk.backends.shared import Shared
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import FREE, Price
@@ -164,7 +165,7 @@ class VllmBackend(Backend):
         own = self._own.of(call)
         if facts.thinking_budget:
             own |= thinking_budget(call, dialect=facts.dialect, renderer=facts.renderer)
-        body = request_body(call, model=self.model, dialect=facts.dialect, own=own)
+        body = request_body(call, model=self.model, dialect=facts.dialect, own=own, endpoint=self.endpoint_id)
         if facts.thinking_budget is False and body.get("thinking_token_budget") is not None:
             raise self._failures.rejected("the server was not started for thinking_token_budget")
         derender = None
@@ -195,7 +196,8 @@ class VllmBackend(Backend):
         facts = await self._facts.get()
         if not facts.tokenize:
             return None
-        asked: dict[str, Any] = {"model": self.model, "messages": [message_on_wire(message) for message in messages]}
+        turns = messages_on_wire(messages, endpoint=self.endpoint_id, model=self.model)
+        asked: dict[str, Any] = {"model": self.model, "messages": turns}
         if tools:
             asked["tools"] = list(tools)
         if template_kwargs:

@@ -47,6 +47,14 @@ class _Said(msgspec.Struct, gc=False):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: _Nothing = None
+    # What else `Parts` keeps; `Reader` hands it over.
+    reasoning_details: _Nothing = None
+    thinking_blocks: _Nothing = None
+    reasoning_items: _Nothing = None
+    encrypted_content: None = None
+    reasoning_opaque: None = None
+    extra_content: None = None
+    provider_specific_fields: None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -117,7 +125,7 @@ class Decoder:
         self._failures = failures
         self._sent = sent
 
-    def read(self, events: Sequence[bytes]) -> list[Chunk]:  # noqa: C901  # one function: every token passes here
+    def read(self, events: Sequence[bytes]) -> list[Chunk]:  # noqa: C901, PLR0912, PLR0915  # one function: every token passes here
         """The chunks of these events, up to the one that ends the stream."""
         if not events or not self._is_usual:
             return self._unusual(events)
@@ -132,6 +140,7 @@ class Decoder:
         begun = reader.begun
         chunks: list[Chunk] = []
         usages: list[_Usage | None] = []
+        thought = ""
         open_one: Chunk | None = None
         for event in usual:
             text, reasoning, finish = "", "", None
@@ -146,6 +155,7 @@ class Decoder:
                     reasoning = said.reasoning or said.reasoning_content or ""
                     if reasoning and self._only_answers:
                         text, reasoning = reasoning + text, ""
+                    thought = reasoning or thought
                 if finish is not None:
                     reader.unfinished = 0
             elif event.usage is None:
@@ -166,12 +176,27 @@ class Decoder:
             if not is_counted or finish is not None:
                 open_one = None  # nothing more may be merged into it
         reader.begun, self._joiner.left = begun, left
+        if thought or not reader.unfinished:
+            self._keep(usual, chunks)
         for chunk, usage in zip(chunks, usages, strict=True):
             if usage is not None:
                 details = usage.prompt_tokens_details
                 cached = None if details is None else details.cached_tokens
                 chunk.usage = StageUsage(usage.prompt_tokens, usage.completion_tokens, cached)
         return chunks
+
+    def _keep(self, events: Sequence[_Event], chunks: Sequence[Chunk]) -> None:
+        """Note what the model wants back of its reasoning; all of it goes with the chunk that ends the output."""
+        if self._only_answers:
+            return
+        parts = self._reader.parts[0]
+        ends = iter([chunk for chunk in chunks if chunk.finish_reason is not None])
+        for choice in [event.choices[0] for event in events if event.choices]:
+            if (said := choice.delta) is not None:
+                parts.text("reasoning", said.reasoning or "")
+                parts.text("reasoning_content", said.reasoning_content or "")
+            if choice.finish_reason is not None:
+                next(ends).provider_parts = parts.found
 
     def close(self) -> list[Chunk]:
         """The chunks of a last event without its empty line; sets ``failure`` if the answer is incomplete."""
@@ -281,3 +306,4 @@ def _add(chunk: Chunk, then: Chunk) -> None:
     if then.cost_usd is not None:
         chunk.cost_usd = then.cost_usd
     chunk.finish_reason = then.finish_reason
+    chunk.provider_parts = then.provider_parts or chunk.provider_parts

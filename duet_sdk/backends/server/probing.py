@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from duet_sdk import models
 from duet_sdk.backends.base import Capabilities
-from duet_sdk.backends.server.wire import Dialect, message_on_wire
+from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.types import Message
@@ -248,7 +248,7 @@ async def _own_tokenizer(
 async def _same(ask: Ask | None, model: str, renderer: Renderer, named: str | None) -> bool:
     """Whether a small conversation makes the same ids here and there; if that is unknown, the user's word counts."""
     ours = await asyncio.to_thread(renderer.chat_ids, _PROBE)
-    asked = {"model": model, "messages": [message_on_wire(message) for message in _PROBE]}
+    asked = {"model": model, "messages": [message.on_wire() for message in _PROBE]}
     theirs = await tokenize(ask, asked) if ask else None
     if theirs is None:
         return named is not None

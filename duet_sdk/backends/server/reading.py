@@ -11,10 +11,11 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from duet_sdk.backends.base import Call, Chunk
+from duet_sdk.backends.provider_parts import Parts
 from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.reply import StageUsage
-from duet_sdk.types import TokenLogprob
+from duet_sdk.types import Json, TokenLogprob
 
 _FINISH = {
     "stop": "stop",
@@ -37,9 +38,10 @@ class Reader:
     Attributes:
         unfinished: a bit for each output that has not said why it ended.
         begun: whether anything was written.
+        parts: what the model wants back with each output.
     """
 
-    __slots__ = ("_only_answers", "_outputs", "_per_output", "_used", "begun", "unfinished")
+    __slots__ = ("_is_whole", "_only_answers", "_outputs", "_per_output", "_used", "begun", "parts", "unfinished")
 
     def __init__(self, call: Call, *, dialect: Dialect) -> None:
         self.unfinished = (1 << call.n) - 1
@@ -49,6 +51,8 @@ class Reader:
         self._only_answers = call.thought is not None
         self._per_output = dialect.continuous_usage and call.n > 1
         self._used = [0] * call.n if self._per_output else []
+        self._is_whole = False
+        self.parts = [Parts() for _ in self._outputs]
 
     def event(self, value: Any) -> list[Chunk]:
         """The chunks of one event of a stream.
@@ -73,7 +77,7 @@ class Reader:
         if not choices:
             raise ValueError("no output")
         usage, cost = _usage(value.get("usage"))
-        self._per_output = False
+        self._per_output, self._is_whole = False, True
         if len(choices) == 1:
             return [self._chunk(choices[0], choices[0].get("message"), usage, cost)]
         # Nobody says how the tokens are spread over several outputs: usage comes after them all.
@@ -116,7 +120,19 @@ class Reader:
             cost,
             finish,
             index,
+            provider_parts=self._noted(said or {}, calls, index, has_ended=finish is not None),
         )
+
+    def _noted(self, said: Any, calls: tuple[ToolCallDelta, ...], index: int, *, has_ended: bool) -> Json | None:
+        """Note what the model wants back; all of it once the output has ended, and again if more comes then."""
+        if self._only_answers:
+            return None
+        parts = self.parts[index]
+        note = parts.whole if self._is_whole else parts.fragment
+        of_calls = zip(calls, said.get("tool_calls") or (), strict=True)
+        is_signed = note(said, [(delta.position, call) for delta, call in of_calls])
+        comes_late = is_signed and not self.unfinished >> index & 1
+        return parts.found if has_ended or comes_late else None
 
     def _summed(self, index: int, usage: StageUsage) -> StageUsage:
         """The running usage of vLLM counts the output that it comes with; ours counts the call."""

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from duet_sdk.backends.server.remote import Ask, Remote, control_spans
-from duet_sdk.backends.server.wire import message_on_wire
 from duet_sdk.errors import ConfigError, InvalidRequest, SignalError
 from duet_sdk.rendering.control import clean, find
 from duet_sdk.rendering.probe import ThinkBlock, find_block
@@ -96,7 +95,7 @@ class ServerRenderer:
             InvalidRequest: the template refuses these messages, or they switch its thinking off.
             BackendError: the server does not answer.
         """
-        turns = [message_on_wire(message) for message in messages]
+        turns = [message.on_wire() for message in messages]
         prompt = await self._remote.chat_ids(turns, tools=tools, kwargs=self.block.kwargs)
         return await self.put_thought(prompt, signal, closed=closed)
 

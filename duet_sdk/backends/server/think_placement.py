@@ -19,7 +19,6 @@ from typing import Literal, Protocol
 
 from duet_sdk.backends.base import Thought
 from duet_sdk.backends.server.remote import Ask, Remote
-from duet_sdk.backends.server.wire import message_on_wire
 from duet_sdk.errors import BackendError, ConfigError, InvalidRequest, SignalError
 from duet_sdk.rendering import SIGNAL_ARGUMENT, Renderer, ThinkBlock
 from duet_sdk.rendering.control import clean
@@ -96,7 +95,7 @@ class ThinkPlacer:
             SignalError: the signal is empty.
             BackendError: the server does not answer.
         """
-        turns, signal = [message_on_wire(message) for message in messages], clean(signal).strip()
+        turns, signal = [message.on_wire() for message in messages], clean(signal).strip()
         expected = await self.rendered(turns, signal, tools)
         for way in self._ways:
             if way == "render":

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from duet_sdk.backends.base import Call, Thought
+from duet_sdk.backends.provider_parts import messages_on_wire
 from duet_sdk.errors import ConfigError, InvalidRequest
-from duet_sdk.types import Json, Message, TextPart
+from duet_sdk.types import Json
 
 _OURS = (
     "model",
@@ -58,8 +59,12 @@ def path_of(call: Call) -> str:
     return "/completions" if call.prompt_ids else "/chat/completions"
 
 
-def request_body(call: Call, *, model: str, dialect: Dialect, own: Json | None = None) -> dict[str, Any]:
+def request_body(
+    call: Call, *, model: str, dialect: Dialect, own: Json | None = None, endpoint: str = ""
+) -> dict[str, Any]:
     """A call as a request: messages for the chat endpoint, token ids for the completion endpoint.
+
+    ``endpoint`` is the backend's, whose own parts go back with the messages.
 
     What stands in ``sampling.extra_body`` goes over the call's own choices and over ``own``, the endpoint's fields,
     except where it would lift a limit or change how the answer is read.
@@ -80,7 +85,7 @@ def request_body(call: Call, *, model: str, dialect: Dialect, own: Json | None =
             raise InvalidRequest("tools cannot be called from a prompt of token ids; send messages")
         body["prompt"] = list(call.prompt_ids)
     else:
-        body["messages"] = [message_on_wire(message) for message in call.messages]
+        body["messages"] = messages_on_wire(call.messages, endpoint=endpoint, model=model)
         if call.tools:
             body["tools"] = list(call.tools)
             if call.tool_choice is not None:
@@ -132,32 +137,6 @@ def _merged(body: dict[str, Any], extra: Json) -> dict[str, Any]:
     if isinstance(kwargs, Mapping) and "chat_template_kwargs" in body:
         merged["chat_template_kwargs"] = {**body["chat_template_kwargs"], **kwargs}
     return merged
-
-
-def message_on_wire(message: Message) -> dict[str, Any]:
-    """A message in OpenAI's form."""
-    content: object = message.content
-    if not isinstance(message.content, str):
-        content = [
-            {"type": "text", "text": part.text}
-            if isinstance(part, TextPart)
-            else {
-                "type": "image_url",
-                "image_url": {"url": part.url, **({"detail": part.detail} if part.detail else {})},
-            }
-            for part in message.content
-        ]
-    turn: dict[str, Any] = {"role": message.role, "content": content}
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        turn["name"] = message.name
-    return turn
 
 
 def encode_call(call: Call, body: Json) -> bytes:

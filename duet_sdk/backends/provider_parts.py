@@ -1,0 +1,238 @@
+"""What a provider wants back with its own turn, unread: found in answers, put into later requests.
+
+A turn that comes back without these is refused (DeepSeek, Kimi, Gemini), or its model has lost its train of thought.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from duet_sdk.types import Json, Message
+
+if TYPE_CHECKING:
+    from duet_sdk.backends.base import Backend
+
+_log = logging.getLogger(__name__)
+
+MAX_PARTS_CHARS: Final = 1 << 20
+"""Most that is kept of one turn: a thought of 250,000 tokens. What a server sends beyond it would be stored and sent
+again with every request, and a part that is cut is worth nothing, so all of the turn's parts are left out then."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a field comes in pieces, and when it goes back."""
+
+    joined: Literal["text", "items", "mapping"]
+    in_tool_runs: bool = False
+    """Goes back only within a question whose answering took tools."""
+    known: tuple[str, ...] = ()
+    """The names that count in a mapping, all where there are none: LiteLLM puts more into its own."""
+
+
+# The older DeepSeek refuses its reasoning where no tools were called, the newer ones where it is missing after a call.
+_REASONING = _Kind("text", in_tool_runs=True)
+_MESSAGE: Final[Mapping[str, _Kind]] = {
+    # https://api-docs.deepseek.com/guides/thinking_mode, https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model
+    "reasoning_content": _REASONING,
+    # https://docs.vllm.ai/en/latest/features/reasoning_outputs, and OpenRouter
+    "reasoning": _REASONING,
+    # https://openrouter.ai/docs/use-cases/reasoning-tokens#preserving-reasoning-blocks
+    "reasoning_details": _Kind("items"),
+    # Anthropic's and OpenAI's blocks as LiteLLM has them: https://docs.litellm.ai/docs/reasoning_content
+    "thinking_blocks": _Kind("items"),
+    "reasoning_items": _Kind("items"),
+    # https://docs.x.ai/docs/guides/reasoning#encrypted-reasoning-content
+    "encrypted_content": _Kind("text"),
+    # GitHub Copilot's models
+    "reasoning_opaque": _Kind("text"),
+    # https://ai.google.dev/gemini-api/docs/thought-signatures#openai
+    "extra_content": _Kind("mapping"),
+    # https://docs.litellm.ai/docs/providers/gemini#thought-signatures
+    "provider_specific_fields": _Kind("mapping", known=("thought_signatures",)),
+}
+_CALL: Final[Mapping[str, _Kind]] = {
+    "extra_content": _Kind("mapping"),
+    "provider_specific_fields": _Kind("mapping", known=("thought_signature",)),
+}
+_ITEMS: Final = tuple(name for name, kind in _MESSAGE.items() if kind.joined == "items")
+MESSAGE_FIELDS: Final = tuple(_MESSAGE)
+CALL_FIELDS: Final = tuple(_CALL)
+_WRITTEN: Final = ("text", "thinking", "summary")
+"""What of an item comes in pieces; OpenRouter and LiteLLM number or order them."""
+
+
+_Add: TypeAlias = Callable[[list[Any], Any], None]
+
+
+class Parts:
+    """The parts of one output, as they come."""
+
+    __slots__ = ("_calls", "_chars", "_fields", "_texts")
+
+    def __init__(self) -> None:
+        self._texts: dict[str, list[str]] = {}
+        self._fields: dict[str, Any] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._chars = 0
+
+    def text(self, name: str, piece: str) -> None:
+        """A piece of a field that is a text."""
+        if piece and self._has_room(len(piece)):
+            self._texts.setdefault(name, []).append(piece)
+
+    def fragment(self, said: Json, calls: Sequence[tuple[int, Json]] = ()) -> bool:
+        """A piece of a message, and of its calls, each with its position; whether it has more than reasoning's text."""
+        return self._take(said, calls, _item_joined)
+
+    def whole(self, said: Json, calls: Sequence[tuple[int, Json]] = ()) -> bool:
+        """A message in one piece. Returns as `fragment`."""
+        return self._take(said, calls, _item_added)
+
+    @property
+    def found(self) -> Json | None:
+        """All there is so far: ``message`` with its fields, ``calls`` by position; None for nothing."""
+        texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
+        calls = {position: fields for position, fields in self._calls.items() if fields}
+        return {"message": {**texts, **self._fields}, "calls": calls} if texts or self._fields or calls else None
+
+    def _take(self, said: Json, calls: Sequence[tuple[int, Json]], add: _Add) -> bool:
+        is_signed = False
+        for name, kind in _MESSAGE.items():
+            if (value := said.get(name)) is not None:
+                self._field(self._fields, name, kind, value, add)
+                is_signed = is_signed or kind is not _REASONING
+        for position, call in calls:
+            for name, kind in _CALL.items():
+                if (value := call.get(name)) is not None:
+                    self._field(self._calls.setdefault(position, {}), name, kind, value, add)
+        return is_signed or bool(self._calls)
+
+    def _field(self, into: dict[str, Any], name: str, kind: _Kind, value: Any, add: _Add) -> None:
+        if kind.joined == "text":
+            if isinstance(value, str):
+                self.text(name, value)
+        elif kind.joined == "items":
+            if isinstance(value, list) and value and self._has_room(_size(value)):
+                items = into.setdefault(name, [])
+                for item in value:
+                    add(items, item)
+        elif isinstance(value, Mapping):
+            given = {key: part for key, part in value.items() if part and (not kind.known or key in kind.known)}
+            if given and self._has_room(_size(given)):
+                into[name] = _merged(into.get(name) or {}, given)
+
+    def _has_room(self, chars: int) -> bool:
+        had_room = self._chars <= MAX_PARTS_CHARS
+        self._chars += chars
+        if had_room and self._chars > MAX_PARTS_CHARS:
+            self._texts, self._fields, self._calls = {}, {}, {}
+            _log.warning("the provider's parts of a turn have more than %d characters; left out", MAX_PARTS_CHARS)
+        return self._chars <= MAX_PARTS_CHARS
+
+
+def messages_on_wire(messages: Sequence[Message], *, endpoint: str, model: str) -> list[dict[str, Any]]:
+    """The messages in OpenAI's form, with those parts that this model of this endpoint wrote.
+
+    Args:
+        messages: the conversation.
+        endpoint: the backend's `endpoint_id`.
+        model: as the backend knows it.
+    """
+    turns, took_tools = [], False
+    for message in messages:
+        turn = message.on_wire()
+        if message.role == "user":
+            took_tools = False
+        took_tools = took_tools or bool(message.tool_calls)
+        parts = message.provider_parts
+        if parts is not None and (parts.endpoint, parts.model) == (endpoint, model):
+            _put(turn, parts.text, took_tools=took_tools)
+        turns.append(turn)
+    return turns
+
+
+def with_own_parts(messages: Sequence[Message], backend: Backend) -> tuple[Message, ...]:
+    """The messages with the parts that this backend's model wrote, and no others."""
+    own = (backend.endpoint_id, backend.model)
+    return tuple(
+        message
+        if (parts := message.provider_parts) is None or (parts.endpoint, parts.model) == own
+        else replace(message, provider_parts=None)
+        for message in messages
+    )
+
+
+def without_parts(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages without any parts: for a model that is to think anew."""
+    return tuple(m if m.provider_parts is None else replace(m, provider_parts=None) for m in messages)
+
+
+def _put(turn: dict[str, Any], text: str, *, took_tools: bool) -> None:
+    try:
+        parts = json.loads(text)
+        fields, calls = parts["message"], parts["calls"]
+        # By name: a history may have been written by anyone, and must not set a turn's role or content in this way.
+        own = {name: fields[name] for name in _MESSAGE if name in fields}
+        of_calls = [
+            {name: calls[call["id"]][name] for name in _CALL if name in calls.get(call["id"], ())}
+            for call in turn.get("tool_calls", ())
+        ]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        _log.warning("the provider's parts of a message cannot be read; they are left out")
+        return
+    has_items = any(name in own for name in _ITEMS)
+    goes_back = {name for name in own if not _MESSAGE[name].in_tool_runs or (took_tools and not has_items)}
+    turn |= {name: own[name] for name in goes_back}
+    for call, extra in zip(turn.get("tool_calls", ()), of_calls, strict=True):
+        call.update(extra)
+
+
+def _size(value: object) -> int:
+    """Characters of a value as JSON; too many for one that JSON cannot say."""
+    try:
+        return len(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return MAX_PARTS_CHARS + 1
+
+
+def _item_added(items: list[Any], item: Any) -> None:
+    items.append(item)
+
+
+def _item_joined(items: list[Any], item: Any) -> None:
+    """Add a piece of a list: to the item that it goes on with, or as a new one."""
+    open_one = _open_item(items, item) if isinstance(item, Mapping) else None
+    if open_one is None:
+        items.append(dict(item) if isinstance(item, Mapping) else item)
+        return
+    for name, value in item.items():
+        if name in _WRITTEN and isinstance(value, str) and isinstance(open_one.get(name), str):
+            open_one[name] += value
+        elif value is not None:
+            open_one[name] = value
+
+
+def _open_item(items: list[Any], item: Json) -> dict[str, Any] | None:
+    """The item of the same kind and number that is still being written."""
+    numbered = item.get("index") is not None
+    for known in reversed(items):
+        if isinstance(known, dict) and all(known.get(name) == item.get(name) for name in ("type", "index")):
+            is_open = any(name in known for name in _WRITTEN) and not known.get("signature")
+            return known if is_open else None
+        if not numbered:
+            return None
+    return None
+
+
+def _merged(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(known)
+    for name, value in given.items():
+        before: Any = merged.get(name)
+        is_nested = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(before, value) if is_nested else value
+    return merged
