@@ -131,7 +131,7 @@ class Message:
         return turn
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole message as JSON-ready values: OpenAI's form, and what is ours beside it.
+        """The whole message as JSON-ready values: OpenAI's form, and what is ours next to it.
 
         >>> Message("assistant", "17.", signal="sieve").to_dict()
         {'role': 'assistant', 'content': '17.', 'signal': 'sieve'}

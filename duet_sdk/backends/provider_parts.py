@@ -81,7 +81,7 @@ class Parts:
         self._chars = 0
 
     def text(self, name: str, piece: str) -> None:
-        """A piece of a field that is a text."""
+        """A piece of a field that is a string."""
         if piece and self._has_room(len(piece)):
             self._texts.setdefault(name, []).append(piece)
 
