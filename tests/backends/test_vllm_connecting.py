@@ -15,6 +15,7 @@ from support.served import BY_HAND, QUESTION, chunks_of, last_usage, served, tex
 from duet_sdk.backends import Call
 from duet_sdk.backends.connect import connect as connect_by_name
 from duet_sdk.backends.server.backend import VllmBackend, connect
+from duet_sdk.backends.server.probing import served_window
 from duet_sdk.endpoints import Endpoint
 from duet_sdk.errors import (
     Authentication,
@@ -245,3 +246,39 @@ def test_an_option_that_cannot_work_is_named(options, message):
     with pytest.raises(ConfigError, match=message) as failed:
         connect("m", options)
     assert "secret" not in str(failed.value)
+
+
+BASE = {"id": "base", "root": "org/model", "parent": None, "max_model_len": 2048}
+ADAPTER = {"id": "gen", "root": "adapters/gen", "parent": "base", "max_model_len": None}
+
+
+@pytest.mark.parametrize(
+    ("cards", "window"),
+    [
+        ([BASE, ADAPTER], 2048),
+        ([ADAPTER, BASE], 2048),
+        ([BASE, {**ADAPTER, "max_model_len": 512}], 512),
+        ([BASE, {**ADAPTER, "parent": "org/model"}], 2048),  # by the folder that the base was loaded from
+        ([BASE, {**ADAPTER, "id": "first"}, {**ADAPTER, "parent": "first"}], 2048),
+        ([BASE, {**ADAPTER, "parent": "gone"}], None),
+        ([BASE, {**ADAPTER, "parent": None}], None),
+        ([BASE, {**ADAPTER, "parent": ["base"]}], None),
+        ([BASE, {**ADAPTER, "parent": "gen"}], None),
+        ([{**ADAPTER, "id": "a", "parent": "gen"}, {**ADAPTER, "parent": "a"}], None),
+        ([{**BASE, "max_model_len": True}, ADAPTER], None),
+        ([{**BASE, "max_model_len": -1}, ADAPTER], None),
+        ([{"id": "gen", "context_length": 131072}], 131072),
+        ([{"id": "gen", "context_window": 8192}], 8192),
+        ([{"id": "gen", "max_context_length": 32768}], 32768),
+        ([{"id": "gen", "meta": {"n_ctx": 1024, "n_ctx_train": 8192}}], 1024),
+        ([{"id": "gen", "meta": None}], None),
+        ([{"id": "gen", "meta": [], "max_model_len": "2048"}], None),
+    ],
+)
+def test_the_window_is_what_the_list_gives_the_model_or_that_which_it_adapts(cards, window):
+    assert served_window({card["id"]: card for card in cards}, "gen") == window
+
+
+async def test_an_adapter_has_the_window_of_its_base():
+    async with served(cards=[BASE, ADAPTER], model="gen") as (_, backend):
+        assert (await backend.connect()).context_tokens == 2048

@@ -31,6 +31,14 @@ _NO_BUDGET = -7
 """A value that vLLM does not know as a thinking budget."""
 _NO_TOKEN = 2**31 - 1
 """A token id that no vocabulary has."""
+_WINDOWS = (
+    "max_model_len",  # vLLM 0.32, SGLang 0.5
+    "context_length",  # OpenRouter, Kimi, Together
+    "context_window",  # Groq
+    "max_context_length",  # Mistral
+    "meta.n_ctx",  # llama.cpp's server: the window of one slot
+)
+"""Where lists of models write the window, and who does. The first that is a number counts."""
 _QUESTION = {"role": "user", "content": "?"}
 _PROBE = (
     Message("user", "Zwei plus  zwei?\n\n 2+2=… 🙂"),
@@ -117,9 +125,9 @@ async def probe(
     window, vllm = context_tokens, False
     known = (said.prompt_ids, said.token_ids, said.continuous_usage, said.tokenize, said.switch_thinking)
     if context_tokens is None or None in known:
-        card = await _card(ask, model, failures)
-        served_window = card.get("max_model_len")
-        window = context_tokens or (served_window if type(served_window) is int and served_window > 0 else None)
+        cards = await _cards(ask, model, failures)
+        card = cards.get(model, {})
+        window = context_tokens or served_window(cards, model)
         vllm = card.get("owned_by") == "vllm" or (None in known and await _has_version(ask))
     tokenize, switches, budget = said.tokenize, said.switch_thinking, said.thinking_budget
     if vllm and (tokenize is None or (tokenize and switches is None)):
@@ -146,8 +154,32 @@ def _first(said: bool | None, found: bool) -> bool:
     return found if said is None else said
 
 
-async def _card(ask: Ask, model: str, failures: Failures) -> Json:
-    """What the server's list says about the model; empty where the server has no list."""
+def served_window(cards: Mapping[str, Json], model: str) -> int | None:
+    """The window that a list of models gives a model, else that of the model that it is an adapter of, else None.
+
+    Args:
+        cards: what the list says, by the model's id.
+        model: the model's id.
+    """
+    by_root = {card["root"]: card for card in cards.values() if isinstance(card.get("root"), str)}
+    left = dict(cards)  # each is asked once: some lists name a model as its own parent
+    while card := left.pop(model, None) or left.pop(str(by_root.get(model, {}).get("id")), None):
+        window = next(filter(None, (_window(card, path) for path in _WINDOWS)), None)
+        if window is not None:
+            return window
+        model = str(card.get("parent"))  # vLLM: an adapter has no window of its own
+    return None
+
+
+def _window(card: Json, path: str) -> int | None:
+    value: object = card
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if type(value) is int and value > 0 else None
+
+
+async def _cards(ask: Ask, model: str, failures: Failures) -> dict[str, Json]:
+    """What the server's list says about its models, by their ids; empty where the server has no list."""
     try:
         listed = await ask("/models", None)
     except BackendError as error:
@@ -159,10 +191,10 @@ async def _card(ask: Ask, model: str, failures: Failures) -> Json:
     cards = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(cards, list):
         raise failures.wrong_url("its list of models is none")
-    by_id = {str(card.get("id")): card for card in cards if isinstance(card, dict)}
+    by_id: dict[str, Json] = {str(card.get("id")): card for card in cards if isinstance(card, dict)}
     if model not in by_id:
         raise failures.not_served(list(by_id))
-    return by_id[model]
+    return by_id
 
 
 async def _has_version(ask: Ask) -> bool:

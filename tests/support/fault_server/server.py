@@ -26,6 +26,7 @@ class FaultServer:
         answer: what every request gets, a list of answers for one after another (the last one repeats), or a function
             of the request's body.
         models: served names.
+        cards: what its list of models holds, in place of a usual card for each of ``models``.
         vllm: whether it has vLLM's additions: token ids, continuous usage, /version, /tokenize.
         key: the bearer token it wants.
         context_tokens: ``max_model_len``, where it is vLLM.
@@ -47,6 +48,7 @@ class FaultServer:
         answer: Answer | Sequence[Answer] | Callable[[dict[str, Any]], Answer] = DEFAULT,
         *,
         models: Sequence[str] = ("m",),
+        cards: Sequence[dict[str, Any]] | None = None,
         vllm: bool = True,
         key: str | None = None,
         context_tokens: int = 4096,
@@ -57,7 +59,8 @@ class FaultServer:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answer = answer
-        self.models = list(models)
+        self.models = list(models) if cards is None else [str(card.get("id")) for card in cards]
+        self.cards = cards
         self.vllm = vllm
         self.key = key
         self.context_tokens = context_tokens
@@ -149,8 +152,8 @@ class FaultServer:
 
     async def _models(self, request: web.Request) -> web.Response:
         extra = {"owned_by": "vllm", "max_model_len": self.context_tokens} if self.vllm else {"owned_by": "someone"}
-        cards = [{"id": name, "object": "model", **extra} for name in self.models]
-        return web.json_response({"object": "list", "data": cards})
+        usual = [{"id": name, "object": "model", **extra} for name in self.models]
+        return web.json_response({"object": "list", "data": usual if self.cards is None else self.cards})
 
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "0.32.0"})
