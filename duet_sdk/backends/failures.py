@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from duet_sdk.backends.overflow import asked_limit, numbers_of, room_left
+from duet_sdk.backends.provider_errors import Meaning, meaning_of
 from duet_sdk.backends.redaction import redacted, texts_of
+from duet_sdk.backends.refusals import Refusal
 from duet_sdk.errors import (
     Authentication,
     BackendError,
     ConnectFailed,
+    ContentFiltered,
     ContextOverflow,
     DuetError,
     ModelNotFound,
+    QuotaExceeded,
     RateLimited,
     Rejected,
     StreamBroken,
@@ -32,55 +34,32 @@ if TYPE_CHECKING:
 
 MODEL_NOT_FOUND: Final = "model_not_found"
 CONTEXT_LENGTH_EXCEEDED: Final = "context_length_exceeded"
-_OVERFLOW_CODES: Final = frozenset({CONTEXT_LENGTH_EXCEEDED, "exceed_context_size_error"})
-_OVERFLOW: Final = re.compile(
-    r"context[ _](length|size|window)|maximum (input|model) length|max_model_len", re.IGNORECASE
-)
-_WINDOW: Final = re.compile(
-    r"(?:context (?:length|size|window)[^.\d]{0,40}?|max_model_len\D{0,4}|n_ctx\D{0,4}|maximum of\s*|>\s*)"
-    r"(\d{1,12})(?!\d)",
-    re.IGNORECASE,
-)
-_NEEDED: Final = re.compile(
-    r"(?:requested|contains(?: at least)?|resulted in|you passed|too long:|has|request \()\s*(?:about\s*)?"
-    r"(\d{1,12})\s*(?:in|tok)",
-    re.IGNORECASE,
-)
 _NO_MODEL: Final = re.compile(
     r"model\b.{0,200}?\b(?:not (?:exist|found|supported)|unknown|no such)|(?:unknown|no such) model"
-    r"|model_not_found|model\b.{0,200}?does ?n['o]t",
+    r"|model_not_found|model\b.{0,200}?does ?n['o]t|^models?[:/]",
     re.IGNORECASE | re.DOTALL,
 )
+"""A model that is not there, in the words of a 404, which otherwise means the address."""
 
-_BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
-    401: (Authentication, "rejected the API key, or requires one"),
-    403: (Authentication, "rejected the API key, or requires one"),
-    408: (RateLimited, "is rate limiting requests"),
-    425: (RateLimited, "is rate limiting requests"),
-    429: (RateLimited, "is rate limiting requests"),
-    501: (BackendError, "cannot do this"),
+_ERRORS: Final[Mapping[Meaning | None, tuple[type[BackendError], str, bool]]] = {
+    "quota": (QuotaExceeded, "has no credit or quota left for this call", False),
+    "filtered": (ContentFiltered, "stopped this call by its content filter", False),
+    "key": (Authentication, "rejected the API key, or requires one", False),
+    "forbidden": (Authentication, "does not allow this key, account or region to use it", False),
+    "model": (ModelNotFound, "is not served there", False),
+    "rate": (RateLimited, "is rate limiting requests", True),
+    "overloaded": (BackendError, "is overloaded", True),
+    "failed": (BackendError, "failed", True),
+    "refused": (Rejected, "refused the request", False),
+    None: (BackendError, "failed", False),
 }
-"""The statuses with a meaning of their own; that of 404 depends on the words that come with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The refusal of a model's server, however it arrived."""
-
-    status: int | None
-    """Of HTTP; None if there was none."""
-    words: str = ""
-    """The server's own words: they may quote the request, and are shown only redacted."""
-    codes: frozenset[str] = frozenset()
-    """The names that it gives its error, such as ``insufficient_quota``."""
-    retry_after: float | None = None
-
-    @classmethod
-    def of(cls, status: int | None, error: Json | None, *, retry_after: float | None = None) -> Refusal:
-        """From an error object, as `error_object` finds it in a body."""
-        error = error or {}
-        codes = frozenset(str(value) for name in ("code", "type") if (value := error.get(name)) is not None)
-        return cls(status, _words(error), codes, retry_after)
+"""What an error means → its class, what it says, and whether trying again may help."""
+_CONSIDERED: Final = 4096
+"""Characters of a server's words in which its meaning is looked for: a page; it stands at their beginning."""
+_LASTING: Final = frozenset(("quota", "filtered", "key", "forbidden"))
+"""What does not pass within seconds, also where an answer had begun."""
+_CANNOT: Final = 501
+"""The status of a server that cannot do this and never will."""
 
 
 class Failures:
@@ -144,7 +123,7 @@ class Failures:
     def broke_off(
         self, refusal: Refusal, sent: Json, *, partial: str = "", usage: StageUsage | None = None
     ) -> StreamBroken:
-        """An answer that had begun and was ended by an error, whatever that says.
+        """An answer that had begun and was ended by an error; not worth a retry where that says so.
 
         Args:
             refusal: the error.
@@ -158,6 +137,7 @@ class Failures:
             usage=usage,
             status=refusal.status,
             retry_after=refusal.retry_after,
+            retryable=_meaning(refusal, sent) not in _LASTING,
             **self._facts,
         )
 
@@ -182,59 +162,65 @@ class Failures:
         """An answer with a status that is not a success: see `refused`."""
         if 300 <= status < 400:
             return self.wrong_url(f"it responds with a redirect ({status}), which is not followed", status=status)
-        refusal = Refusal.of(status, error_object(body), retry_after=retry_after(headers))
-        return self.refused(refusal, sent)
+        return self.refused(Refusal.of_body(status, headers, body), sent)
 
     def event(self, error: object, sent: Json, *, begun: bool) -> DuetError:
-        """An error inside a stream; once something was written it is always `StreamBroken`."""
-        facts = error if isinstance(error, Mapping) else {"message": error}
-        code = facts.get("code")
-        status = code if isinstance(code, int) and 400 <= code < 600 else None
+        """An error inside a stream, or in an answer with status 200.
+
+        Once something was written it is always `StreamBroken`. What neither says nor means anything known counts as a
+        500, which may pass.
+        """
+        refusal = Refusal.of(None, error)
         if begun:
-            return self.broke_off(Refusal.of(status, facts), sent)
-        return self.refused(Refusal.of(status or 500, facts), sent)
+            return self.broke_off(refusal, sent)
+        if refusal.status is None and _meaning(refusal, sent) is None:
+            refusal = replace(refusal, status=500)
+        return self.refused(refusal, sent)
 
     def refused(self, refusal: Refusal, sent: Json, *, context_tokens: int | None = None) -> DuetError:
         """The error of a request that was refused.
 
-        401 and 403 are `Authentication`; 404 is `ModelNotFound` or a wrong URL (`ConnectFailed`, not retryable); 408,
-        425 and 429 are `RateLimited`, not retryable where a quota is used up; a prompt that is too long is
-        `ContextOverflow`, any other 4xx `Rejected`. 5xx is `BackendError` itself, retryable but for 501: the server
-        answered, so it is not a `ConnectFailed`. Without a status nothing is known: `BackendError`, not retryable.
+        What codes and words mean (`duet_sdk.backends.provider_errors`) goes before the status. By status alone 401 and
+        403 are `Authentication`; 402 is `QuotaExceeded`; 404 is `ModelNotFound` or a wrong URL (`ConnectFailed`, not
+        retryable); 408, 425 and 429 are `RateLimited`; any other 4xx is `Rejected`, and 5xx `BackendError` itself,
+        retryable but for 501: the server answered, so it is not a `ConnectFailed`. Without a status and a meaning
+        nothing is known: `BackendError`, not retryable.
 
         Args:
             refusal: what was said.
             sent: the request's body, whose texts are not repeated.
             context_tokens: the model's window, as far as it is known without the server's words.
         """
-        said, status = self._said(refusal, sent), refusal.status
-        if status == 404 and MODEL_NOT_FOUND not in refusal.codes and not _NO_MODEL.search(refusal.words):
-            return self.wrong_url(f"there is nothing at this address (404){said}", status=404)
-        if _is_overflow(refusal):
+        said, status, meaning = self._said(refusal, sent), refusal.status, _meaning(refusal, sent)
+        if meaning == "overflow":
             return self._overflow(refusal, said, sent, context_tokens)
-        kind, what = _kind_of(status)
+        if status == 404 and meaning == "refused":
+            if not _NO_MODEL.search(refusal.words):
+                return self.wrong_url(f"there is nothing at this address (404){said}", status=404)
+            meaning = "model"
+        kind, what, may_pass = _ERRORS[meaning]
+        if status == _CANNOT:
+            what, may_pass = "cannot do this", False
         wait = ""
-        if kind is RateLimited and refusal.retry_after is not None:
+        if may_pass and refusal.retry_after is not None:
             wait = f"; it asks to retry after {refusal.retry_after:g} s"
         number = "" if status is None else f" ({status})"
         return kind(
             f"{self._who} {what}{number}{wait}{said}",
             status=status,
             retry_after=refusal.retry_after,
-            retryable=_is_retryable(refusal),
+            retryable=may_pass,
             **self._facts,
         )
 
     def _overflow(self, refusal: Refusal, said: str, sent: Json, context_tokens: int | None) -> ContextOverflow:
-        window, needed = _WINDOW.search(refusal.words), _NEEDED.search(refusal.words)
-        prompt = sent.get("prompt")
-        known = (len(prompt) if isinstance(prompt, list) else 0) + int(sent.get("max_tokens") or 0)
+        needed, window = numbers_of(refusal.words, refusal.fields, sent)
         return ContextOverflow(
             f"prompt and limits do not fit the context of {self._who}{said}; shorten the conversation or lower the "
             "limits",
             model=str(self._facts["model"]),
-            needed_tokens=int(needed[1]) if needed else known,
-            context_tokens=int(window[1]) if window else context_tokens or 0,
+            needed_tokens=needed or 0,
+            context_tokens=window or context_tokens or 0,
         )
 
     def _said(self, refusal: Refusal, sent: Json) -> str:
@@ -242,64 +228,11 @@ class Failures:
         return f": {words}" if words else ""
 
 
-def error_object(body: bytes) -> Json | None:
-    """The error in a body: OpenAI's form, FastAPI's, or plain text that is not a page."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        text = body.decode("utf-8", "replace").strip()
-        return None if not text or text.startswith("<") else {"message": text}
-    if not isinstance(value, dict):
-        return {"message": value} if isinstance(value, str) else None
-    error = value.get("error", value)
-    return error if isinstance(error, dict) else {"message": error}
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: the header holds seconds or a date (RFC 9110, section 10.2.3); anything else is ignored."""
-    given = next((value.strip() for name, value in headers.items() if name.lower() == "retry-after"), "")
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", given):
-        return float(given)
-    try:
-        date = parsedate_to_datetime(given)
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def _kind_of(status: int | None) -> tuple[type[BackendError], str]:
-    if status == 404:
-        return ModelNotFound, "is not served there"
-    if status is not None and 400 <= status < 500:
-        return _BY_STATUS.get(status, (Rejected, "refused the request"))
-    return _BY_STATUS.get(status or 0, (BackendError, "failed"))
-
-
-def _is_overflow(refusal: Refusal) -> bool:
-    status = refusal.status
-    if status is None or not 400 <= status < 500 or status in _BY_STATUS or status == 404:
-        return False
-    return bool(_OVERFLOW_CODES & refusal.codes) or _OVERFLOW.search(refusal.words) is not None
-
-
-def _is_retryable(refusal: Refusal) -> bool:
-    status = refusal.status or 0
-    if status >= 500:
-        return status != 501
-    return status in (408, 425, 429) and "insufficient_quota" not in refusal.codes
-
-
-def _words(error: Json) -> str:
-    for name in ("message", "detail", "error"):
-        said = error.get(name)
-        if isinstance(said, str):
-            return said
-        if isinstance(said, list):
-            # FastAPI: the place and the problem; its "input" is what was sent, and is left out.
-            problems = [entry for entry in said if isinstance(entry, Mapping)]
-            return "; ".join(
-                f"{'.'.join(str(part) for part in entry.get('loc', ()))}: {entry.get('msg', '')}" for entry in problems
-            )
-    return ""
+def _meaning(refusal: Refusal, sent: Json) -> Meaning | None:
+    """What a refusal means: a limit that the server worked out itself as none is a window that the prompt fills."""
+    left = room_left(refusal.words) if refusal.status in (400, 422, None) else None
+    if left is not None and left < 1 <= asked_limit(sent):
+        return "overflow"
+    return meaning_of(
+        refusal.status, refusal.codes, refusal.words[:_CONSIDERED], told_when=refusal.retry_after is not None
+    )

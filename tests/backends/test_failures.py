@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duet_sdk.backends.failures import Failures, Refusal, retry_after
+from duet_sdk.backends.failures import Failures
+from duet_sdk.backends.refusals import Refusal
+from duet_sdk.backends.retry_after import retry_after
 from duet_sdk.errors import (
     Authentication,
     BackendError,
     ConnectFailed,
     ContextOverflow,
     ModelNotFound,
+    QuotaExceeded,
     RateLimited,
     Rejected,
 )
@@ -79,7 +82,7 @@ OF = Failures(backend="litellm", model="p/m")
         (307, BackendError, False),
         (400, Rejected, False),
         (401, Authentication, False),
-        (402, Rejected, False),
+        (402, QuotaExceeded, False),
         (403, Authentication, False),
         (404, ConnectFailed, False),
         (408, RateLimited, True),

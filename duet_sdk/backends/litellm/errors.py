@@ -6,31 +6,30 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from duet_sdk.backends.failures import (
-    CONTEXT_LENGTH_EXCEEDED,
-    MODEL_NOT_FOUND,
-    Refusal,
-    error_object,
-    retry_after,
-)
 from duet_sdk.backends.litellm.connections import load
+from duet_sdk.backends.refusals import Refusal
+from duet_sdk.backends.retry_after import retry_after
 
 _WRAPPING: Final = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?:: | - ))+")
 _ASIDE: Final = re.compile(r"\s*(Traceback \(most recent call last\)|,? ?Original Response:|Received: ').*", re.DOTALL)
 """What LiteLLM adds to the server's words: its own traceback, and the answer that it could not read."""
+_CODES: Final[Mapping[str, str]] = {
+    "ContextWindowExceededError": "context_length_exceeded",
+    "ContentPolicyViolationError": "content_policy_violation",
+    "PaymentRequiredError": "insufficient_quota",
+    # Its address is the provider's: what is not found there is the model.
+    "NotFoundError": "model_not_found",
+}
+"""LiteLLM's classes that say more than their status → the code of a server that says the same."""
 
 
 def refusal_of(raised: Exception) -> Refusal:
     """What the server said, without what LiteLLM wraps it in; LiteLLM's classes stand for codes of the server."""
     error = _original(raised)
-    known = load().exceptions
     said = _body(error)
-    if isinstance(error, known.ContextWindowExceededError):
-        said["code"] = CONTEXT_LENGTH_EXCEEDED
-    elif isinstance(error, known.NotFoundError):
-        # Its address is the provider's: what is not found there is the model.
-        said["code"] = MODEL_NOT_FOUND
-    return Refusal.of(_status(error), said, retry_after=retry_after(_headers(error)))
+    if code := next((_CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _CODES), None):
+        said["error_type"] = code
+    return Refusal.of(_status(error), said, wait_s=retry_after(_headers(error)))
 
 
 def is_silence(raised: Exception) -> bool:
@@ -51,12 +50,10 @@ def _original(raised: Exception) -> Exception:
 def _body(error: Exception) -> dict[str, Any]:
     """The server's error object; LiteLLM hands it on as an object, as JSON in its own words, or as words."""
     body = getattr(error, "body", None)
-    said = dict(body) if isinstance(body, Mapping) else {}
-    if not isinstance(said.get("message"), str):
+    said = dict(body) if isinstance(body, Mapping) else {"errors": body}
+    if not Refusal.of(None, said).words:
         words = _ASIDE.sub("", _WRAPPING.sub("", str(getattr(error, "message", None) or error))).strip()
-        said |= (error_object(words.encode()) if words.startswith("{") else None) or {
-            "message": words or type(error).__name__
-        }
+        said["message"] = words or type(error).__name__
     return said
 
 
