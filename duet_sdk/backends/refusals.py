@@ -56,6 +56,19 @@ _INSIDE: Final = (
 """Fields that may hold another error object, or a list of them; ``raw`` is what OpenRouter's own provider said."""
 _WAITS: Final = ("retryDelay", "retry_after", "retryAfter", "retry_after_seconds")
 _STATUSES: Final = ("code", "status", "status_code", "http_code")
+_ALL_WELL: Final = (
+    None,
+    0,
+    200,
+    "0",
+    "200",
+    "ok",
+    "success",
+    "chat.completion.chunk",
+    "chat.completion",
+    "text_completion",
+)
+"""What stands in an answer's codes and kind where there is no error."""
 _DECODER: Final = json.JSONDecoder()
 _DEEPEST: Final = 6
 """Levels of error objects within each other; the deepest known has four, as JSON in the words of another."""
@@ -141,8 +154,10 @@ def error_within(value: object) -> object:
     base = value.get("base_resp")
     if value.get("error") or value.get("errors") or (isinstance(base, Mapping) and base.get("status_code")):
         return value
-    says = any(isinstance(value.get(name), str | list) and value[name] for name in ("message", "msg", "detail"))
-    return value if says and not value.get("choices") else None
+    if value.get("choices") or not any(value.get(name) for name in ("message", "msg", "detail")):
+        return None
+    names = [value.get(name) for name in ("code", "status", "error_code", "object")]
+    return value if "detail" in value or any(name not in _ALL_WELL for name in names) else None
 
 
 class _Found:

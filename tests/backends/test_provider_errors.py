@@ -944,3 +944,23 @@ def test_no_code_of_the_table_means_two_things():
     codes = [squashed(code) for spelling in SPELLINGS for code in spelling.codes]
     assert sorted(codes) == sorted(set(codes))
     assert all(spelling.source and (spelling.codes or spelling.words) for spelling in SPELLINGS)
+
+
+@pytest.mark.parametrize("left", [0, -3])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_window_that_the_prompt_fills_is_an_overflow_with_its_numbers(left, name):
+    """vLLM 0.32 complains of the limit that it worked out, as if it had been asked for."""
+    body = json.dumps(openai(f"{name} must be at least 1, got {left}.", "BadRequestError", 400)).encode()
+    error = OF.status(400, {}, body, {"prompt": [7] * 2048, "max_tokens": 1})
+    assert isinstance(error, ContextOverflow)
+    assert (error.needed_tokens, error.context_tokens) == (2049, 2048 + left)
+    assert isinstance(OF.status(400, {}, body, ASKED), ContextOverflow)
+    assert type(OF.status(400, {}, body, {"max_tokens": 0})) is Rejected  # it was asked for
+
+
+def test_tokens_that_were_sent_are_known_better_than_told():
+    body = json.dumps(
+        openai("maximum context length is 2048 tokens. However, your prompt contains 5000 input tokens")
+    ).encode()
+    error = OF.status(400, {}, body, {"prompt": [7] * 5000, "max_tokens": 10})
+    assert (error.needed_tokens, error.context_tokens) == (5010, 2048)

@@ -308,7 +308,7 @@ async def test_an_overflow_has_the_servers_numbers():
     async with served(Answer(fault="overflow_400")) as (_, backend):
         with pytest.raises(ContextOverflow, match="maximum context length is 2048") as failed:
             await chunks_of(backend)
-    assert (failed.value.context_tokens, failed.value.needed_tokens) == (2048, 3000)
+    assert (failed.value.context_tokens, failed.value.needed_tokens) == (2048, 3000 + 64)
 
 
 @pytest.mark.parametrize(

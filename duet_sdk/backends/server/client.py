@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.failures import Failures
+from duet_sdk.backends.refusals import error_within, parsed
 from duet_sdk.backends.server.decoding import UNREADABLE, Decoder
 from duet_sdk.backends.server.http import TRANSPORT_ERRORS, BodyTooLong, Http, Silence, drain, read_body
 from duet_sdk.backends.server.reading import OutputFailed
@@ -173,9 +174,7 @@ class Server:
         if 200 <= response.status < 300:
             return response
         try:
-            said = await read_body(response, limit=_ERROR_BYTES)
-        except (*TRANSPORT_ERRORS, BodyTooLong):
-            said = b""
+            said = await _beginning(response)
         finally:
             response.close()
         raise self._failures.status(response.status, response.headers, said, body or {})
@@ -205,13 +204,22 @@ class Server:
 
     async def _no_stream(self, response: ClientResponse, body: Json) -> Exception:
         """Why an answer is no stream: an error that came with status 200, or something else altogether."""
-        try:
-            value = json.loads(await read_body(response, limit=_ERROR_BYTES))
-        except UNREADABLE:
-            value = None
-        if isinstance(value, dict) and value.get("error"):
-            return self._failures.event(value["error"], body, begun=False)
+        if (error := error_within(parsed(await _beginning(response)))) is not None:
+            return self._failures.event(error, body, begun=False)
         return self._failures.broken(f"a stream was asked for, and its answer is {response.content_type or 'untyped'}")
+
+
+async def _beginning(response: ClientResponse) -> bytes:
+    """The beginning of an error; what came of one that breaks off says more than nothing."""
+    said = bytearray()
+    try:
+        async for data in response.content.iter_any():
+            said += data
+            if len(said) >= _ERROR_BYTES:
+                break
+    except TRANSPORT_ERRORS:
+        pass
+    return bytes(said[:_ERROR_BYTES])
 
 
 def _harmless(error: Exception) -> Exception | None:

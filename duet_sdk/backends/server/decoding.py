@@ -13,6 +13,7 @@ import msgspec
 from pydantic_core import from_json
 
 from duet_sdk.backends.base import Call, Chunk
+from duet_sdk.backends.refusals import error_within
 from duet_sdk.backends.server.reading import OutputFailed, Reader
 from duet_sdk.backends.server.sse import EventParser
 from duet_sdk.reply import StageUsage
@@ -159,7 +160,7 @@ class Decoder:
                 if finish is not None:
                     reader.unfinished = 0
             elif event.usage is None:
-                continue
+                return self._unusual(events)  # nothing, or an error in a form of its own
             left -= len(ids)
             is_counted = bool(ids) or not (text or reasoning)
             begun = begun or bool(ids) or not is_counted
@@ -217,7 +218,9 @@ class Decoder:
             value = msgspec.structs.asdict(_decode_answer(said))
         except _UNUSUAL:
             value = from_json(said)
-        if isinstance(value, dict) and (error := value.get("error")):
+        if not isinstance(value, dict) or not value.get("choices"):
+            value = from_json(said)  # all of it, as an error has other fields
+        if (error := error_within(value)) is not None:
             self.failure = self._failures.event(error, self._sent, begun=False)
             return []
         chunks = self._reader.whole(value)
@@ -232,7 +235,7 @@ class Decoder:
                 break
             try:
                 value = from_json(event)
-                if error := value.get("error"):
+                if (error := error_within(value)) is not None:
                     self.failure = self._failures.event(error, self._sent, begun=self._reader.begun)
                     break
                 chunks += self._reader.event(value)
