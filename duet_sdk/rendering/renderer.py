@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from duet_sdk.errors import ConfigError, InvalidRequest, MissingExtra, SignalError
 from duet_sdk.rendering import control
 from duet_sdk.rendering.files import TokenizerFiles, parse
+from duet_sdk.rendering.folding import Folding, folded
 from duet_sdk.rendering.probe import NO_ROOM, ThinkBlock, find_block, find_role_markers
 from duet_sdk.rendering.template import ChatTemplate, as_turn
 
@@ -51,6 +52,7 @@ class Renderer:
         # Runs of spaces are added tokens in Gemma: ordinary text is full of them, and they control nothing.
         self._control = {at: text for at, text in added.items() if not _BLANK.fullmatch(text)}
         self._unknown = _unknown_id(raw)
+        self._folding = Folding()
         self._template = (
             ChatTemplate(files.chat_template, files.special_tokens) if files.chat_template is not None else None
         )
@@ -72,7 +74,14 @@ class Renderer:
             InvalidRequest: the template refuses these messages; the text holds its words.
         """
         turns = [as_turn(message) for message in messages]
-        return self._chat().render(turns, generation=generation, tools=tools, kwargs=template_kwargs)
+        while True:
+            level = self._folding.level
+            asked = folded(turns, level) if level else turns
+            try:
+                return self._chat().render(asked, generation=generation, tools=tools, kwargs=template_kwargs)
+            except InvalidRequest:
+                if not self._folding.learns(turns, level=level):
+                    raise
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of trusted text: control strings in it become control tokens, none is added."""

@@ -1,12 +1,12 @@
-"""A server whose model calls a tool first, and then wants back what it wrote with the call."""
+"""A server whose model calls a tool first and wants back what it wrote with the call, or that is strict about turns."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -22,10 +22,21 @@ class ThinkingServer:
     url: str = ""
     seen: list[list[dict[str, Any]]] = field(default_factory=list)
     """The messages of each request."""
+    refuses: Callable[[list[str]], str | None] = lambda roles: None
+    """(the roles of a request) → why it is refused."""
+    refused_as: Literal["400", "500", "event", "json"] = "400"
+
+    def refusal(self, words: str) -> web.Response:
+        error = {"error": {"message": words}}
+        if self.refused_as == "event":
+            return web.Response(text=f"data: {json.dumps(error)}\n\n", content_type="text/event-stream")
+        return web.json_response(error, status=200 if self.refused_as == "json" else int(self.refused_as))
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.seen.append(body["messages"])
+        if (words := self.refuses([turn["role"] for turn in body["messages"]])) is not None:
+            return self.refusal(words)
         is_first = not any(turn["role"] == "tool" for turn in body["messages"])
         message, deltas = (self.message, self.deltas) if is_first else ({"content": "done"}, [{"content": "done"}])
         finish = "tool_calls" if is_first and message.get("tool_calls") else "stop"

@@ -25,8 +25,9 @@ from duet_sdk.backends.litellm.errors import is_silence, refusal_of
 from duet_sdk.backends.litellm.wire import answer_chunks, delta_chunk, request_of, usage_of
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.provider_parts import Parts
-from duet_sdk.errors import ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
+from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
+from duet_sdk.rendering.folding import Folding, folded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -82,6 +83,7 @@ class LiteLLMBackend(Backend):
         self._timeout_s = timeout_s
         self._facts: ModelFacts | None = None
         self._clients = Clients()
+        self._folding = Folding()
         self._failures = Failures(
             backend=self.name, model=model, secrets=(api_key.get_secret_value(),) if api_key else ()
         )
@@ -121,13 +123,7 @@ class LiteLLMBackend(Backend):
         if call.prompt_ids:
             raise Rejected("chat APIs take no token ids; use handoff='instruct'", backend=self.name, model=self.model)
         facts = await self._known()
-        litellm = load()
-        request = self._request(call, facts)
-        try:
-            with self._clients.watch():
-                answer = await litellm.acompletion(**request)
-        except Exception as error:  # noqa: BLE001 - LiteLLM raises errors of any kind, and their words may quote the prompt
-            raise self._failed(error, request) from None
+        request, answer = await self._asked(call, facts)
         if not request["stream"]:
             for chunk in answer_chunks(answer):
                 yield chunk
@@ -136,6 +132,22 @@ class LiteLLMBackend(Backend):
         async with aclosing(self._deltas(answer, request)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _asked(self, call: Call, facts: ModelFacts) -> tuple[dict[str, Any], Any]:
+        """The request in the form in which the provider takes it, and its answer."""
+        litellm = load()
+        while True:
+            request, level = self._request(call, facts), self._folding.level
+            turns = request["messages"]
+            request["messages"] = folded(turns, level) if level else turns
+            try:
+                with self._clients.watch():
+                    return request, await litellm.acompletion(**request)
+            except Exception as error:  # noqa: BLE001 - LiteLLM raises errors of any kind, and their words may quote the prompt
+                failed = self._failed(error, request)
+                is_refusal = isinstance(failed, Rejected) or type(failed) is BackendError
+                if not is_refusal or not self._folding.learns(turns, level=level, words=str(failed)):
+                    raise failed from None
 
     def _request(self, call: Call, facts: ModelFacts) -> dict[str, Any]:
         return request_of(call, facts, endpoint=self.endpoint_id, model=self.model) | {

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -22,7 +23,7 @@ from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.provider_parts import messages_on_wire
 from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
-from duet_sdk.backends.server.client import Generation, Server
+from duet_sdk.backends.server.client import Generation, Prepare, Server
 from duet_sdk.backends.server.decoding import Decoder
 from duet_sdk.backends.server.fields import OwnFields, thinking_budget
 from duet_sdk.backends.server.http import Http
@@ -32,14 +33,17 @@ from duet_sdk.backends.server.scale_out import Derender
 from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
 from duet_sdk.backends.server.wire import encode_call, path_of, request_body
 from duet_sdk.backends.shared import Shared
-from duet_sdk.errors import ConfigError
+from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.pricing import FREE, Price
+from duet_sdk.rendering.folding import Folding, folded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from duet_sdk.rendering import TokenizerFiles
     from duet_sdk.types import Json, Message
+
+_log = logging.getLogger(__name__)
 
 
 class VllmBackend(Backend):
@@ -110,6 +114,7 @@ class VllmBackend(Backend):
         self._facts = Shared(self._probe)
         self._renderer = Shared(self._load_renderer)
         self._placer = Shared(self._load_placer)
+        self._folding = Folding()
 
     def __repr__(self) -> str:
         return f"VllmBackend({self.model!r}, base_url={self.base_url!r})"
@@ -165,14 +170,29 @@ class VllmBackend(Backend):
         own = self._own.of(call)
         if facts.thinking_budget:
             own |= thinking_budget(call, dialect=facts.dialect, renderer=facts.renderer)
-        body = request_body(call, model=self.model, dialect=facts.dialect, own=own, endpoint=self.endpoint_id)
+        turns, level = self._turns(call.messages), self._folding.level
+        body = request_body(call, model=self.model, dialect=facts.dialect, own=own, turns=turns)
         if facts.thinking_budget is False and body.get("thinking_token_budget") is not None:
             raise self._failures.rejected("the server was not started for thinking_token_budget")
         derender = None
         if call.thought is not None and not call.thought.by_text:
             derender = Derender(self._server.ask, body, call.thought.prompt_ids)
         decoder = Decoder(call, dialect=facts.dialect, failures=self._failures, sent=body)
-        return Generation(path_of(call), body, encode_call(call, body), decoder, derender)
+        again = partial(self._folded_more, call, level) if call.messages else None
+        return Generation(path_of(call), body, encode_call(call, body), decoder, derender, again)
+
+    def _turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """The messages as this server takes them, with what its model wants back."""
+        turns = messages_on_wire(messages, endpoint=self.endpoint_id, model=self.model)
+        return folded(turns, self._folding.level) if self._folding.level else turns
+
+    def _folded_more(self, call: Call, level: int, error: BackendError) -> Prepare | None:
+        """The call with its messages folded further, if that is what the server refused; remembered for later ones."""
+        turns = [message.on_wire() for message in call.messages]
+        if not self._folding.learns(turns, level=level, words=str(error)):
+            return None
+        _log.info("%s/%s refuses the order of its messages; they are folded", self.name, self.model)
+        return partial(self._request, call)
 
     async def count_tokens(
         self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
@@ -196,8 +216,7 @@ class VllmBackend(Backend):
         facts = await self._facts.get()
         if not facts.tokenize:
             return None
-        turns = messages_on_wire(messages, endpoint=self.endpoint_id, model=self.model)
-        asked: dict[str, Any] = {"model": self.model, "messages": turns}
+        asked: dict[str, Any] = {"model": self.model, "messages": self._turns(messages)}
         if tools:
             asked["tools"] = list(tools)
         if template_kwargs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -18,6 +19,7 @@ from duet_sdk.backends.server.reading import OutputFailed
 from duet_sdk.backends.server.scale_out import GENERATE, Derender
 from duet_sdk.backends.server.sse import LineTooLong
 from duet_sdk.backends.server.wire import encode
+from duet_sdk.errors import BackendError, Rejected
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -44,10 +46,14 @@ class Generation:
     decoder: Decoder
     derender: Derender | None = None
     """Makes another request of it, to `GENERATE`, and the answer to that one such as ``path`` gives."""
+    again: Again | None = None
+    """How it is asked otherwise after a refusal."""
 
 
 Prepare: TypeAlias = Callable[[], Awaitable[Generation]]
 """Makes a request that generates."""
+Again: TypeAlias = Callable[[BackendError], Prepare | None]
+"""(why a request was refused) → the same in another form, None where there is none."""
 
 
 class Server:
@@ -86,7 +92,9 @@ class Server:
         except TRANSPORT_ERRORS as error:
             raise self._failures.no_connection(error) from _harmless(error)
 
-    async def streamed(self, prepare: Prepare) -> AsyncGenerator[list[Chunk], None]:
+    async def streamed(  # noqa: C901, PLR0912  # one generator: each one around it costs something for every token
+        self, prepare: Prepare
+    ) -> AsyncGenerator[list[Chunk], None]:
         """The chunks of a streamed answer, those of one network read in one step.
 
         Closing the iterator closes the connection, which makes the server stop.
@@ -99,10 +107,10 @@ class Server:
             BackendError: see `duet_sdk.backends.failures.Failures`, after the chunks that came before it;
                 ContextOverflow and InvalidRequest likewise.
         """
-        wanted = await prepare()
+        wanted, response = await self._begin(prepare)
         del prepare  # what is not needed while the stream is open must not be held by it
-        body, decoder, derender = wanted.body, wanted.decoder, wanted.derender
-        response = await self._begin(wanted)
+        body, decoder, derender, again = wanted.body, wanted.decoder, wanted.derender, wanted.again
+        anew: Prepare | None = None
         del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes
         content, silence = response.content, Silence(response, longest_s=self._read_s)
         try:
@@ -135,28 +143,52 @@ class Server:
             raise self._failures.broken(f"{error} in its answer") from None
         except TRANSPORT_ERRORS as error:
             raise self._failures.cut(error) from _harmless(error)
+        except BackendError as error:
+            anew = _otherwise(again, error)
+            if anew is None:
+                raise
         finally:
             decoder.failure = None  # once raised it refers to this frame: without this, a reference cycle
             silence.over()
             response.close()
+        if anew is not None:
+            async with aclosing(self.streamed(anew)) as batches:
+                async for chunks in batches:
+                    yield chunks
 
     async def whole(self, prepare: Prepare) -> AsyncGenerator[list[Chunk], None]:
         """The chunks of a whole answer, in one step. Arguments and errors as for `streamed`."""
-        wanted = await prepare()
-        response = await self._begin(wanted)
-        try:
-            chunks = await self._whole(response, wanted.decoder, wanted.derender)
-        except TRANSPORT_ERRORS as error:
-            raise self._failures.cut(error) from _harmless(error)
-        finally:
-            response.close()
+        while True:
+            wanted, response = await self._begin(prepare)
+            try:
+                chunks = await self._whole(response, wanted.decoder, wanted.derender)
+            except TRANSPORT_ERRORS as error:
+                raise self._failures.cut(error) from _harmless(error)
+            except BackendError as error:
+                anew = _otherwise(wanted.again, error)
+                if anew is None:
+                    raise
+                prepare = anew
+            else:
+                break
+            finally:
+                response.close()
         chunks[-1].last = True
         yield chunks
 
-    def _begin(self, wanted: Generation) -> Awaitable[ClientResponse]:
-        if wanted.derender is None:
-            return self._send("POST", wanted.path, wanted.payload, wanted.body)
-        return self._begin_derendered(wanted.derender)
+    async def _begin(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
+        """The request, in the form in which the server takes it, and its answer."""
+        while True:
+            wanted = await prepare()
+            try:
+                if wanted.derender is not None:
+                    return wanted, await self._begin_derendered(wanted.derender)
+                return wanted, await self._send("POST", wanted.path, wanted.payload, wanted.body)
+            except BackendError as error:
+                anew = _otherwise(wanted.again, error)
+                if anew is None:
+                    raise
+                prepare = anew
 
     async def _begin_derendered(self, derender: Derender) -> ClientResponse:
         return await self._post(GENERATE, await derender.request())
@@ -220,6 +252,12 @@ async def _beginning(response: ClientResponse) -> bytes:
     except TRANSPORT_ERRORS:
         pass
     return bytes(said[:_ERROR_BYTES])
+
+
+def _otherwise(again: Again | None, error: BackendError) -> Prepare | None:
+    """The request in another form; None where the error is no refusal, came after words of an answer, or all failed."""
+    is_refusal = isinstance(error, Rejected) or type(error) is BackendError  # template errors are 400 or 500
+    return again(error) if again is not None and is_refusal else None
 
 
 def _harmless(error: Exception) -> Exception | None:

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from duet_sdk.backends.base import Call, Thought
-from duet_sdk.backends.provider_parts import messages_on_wire
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.types import Json
 
@@ -60,11 +59,11 @@ def path_of(call: Call) -> str:
 
 
 def request_body(
-    call: Call, *, model: str, dialect: Dialect, own: Json | None = None, endpoint: str = ""
+    call: Call, *, model: str, dialect: Dialect, own: Json | None = None, turns: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """A call as a request: messages for the chat endpoint, token ids for the completion endpoint.
 
-    ``endpoint`` is the backend's, whose own parts go back with the messages.
+    ``turns`` are the call's messages as this server gets them; None for how they are.
 
     What stands in ``sampling.extra_body`` goes over the call's own choices and over ``own``, the endpoint's fields,
     except where it would lift a limit or change how the answer is read.
@@ -85,7 +84,7 @@ def request_body(
             raise InvalidRequest("tools cannot be called from a prompt of token ids; send messages")
         body["prompt"] = list(call.prompt_ids)
     else:
-        body["messages"] = messages_on_wire(call.messages, endpoint=endpoint, model=model)
+        body["messages"] = [m.on_wire() for m in call.messages] if turns is None else turns
         if call.tools:
             body["tools"] = list(call.tools)
             if call.tool_choice is not None:
