@@ -1,6 +1,7 @@
 """LiteLLM as a backend, against a scripted OpenAI-compatible server on loopback."""
 
 import asyncio
+import gc
 import json
 import re
 import subprocess
@@ -444,6 +445,89 @@ async def test_closing_one_backend_leaves_the_calls_of_another_alone(server, pro
     await second.aclose()
     assert text_of(await collect(first, Call(max_tokens=8, messages=QUESTION))) == "Seventeen."
     await first.aclose()
+
+
+# A client each: the OpenAI SDK's; LiteLLM's own handler, called at once, and with the first step of a stream.
+REDIRECTED = ["openai/m", "hosted_vllm/m", "anthropic/claude-sonnet-4-5", "ollama_chat/m"]
+
+
+@pytest.fixture
+async def redirecting():
+    """A server that sends everything elsewhere; its URL, and what was sent there."""
+    arrived = []
+
+    async def far(request):
+        arrived.append(await request.text())
+        return web.json_response(FAR)
+
+    async def near(request):
+        return web.Response(status=307, headers={"Location": f"{urls[0]}{request.path_qs}"})
+
+    urls, runners = [], []
+    for handler in (far, near):
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handler)
+        runners.append(web.AppRunner(app))
+        await runners[-1].setup()
+        site = web.TCPSite(runners[-1], "127.0.0.1", 0)
+        await site.start()
+        urls.append(f"http://localhost:{site._server.sockets[0].getsockname()[1]}")
+    yield f"{urls[1]}/v1", arrived
+    for runner in runners:
+        await runner.cleanup()
+
+
+FAR = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "far"}, "finish_reason": "stop"}],
+}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
+@pytest.mark.parametrize("model", REDIRECTED)
+async def test_a_redirect_is_refused_whatever_client_litellm_sends_with(
+    redirecting, monkeypatch, model, transport, whole
+):
+    import litellm
+
+    monkeypatch.setattr(litellm, "disable_aiohttp_transport", transport == "httpx")
+    monkeypatch.setattr(litellm, "in_memory_llm_clients_cache", type(litellm.in_memory_llm_clients_cache)())
+    url, arrived = redirecting
+    backend = LiteLLMBackend(model, base_url=url, api_key=secret(KEY))
+    with pytest.raises(ConnectFailed, match=r"responds with a redirect \(307\), which is not followed") as refused:
+        await collect(backend, Call(max_tokens=8, messages=QUESTION, whole=whole))
+    assert not refused.value.retryable
+    assert arrived == []
+    await backend.aclose()
+    del refused  # holds the answer that LiteLLM left open
+    for client in litellm.in_memory_llm_clients_cache.cache_dict.values():
+        await client.close()
+    gc.collect()
+    await asyncio.sleep(0)  # transports close in the loop's next turn
+
+
+async def test_the_users_own_calls_of_litellm_are_redirected_as_before(redirecting):
+    url, arrived = redirecting
+    backend = LiteLLMBackend("openai/m", base_url=url, api_key=secret(KEY))
+    with pytest.raises(ConnectFailed, match="redirect"):
+        await collect(backend, Call(max_tokens=8, messages=QUESTION))
+    import litellm
+
+    answer = await litellm.acompletion(
+        "openai/m", [{"role": "user", "content": "mine"}], base_url=url, api_key=KEY, max_retries=0
+    )
+    assert answer.choices[0].message.content == "far"
+    assert len(arrived) == 1
+    await backend.aclose()
+
+
+def test_the_one_client_that_cannot_be_kept_from_redirects_is_refused():
+    with pytest.raises(ConfigError, match="follows redirects"):
+        connect("litellm/aiohttp_openai/m")
 
 
 def test_the_key_is_in_no_representation(server):

@@ -20,8 +20,8 @@ from typing_extensions import override
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk, endpoint_id
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
-from duet_sdk.backends.litellm.connections import Clients, load
-from duet_sdk.backends.litellm.errors import is_silence, refusal_of
+from duet_sdk.backends.litellm.connections import Clients, load, refusing_redirects
+from duet_sdk.backends.litellm.errors import is_silence, redirect_of, refusal_of
 from duet_sdk.backends.litellm.wire import answer_chunks, delta_chunk, request_of, usage_of
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.provider_parts import Parts
@@ -167,10 +167,14 @@ class LiteLLMBackend(Backend):
         written: list[str] = []
         usage: StageUsage | None = None
         parts = Parts()
+        first = True
         try:
             while True:
                 try:
-                    piece = await anext(answer)
+                    # Some providers' requests are sent with the first step.
+                    with self._clients.watch() if first else refusing_redirects():
+                        piece = await anext(answer)
+                    first = False
                 except StopAsyncIteration:
                     break
                 except Exception as error:  # noqa: BLE001 - as above
@@ -192,6 +196,8 @@ class LiteLLMBackend(Backend):
 
     def _failed(self, error: Exception, request: Json) -> DuetError:
         """The error of a call that failed before its answer began."""
+        if (status := redirect_of(error)) is not None:
+            return self._failures.status(status, {}, b"", request)
         refusal = refusal_of(error)
         if is_silence(error):
             return self._failures.no_answer(refusal, request)
@@ -214,7 +220,8 @@ class LiteLLMBackend(Backend):
     async def _known(self) -> ModelFacts:
         if self._facts is None:
             # The import takes seconds, and what LiteLLM looks up may block.
-            self._facts = await asyncio.to_thread(facts_of, self.model, self._base_url, self._context_tokens)
+            with refusing_redirects():  # LiteLLM may ask the server, as it does with Ollama
+                self._facts = await asyncio.to_thread(facts_of, self.model, self._base_url, self._context_tokens)
         return self._facts
 
 
@@ -228,6 +235,8 @@ def connect(model: str, options: Mapping[str, object]) -> LiteLLMBackend:
     if model.startswith("duet/"):
         # The provider of integrations/litellm: a pair that names itself would call itself without end.
         raise ConfigError(f"litellm/{model} is itself a pair; name the models it is made of")
+    if model.startswith("aiohttp_openai/"):
+        raise ConfigError(f"litellm/{model} follows redirects, which carry key and prompt away; name it as openai/…")
     if find_spec("litellm") is None:
         raise MissingExtra("backend 'litellm'", extra="litellm")
     given = checked("litellm", options, _OPTIONS)

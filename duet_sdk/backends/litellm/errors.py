@@ -43,6 +43,15 @@ def is_silence(raised: Exception) -> bool:
     return any(isinstance(cause, OSError) for cause in _causes(error))
 
 
+def redirect_of(raised: Exception) -> int | None:
+    """The status of a redirect that was refused, None if it was something else; LiteLLM makes other errors of it."""
+    for cause in _causes(raised):
+        status = getattr(getattr(cause, "response", None), "status_code", None) or getattr(cause, "status_code", None)
+        if isinstance(status, int) and 300 <= status < 400:
+            return status
+    return None
+
+
 def _original(raised: Exception) -> Exception:
     return getattr(raised, "original_exception", None) or raised
 
