@@ -175,6 +175,11 @@ class Backend(ABC):
         """A digest of backend and address, by which a provider's parts find back to where they came from."""
         return endpoint_id(self.name, self.base_url)
 
+    @property
+    def epoch(self) -> int:
+        """Goes up when the model turned out to be another than before: what was derived from it is stale."""
+        return 0
+
     @abstractmethod
     async def connect(self) -> Capabilities:
         """Make the model ready (load, probe) and tell what it can do; cheap when called again.
@@ -284,6 +289,11 @@ class Wrapped(Backend):
     @override
     def endpoint_id(self) -> str:
         return self._backend.endpoint_id
+
+    @property
+    @override
+    def epoch(self) -> int:
+        return self._backend.epoch
 
     @override
     async def connect(self) -> Capabilities:

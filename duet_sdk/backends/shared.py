@@ -88,6 +88,10 @@ class Shared(Generic[Result]):
                 del self._working[loop]
         return self.found
 
+    def forget(self) -> None:
+        """Let the next `get` do the work anew."""
+        self.found, self._done = None, False
+
     def cancel(self) -> None:
         """End the work that is running on this event loop."""
         working = self._working.pop(asyncio.get_running_loop(), None)

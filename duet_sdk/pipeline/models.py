@@ -43,7 +43,8 @@ class StageModel:
     renderer: Renderer | None = None
     expected: Callable[[Stage, Backend], Awaitable[None]] | None = None
     """Compares the connected model with what its pair's manifest says; called until it is content."""
-    _looked: bool = field(default=False, repr=False)
+    _looked: int | None = field(default=None, repr=False)
+    """The backend's epoch in which the renderer was looked for, None if it was not yet."""
 
     @property
     def identity(self) -> str:
@@ -67,7 +68,9 @@ class StageModel:
 
     async def find_renderer(self) -> Renderer | None:
         """The model's own template and tokenizer, None if they, or the libraries for them, are not available."""
-        if not self._looked:
+        epoch = self.backend.epoch
+        if self._looked != epoch:
+            self.renderer = None
             files = await self.backend.tokenizer()
             if files is not None and files.chat_template is not None:
                 try:
@@ -75,7 +78,7 @@ class StageModel:
                     self.renderer = await asyncio.to_thread(Renderer, files)
                 except MissingExtra as error:
                     _log.info("%s is rendered without its own template: %s", self.name, error)
-            self._looked = True
+            self._looked = epoch
         return self.renderer
 
 
@@ -106,7 +109,8 @@ class Parts:
     """What runs for the client, and what still closes behind it; ended with the client."""
     fallback: Parts | None = None
     """The pair that takes over when this one cannot answer."""
-    _handoffs: dict[tuple[str, str], Handoff] = field(default_factory=dict)
+    _handoffs: dict[tuple[str, str], tuple[tuple[int, int], Handoff]] = field(default_factory=dict)
+    """By reasoner and generator, with the epochs in which it was made."""
 
     def chain(self, stage: Stage) -> tuple[StageModel, ...]:
         """The models of that stage, in the order in which they are tried."""
@@ -122,13 +126,18 @@ class Parts:
             ConfigError: ``think`` is wanted, and the generator's template cannot hold a signal.
         """
         key = (reasoner.name, generator.name)
-        if key not in self._handoffs:
-            renderer = await generator.find_renderer()
-            if self.wanted_handoff == "think" and _same_weights(generator, self.generators[0]):
-                self._handoffs[key] = await _think(reasoner, generator)
-            else:
-                self._handoffs[key] = Instruct(renderer)
-        return self._handoffs[key]
+        epochs = (reasoner.backend.epoch, generator.backend.epoch)
+        known = self._handoffs.get(key)
+        if known is not None and known[0] == epochs:
+            return known[1]
+        renderer = await generator.find_renderer()
+        handoff: Handoff
+        if self.wanted_handoff == "think" and _same_weights(generator, self.generators[0]):
+            handoff = await _think(reasoner, generator)
+        else:
+            handoff = Instruct(renderer)
+        self._handoffs[key] = (epochs, handoff)
+        return handoff
 
     def backends(self) -> list[Backend]:
         """Every backend of this pair and of the one behind it."""

@@ -27,8 +27,10 @@ from duet_sdk.backends.server.client import Generation, Prepare, Server
 from duet_sdk.backends.server.decoding import Decoder
 from duet_sdk.backends.server.fields import OwnFields, thinking_budget
 from duet_sdk.backends.server.http import Http
+from duet_sdk.backends.server.knowledge import Knowledge
 from duet_sdk.backends.server.probing import Facts, Said, probe, tokenize
 from duet_sdk.backends.server.renderer import ServerRenderer
+from duet_sdk.backends.server.route import route_to
 from duet_sdk.backends.server.scale_out import Derender
 from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
 from duet_sdk.backends.server.wire import encode_call, path_of, request_body
@@ -63,10 +65,15 @@ class VllmBackend(Backend):
         cache_salt: vLLM's ``cache_salt`` of every call, None sends none: calls share prefix caches with those of the
             same salt only. ``{tenant}`` in it stands for a hash of the request's tenant.
         connect_s: longest wait for a connection, in seconds.
-        read_s: longest silence of the server, in seconds. A whole answer is silent until it is complete, and a loaded
-            server may let a prompt wait long.
+        read_s: longest wait for an answer to go on, in seconds; what says nothing (comments, empty pieces) does not
+            count. A whole answer says nothing until it is complete, and a loaded server may let a prompt wait long.
         headers: sent with every request; never shown.
-        trust_env: whether proxies are taken from the environment.
+        proxy: URL of the proxy that leads to the server; None for none, or the environment's.
+        trust_env: whether the proxy is taken from the environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``,
+            ``NO_PROXY``) where ``proxy`` names none.
+        ca_file: PEM file, or a folder, with authorities that are trusted in addition to those that this machine knows.
+        cert_file: PEM file with the client's own certificate, for servers that want one.
+        key_file: PEM file with its private key; None if it stands in ``cert_file``.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -90,7 +97,11 @@ class VllmBackend(Backend):
         connect_s: float = 10.0,
         read_s: float = 300.0,
         headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
         trust_env: bool = False,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
     ) -> None:
         self.model = model
         self.base_url, host = checked_url(base_url)
@@ -102,16 +113,20 @@ class VllmBackend(Backend):
         self._tokenizer = tokenizer
         self._own = OwnFields(priority, cache_salt)
         sent = request_headers(api_key, headers or {})
+        route = route_to(
+            self.base_url, proxy=proxy, trust_env=trust_env, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+        )
         self._failures = Failures(
             backend=self.name,
             model=model,
             url=self.base_url,
-            secrets=secrets_in(sent),
+            secrets=(*secrets_in(sent), *route.secrets),
         )
         read_s = _seconds("read_s", read_s)
-        self._http = Http(headers=sent, connect_s=_seconds("connect_s", connect_s), read_s=read_s, trust_env=trust_env)
-        self._server = Server(self.base_url, self._http, self._failures, read_s=read_s)
-        self._facts = Shared(self._probe)
+        self._http = Http(headers=sent, connect_s=_seconds("connect_s", connect_s), read_s=read_s, route=route)
+        self._facts = Knowledge(self._probe)
+        self._server = Server(self.base_url, self._http, self._failures, read_s=read_s, knowledge=self._facts)
+        self._derived_in = 0
         self._renderer = Shared(self._load_renderer)
         self._placer = Shared(self._load_placer)
         self._folding = Folding()
@@ -130,7 +145,9 @@ class VllmBackend(Backend):
         return self._own_price
 
     async def connect(self) -> Capabilities:
-        """Ask the server what it is, once; those who ask meanwhile share the answer. Costs no tokens.
+        """Ask the server what it is, or tell what is known of it; those who ask meanwhile share the answer.
+
+        Costs no tokens. What is known is good for some minutes, unless a connection fails or a refusal contradicts it.
 
         Raises:
             ConnectFailed: no answer, or none of such a server.
@@ -238,6 +255,7 @@ class VllmBackend(Backend):
         facts = await self._facts.get()
         if not facts.tokenize or not facts.can.prompt_ids:
             return None
+        self._forget_derived()
         return await self._renderer.get()
 
     async def think_placer(self) -> ThinkPlacer | None:
@@ -247,6 +265,8 @@ class VllmBackend(Backend):
             ConfigError: the template or the tokenizer cannot hold a signal safely.
             BackendError: the server does not answer.
         """
+        await self._facts.get()
+        self._forget_derived()
         return await self._placer.get()
 
     async def aclose(self) -> None:
@@ -255,8 +275,13 @@ class VllmBackend(Backend):
             shared.cancel()
         await self._http.aclose()
 
+    @property
+    @override
+    def epoch(self) -> int:
+        return self._facts.epoch
+
     async def _probe(self) -> Facts:
-        return await probe(
+        facts = await probe(
             self._server.ask,
             model=self.model,
             said=self._said,
@@ -264,6 +289,15 @@ class VllmBackend(Backend):
             tokenizer=self._tokenizer,
             failures=self._failures,
         )
+        self._server.pulse.ends_at_once = facts.is_vllm
+        return facts
+
+    def _forget_derived(self) -> None:
+        """What was made by the template and tokenizer of a server that has changed since is made anew."""
+        if self._derived_in != self._facts.epoch:
+            self._derived_in = self._facts.epoch
+            self._renderer.forget()
+            self._placer.forget()
 
     async def _load_renderer(self) -> ServerRenderer:
         return await ServerRenderer.load(self._server.ask, self.model)
@@ -298,7 +332,11 @@ _OPTIONS: Known = {
     "connect_s": (int, float),
     "read_s": (int, float),
     "headers": (Mapping,),
+    "proxy": (str,),
     "trust_env": (bool,),
+    "ca_file": (str,),
+    "cert_file": (str,),
+    "key_file": (str,),
 }
 
 

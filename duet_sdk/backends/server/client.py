@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -15,21 +16,30 @@ from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.refusals import error_within, parsed
 from duet_sdk.backends.server.decoding import UNREADABLE, Decoder
 from duet_sdk.backends.server.http import TRANSPORT_ERRORS, BodyTooLong, Http, Silence, drain, read_body
+from duet_sdk.backends.server.pulse import Awaited, Pulse, ServerStopped
 from duet_sdk.backends.server.reading import OutputFailed
 from duet_sdk.backends.server.scale_out import GENERATE, Derender
 from duet_sdk.backends.server.sse import LineTooLong
 from duet_sdk.backends.server.wire import encode
-from duet_sdk.errors import BackendError, Rejected
+from duet_sdk.errors import BackendError, ConnectFailed, ContextOverflow, ModelNotFound, Rejected, StreamBroken
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
+    from duet_sdk.backends.server.knowledge import Knowledge
     from duet_sdk.types import Json
 
 _ERROR_BYTES: Final = 1 << 16
 """Most that is read of an error: far more than any server explains, and too little to matter."""
 _ASK_S: Final = 30.0
 """Longest wait for what costs the server no generation: its lists, its tokenizer."""
+_LONG: Final = 1 << 16
+"""Bytes of a request from which on an error that may quote it is made in a thread: its words are compared with all of
+the prompt, which takes milliseconds for each 64 KiB."""
+_RESTARTS: Final = (502, 503, 504)
+"""What stands in for a server that restarts says: gateways, and servers that are not ready yet."""
+_DEAD: Final = 503
+"""What vLLM's ``/health`` answers when its engine is dead. Source: vllm/entrypoints/serve/instrumentator/health.py."""
 _STREAM: Final = "text/event-stream"
 _STREAMS: Final = frozenset((_STREAM, f"{_STREAM}; charset=utf-8"))
 """The usual spellings; any other one is parsed."""
@@ -63,11 +73,19 @@ class Server:
         base_url: where the API begins, ``/v1`` included.
         http: sends the requests.
         failures: makes the errors.
-        read_s: longest silence, in seconds.
+        read_s: longest wait for progress of an answer, in seconds.
+        knowledge: is told what speaks against it, and asked anew where a refusal does; None where nothing is known.
+
+    Attributes:
+        pulse: looks whether the server has stopped, where it is silent.
     """
 
-    def __init__(self, base_url: str, http: Http, failures: Failures, *, read_s: float) -> None:
+    def __init__(
+        self, base_url: str, http: Http, failures: Failures, *, read_s: float, knowledge: Knowledge | None = None
+    ) -> None:
         self._base = base_url
+        self._knowledge = knowledge
+        self.pulse = Pulse(self._refuses)
         self._root = base_url.removesuffix("/v1")
         self._http = http
         self._failures = failures
@@ -92,7 +110,7 @@ class Server:
         except TRANSPORT_ERRORS as error:
             raise self._failures.no_connection(error) from _harmless(error)
 
-    async def streamed(  # noqa: C901, PLR0912  # one generator: each one around it costs something for every token
+    async def streamed(  # noqa: C901, PLR0912, PLR0915  # one generator: each one around it costs something for every token
         self, prepare: Prepare
     ) -> AsyncGenerator[list[Chunk], None]:
         """The chunks of a streamed answer, those of one network read in one step.
@@ -107,17 +125,18 @@ class Server:
             BackendError: see `duet_sdk.backends.failures.Failures`, after the chunks that came before it;
                 ContextOverflow and InvalidRequest likewise.
         """
-        wanted, response = await self._begin(prepare)
+        wanted, response = await self._begun(prepare)
         del prepare  # what is not needed while the stream is open must not be held by it
         body, decoder, derender, again = wanted.body, wanted.decoder, wanted.derender, wanted.again
         anew: Prepare | None = None
+        is_long = len(wanted.payload) > _LONG
         del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes
-        content, silence = response.content, Silence(response, longest_s=self._read_s)
+        content, silence = response.content, Silence(response, longest_s=self._read_s, pulse=self.pulse)
         try:
             if response.headers.get("Content-Type") not in _STREAMS and response.content_type != _STREAM:
                 raise await self._no_stream(response, body)
             while not decoder.done:
-                silence.since = monotonic()
+                began = silence.since = monotonic()
                 data = await content.readany()
                 silence.since = None
                 if not data:
@@ -125,7 +144,11 @@ class Server:
                 events = decoder.cut(data)
                 if derender is not None:
                     events = await self._derendered(derender, events)
-                chunks = decoder.read(events)
+                chunks = await _read_apart(decoder, events) if is_long else decoder.read(events)
+                if chunks and (chunks[0].text or chunks[0].token_ids):
+                    silence.idle_s, silence.has_begun = 0.0, True
+                else:
+                    silence.heard(chunks, monotonic() - began)
                 data, events = b"", ()  # whoever reads may take its time, and a stream may be open for long
                 if chunks:
                     if content.at_eof():  # whoever reads need not wait for an end that is here already
@@ -139,10 +162,8 @@ class Server:
             if decoder.failure is not None:
                 raise decoder.failure
             await drain(response)
-        except LineTooLong as error:
-            raise self._failures.broken(f"{error} in its answer") from None
-        except TRANSPORT_ERRORS as error:
-            raise self._failures.cut(error) from _harmless(error)
+        except (LineTooLong, *TRANSPORT_ERRORS) as error:
+            raise self._cut(error) from _harmless(error)
         except BackendError as error:
             anew = _otherwise(again, error)
             if anew is None:
@@ -159,11 +180,11 @@ class Server:
     async def whole(self, prepare: Prepare) -> AsyncGenerator[list[Chunk], None]:
         """The chunks of a whole answer, in one step. Arguments and errors as for `streamed`."""
         while True:
-            wanted, response = await self._begin(prepare)
+            wanted, response = await self._begun(prepare)
             try:
-                chunks = await self._whole(response, wanted.decoder, wanted.derender)
+                chunks = await self._whole(response, wanted)
             except TRANSPORT_ERRORS as error:
-                raise self._failures.cut(error) from _harmless(error)
+                raise self._cut(error) from _harmless(error)
             except BackendError as error:
                 anew = _otherwise(wanted.again, error)
                 if anew is None:
@@ -175,6 +196,49 @@ class Server:
                 response.close()
         chunks[-1].last = True
         yield chunks
+
+    async def _begun(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
+        """The request, and its answer as far as the headers."""
+        try:
+            async with Awaited(self.pulse):
+                return await self._begun_with_facts(prepare)
+        except ServerStopped as error:
+            raise self._cut(error) from None
+        except BackendError as error:
+            if self._knowledge is not None and isinstance(error, ConnectFailed) and error.retryable:
+                self._knowledge.lost()
+            elif self._knowledge is not None and error.status in _RESTARTS:
+                self._knowledge.doubt()
+            raise
+
+    async def _begun_with_facts(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
+        """Prepared and sent once more where a refusal shows that the server is no longer what it was."""
+        try:
+            return await self._begin(prepare)
+        except (Rejected, ContextOverflow, ModelNotFound) as error:
+            if self._knowledge is None or not await self._knowledge.contradicted(error):
+                raise
+        return await self._begin(prepare)
+
+    def _cut(self, error: Exception) -> StreamBroken:
+        """The way to the server broke after the request was sent: who answers there the next time is not known."""
+        if isinstance(error, LineTooLong):
+            return self._failures.broken(f"{error} in its answer")
+        if self._knowledge is not None:
+            self._knowledge.lost()
+        if isinstance(error, ServerStopped):
+            return self._failures.broken("it is silent and accepts no new connections, so it has stopped")
+        return self._failures.cut(error)
+
+    async def _refuses(self) -> bool:
+        """Whether the server is gone: it takes no connections, or its engine is dead (vLLM's 503 of ``/health``)."""
+        if await self._http.refuses(self._base):
+            return True
+        if not self.pulse.ends_at_once:
+            return False
+        response = await self._http.send("GET", f"{self._root}/health")
+        response.close()
+        return response.status == _DEAD
 
     async def _begin(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
         """The request, in the form in which the server takes it, and its answer."""
@@ -206,15 +270,21 @@ class Server:
         if 200 <= response.status < 300:
             return response
         try:
-            said = await _beginning(response)
+            said = await _beginning(response, within_s=self._ask_s)
         finally:
             response.close()
-        raise self._failures.status(response.status, response.headers, said, body or {})
+        explain = partial(self._failures.status, response.status, response.headers, said, body or {})
+        raise await asyncio.to_thread(explain) if payload and len(payload) > _LONG else explain()
 
-    async def _whole(self, response: ClientResponse, decoder: Decoder, derender: Derender | None) -> list[Chunk]:
+    async def _whole(self, response: ClientResponse, wanted: Generation) -> list[Chunk]:
+        decoder, derender = wanted.decoder, wanted.derender
         try:
-            said = await read_body(response)
-            chunks = decoder.whole(said if derender is None else await derender.whole(said))
+            async with asyncio.timeout(self._read_s):  # for all of it: empty lines keep a connection alive, too
+                said = await read_body(response)
+            if derender is not None:
+                said = await derender.whole(said)
+            is_long = len(said) + len(wanted.payload) > _LONG
+            chunks = await asyncio.to_thread(decoder.whole, said) if is_long else decoder.whole(said)
         except OutputFailed as error:
             raise self._failures.broken(str(error)) from None
         except UNREADABLE as error:
@@ -236,22 +306,31 @@ class Server:
 
     async def _no_stream(self, response: ClientResponse, body: Json) -> Exception:
         """Why an answer is no stream: an error that came with status 200, or something else altogether."""
-        if (error := error_within(parsed(await _beginning(response)))) is not None:
-            return self._failures.event(error, body, begun=False)
+        value = parsed(await _beginning(response, within_s=self._ask_s))
+        if (error := error_within(value)) is not None:
+            return await asyncio.to_thread(self._failures.event, error, body, begun=False)
         return self._failures.broken(f"a stream was asked for, and its answer is {response.content_type or 'untyped'}")
 
 
-async def _beginning(response: ClientResponse) -> bytes:
-    """The beginning of an error; what came of one that breaks off says more than nothing."""
+async def _beginning(response: ClientResponse, *, within_s: float) -> bytes:
+    """The beginning of an error; what came of one that breaks off, or drips in, says more than nothing."""
     said = bytearray()
     try:
-        async for data in response.content.iter_any():
-            said += data
-            if len(said) >= _ERROR_BYTES:
-                break
+        async with asyncio.timeout(within_s):
+            async for data in response.content.iter_any():
+                said += data
+                if len(said) >= _ERROR_BYTES:
+                    break
     except TRANSPORT_ERRORS:
         pass
     return bytes(said[:_ERROR_BYTES])
+
+
+async def _read_apart(decoder: Decoder, events: Sequence[bytes]) -> list[Chunk]:
+    """As `Decoder.read`, off the event loop where the events may hold an error about a long request."""
+    if any(b'"choices"' not in event or b'"error"' in event for event in events):
+        return await asyncio.to_thread(decoder.read, events)
+    return decoder.read(events)
 
 
 def _otherwise(again: Again | None, error: BackendError) -> Prepare | None:

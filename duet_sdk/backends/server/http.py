@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Awaitable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Final
+from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
+from typing_extensions import override
 
 from duet_sdk._tasks import PerLoop
-from duet_sdk.backends.base import trace_headers
+from duet_sdk.backends.base import Chunk, trace_headers
+from duet_sdk.backends.server.pulse import FIRST_LOOK_S, FIRST_LOOK_UNBEGUN_S, Pulse, ServerStopped
+from duet_sdk.backends.server.route import Route
 from duet_sdk.backends.shared import in_common
 
 _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn closes an idle connection: a request must not meet a closing one."""
 _MAX_BODY_BYTES: Final = 64 << 20
 """Most that is read of a whole answer: a long output with logprobs has some MiB, anything larger is a fault."""
+_STALE_S: Final = 2.0
+"""A kept connection that breaks within this time of being used again was closed by the server meanwhile, as far as one
+can tell; it takes a way there and back. One that breaks later broke over the request."""
+_CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+"""How aiohttp says that a connection broke before any byte of an answer came."""
 _DRAIN_S: Final = 0.2
 """Longest wait for the end of an answer that is complete: a new connection costs less than waiting longer."""
 _DRAIN_BYTES: Final = 1 << 16
@@ -31,6 +44,10 @@ class BodyTooLong(ValueError):
     """An answer in one piece is larger than any model's answer is."""
 
 
+_DIRECT: Final = Route()
+_was_kept: ContextVar[bool] = ContextVar("whether the request went over a connection that was there already")
+
+
 class Http:
     """Sends requests over connections that all backends of one client have in common.
 
@@ -41,46 +58,95 @@ class Http:
     Args:
         headers: sent with every request; they may hold keys and are never shown.
         connect_s: longest wait for a connection.
-        read_s: longest silence of a server, before its headers and between any two pieces of its answer.
-        trust_env: whether proxies are taken from the environment, as aiohttp reads it.
+        read_s: longest silence of a server before its headers.
+        route: the way to the server.
     """
 
-    def __init__(self, *, headers: Mapping[str, str], connect_s: float, read_s: float, trust_env: bool = False) -> None:
+    def __init__(self, *, headers: Mapping[str, str], connect_s: float, read_s: float, route: Route = _DIRECT) -> None:
         self._headers = dict(headers)
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=read_s)
-        self._sessions = in_common(_sessions, trust_env)
+        self._sessions = in_common(_sessions, None)
+        self._tls = True if route.tls is None else route.tls
+        self._proxy, self._proxy_auth = route.proxy, route.proxy_auth
 
-    def send(self, method: str, url: str, body: bytes | None = None) -> Awaitable[aiohttp.ClientResponse]:
+    async def send(self, method: str, url: str, body: bytes | None = None) -> aiohttp.ClientResponse:
         """Send a request and wait for the answer's headers; the caller closes the answer.
 
-        Redirects are not followed: they would carry key and prompt to another place.
+        Redirects are not followed: they would carry key and prompt to another place. Where the server had closed the
+        connection since its last answer, the request goes out once more; each such failure leaves one connection less.
         """
-        session = self._sessions.here()
-        if session is None:
-            return self._open_and_send(method, url, body)
+        session = self._sessions.here() or await self._sessions.get()
         traced = trace_headers.get()
         headers = self._headers if traced is None else {**self._headers, **traced}
-        return session.request(method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False)
+        begun = time.monotonic()
+        while True:
+            _was_kept.set(False)
+            try:
+                return await session.request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    ssl=self._tls,
+                    proxy=self._proxy,
+                    proxy_auth=self._proxy_auth,
+                )
+            except _CLOSED:
+                if not _was_kept.get() or time.monotonic() - begun > _STALE_S:
+                    raise
 
-    async def _open_and_send(self, method: str, url: str, body: bytes | None) -> aiohttp.ClientResponse:
-        await self._sessions.get()
-        return await self.send(method, url, body)
+    async def refuses(self, url: str) -> bool:
+        """Whether every address of the URL's host refuses connections; False behind a proxy, which says nothing of it.
+
+        Raises:
+            OSError: no answer at all, or the name is not known.
+        """
+        if self._proxy is not None:
+            return False
+        parts, loop = urlsplit(url), asyncio.get_running_loop()
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        for address in {address for *_, address in found}:
+            try:
+                transport, _ = await loop.create_connection(asyncio.Protocol, str(address[0]), int(address[1]))
+            except ConnectionRefusedError:
+                continue
+            transport.close()
+            return False
+        return bool(found)
 
     async def aclose(self) -> None:
         """Close the client's connections on this loop, and those on other loops as soon as these get to it."""
         await self._sessions.aclose()
 
 
-def _sessions(trust_env: bool) -> PerLoop[aiohttp.ClientSession]:
-    return PerLoop(partial(_open_session, trust_env), close=aiohttp.ClientSession.close, drop=_forget)
+class _Connector(aiohttp.TCPConnector):
+    """Tells `Http.send` whether its request went over a connection that had been used before."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+        self._used: WeakSet[ResponseHandler] = WeakSet()
+
+    @override
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        connection = await super().connect(req, traces, timeout)
+        if (protocol := connection.protocol) is not None:
+            _was_kept.set(protocol in self._used)
+            self._used.add(protocol)
+        return connection
 
 
-def _open_session(trust_env: bool) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=trust_env,
-    )
+def _sessions(_: None) -> PerLoop[aiohttp.ClientSession]:
+    return PerLoop(_open_session, close=aiohttp.ClientSession.close, drop=_forget)
+
+
+def _open_session() -> aiohttp.ClientSession:
+    # Without trust_env: aiohttp would also send what ~/.netrc holds for the host. See `Route` for proxies.
+    return aiohttp.ClientSession(connector=_Connector(), cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _forget(session: aiohttp.ClientSession) -> None:
@@ -96,46 +162,98 @@ def _forget(session: aiohttp.ClientSession) -> None:
 
 
 class Silence:
-    """Limits how long a reader waits for the next piece of a streamed answer, with one timer for the whole stream.
+    """Limits how long a reader waits for a streamed answer to go on, with one timer for the whole stream.
 
-    It takes over from aiohttp's ``sock_read`` once the headers are there: that one sets a new timer for every piece,
-    and keeps running while the reader is busy. The reader says when it waits:
+    What counts is progress: comments, empty events and pieces that say nothing keep a connection alive, and could do so
+    for ever. It takes over from aiohttp's ``sock_read`` once the headers are there: that one sets a new timer for every
+    piece, and keeps running while the reader is busy. The reader says when it waits, and what it waited for:
 
-        silence.since = time.monotonic()
+        began = silence.since = time.monotonic()
         data = await response.content.readany()
         silence.since = None
+        silence.heard(chunks_of(data), time.monotonic() - began)
 
     Args:
         response: the answer, its headers received.
-        longest_s: longest wait for a piece, in seconds.
+        longest_s: longest wait for progress, in seconds.
+        pulse: looks whether the server has stopped, where it is silent.
 
     Attributes:
         since: when the reader began to wait, by `time.monotonic`; None while it does not wait.
+        idle_s: seconds that it has waited before that since the last progress.
+        has_begun: whether there was any progress.
     """
 
-    __slots__ = ("_content", "_longest_s", "_loop", "_timer", "since")
+    __slots__ = (
+        "_content",
+        "_longest_s",
+        "_looking",
+        "_loop",
+        "_pulse",
+        "_timer",
+        "_used",
+        "has_begun",
+        "idle_s",
+        "since",
+    )
 
-    def __init__(self, response: aiohttp.ClientResponse, *, longest_s: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, *, longest_s: float, pulse: Pulse) -> None:
         self.since: float | None = None
+        self.idle_s = 0.0
+        self.has_begun = False
+        self._used = 0
         self._content = response.content
         self._longest_s = longest_s
+        self._pulse = pulse
+        self._looking: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(longest_s, self._look)
+        self._timer = self._loop.call_later(min(longest_s, FIRST_LOOK_S), self._look)
         connection = response.connection  # None once the whole answer is here
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = None
             connection.protocol.start_timeout()  # cancels the running timer, as there is no timeout now
 
+    def heard(self, chunks: Sequence[Chunk], waited_s: float) -> None:
+        """What came after a wait; whether it is progress decides what counts of the wait."""
+        if self._is_progress(chunks):
+            self.idle_s, self.has_begun = 0.0, True
+        else:
+            self.idle_s += waited_s
+
+    def _is_progress(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether the answer is longer now, or nearer to its end: what goes on for ever so is ended by its limit."""
+        for chunk in chunks:
+            if chunk.text or chunk.token_ids or chunk.reasoning or chunk.finish_reason is not None:
+                return True
+            if any(call.name or call.arguments for call in chunk.tool_calls):
+                return True
+            if chunk.usage is not None and chunk.usage.output_tokens > self._used:
+                self._used = chunk.usage.output_tokens
+                return True
+        return False
+
     def over(self) -> None:
         """Stop the timer."""
         self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
 
     def _look(self) -> None:
-        waited_s = 0.0 if self.since is None else time.monotonic() - self.since
-        if waited_s >= self._longest_s:
-            self._content.set_exception(aiohttp.SocketTimeoutError("nothing more arrived"))
-        else:
-            self._timer = self._loop.call_later(self._longest_s - waited_s, self._look)
+        silent_s = 0.0 if self.since is None else time.monotonic() - self.since
+        left_s = self._longest_s - self.idle_s - silent_s
+        if self.since is not None and left_s <= 0:
+            self._content.set_exception(aiohttp.SocketTimeoutError("no progress"))
+            return
+        is_silent = silent_s >= (FIRST_LOOK_S if self.has_begun else FIRST_LOOK_UNBEGUN_S)
+        if is_silent and self._looking is None and (self.has_begun or self._pulse.ends_at_once):
+            self._looking = self._loop.create_task(self._look_closer(self.since))
+        wait_s = self._longest_s if self.since is None else left_s
+        self._timer = self._loop.call_later(min(wait_s, FIRST_LOOK_S), self._look)
+
+    async def _look_closer(self, since: float | None) -> None:
+        if await self._pulse.has_stopped() and self.since == since:
+            self._content.set_exception(ServerStopped())
+        self._looking = None
 
 
 async def read_body(response: aiohttp.ClientResponse, *, limit: int = _MAX_BODY_BYTES) -> bytes:

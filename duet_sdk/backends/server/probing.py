@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk import models
 from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.server.wire import Dialect
-from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra
+from duet_sdk.errors import (
+    Authentication,
+    BackendError,
+    ConfigError,
+    ConnectFailed,
+    DuetError,
+    MissingExtra,
+    ModelNotFound,
+)
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.types import Message
 
@@ -102,7 +110,8 @@ class Facts:
     thinking_budget: bool | None
     """Whether the server was started for ``thinking_token_budget``, None where nothing tells."""
     files: TokenizerFiles | None = None
-    renderer: Renderer | None = None
+    renderer: Renderer | None = field(default=None, compare=False)  # made of the files
+    is_vllm: bool = False
 
 
 async def probe(
@@ -147,7 +156,7 @@ async def probe(
         switch_thinking=bool(switches),
     )
     dialect = Dialect(_first(said.token_ids, vllm), _first(said.continuous_usage, vllm), bool(switches))
-    return Facts(can, dialect, bool(tokenize), budget, files, renderer)
+    return Facts(can, dialect, bool(tokenize), budget, files, renderer, vllm)
 
 
 def _first(said: bool | None, found: bool) -> bool:
@@ -193,8 +202,27 @@ async def _cards(ask: Ask, model: str, failures: Failures) -> dict[str, Json]:
         raise failures.wrong_url("its list of models is none")
     by_id: dict[str, Json] = {str(card.get("id")): card for card in cards if isinstance(card, dict)}
     if model not in by_id:
-        raise failures.not_served(list(by_id))
+        await _check_answered(ask, model, failures, listed=list(by_id))
     return by_id
+
+
+async def _check_answered(ask: Ask, model: str, failures: Failures, *, listed: list[str]) -> None:
+    """Whether a model is answered to that the list does not show: gateways have aliases, and lists are advice.
+
+    The call asks for an answer to nothing, which servers refuse; what they say of the model is looked at alone.
+
+    Raises:
+        ModelNotFound: it is not; names those that are.
+        BackendError: the server does not answer, or refuses the key.
+    """
+    try:
+        await ask("/chat/completions", {"model": model, "messages": [], "max_tokens": 1})
+    except DuetError as error:
+        status = error.status if isinstance(error, BackendError) else None
+        if isinstance(error, ModelNotFound) or status == 404:
+            raise failures.not_served(listed) from None
+        if isinstance(error, Authentication) or (isinstance(error, ConnectFailed) and error.retryable):
+            raise
 
 
 async def _has_version(ask: Ask) -> bool:

@@ -39,6 +39,7 @@ class FaultServer:
     Attributes:
         seen: every request to any path, in order.
         stalled: paths that never answer.
+        aliases: names that it answers to and does not list.
         open: requests that are being answered.
         aborted: requests whose client went away before the answer was complete.
     """
@@ -61,6 +62,7 @@ class FaultServer:
         self.answer = answer
         self.models = list(models) if cards is None else [str(card.get("id")) for card in cards]
         self.cards = cards
+        self.aliases: set[str] = set()
         self.vllm = vllm
         self.key = key
         self.context_tokens = context_tokens
@@ -212,7 +214,7 @@ class FaultServer:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        if is_probe(body) and self.vllm:
+        if is_probe(body) and "prompt" in body and self.vllm:
             return self._impossible(body)
         answer = self.next_answer(body)
         if body.get("fault"):
@@ -257,7 +259,7 @@ class FaultServer:
             return self._refusal(body, answer)
         if fault == "html":
             return web.Response(text="<html><body>It works!</body></html>", content_type="text/html")
-        if body["model"] not in self.models:
+        if body["model"] not in self.models and body["model"] not in self.aliases:
             return self._refusal(body, replace(answer, fault="model_404"))
         writer = Writer(self, request, body, answer)
         return await (writer.stream() if body.get("stream") else writer.whole())

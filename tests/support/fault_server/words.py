@@ -19,8 +19,8 @@ def said(message: dict[str, Any]) -> str:
 
 
 def is_probe(body: dict[str, Any]) -> bool:
-    """Whether a request asks to go on from a token that no vocabulary has."""
-    return body.get("prompt") == [2**31 - 1]
+    """Whether a request asks for nothing: to go on from a token that no vocabulary has, or for an answer to nobody."""
+    return body.get("prompt") == [2**31 - 1] or body.get("messages") == []
 
 
 def prompt_of(body: dict[str, Any]) -> str:
