@@ -28,6 +28,7 @@ _WORDS: Final = (
 )
 """Fields that say in words what is wrong, the best first: OpenAI, GLM, FastAPI, OAuth, Baidu, MiniMax, …, RFC 9457."""
 _CODES: Final = (
+    "error",
     "code",
     "type",
     "status",
@@ -39,7 +40,7 @@ _CODES: Final = (
     "__type",
     "limit_source",
 )
-"""Fields that name the error."""
+"""Fields that name the error; ``error`` does where it is one word (OAuth, Kimi's gateway)."""
 _INSIDE: Final = (
     "error",
     "errors",
@@ -210,7 +211,11 @@ class _Found:
         self._text(said[:_LONGEST].strip(), depth)
         for name in _INSIDE:
             inner = error.get(name)
-            if inner is not None and inner is not said:
+            if (
+                inner is not None
+                and inner is not said
+                and not (said and name == "error" and _code(inner) in self.codes)
+            ):
                 self.read(inner, depth + 1, within=name)
 
 
@@ -232,6 +237,8 @@ def _code(value: object) -> str | None:
         return None
     if isinstance(value, int):
         return str(value)
+    if " " in value.strip():
+        return None  # a sentence
     return re.split(r"[/#]", value[:200].rstrip("/"))[-1] or None
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.refusals import Refusal
-from duet_sdk.backends.retry_after import retry_after
+from duet_sdk.backends.retry_after import asked_in, retry_after, told_as
 from duet_sdk.errors import (
     Authentication,
     BackendError,
@@ -162,3 +162,101 @@ def test_a_date_to_come_is_a_wait_until_then():
 def test_no_wait_is_negative_or_without_end(given):
     seconds = retry_after({"Retry-After": given})
     assert seconds is None or 0 <= seconds < math.inf
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500", "Retry-After": "2"}, 1.5),  # OpenAI, Azure: the finer one
+        ({"Retry-After-Ms": "soon", "Retry-After": "2"}, 2),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7.66s"}, 7.66),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "20ms"}, 0.02),
+        ({"x-ratelimit-remaining-tokens": "12", "x-ratelimit-reset-tokens": "6m0s"}, None),  # of a limit with room left
+        ({"x-ratelimit-reset-tokens": "6m0s"}, None),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "30"}, 30),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "soon"}, None),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1741305600000"}, 0),  # OpenRouter: in 2025
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2025-03-07T00:00:00Z",
+            },
+            0,
+        ),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "1s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "1m2s",
+            },
+            62,
+        ),
+    ],
+)
+def test_a_wait_is_found_where_providers_write_it(headers, seconds):
+    assert retry_after(headers) == pytest.approx(seconds)
+
+
+def test_a_limit_that_is_full_again_at_a_date_is_a_wait_until_then():
+    for reset in ("4102444800000", "4102444800", "2100-01-01T00:00:00Z"):
+        assert retry_after({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset}) > 60 * 365 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Please try again in 20s. Contact us …", 20),
+        ("Please try again in 9m38.016s. Need more tokens?", 578.016),
+        ("Please retry in 44.388541892s.", 44.388541892),
+        ("exceeded call rate limit. Please retry after 20 seconds.", 20),
+        ("Rate limited, try again in 500ms", 0.5),
+        ("try again after 1 hour, 30 minutes", 5400),
+        ("Try again in 6 days", 6 * 86_400),
+        ("please try again later", None),
+        ("try again in a while", None),
+        ("retry after 20 parsecs", None),
+        ("", None),
+    ],
+)
+def test_a_wait_is_found_in_words(words, seconds):
+    assert asked_in(words) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("34s", 34),
+        ("34.07s", 34.07),
+        ({"seconds": 34}, 34),
+        (7, 7),
+        (7.5, 7.5),
+        ("7", 7),
+        (-1, None),
+        (math.inf, None),
+        (math.nan, None),
+        (10**30, None),
+        (True, None),
+        (None, None),
+        ([], None),
+        ("soon", None),
+        ("1" * 100, None),
+    ],
+)
+def test_a_wait_is_found_in_a_field(value, seconds):
+    assert told_as(value) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_a_402_that_says_when_is_over_by_itself():
+    """OpenRouter: the requests that run right now have used up the budget."""
+    error = Failures(backend="vllm", model="m").status(402, {"Retry-After": "3"}, b"{}", {})
+    assert (type(error), error.retryable, error.retry_after) == (RateLimited, True, 3)
+    assert type(Failures(backend="vllm", model="m").status(402, {}, b"{}", {})) is QuotaExceeded
+
+
+def test_a_wait_in_the_words_is_what_the_error_asks_for():
+    body = json.dumps({"error": {"message": "Rate limit reached. Please try again in 9m38s.", "code": "x"}}).encode()
+    error = Failures(backend="vllm", model="m").status(429, {}, body, {})
+    assert (type(error), error.retry_after) == (RateLimited, 578)
+    assert "it asks to retry after 578 s" in str(error)
