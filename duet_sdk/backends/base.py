@@ -50,6 +50,10 @@ class Capabilities:
     logprobs: bool = False
     switch_thinking: bool = False
     """Long thinking can be turned on and off by request."""
+    stop_texts: int | None = None
+    """Most stop texts of a call, None for no limit that is known."""
+    refused: tuple[str, ...] = ()
+    """Fields of sampling that the model's server refuses, such as ``min_p`` together with a draft model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Call:
     """Turn long thinking on or off where the model can; None leaves the model's default."""
     tenant: str | None = None
     """Whose request it is: a backend may keep apart by it what servers share between requests."""
+    session: str | None = None
+    """Which conversation it belongs to: a backend may send it where the earlier turns are cached."""
     thought: Thought | None = None
     """What the open turn after ``messages`` holds already."""
     whole: bool = False

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from duet_sdk.backends.base import Backend, Call, Capabilities
 from duet_sdk.budget import RequestBudget, UsdOf
 from duet_sdk.errors import ConfigError, ContextOverflow, InvalidRequest
+from duet_sdk.policies import Sampling
 from duet_sdk.pricing import PriceBook
 from duet_sdk.request import Request
 from duet_sdk.types import Json, Message, Stage
@@ -113,6 +114,29 @@ def check_abilities(request: Request, backend: Backend, can: Capabilities, stage
     sampling = request.generator_sampling if stage == "generator" else request.reasoner_sampling
     if sampling.logprobs is not None and not can.logprobs:
         raise InvalidRequest(f"the {model} reports no logprobs; choose another one or omit logprobs")
+    check_sampling(sampling, backend, can, stage)
+
+
+def check_sampling(sampling: Sampling, backend: Backend, can: Capabilities, stage: Stage) -> None:
+    """Whether a model's server takes this sampling, as far as it told.
+
+    Raises:
+        InvalidRequest: it does not; the text says what and which model.
+    """
+    extra, model = sampling.extra_body or {}, f"{stage} {backend.name}/{backend.model}"
+    stops = extra.get("stop", sampling.stop)
+    count = len(stops) if isinstance(stops, list | tuple) else 1
+    if can.stop_texts is not None and count > can.stop_texts:
+        raise InvalidRequest(
+            f"the {model} takes at most {can.stop_texts} stop texts, and this call has {count} (one of them may be the "
+            "think handoff's); omit some, or start vLLM with a higher VLLM_MAX_STOP_STRINGS"
+        )
+    for name in can.refused:
+        if extra.get(name, getattr(sampling, name, None)):
+            raise InvalidRequest(
+                f"the server of the {model} refuses {name}, as a draft model writes ahead there (speculative "
+                f"decoding); omit {name}, or serve the model without one"
+            )
 
 
 def _unasked(input_tokens: int, output_tokens: int) -> None:

@@ -193,6 +193,7 @@ class AnswerStage:
             n=request.n,
             whole=whole,
             tenant=request.labels.tenant,
+            session=request.labels.session,
             sampling=sampling,
         )
         if guided:

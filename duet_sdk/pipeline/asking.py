@@ -12,7 +12,7 @@ from duet_sdk.cache import CacheKey
 from duet_sdk.context import flatten_tools, without_images
 from duet_sdk.errors import BackendError
 from duet_sdk.handoff import Handoff, review, without_signal
-from duet_sdk.pipeline.admission import PromptSize, check_abilities, fitting_prompt, price_bound
+from duet_sdk.pipeline.admission import PromptSize, check_abilities, check_sampling, fitting_prompt, price_bound
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.flow import Flow
 from duet_sdk.pipeline.models import StageModel
@@ -105,6 +105,7 @@ async def plan_signal(
     handoff = await flow.handoff(model, generator[0] if generator else parts.generators[0])
     ask = await way_of_asking(flow, model, handoff, able, joined=joined)
     call = ask(want)
+    check_sampling(call.sampling, model.backend, able, "reasoner")
     usd_of = price_bound(parts.prices, model.name, model.backend, budget)
     prompt = await fitting_prompt(model.backend, call, able, budget, room=want, what="reasoner's")
     if generator is None:
@@ -162,6 +163,7 @@ async def way_of_asking(
             call,
             sampling=replace(sampling, stop=(*sampling.stop, *stops)) if stops else sampling,
             tenant=flow.request.labels.tenant,
+            session=flow.request.labels.session,
             joined=joined,
         )
 

@@ -31,7 +31,20 @@ async def served(answer: Any = DEFAULT, **options: Any) -> AsyncIterator[tuple[F
     own = {
         name: options.pop(name)
         for name in list(options)
-        if name in ("vllm", "models", "cards", "key", "without", "files", "thinking", "scale_out")
+        if name
+        in (
+            "vllm",
+            "models",
+            "cards",
+            "key",
+            "without",
+            "files",
+            "thinking",
+            "drafts",
+            "ranks",
+            "stop_texts",
+            "scale_out",
+        )
     }
     async with FaultServer(answer, **own) as server:
         backend = VllmBackend(options.pop("model", "m"), base_url=options.pop("base_url", server.url), **options)

@@ -25,7 +25,7 @@ from duet_sdk.backends.provider_parts import messages_on_wire
 from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.server.client import Generation, Prepare, Server
 from duet_sdk.backends.server.decoding import Decoder
-from duet_sdk.backends.server.fields import OwnFields, thinking_budget
+from duet_sdk.backends.server.fields import OwnFields, rank_headers, thinking_budget
 from duet_sdk.backends.server.http import Http
 from duet_sdk.backends.server.knowledge import Knowledge
 from duet_sdk.backends.server.probing import Facts, Said, probe, tokenize
@@ -64,6 +64,8 @@ class VllmBackend(Backend):
         priority: vLLM's ``priority`` of every call, lower is earlier; None sends none.
         cache_salt: vLLM's ``cache_salt`` of every call, None sends none: calls share prefix caches with those of the
             same salt only. ``{tenant}`` in it stands for a hash of the request's tenant.
+        data_parallel_ranks: how many data-parallel engines share the address, each with a prefix cache of its own; None
+            asks the server. The calls of a session go to one of them (``X-data-parallel-rank``); 1 sends no rank.
         connect_s: longest wait for a connection, in seconds.
         read_s: longest wait for an answer to go on, in seconds; what says nothing (comments, empty pieces) does not
             count. A whole answer says nothing until it is complete, and a loaded server may let a prompt wait long.
@@ -94,6 +96,7 @@ class VllmBackend(Backend):
         capabilities: Mapping[str, object] | None = None,
         priority: int | None = None,
         cache_salt: str | None = None,
+        data_parallel_ranks: int | None = None,
         connect_s: float = 10.0,
         read_s: float = 300.0,
         headers: Mapping[str, str] | None = None,
@@ -112,6 +115,7 @@ class VllmBackend(Backend):
         self._context_tokens = _positive_int("context_tokens", context_tokens)
         self._tokenizer = tokenizer
         self._own = OwnFields(priority, cache_salt)
+        self._ranks = _positive_int("data_parallel_ranks", data_parallel_ranks)
         sent = request_headers(api_key, headers or {})
         route = route_to(
             self.base_url, proxy=proxy, trust_env=trust_env, ca_file=ca_file, cert_file=cert_file, key_file=key_file
@@ -186,7 +190,12 @@ class VllmBackend(Backend):
         facts = self._facts.found or await self._facts.get()
         own = self._own.of(call)
         if facts.thinking_budget:
-            own |= thinking_budget(call, dialect=facts.dialect, renderer=facts.renderer)
+            own |= thinking_budget(
+                call,
+                dialect=facts.dialect,
+                renderer=facts.renderer,
+                grammar_in_thinking=self._said.grammar_in_thinking,
+            )
         turns, level = self._turns(call.messages), self._folding.level
         body = request_body(call, model=self.model, dialect=facts.dialect, own=own, turns=turns)
         if facts.thinking_budget is False and body.get("thinking_token_budget") is not None:
@@ -196,7 +205,8 @@ class VllmBackend(Backend):
             derender = Derender(self._server.ask, body, call.thought.prompt_ids)
         decoder = Decoder(call, dialect=facts.dialect, failures=self._failures, sent=body)
         again = partial(self._folded_more, call, level) if call.messages else None
-        return Generation(path_of(call), body, encode_call(call, body), decoder, derender, again)
+        headers = rank_headers(call, self._ranks or facts.ranks)
+        return Generation(path_of(call), body, encode_call(call, body), decoder, derender, again, headers)
 
     def _turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """The messages as this server takes them, with what its model wants back."""
@@ -329,6 +339,7 @@ _OPTIONS: Known = {
     "capabilities": (Mapping,),
     "priority": (int,),
     "cache_salt": (str,),
+    "data_parallel_ranks": (int,),
     "connect_s": (int, float),
     "read_s": (int, float),
     "headers": (Mapping,),

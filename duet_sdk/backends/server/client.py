@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +58,8 @@ class Generation:
     """Makes another request of it, to `GENERATE`, and the answer to that one such as ``path`` gives."""
     again: Again | None = None
     """How it is asked otherwise after a refusal."""
+    headers: Mapping[str, str] | None = None
+    """Sent with it in addition to the endpoint's own."""
 
 
 Prepare: TypeAlias = Callable[[], Awaitable[Generation]]
@@ -92,7 +94,7 @@ class Server:
         self._read_s = read_s
         self._ask_s = min(read_s, _ASK_S)
 
-    async def ask(self, path: str, body: Json | None) -> Any:
+    async def ask(self, path: str, body: Json | None, headers: Mapping[str, str] | None = None) -> Any:
         """One JSON answer of an endpoint other than those that generate; ``body`` None gets, else posts.
 
         Raises:
@@ -100,7 +102,9 @@ class Server:
         """
         try:
             async with asyncio.timeout(self._ask_s):
-                response = await (self._send("GET", path, None, None) if body is None else self._post(path, body))
+                response = await (
+                    self._send("GET", path, None, None) if body is None else self._post(path, body, headers)
+                )
                 try:
                     return json.loads(await read_body(response))
                 finally:
@@ -246,25 +250,32 @@ class Server:
             wanted = await prepare()
             try:
                 if wanted.derender is not None:
-                    return wanted, await self._begin_derendered(wanted.derender)
-                return wanted, await self._send("POST", wanted.path, wanted.payload, wanted.body)
+                    return wanted, await self._begin_derendered(wanted.derender, wanted.headers)
+                return wanted, await self._send("POST", wanted.path, wanted.payload, wanted.body, wanted.headers)
             except BackendError as error:
                 anew = _otherwise(wanted.again, error)
                 if anew is None:
                     raise
                 prepare = anew
 
-    async def _begin_derendered(self, derender: Derender) -> ClientResponse:
-        return await self._post(GENERATE, await derender.request())
+    async def _begin_derendered(self, derender: Derender, headers: Mapping[str, str] | None) -> ClientResponse:
+        return await self._post(GENERATE, await derender.request(), headers)
 
-    async def _post(self, path: str, body: Json) -> ClientResponse:
-        return await self._send("POST", path, encode(body), body)
+    async def _post(self, path: str, body: Json, headers: Mapping[str, str] | None) -> ClientResponse:
+        return await self._send("POST", path, encode(body), body, headers)
 
-    async def _send(self, method: str, path: str, payload: bytes | None, body: Json | None) -> ClientResponse:
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        payload: bytes | None,
+        body: Json | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ClientResponse:
         """An answer that says yes; every other one is raised."""
         url = self._root + path[1:] if path.startswith("//") else self._base + path
         try:
-            response = await self._http.send(method, url, payload)
+            response = await self._http.send(method, url, payload, headers)
         except TRANSPORT_ERRORS as error:
             raise self._failures.no_connection(error) from _harmless(error)
         if 200 <= response.status < 300:

@@ -1,4 +1,4 @@
-"""What an endpoint adds to every call in vLLM's own names: its thinking budget, its priority, its cache salt."""
+"""What an endpoint adds to every call in vLLM's own names: thinking budget, priority, cache salt, rank."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from duet_sdk.backends.base import Call
+from duet_sdk.backends.server.vllm_limits import RANK_HEADER
 from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.errors import ConfigError
 from duet_sdk.rendering import Renderer
@@ -49,21 +50,43 @@ class OwnFields:
         return given
 
 
-def thinking_budget(call: Call, *, dialect: Dialect, renderer: Renderer | None) -> Mapping[str, object]:
+def rank_headers(call: Call, ranks: int) -> dict[str, str] | None:
+    """Sends the calls of a session to one of a server's data-parallel engines; None where there is nothing to choose.
+
+    Each engine has a prefix cache of its own, and vLLM's balancing looks at their load alone. The rank is the same in
+    every process and for both stages, and it changes where the number of engines does. A tenant without sessions is not
+    pinned: all of its load would be on one engine.
+
+    Args:
+        call: the call.
+        ranks: how many engines there are.
+    """
+    if ranks < 2 or call.session is None:  # one engine leaves no choice
+        return None
+    named = hashlib.sha256(repr((call.tenant, call.session)).encode())
+    return {RANK_HEADER: str(int.from_bytes(named.digest()[:8], "big") % ranks)}
+
+
+def thinking_budget(
+    call: Call, *, dialect: Dialect, renderer: Renderer | None, grammar_in_thinking: bool = False
+) -> Mapping[str, object]:
     """The field ``thinking_token_budget`` of a call to a server that was started for it; empty where none is due.
 
     It bounds thinking to the call's own limit, and ends it at once where it is unwanted and the template has no switch
     for it. vLLM counts from the opening tag on, also what the prompt holds of the block. The one more keeps it from
-    closing a block that ``max_tokens`` leaves open, which is what tells that a signal was cut. With a grammar in the
-    same request vLLM 0.32 answers 500.
+    closing a block that ``max_tokens`` leaves open, which is what tells that a signal was cut. A grammar begins to hold
+    where thinking ends, unless the server has it hold for thinking too: vLLM 0.32 then answers 500 to an end by force
+    that the grammar does not know.
 
     Args:
         call: the call.
         dialect: what the server understands.
         renderer: the model's own template, None if it is not available.
+        grammar_in_thinking: whether the server's grammars hold for thinking too.
     """
     extra = call.sampling.extra_body or {}
-    if call.response_format is not None or call.tools or any(name in extra for name in _GRAMMARS):
+    has_grammar = call.response_format is not None or call.tools or any(name in extra for name in _GRAMMARS)
+    if grammar_in_thinking and has_grammar:
         return {}
     if call.thinking:
         # Without the template, all of the prompt may be thinking: the server then holds the limit less tightly.

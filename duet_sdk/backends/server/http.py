@@ -69,15 +69,25 @@ class Http:
         self._tls = True if route.tls is None else route.tls
         self._proxy, self._proxy_auth = route.proxy, route.proxy_auth
 
-    async def send(self, method: str, url: str, body: bytes | None = None) -> aiohttp.ClientResponse:
+    async def send(
+        self, method: str, url: str, body: bytes | None = None, more: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
         """Send a request and wait for the answer's headers; the caller closes the answer.
 
         Redirects are not followed: they would carry key and prompt to another place. Where the server had closed the
         connection since its last answer, the request goes out once more; each such failure leaves one connection less.
+
+        Args:
+            method: of HTTP.
+            url: where to.
+            body: what is sent.
+            more: headers of this request alone.
         """
         session = self._sessions.here() or await self._sessions.get()
         traced = trace_headers.get()
-        headers = self._headers if traced is None else {**self._headers, **traced}
+        headers = self._headers
+        if traced is not None or more is not None:
+            headers = {**headers, **(traced or {}), **(more or {})}
         begun = time.monotonic()
         while True:
             _was_kept.set(False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from duet_sdk import models
 from duet_sdk.backends.base import Capabilities
+from duet_sdk.backends.server.vllm_limits import REFUSED_BESIDE_DRAFTS, VllmLimits, find_limits
 from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.errors import (
     Authentication,
@@ -30,15 +31,10 @@ if TYPE_CHECKING:
     from duet_sdk.backends.failures import Failures
     from duet_sdk.types import Json
 
-    Ask = Callable[[str, Json | None], Awaitable[Any]]
+    Ask = Callable[..., Awaitable[Any]]
 
 _log = logging.getLogger(__name__)
 
-_BUDGET = "thinking_token_budget"
-_NO_BUDGET = -7
-"""A value that vLLM does not know as a thinking budget."""
-_NO_TOKEN = 2**31 - 1
-"""A token id that no vocabulary has."""
 _WINDOWS = (
     "max_model_len",  # vLLM 0.32, SGLang 0.5
     "context_length",  # OpenRouter, Kimi, Together
@@ -75,6 +71,10 @@ class Said:
     """The chat template takes ``enable_thinking``; probed by ``/tokenize``."""
     thinking_budget: bool | None = None
     """The server was started for ``thinking_token_budget``; probed by requests that vLLM refuses either way."""
+    grammar_in_thinking: bool = False
+    """Grammars hold for thinking too (vLLM's ``enable_in_reasoning``), so that no budget may end it; nothing tells."""
+    drafts: bool | None = None
+    """A draft model writes ahead, and ``min_p`` and ``logit_bias`` are refused; probed as ``thinking_budget``."""
     token_ids: bool | None = None
     """Sends the output's token ids; probed: vLLM does."""
     continuous_usage: bool | None = None
@@ -112,6 +112,8 @@ class Facts:
     files: TokenizerFiles | None = None
     renderer: Renderer | None = field(default=None, compare=False)  # made of the files
     is_vllm: bool = False
+    ranks: int = 1
+    """Data-parallel engines behind the address."""
 
 
 async def probe(
@@ -120,7 +122,8 @@ async def probe(
     """Ask the server what is not known by hand; where all is, nothing is sent.
 
     Args:
-        ask: (path, JSON to post or None to get) → JSON. A path that begins with ``//`` counts from the server's root.
+        ask: (path, JSON to post or None to get, headers) → JSON. A path that begins with ``//`` counts from the
+            server's root.
         model: as the server names it.
         said: what is known by hand.
         context_tokens: the window, where it is known by hand.
@@ -138,12 +141,12 @@ async def probe(
         card = cards.get(model, {})
         window = context_tokens or served_window(cards, model)
         vllm = card.get("owned_by") == "vllm" or (None in known and await _has_version(ask))
-    tokenize, switches, budget = said.tokenize, said.switch_thinking, said.thinking_budget
+    tokenize, switches = said.tokenize, said.switch_thinking
     if vllm and (tokenize is None or (tokenize and switches is None)):
         tokenize, found = await _tokenize_probe(ask, model)
         switches = found if switches is None else switches
-    if vllm and budget is None:
-        budget = await _thinking_budget_probe(ask, model)
+    limits = await find_limits(ask, model) if vllm else VllmLimits()
+    drafts = _first(said.drafts, limits.drafts)
     files, renderer = await _own_tokenizer(ask if tokenize else None, model, said, tokenizer)
     can = Capabilities(
         context_tokens=window,
@@ -154,9 +157,12 @@ async def probe(
         images=_first(said.images, True),
         logprobs=_first(said.logprobs, True),
         switch_thinking=bool(switches),
+        stop_texts=limits.stop_texts,
+        refused=REFUSED_BESIDE_DRAFTS if drafts else (),
     )
     dialect = Dialect(_first(said.token_ids, vllm), _first(said.continuous_usage, vllm), bool(switches))
-    return Facts(can, dialect, bool(tokenize), budget, files, renderer, vllm)
+    budget = limits.thinking_budget if said.thinking_budget is None else said.thinking_budget
+    return Facts(can, dialect, bool(tokenize), budget, files, renderer, vllm, limits.ranks)
 
 
 def _first(said: bool | None, found: bool) -> bool:
@@ -263,27 +269,6 @@ async def _tokenize_probe(ask: Ask, model: str) -> tuple[bool, bool]:
         )
     )
     return on is not None, on is not None and off is not None and on != off
-
-
-async def _thinking_budget_probe(ask: Ask, model: str) -> bool | None:
-    """Whether the server was started for ``thinking_token_budget``; None where it does not tell.
-
-    Both requests ask to go on from a token that no vocabulary has, so that no server works on them. vLLM checks the
-    budget first: it names it where it was not started for it, and where its value is none that it knows.
-    """
-    unknown, off = await asyncio.gather(*(_refusal(ask, model, budget) for budget in (_NO_BUDGET, 1)))
-    if unknown is None or off is None:
-        return None
-    return _BUDGET in unknown and _BUDGET not in off
-
-
-async def _refusal(ask: Ask, model: str, budget: int) -> str | None:
-    """What the server says against a request that it cannot fulfil; None where it says nothing to it."""
-    try:
-        await ask("/completions", {"model": model, "prompt": [_NO_TOKEN], "max_tokens": 1, _BUDGET: budget})
-    except BackendError as error:
-        return str(error) if error.status in (400, 422) else None
-    return None
 
 
 async def _own_tokenizer(

@@ -33,6 +33,9 @@ class FaultServer:
         files: a real tokenizer and template for /tokenize and /detokenize in place of words.
         without: paths that it does not have.
         thinking: whether it was started for ``thinking_token_budget``.
+        drafts: whether a draft model writes ahead there.
+        ranks: how many data-parallel engines it has.
+        stop_texts: most stop texts of a request.
         scale_out: whether it renders, generates from token ids, and derenders.
         tls: serve by https with this.
 
@@ -56,6 +59,9 @@ class FaultServer:
         files: TokenizerFiles | None = None,
         without: Sequence[str] = (),
         thinking: bool = False,
+        drafts: bool = False,
+        ranks: int = 1,
+        stop_texts: int = 4,
         scale_out: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -68,6 +74,9 @@ class FaultServer:
         self.context_tokens = context_tokens
         self.without = set(without)
         self.thinking = thinking
+        self.drafts = drafts
+        self.ranks = ranks
+        self.stop_texts = stop_texts
         self.scale_out = scale_out
         self.tls = tls
         self.seen: list[Seen] = []
@@ -214,8 +223,9 @@ class FaultServer:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        if is_probe(body) and "prompt" in body and self.vllm:
-            return self._impossible(body)
+        if self.vllm and (words := self._against(body, request.headers.get("X-data-parallel-rank"))):
+            error = {"message": words, "type": "BadRequestError", "code": 400}
+            return web.json_response({"error": error}, status=400)
         answer = self.next_answer(body)
         if body.get("fault"):
             answer = replace(answer, fault=body["fault"])
@@ -228,14 +238,20 @@ class FaultServer:
         finally:
             await asyncio.shield(self._count(-1))
 
-    def _impossible(self, body: dict[str, Any]) -> web.Response:
-        """What vLLM says to a prompt of an id that no vocabulary has; it checks the budget first."""
-        budget, words = body.get("thinking_token_budget"), f"Token id {body['prompt'][0]} is out of vocabulary"
+    def _against(self, body: dict[str, Any], rank: str | None) -> str | None:
+        """What vLLM 0.32 says against a request, in the order in which it looks."""
+        budget, stops = body.get("thinking_token_budget"), body.get("stop") or ()
+        if len(stops) > self.stop_texts and not isinstance(stops, str):
+            return f"List should have at most {self.stop_texts} items after validation, not {len(stops)}"
         if budget is not None and budget < -1:
-            words = "`thinking_token_budget` must be a non-negative integer or -1 for unlimited."
-        elif budget is not None and not self.thinking:
-            words = "thinking_token_budget is set but reasoning_config is not configured."
-        return web.json_response({"error": {"message": words, "type": "BadRequestError", "code": 400}}, status=400)
+            return "`thinking_token_budget` must be a non-negative integer or -1 for unlimited."
+        if self.drafts and (body.get("min_p") or body.get("logit_bias")):
+            return "The min_p and logit_bias sampling parameters are not yet supported with speculative decoding."
+        if budget is not None and not self.thinking:
+            return "thinking_token_budget is set but reasoning_config is not configured."
+        if rank is not None and int(rank) >= self.ranks:
+            return f"data_parallel_rank {rank} is out of range [0, {self.ranks})."
+        return f"Token id {body['prompt'][0]} is out of vocabulary" if is_probe(body) and "prompt" in body else None
 
     async def _count(self, change: int) -> None:
         async with self._changed:
