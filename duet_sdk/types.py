@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -66,6 +67,21 @@ class ToolCall:
     name: str
     arguments: str
 
+    @property
+    def arguments_on_wire(self) -> str:
+        r"""The arguments as they may stand in a history: servers refuse all of one that holds a call without JSON.
+
+        >>> ToolCall("c1", "look_up", '{"town": "Ber').arguments_on_wire
+        '{"invalid_json": "{\\"town\\": \\"Ber"}'
+        """
+        try:
+            is_object = isinstance(json.loads(self.arguments), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if is_object:
+            return self.arguments
+        return json.dumps({"invalid_json": self.arguments}) if self.arguments.strip() else "{}"
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderParts:
@@ -121,7 +137,11 @@ class Message:
         turn: dict[str, Any] = {"role": self.role, "content": content}
         if self.tool_calls:
             turn["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments_on_wire},
+                }
                 for call in self.tool_calls
             ]
         if self.tool_call_id is not None:
@@ -137,6 +157,8 @@ class Message:
         {'role': 'assistant', 'content': '17.', 'signal': 'sieve'}
         """
         turn = self.on_wire()
+        for call, told in zip(self.tool_calls, turn.get("tool_calls", ()), strict=True):
+            told["function"]["arguments"] = call.arguments
         if self.signal is not None:
             turn["signal"] = self.signal
         if self.failed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -73,15 +74,27 @@ class Renderer:
             ConfigError: the model has no chat template.
             InvalidRequest: the template refuses these messages; the text holds its words.
         """
-        turns = [as_turn(message) for message in messages]
-        while True:
-            level = self._folding.level
-            asked = folded(turns, level) if level else turns
-            try:
-                return self._chat().render(asked, generation=generation, tools=tools, kwargs=template_kwargs)
-            except InvalidRequest:
-                if not self._folding.learns(turns, level=level):
-                    raise
+        chat = self._chat()
+
+        def text(asked: Sequence[Message]) -> str:
+            as_text = any(message.tool_calls for message in asked) and chat.arguments_as_text
+            turns = [as_turn(message, arguments_as_text=as_text) for message in asked]
+            while True:
+                level = self._folding.level
+                fit = folded(turns, level) if level else turns
+                try:
+                    return chat.render(fit, generation=generation, tools=tools, kwargs=template_kwargs)
+                except InvalidRequest:
+                    if not self._folding.learns(turns, level=level):
+                        raise
+
+        try:
+            return text(messages)
+        except InvalidRequest:
+            sendable = [_sendable(message) for message in messages]
+            if sendable == list(messages):
+                raise
+            return text(sendable)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of trusted text: control strings in it become control tokens, none is added."""
@@ -321,6 +334,12 @@ class Renderer:
         if not prompt.endswith(block.header):
             raise InvalidRequest(NO_ROOM)
         return prompt
+
+
+def _sendable(message: Message) -> Message:
+    """The message with its calls as a server gets them, for a template that walks through their arguments."""
+    calls = tuple(replace(call, arguments=call.arguments_on_wire) for call in message.tool_calls)
+    return replace(message, tool_calls=calls) if calls else message
 
 
 def _tokenizer(text: str) -> Tokenizer:

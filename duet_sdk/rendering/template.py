@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from duet_sdk.errors import ConfigError, InvalidRequest, MissingExtra
 from duet_sdk.types import Json, Message, TextPart, ToolCall
@@ -16,6 +18,24 @@ if TYPE_CHECKING:
     from jinja2 import nodes
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+_ARGUMENTS: Final = {"\u241fkey\u241f": "\u241fvalue\u241f"}
+"""Arguments of a sample call, which no template has of its own."""
+_TOOL: Final[Json] = {
+    "type": "function",
+    "function": {"name": "f", "description": "f", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def _called(arguments: object) -> list[Json]:
+    """A conversation with a call and its result; Mistral's templates want ids of nine letters."""
+    call = {"id": "callnumb1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "1", "tool_call_id": "callnumb1", "name": "f"},
+    ]
 
 
 class ChatTemplate:
@@ -38,6 +58,23 @@ class ChatTemplate:
             raise ConfigError(f"the chat template is not valid Jinja (line {error.lineno}): {error.message}") from error
         self._failure = jinja2.TemplateError
         self._special_tokens = dict(special_tokens)
+
+    @cached_property
+    def arguments_as_text(self) -> bool:
+        """Whether a tool call's arguments are to be text: an object is printed as Python does, or makes it fail.
+
+        Some official templates join them to a text (DeepSeek), others walk through an object (GLM, Qwen3-Coder); what
+        prints JSON (Qwen3, Llama) would escape a text once more.
+        """
+        try:
+            shown = self.render(_called(_ARGUMENTS), generation=False, tools=(_TOOL,))
+        except InvalidRequest:
+            try:
+                self.render(_called(json.dumps(_ARGUMENTS)), generation=False, tools=(_TOOL,))
+            except InvalidRequest:
+                return False  # it knows no tool calls at all
+            return True
+        return str(_ARGUMENTS) in shown
 
     def render(
         self,
@@ -72,11 +109,16 @@ class ChatTemplate:
             ) from error
 
 
-def as_turn(message: Message) -> dict[str, object]:
-    """A message as templates read it: OpenAI's form, but tool arguments parsed, since they print JSON."""
+def as_turn(message: Message, *, arguments_as_text: bool = False) -> dict[str, object]:
+    """A message as templates read it: OpenAI's form, but tool arguments parsed, as most templates print JSON.
+
+    Args:
+        message: the message.
+        arguments_as_text: for a template that has `ChatTemplate.arguments_as_text`.
+    """
     turn: dict[str, object] = {"role": message.role, "content": _content(message)}
     if message.tool_calls:
-        turn["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        turn["tool_calls"] = [_tool_call(call, as_text=arguments_as_text) for call in message.tool_calls]
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     if message.name is not None:
@@ -96,12 +138,11 @@ def _content(message: Message) -> str | list[dict[str, object]]:
     ]
 
 
-def _tool_call(call: ToolCall) -> dict[str, object]:
-    arguments: object
-    try:
-        arguments = json.loads(call.arguments)
-    except ValueError:
-        arguments = call.arguments  # as the model wrote it; most templates print text unchanged
+def _tool_call(call: ToolCall, *, as_text: bool) -> dict[str, object]:
+    arguments: object = call.arguments
+    if not as_text:
+        with suppress(ValueError, RecursionError):  # stays as the model wrote it; most templates print text unchanged
+            arguments = json.loads(call.arguments)
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 

@@ -167,7 +167,9 @@ def test_an_image_stands_where_the_template_puts_it():
 
 def test_a_refusing_template_is_quoted():
     with pytest.raises(InvalidRequest, match="System message must be at the beginning"):
-        templates.renderer("qwen3_5_think").render([*QUESTION, Message("system", "Late.")])
+        ChatTemplate(templates.template("qwen3_5_think"), {}).render(
+            [{"role": "user", "content": "?"}, {"role": "system", "content": "Late."}], generation=True
+        )
 
 
 def test_a_failing_template_says_how_without_the_message():
@@ -344,3 +346,70 @@ def test_a_hidden_closing_tag_in_the_sample_is_left_out():
     ids = renderer.partial_think_ids(QUESTION, thought + closing)
     assert ids == renderer.partial_think_ids(QUESTION, thought)
     assert renderer.decode(ids).endswith("<think>\nThere are 17.")
+
+
+ARGUMENTS = (
+    "{% for m in messages %}<|im_start|>{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>WRITTEN</tool_call>"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+IN_ORDER = (
+    "{% if messages[1:] | selectattr('role', 'equalto', 'system') | list %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
+)
+BUG = "{% for m in messages[1:] %}{% if m.role == 'system' %}{{ m.content.nothing.here }}{% endif %}{% endfor %}"
+
+
+def of_template(source):
+    return Renderer(replace(templates.small(), chat_template=source))
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        ("{{ c.function.name + ':' + c.function.arguments }}", 'read:{"path": "a"}'),
+        ("{{ c.function.name ~ ':' ~ c.function.arguments }}", 'read:{"path": "a"}'),
+        ("{{ c.function.arguments }}", '{"path": "a"}'),
+        ("{{ c.function.arguments | trim }}", '{"path": "a"}'),
+        ("{{ c.function.arguments | tojson }}", '{"path": "a"}'),
+        ("{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}", "path=a"),
+        (
+            "{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}"
+            "{{ c.function.arguments | tojson }}{% endif %}",
+            '{"path": "a"}',
+        ),
+        ("{{ c.function.arguments['path'] | default('?') }}", "a"),
+    ],
+)
+def test_a_call_s_arguments_are_what_the_template_makes_json_of(written, wanted):
+    call = ToolCall("callnumb1", "read", '{"path": "a"}')
+    messages = [Message("user", "q"), Message("assistant", "", (call,)), Message("tool", "1", tool_call_id=call.id)]
+    shown = of_template(ARGUMENTS.replace("WRITTEN", written)).render(messages)
+    assert f"<tool_call>{wanted}</tool_call>" in shown
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{{ c.function.arguments | tojson }}",
+        "{{ 'x' + c.function.arguments }}",
+        "{% for k, v in c.function.arguments.items() %}{{ k }}{% endfor %}",
+    ],
+)
+@pytest.mark.parametrize("broken", ['{"path": "a', "", "[1]"])
+def test_arguments_that_are_no_json_object_are_rendered_all_the_same(written, broken):
+    messages = [Message("user", "q"), Message("assistant", "", (ToolCall("callnumb1", "read", broken),))]
+    assert "<tool_call>" in of_template(ARGUMENTS.replace("WRITTEN", written)).render(messages)
+
+
+@pytest.mark.parametrize("strict", [IN_ORDER, BUG])
+def test_a_template_that_refuses_the_order_of_turns_gets_them_folded(strict):
+    renderer = of_template(strict + ARGUMENTS)
+    messages = [Message("system", "one"), Message("user", "q"), Message("system", "two"), Message("user", "r")]
+    for _ in range(2):
+        assert renderer.render(messages) == "<|im_start|>one\n\ntwo<|im_start|>q<|im_start|>r<|im_start|>"
+
+
+def test_a_template_that_refuses_every_order_says_why():
+    renderer = of_template("{{ raise_exception('never') }}")
+    with pytest.raises(InvalidRequest, match="never"):
+        renderer.render([Message("system", "one"), Message("system", "two"), Message("user", "q")])
