@@ -61,3 +61,9 @@ def _is_exempt(host: str, port: int, entry: str) -> bool:
         return ip_address(host) in ip_network(entry, strict=False)
     except ValueError:  # one of the two is a name
         return host == entry or host.endswith(f".{entry}")
+
+
+def config_dir() -> Path:
+    """The user's configuration folder of DUET: ``duet`` in ``XDG_CONFIG_HOME``, else ``~/.config/duet``."""
+    base = Path(variable("XDG_CONFIG_HOME") or "")
+    return (base if base.is_absolute() else Path.home() / ".config") / "duet"

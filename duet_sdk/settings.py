@@ -1,7 +1,8 @@
 """All configuration: constructor, then environment ``DUET_*``, then ``duet.toml``, then defaults.
 
 Tables are the dials of `duet_sdk.policies` themselves, which check their own values. ``duet.toml`` is looked for in the
-working directory, or where ``DUET_CONFIG`` says. Nested settings are written with two underscores:
+working directory, or where ``DUET_CONFIG`` says; what a found file may not set without consent is in
+`duet_sdk.consent`. Nested settings are written with two underscores:
 ``DUET_BUDGET__SIGNAL_TOKENS=256``; lists and tables as a whole in JSON.
 """
 
@@ -38,6 +39,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from duet_sdk.consent import FoundFile
 from duet_sdk.endpoints import PRICE_KEYS, LedgerSetting, ModelSetting, PriceSetting
 from duet_sdk.environment import PREFIX, own_variables, variable
 from duet_sdk.errors import ConfigError
@@ -62,6 +64,7 @@ _OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CA
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a key that a model, or a dataclass, has no field for."""
 _named_file: ContextVar[Path | None] = ContextVar("settings file of this load", default=None)
+_found_file: ContextVar[tuple[FoundFile, dict[str, Any]] | None] = ContextVar("file found by this load", default=None)
 
 # Which form a value has, so that an error speaks of that one alone.
 _name_or_table = Discriminator(lambda given: "<name>" if isinstance(given, str) else "<table>")
@@ -177,6 +180,22 @@ class Settings(BaseSettings):
     generator_params: SamplingSetting = Sampling()
     """How the generator samples."""
 
+    def __init__(self, **values: Any) -> None:
+        """Read all sources.
+
+        Raises:
+            ConfigError: a file cannot be used, or was found and sets what needs consent.
+            ValidationError: a value cannot be used.
+        """
+        before = _found_file.set(None)
+        try:
+            super().__init__(**values)
+            # After the values were checked: a misspelt key is reported as one, not as in need of consent.
+            if (found := _found_file.get()) is not None:
+                found[0].require_consent(found[1])
+        finally:
+            _found_file.reset(before)
+
     @model_validator(mode="after")
     def _one_way_to_name_models(self) -> Self:
         if self.pair is not None and (self.reasoner or self.generator) is not None:
@@ -236,18 +255,36 @@ def _read_file() -> dict[str, Any]:
     """
     config = variable("DUET_CONFIG")
     named = _named_file.get() or (Path(config).expanduser() if config else None)
-    file = named or Path("duet.toml")
-    if named is None and not file.exists():
-        return {}
+    if named is None:
+        found = FoundFile.in_folder(Path())
+        if found is None:
+            return {}
+        values = parse_toml(found.content, found.path)
+        _found_file.set((found, values))
+        return values
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return parse_toml(named.read_bytes(), named)
+    except FileNotFoundError as error:
+        source = f"DUET_CONFIG names {named}" if _named_file.get() is None else f"the settings file is {named}"
+        raise ConfigError(f"{source}, which does not exist") from error
+    except OSError as error:
+        raise ConfigError(f"the settings file {named} cannot be read: {type(error).__name__}") from error
+
+
+def parse_toml(content: bytes, file: Path) -> dict[str, Any]:
+    """The values of a settings file, a byte order mark in front of it read over.
+
+    Raises:
+        ConfigError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the settings file {file} is not TOML: {error}") from error
-    except FileNotFoundError as error:
-        source = f"DUET_CONFIG names {file}" if _named_file.get() is None else f"the settings file is {file}"
-        raise ConfigError(f"{source}, which does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the settings file {file} cannot be read: {type(error).__name__}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the settings file {file} is not UTF-8 text (byte {error.start})") from error
+    except RecursionError:
+        raise ConfigError(f"the settings file {file} is not TOML: its lists are too deep") from None
 
 
 def _with_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ settings.load_profile("duet")
 
 @pytest.fixture(autouse=True)
 def clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings from the environment or from a duet.toml of the folder where the tests run."""
+    """No settings or consent from the environment, the user's folders, or a duet.toml where the tests run."""
     for name in list(os.environ):
         if name.startswith("DUET_") and name != "DUET_CACHE_DIR":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))

@@ -170,11 +170,12 @@ def test_prune_deletes_what_is_older(filled):
 
 
 def test_the_ledger_of_the_settings_is_taken_where_none_is_named(filled):
-    Path("duet.toml").write_text(f'ledger = "{URL}"\n')
-    assert [row["group"] for row in json.loads(duet("report", "--by", "day", "--json").stdout)] == [
-        "2026-11-25",
-        "2026-11-26",
-    ]
+    Path("own.toml").write_text(f'ledger = "{URL}"\n')
+    done = duet("report", "--by", "day", "--json", "--config", "own.toml")
+    assert [row["group"] for row in json.loads(done.stdout)] == ["2026-11-25", "2026-11-26"]
+    Path("own.toml").rename("duet.toml")
+    done = duet("report", "--by", "day", "--json")
+    assert (done.exit_code, "sets ledger, which needs your consent" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_a_price_that_is_half_given_is_refused():
 
 def test_a_key_is_never_shown(monkeypatch):
     Path("duet.toml").write_text('[generator]\nmodel = "x/y"\napi_key = "sk-secret"\n')
-    settings = load_settings()
+    settings = load_settings("duet.toml")
     shown = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     assert "sk-secret" not in shown
     Path("duet.toml").write_text('[generator]\nmodel = "x/y"\napi_key = ["sk-secret"]\n')
@@ -311,7 +311,7 @@ def test_a_gate_with_its_numbers_probes_and_a_calibration_reach_the_client():
         "calibration = 'pair.json'\ngate_deadline_s = 0.5\ngate = {policy = 'race', threshold = 0.3}\n"
         "[progressive]\nslice_tokens = 32\n"
     )
-    options = load_settings().client_options()
+    options = load_settings("duet.toml").client_options()
     assert options == {
         "calibration": "pair.json",
         "gate_deadline_s": 0.5,
@@ -327,7 +327,7 @@ def test_what_follows_a_failure_is_a_word_or_a_table(monkeypatch):
         "[on_failure.ladder]\nreasoner = 'raise'\n[on_failure.breaker]\nfailures = 2\n"
     )
     monkeypatch.setenv("DUET_ON_FAILURE__RETRY__ATTEMPTS", "2")
-    settings = load_settings()
+    settings = load_settings("duet.toml")
     policy = FailurePolicy(
         retry=Retry(attempts=2),
         chain="outage",
@@ -339,9 +339,9 @@ def test_what_follows_a_failure_is_a_word_or_a_table(monkeypatch):
     assert settings.client_options() == {"on_failure": policy}
     assert "sk-secret" not in f"{settings!r} {settings.model_dump()} {settings.model_dump_json()}"
     monkeypatch.setenv("DUET_ON_FAILURE__FALLBACK_PAIR", '["vllm/c", "vllm/d"]')
-    assert load_settings().on_failure.fallback_pair == ("vllm/c", "vllm/d")
-    assert load_settings(on_failure=policy).on_failure == policy
-    assert load_settings(on_failure=Ladder(reasoner="raise")).on_failure == FailurePolicy(
+    assert load_settings("duet.toml").on_failure.fallback_pair == ("vllm/c", "vllm/d")
+    assert load_settings("duet.toml", on_failure=policy).on_failure == policy
+    assert load_settings("duet.toml", on_failure=Ladder(reasoner="raise")).on_failure == FailurePolicy(
         ladder=Ladder(reasoner="raise")
     )
     monkeypatch.delenv("DUET_ON_FAILURE__RETRY__ATTEMPTS")
@@ -394,3 +394,16 @@ def test_lists_and_tables_in_parts_of_the_environment_are_json(monkeypatch):
     with pytest.raises(ConfigError, match="reasoner_params.extra_body: ") as refused:
         load_settings()
     assert "sk-secret" not in str(refused.value)
+
+
+def test_a_byte_order_mark_in_front_of_a_settings_file_is_read_over():
+    Path("duet.toml").write_bytes(b"\xef\xbb\xbfgate = 'never'\r\n")
+    assert load_settings().gate == load_settings("duet.toml").gate == "never"
+
+
+@pytest.mark.parametrize("content", [b"a = " + b"[" * 100_000, b"\xff\xfea\x00", b"a = '\xe9'"])
+def test_a_file_that_is_no_toml_is_an_error_of_ours(content):
+    Path("duet.toml").write_bytes(content)
+    for path in (None, "duet.toml"):
+        with pytest.raises(ConfigError, match=r"is not (TOML|UTF-8 text)"):
+            load_settings(path)

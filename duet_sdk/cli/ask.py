@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,13 +21,13 @@ from duet_sdk.cli.ledger import ledger_app
 from duet_sdk.cli.pair import pair_app
 from duet_sdk.cli.terminal import AsJson, Screen, print_json, progress_bar, reporting, safe_streams, write_exactly
 from duet_sdk.cli.train import train_app
+from duet_sdk.cli.trust import ConfigFile, settings, trust
 from duet_sdk.client import EMBEDDED
 from duet_sdk.errors import DuetError, InvalidRequest
 from duet_sdk.events import AnswerDelta, Event, FellBack, Retried, SignalDelta, SignalDone
 from duet_sdk.options import ClientOptions
 from duet_sdk.policies import Budget
 from duet_sdk.reply import Reply
-from duet_sdk.settings import load_settings
 from duet_sdk.sync import DuetClient, SyncRun
 from duet_sdk.telemetry import configure
 from duet_sdk.telemetry.tree import span_tree
@@ -44,6 +45,7 @@ app.add_typer(pair_app, name="pair")
 app.add_typer(models_app, name="models")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(train_app, name="train")
+app.command(epilog="Example: duet trust .")(trust)
 
 Reasoner = Annotated[str | None, typer.Option(help="Model that writes the signal, as backend/model.")]
 Generator = Annotated[str | None, typer.Option(help="Model that writes the answer, as backend/model.")]
@@ -80,6 +82,7 @@ def ask(
     signal_tokens: SignalTokens = None,
     answer_tokens: AnswerTokens = None,
     deadline_s: DeadlineS = None,
+    config: ConfigFile = None,
     otlp: Otlp = None,
     trace: Annotated[bool, typer.Option("--trace", help="Print the request's spans: tokens, cost, time.")] = False,
     as_json: AsJson = False,
@@ -89,7 +92,7 @@ def ask(
     with reporting(), exporting(otlp):
         text = _standard_input() if question == "-" else question
         budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens, deadline_s=deadline_s)
-        with _client(reasoner, generator, pair, budget) as duet:
+        with _client(reasoner, generator, pair, budget, config) as duet:
             if as_json:
                 reply = duet.chat(text, mode=mode)
                 print_json(reply.to_dict())
@@ -108,13 +111,14 @@ def chat(
     signal_tokens: SignalTokens = None,
     answer_tokens: AnswerTokens = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    config: ConfigFile = None,
     otlp: Otlp = None,
 ) -> None:
     """Talk to a pair, turn by turn; an empty line or end of input ends it."""
     screen = Screen(stderr=True)
     with reporting(), exporting(otlp):
         budget = Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens)
-        with _client(reasoner, generator, pair, budget) as duet:
+        with _client(reasoner, generator, pair, budget, config) as duet:
             talk = duet.conversation(system=system)
             while text := _next_line(screen):
                 show(talk.stream(text, mode=mode), print_figures)
@@ -265,12 +269,14 @@ def models_template(
         write_exactly(signal_template(TokenizerFiles.from_folder(models.locate(name, revision=revision))) + "\n")
 
 
-def _client(reasoner: str | None, generator: str | None, pair: str | None, budget: Budget) -> DuetClient:
+def _client(
+    reasoner: str | None, generator: str | None, pair: str | None, budget: Budget, config: Path | None
+) -> DuetClient:
     options: ClientOptions = {"budget": budget}
-    settings = load_settings()
+    read = settings(config)
     if pair is not None:
-        return DuetClient.from_pair(pair, reasoner=reasoner, generator=generator, settings=settings, **options)
-    duet = DuetClient(reasoner, generator, settings=settings, **options)
+        return DuetClient.from_pair(pair, reasoner=reasoner, generator=generator, settings=read, **options)
+    duet = DuetClient(reasoner, generator, settings=read, **options)
     if EMBEDDED in duet.models.values():
         with progress_bar() as tell:
             models.embedded(progress=tell)

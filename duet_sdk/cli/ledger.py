@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -19,8 +20,8 @@ from rich.table import Table
 from duet_sdk.budget import Balance, BaseLedger, Entry, Limit, SqliteLedger, connect_ledger
 from duet_sdk.budget.report import Grouping, ReportRow, read, report
 from duet_sdk.cli.terminal import AsJson, Screen, in_a_line, print_json, reporting
+from duet_sdk.cli.trust import ConfigFile, settings
 from duet_sdk.errors import ConfigError, InvalidRequest
-from duet_sdk.settings import load_settings
 
 ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spending over many requests.")
 
@@ -44,13 +45,14 @@ def report_command(
     since: Since = None,
     until: Until = None,
     url: Url = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values instead of a table.")] = False,
 ) -> None:
     """Show what was spent, by scope, model, stage, kind of attempt, or day."""
 
     async def work() -> list[ReportRow]:
-        async with _existing(url) as ledger:
+        async with _existing(url, config) as ledger:
             return await report(
                 ledger, by, scope=scope, model=model, stage=stage, since=_moment(since), until=_moment(until)
             )
@@ -71,12 +73,13 @@ def report_command(
 def balance_command(
     scope: Annotated[str | None, typer.Argument(help="Scope; without one, all that have a limit.")] = None,
     url: Url = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is spent, held and left in the present window."""
 
     async def work() -> dict[str, Balance]:
-        async with _existing(url) as ledger:
+        async with _existing(url, config) as ledger:
             scopes = [scope] if scope is not None else list(await ledger.limits())
             return {each: await ledger.balance(each) for each in scopes}
 
@@ -109,11 +112,12 @@ def set_limit_command(
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the limit: only count from now on.")] = False,
     url: Url = None,
+    config: ConfigFile = None,
 ) -> None:
     """Limit a scope from now on; what it has spent in the window counts at once."""
 
     async def work(limit: Limit | None) -> None:
-        async with _connected(url) as ledger:
+        async with _connected(url, config) as ledger:
             await ledger.set_limit(scope, limit)
 
     with reporting():
@@ -131,12 +135,13 @@ def tail_command(
     since: Since = "1h",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new entries until interrupted.")] = False,
     url: Url = None,
+    config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object in each line.")] = False,
 ) -> None:
     """Print the latest entries, one a line, the oldest first."""
 
     async def work() -> None:
-        async with _existing(url) as ledger:
+        async with _existing(url, config) as ledger:
             last: Entry | None = None
             start = _moment(since)
             while True:
@@ -160,11 +165,12 @@ def tail_command(
 def prune_command(
     before: Annotated[str, typer.Argument(help="Delete entries before then: 2026-11-01, or 90d ago.")],
     url: Url = None,
+    config: ConfigFile = None,
 ) -> None:
     """Delete old entries; what limited scopes have spent stays spent."""
 
     async def work() -> int:
-        async with _existing(url) as ledger:
+        async with _existing(url, config) as ledger:
             return await ledger.prune(_moment(before) or datetime.now(UTC))
 
     with reporting():
@@ -173,8 +179,8 @@ def prune_command(
 
 
 @asynccontextmanager
-async def _connected(url: str | None) -> AsyncIterator[BaseLedger]:
-    named = url or load_settings().ledger
+async def _connected(url: str | None, config: Path | None) -> AsyncIterator[BaseLedger]:
+    named = url or settings(config).ledger
     if named is None:
         raise ConfigError("no ledger given: pass --ledger sqlite:///ledger.db, or set ledger in duet.toml")
     async with connect_ledger(named) as ledger:
@@ -182,9 +188,9 @@ async def _connected(url: str | None) -> AsyncIterator[BaseLedger]:
 
 
 @asynccontextmanager
-async def _existing(url: str | None) -> AsyncIterator[BaseLedger]:
+async def _existing(url: str | None, config: Path | None) -> AsyncIterator[BaseLedger]:
     """The ledger, unless reading it would create it."""
-    async with _connected(url) as ledger:
+    async with _connected(url, config) as ledger:
         if isinstance(ledger, SqliteLedger) and not ledger.path.exists():
             raise ConfigError(f"there is no ledger at {ledger.path}")
         yield ledger

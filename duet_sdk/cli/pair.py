@@ -11,11 +11,11 @@ import typer
 from rich.table import Table
 
 from duet_sdk.cli.terminal import AsJson, Screen, print_json, progress_bar, reporting
+from duet_sdk.cli.trust import ConfigFile, settings
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import EvaluationError
 from duet_sdk.pair import Pair, merge_adapters, push
 from duet_sdk.policies import Budget
-from duet_sdk.settings import load_settings
 from duet_sdk.types import HandoffName
 
 pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs on disk.")
@@ -77,6 +77,7 @@ def pair_check(
     reasoner: Annotated[str | None, typer.Option(help="Model that serves the pair's reasoner.")] = None,
     generator: Annotated[str | None, typer.Option(help="Model that serves the pair's generator.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse models that differ from the training's.")] = False,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what the signal is worth on held-out questions, with 95 % intervals: after a model or server changed."""
@@ -86,11 +87,12 @@ def pair_check(
 
     async def work(tell: Any) -> Utility:
         async with AsyncDuetClient.from_pair(
-            pair, reasoner=reasoner, generator=generator, strict=strict, settings=load_settings()
+            pair, reasoner=reasoner, generator=generator, strict=strict, settings=read
         ) as client:
             return await measure_utility(client, asked, judge, recorded=_recorded(pair), seed=seed, tell=tell)
 
     with reporting():
+        read = settings(config)
         pair = Pair.load(folder)
         asked = read_questions(questions, prompt_column=prompt_column, answer_column=answer_column)[:most]
         judge = find_grader(grader, beside=Path.cwd())
