@@ -13,6 +13,7 @@ from importlib.util import find_spec
 
 import pytest
 from aiohttp import web
+from support.provider_errors import MEANINGS, OVERFLOWS
 
 from duet_sdk import AsyncDuetClient, Message, Sampling
 from duet_sdk.backends import Call
@@ -371,6 +372,19 @@ async def test_an_overflow_says_its_numbers(backend, server):
     with pytest.raises(ContextOverflow) as caught:
         await collect(backend, Call(max_tokens=8, messages=QUESTION))
     assert (caught.value.context_tokens, caught.value.needed_tokens) == (2048, 9000)
+
+
+async def test_an_error_means_the_same_through_litellm(backend, server):
+    rows = [(who, status, body, ContextOverflow) for who, status, body, *_ in OVERFLOWS]
+    rows += [(who, status, body, kind) for who, status, body, kind, _ in MEANINGS]
+    other = {}
+    for who, status, body, kind in rows:
+        server.fail = (status, body, {})
+        with pytest.raises((BackendError, ContextOverflow)) as caught:
+            await collect(backend, Call(max_tokens=16, messages=QUESTION, whole=True))
+        if type(caught.value) is not kind:
+            other[who] = type(caught.value)
+    assert other == {"nothing there": ModelNotFound}  # its address is the provider's
 
 
 async def test_a_parameter_that_the_provider_does_not_take_is_refused_not_dropped():

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from duet_sdk.backends.litellm.connections import load
-from duet_sdk.backends.refusals import Refusal
+from duet_sdk.backends.refusals import Refusal, parsed
 from duet_sdk.backends.retry_after import retry_after
 
 _WRAPPING: Final = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?:: | - ))+")
 _ASIDE: Final = re.compile(r"\s*(Traceback \(most recent call last\)|,? ?Original Response:|Received: ').*", re.DOTALL)
 """What LiteLLM adds to the server's words: its own traceback, and the answer that it could not read."""
+_LONGEST_ANSWER: Final = 1 << 16
+"""Characters of an answer that is read for its error: far more than any server explains."""
 _CODES: Final[Mapping[str, str]] = {
     "ContextWindowExceededError": "context_length_exceeded",
     "ContentPolicyViolationError": "content_policy_violation",
@@ -57,13 +59,25 @@ def _original(raised: Exception) -> Exception:
 
 
 def _body(error: Exception) -> dict[str, Any]:
-    """The server's error object; LiteLLM hands it on as an object, as JSON in its own words, or as words."""
+    """The error object; LiteLLM hands it on as one, within an answer, as JSON in its own words, or as words."""
     body = getattr(error, "body", None)
+    if not isinstance(body, Mapping):
+        body = _answer(error) or body
     said = dict(body) if isinstance(body, Mapping) else {"errors": body}
     if not Refusal.of(None, said).words:
         words = _ASIDE.sub("", _WRAPPING.sub("", str(getattr(error, "message", None) or error))).strip()
         said["message"] = words or type(error).__name__
     return said
+
+
+def _answer(error: Exception) -> object:
+    """What the server answered, where LiteLLM kept it; None where it made an answer up, which is then empty."""
+    response = getattr(error, "response", None)
+    try:
+        text = getattr(response, "text", None)
+    except RuntimeError:  # of a stream that nobody read
+        return None
+    return parsed(text) if isinstance(text, str) and len(text) <= _LONGEST_ANSWER else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -23,8 +23,11 @@ from duet_sdk import (
 
 _KINDS: dict[type[errors.DuetError], type[Exception]] = {
     errors.Authentication: litellm.AuthenticationError,
+    # Never one that is retried.
+    errors.QuotaExceeded: litellm.exceptions.PaymentRequiredError,
     errors.RateLimited: litellm.RateLimitError,
     errors.ModelNotFound: litellm.NotFoundError,
+    errors.ContentFiltered: litellm.ContentPolicyViolationError,
     errors.Rejected: litellm.BadRequestError,
     errors.ConnectFailed: litellm.APIConnectionError,
     errors.InvalidRequest: litellm.BadRequestError,

@@ -324,6 +324,8 @@ async def test_images_are_refused_where_the_generator_takes_none():
         (ours.Authentication("no key", backend="b", model="m", status=401), litellm.AuthenticationError),
         (ours.ModelNotFound("none", backend="b", model="m", status=404), litellm.NotFoundError),
         (ours.Rejected("top_k", backend="b", model="m", status=400), litellm.BadRequestError),
+        (ours.QuotaExceeded("paid up", backend="b", model="m", status=402), litellm.exceptions.PaymentRequiredError),
+        (ours.ContentFiltered("no", backend="b", model="m", status=400), litellm.ContentPolicyViolationError),
         (ours.ConnectFailed("refused", backend="b", model="m"), litellm.APIConnectionError),
         (ours.StreamBroken("died", backend="b", model="m", status=500), litellm.InternalServerError),
     ],

@@ -30,6 +30,7 @@ _FINISH["tool_calls"] = "tool_call"
 _KINDS: dict[type[errors.DuetError], type[theirs.ModelAPIError]] = {
     errors.ContextOverflow: theirs.ModelContextWindowExceededError,
     errors.Authentication: theirs.ModelAuthenticationError,
+    errors.QuotaExceeded: theirs.ModelQuotaExceededError,
     errors.RateLimited: theirs.ModelRateLimitError,
     errors.ModelNotFound: theirs.ModelNotFoundError,
     errors.Rejected: theirs.ModelRequestRejectedError,

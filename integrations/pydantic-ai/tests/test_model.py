@@ -408,6 +408,8 @@ async def test_other_files_are_refused():
         (ours.Authentication("no key", backend="b", model="m", status=401), theirs.ModelAuthenticationError),
         (ours.ModelNotFound("none", backend="b", model="m", status=404), theirs.ModelNotFoundError),
         (ours.Rejected("top_k", backend="b", model="m", status=400), theirs.ModelRequestRejectedError),
+        (ours.QuotaExceeded("paid up", backend="b", model="m", status=402), theirs.ModelQuotaExceededError),
+        (ours.ContentFiltered("no", backend="b", model="m", status=400), theirs.ModelRequestRejectedError),
         (ours.ConnectFailed("refused", backend="b", model="m"), theirs.ModelConnectionError),
         (ours.StreamBroken("died", backend="b", model="m", status=500), theirs.ModelServerError),
     ],
