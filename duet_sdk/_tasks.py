@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -32,7 +32,7 @@ async def finished(
     ending = list(tasks)
     for task in ending:
         task.cancel()
-    cancelled = await _wait(ending, within_s)
+    cancelled = await wait_through(ending, within_s)
     for task in ending:
         if task.done() and not task.cancelled():
             task.exception()  # looked at, so that asyncio does not report it as forgotten
@@ -49,13 +49,13 @@ async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
             failed, as the cause.
     """
     task = asyncio.ensure_future(work)
-    cancelled = await _wait([task], None)
+    cancelled = await wait_through([task], None)
     if cancelled is None:
         return task.result()
     raise cancelled from (None if task.cancelled() else task.exception())
 
 
-async def _wait(tasks: list[asyncio.Task[Any]], within_s: float | None) -> asyncio.CancelledError | None:
+async def wait_through(tasks: Collection[asyncio.Task[Any]], within_s: float | None) -> asyncio.CancelledError | None:
     """Wait for tasks through any number of cancellations; return the last of these."""
     clock = asyncio.get_running_loop().time
     end = None if within_s is None else clock() + within_s

@@ -268,11 +268,11 @@ class AsyncDuetClient:
         self._closed = True
         async with AsyncExitStack() as closing:  # closes all, also after one that fails
             closing.callback(self._parts.lifetime.end_own)
-            closing.push_async_callback(self._parts.lifetime.finish)
-            for backend in self._parts.backends():
-                closing.push_async_callback(backend.aclose)
             if self._ledger is not None and self._owns_ledger:
                 closing.push_async_callback(self._ledger.aclose)
+            closing.push_async_callback(self._parts.lifetime.finish)  # before that: settles may be owed to the ledger
+            for backend in self._parts.backends():
+                closing.push_async_callback(backend.aclose)
             closing.push_async_callback(self._parts.lifetime.end)  # first: what runs settles while all is open
 
 

@@ -192,7 +192,13 @@ class RunningAttempt:
                     usd=usd,
                     left_s=budget.left_s(self._until),
                 )
-                self._charge = await flow.in_time(holding, until=self._until, model=model)
+                self._charge = await flow.in_time(
+                    holding,
+                    until=self._until,
+                    model=model,
+                    what="the ledger's hold for a call",
+                    unwanted=Charge.release,
+                )
             except BaseException:
                 budget.release(self._held)
                 raise
@@ -381,9 +387,9 @@ class RunningAttempt:
     async def _end(self, record: Attempt) -> None:
         try:
             if self._charge is not None and self._is_dispatched:
-                await self._charge.settle(record.kind, record.usage, record.usd)
+                await self._flow.settled(self._charge.settle(record.kind, record.usage, record.usd))
             elif self._charge is not None:
-                await self._charge.release()
+                await self._flow.settled(self._charge.release())
         finally:
             if not self._is_announced:  # it ended before it was run
                 self._announce()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import uuid4
 
-from duet_sdk._tasks import to_the_end
 from duet_sdk.budget import Amount, BaseLedger, EntryFacts, Hold, scope_of
 from duet_sdk.errors import LedgerError
 from duet_sdk.reply import StageUsage
@@ -109,12 +108,12 @@ class Charge:
             reasoning_tokens=usage.reasoning_tokens,
         )
         amount = replace(_tokens(facts.stage, usage.total_tokens), usd=usd, requests=int(self.counts)).capped()
-        await to_the_end(_reported(self.hold.settle(amount, facts), "settled"))
+        await _reported(self.hold.settle(amount, facts), "settled")
 
     async def release(self) -> None:
         """Return all of it: nothing was sent."""
         self.charging.not_sent(self)
-        await to_the_end(_reported(self.hold.release(), "released"))
+        await _reported(self.hold.release(), "released")
 
 
 def _tokens(stage: Stage | None, tokens: int) -> Amount:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from decimal import Decimal
-from typing import Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from duet_sdk.agents.history import guarded
 from duet_sdk.backends.base import Call
@@ -24,6 +24,7 @@ from duet_sdk.events import AttemptEnded, AttemptStarted, FellBack, Retried
 from duet_sdk.handoff import AGENT_PROMPT, PLAN_PROMPT, Handoff, Instruct, Think
 from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.draft import Draft
+from duet_sdk.pipeline.lifetime import OutOfTime
 from duet_sdk.pipeline.models import Parts, StageModel
 from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.policies import Prompts
@@ -33,6 +34,8 @@ from duet_sdk.types import AttemptKind, HandoffName, Json, Message, Stage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+_SETTLE_S: Final = 0.25
+"""How long a settle is waited for where the deadline has passed: a ledger that works is done within milliseconds."""
 
 
 class StageWork(Protocol):
@@ -303,40 +306,53 @@ class Flow:
         self.tell(FellBack(work.stage, self.draft.served_by, name, discard, model=successor.name, error=said))
 
     def in_time(
-        self, work: Coroutine[object, object, Result], *, until: float | None = None, model: StageModel | None = None
+        self,
+        work: Coroutine[Any, Any, Result],
+        *,
+        until: float | None = None,
+        model: StageModel | None = None,
+        what: str | None = None,
+        unwanted: Callable[[Result], Coroutine[Any, Any, None]] | None = None,
     ) -> Awaitable[Result]:
         """Await within the request's deadline, or within a stage's own, which is not later.
 
         Args:
             work: what is awaited.
             until: the stage's own deadline, None for the request's.
-            model: who is waited for.
+            model: who is waited for, or whose turn it is.
+            what: who is waited for where it is not the model.
+            unwanted: undoes a result that came just as the request was cancelled.
 
         Raises:
             DeadlineExceeded: the request's deadline passed.
             ConnectFailed: the stage's own did.
         """
         end = until if until is not None else self.budget.deadline
-        return work if end is None else self._in_time(work, end, until=until, model=model)
+        if end is None:
+            return work
+        within_s = self.budget.left_s(end) or 0.0
+        own = until is not None and until != self.budget.deadline
+        doing = self.parts.lifetime.in_time(work, within_s, unwanted=unwanted)
+        return self._in_time(doing, (model or self.parts.reasoners[0], what) if own else None)
 
-    async def _in_time(
-        self, work: Coroutine[object, object, Result], end: float, *, until: float | None, model: StageModel | None
-    ) -> Result:
-        timeout = asyncio.timeout(self.budget.left_s(end))
+    async def _in_time(self, doing: Awaitable[Result], stage: tuple[StageModel, str | None] | None) -> Result:
         try:
-            async with timeout:
-                return await work
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            if until is not None and until != self.budget.deadline:
-                slow = model or self.parts.reasoners[0]
-                raise ConnectFailed(
-                    f"{slow.name} was not ready within the signal's time; raise signal_deadline_s",
-                    backend=slow.backend.name,
-                    model=slow.backend.model,
-                ) from error
-            raise self.budget.deadline_error() from error
+            return await doing
+        except OutOfTime:
+            if stage is None:
+                raise self.budget.deadline_error() from None
+        slow, what = stage
+        name = slow.name if what is None else f"{what} of {slow.name}"
+        raise ConnectFailed(
+            f"{name} was not ready within the signal's time; raise signal_deadline_s",
+            backend=slow.backend.name,
+            model=slow.backend.model,
+        )
+
+    async def settled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Book what was spent. It is waited for up to the deadline and a little more; what takes longer goes on."""
+        left_s = self.budget.left_s(self.budget.deadline)
+        await self.parts.lifetime.owed(work, within_s=None if left_s is None else max(left_s, _SETTLE_S))
 
 
 def ended(record: Attempt) -> AttemptEnded:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
 
+from duet_sdk._tasks import wait_through
 from duet_sdk.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -65,8 +66,12 @@ class Cancellable:
             raise asyncio.CancelledError from exc
 
 
+class OutOfTime(Exception):
+    """Work was not done in its time; it was told to end, and ends in the background."""
+
+
 class Lifetime:
-    """One client's requests that run, and its streams that still close."""
+    """One client's requests that run, and what still ends behind them: streams that close, settles that are owed."""
 
     def __init__(self) -> None:
         self._requests: set[Working] = set()
@@ -83,12 +88,12 @@ class Lifetime:
             raise ConfigError("this client is closed; make a new one")
         return Working(self._requests)
 
-    def beside(self, closing: asyncio.Task[Callable[[], None]]) -> None:
+    def beside(self, closing: asyncio.Task[Callable[[], Any]]) -> None:
         """Let a stream close in the background; its errors are logged, as the stream is no longer needed."""
         self._closing.add(closing)
         closing.add_done_callback(self._closed)
 
-    async def within(self, closing: asyncio.Task[Callable[[], None]]) -> None:
+    async def within(self, closing: asyncio.Task[Callable[[], Any]]) -> None:
         """Wait for a stream to close, up to `CLOSE_S`; from then on, or when cancelled, it closes `beside`.
 
         Of what it raises, only KeyboardInterrupt and SystemExit are passed on, where they come in time.
@@ -97,6 +102,55 @@ class Lifetime:
         done, _ = await asyncio.wait({closing}, timeout=CLOSE_S)
         if done and not closing.cancelled() and closing.exception() is None:
             closing.result()()
+
+    async def in_time(
+        self,
+        work: Coroutine[Any, Any, Result],
+        within_s: float,
+        *,
+        unwanted: Callable[[Result], Coroutine[Any, Any, None]] | None = None,
+    ) -> Result:
+        """The result of work that is done in its time. Longer than that it is not waited for, whatever it does then.
+
+        Args:
+            work: runs in a task of its own: a store that cannot be interrupted must not hold up who gave it up.
+            within_s: its time.
+            unwanted: undoes a result that came just as its caller was cancelled.
+
+        Raises:
+            OutOfTime: it was not done in that time.
+        """
+        task = asyncio.create_task(carried(lambda: work))
+        task.add_done_callback(lambda _: work.close())  # where it was cancelled before it had begun
+        try:
+            done, _ = await asyncio.wait({task}, timeout=within_s)
+        except asyncio.CancelledError:
+            if unwanted is not None and task.done() and not task.cancelled() and task.exception() is None:
+                undoing = unwanted(task.result()())
+                await self.within(asyncio.create_task(carried(lambda: undoing)))
+            else:
+                task.cancel()
+                await self.within(task)
+            raise
+        if not done:
+            task.cancel()
+            self.beside(task)
+            raise OutOfTime
+        return task.result()()
+
+    async def owed(self, work: Coroutine[Any, Any, None], *, within_s: float | None) -> None:
+        """Do work that must be done, whoever is cancelled meanwhile; it is waited for, up to ``within_s``.
+
+        Raises:
+            CancelledError: the waiting task was cancelled; raised once the wait is over.
+        """
+        task = asyncio.create_task(carried(lambda: work))
+        task.add_done_callback(lambda _: work.close())
+        self.beside(task)
+        if (cancelled := await wait_through({task}, within_s)) is not None:
+            raise cancelled
+        if task.done():
+            task.result()()
 
     async def end(self) -> None:
         """End every request that runs, and wait up to `LAST_S` until it has cleaned up."""

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.cache import CacheError, CacheKey, signal_key, storable
 from duet_sdk.errors import (
     BackendError,
     BudgetExceeded,
-    ConnectFailed,
     ContextOverflow,
-    DeadlineExceeded,
     DuetError,
     EndpointResting,
     SignalError,
@@ -28,12 +26,20 @@ from duet_sdk.pipeline.asking import Asking, Guidance, plan_signal
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.flow import Flow, is_outage
+from duet_sdk.pipeline.lifetime import OutOfTime
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.pipeline.outbox import LOOK_AHEAD
 from duet_sdk.signal import Extractor
 from duet_sdk.types import AttemptKind
 
 _log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+CACHE_S: Final = 1.0
+"""Longest wait for the signal cache: a look-up takes milliseconds, and one that waits for a lock or a network drive
+would take the time of the reasoner, which can do without."""
+_CACHE_SHARE: Final = 0.25
+"""Most of what is left of the signal's time that a wait for the cache may take."""
 
 
 class SignalStage:
@@ -172,8 +178,9 @@ class SignalStage:
             return False
         try:
             asking.key = self._key(asking)
-            found = await self._flow.in_time(cache.get(asking.key), until=self.until, model=asking.model)
-        except ConnectFailed:
+            found = await self._cached(cache.get(asking.key))
+        except OutOfTime:
+            _log.warning("the signal cache took too long to look up a signal")
             return False
         except CacheError as error:
             _log.warning("the signal cache failed: %s", error)
@@ -186,14 +193,24 @@ class SignalStage:
         self._tell(SignalDone(draft.signal, asking.handoff.name))
         return True
 
+    def _cached(self, work: Coroutine[Any, Any, Result]) -> Awaitable[Result]:
+        """Await the cache, within a small part of the signal's time: without it there is the reasoner.
+
+        Raises:
+            OutOfTime: the cache took longer.
+        """
+        left_s = self._flow.budget.left_s(self.until)
+        within_s = CACHE_S if left_s is None else min(CACHE_S, left_s * _CACHE_SHARE)
+        return self._flow.parts.lifetime.in_time(work, within_s)
+
     async def _keep(self, key: CacheKey) -> None:
         """Store a signal that is whole; it must not be lost to a cache that fails or takes the answer's time."""
         cache, signal = self._flow.parts.signal_cache, self._flow.draft.signal
         if cache is None or not storable(signal):
             return
         try:
-            await self._flow.in_time(cache.put(key, signal), until=self.until, model=self._reasoner)
-        except (ConnectFailed, DeadlineExceeded):
+            await self._cached(cache.put(key, signal))
+        except OutOfTime:
             _log.warning("the signal cache took too long to store a signal")
         except CacheError as error:
             _log.warning("the signal cache failed: %s", error)
