@@ -57,7 +57,7 @@ def _call_problem(request: Request, calls: Sequence[ToolCall]) -> str | None:
             return f"{call.name} was called; " + (f"call {wanted}" if wanted else f"the tools are {', '.join(known)}")
         try:
             arguments: object = json.loads(call.arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return f"the arguments of {call.name} are not JSON"
         if (problem := _violation(arguments, known[call.name] or {"type": "object"})) is not None:
             return f"the arguments of {call.name} do not match its schema: {problem}"
@@ -70,7 +70,7 @@ def _text_problem(wanted: Json, text: str) -> str | None:
         return None
     try:
         value: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "the answer must be JSON, with nothing before or after it"
     schema = wanted.get("json_schema", {}).get("schema") if kind == "json_schema" else {"type": "object"}
     return _violation(value, schema) if isinstance(schema, Mapping) else None
@@ -92,4 +92,6 @@ def _violation(value: object, schema: Json) -> str | None:
         problem = best_match(kind(schema, registry=Registry()).iter_errors(value))
     except (SchemaError, Unresolvable):
         return None
+    except RecursionError:
+        return "it is nested too deeply"
     return None if problem is None else f"{problem.json_path}: {problem.message}"

@@ -168,7 +168,7 @@ async def test_an_answer_comes_with_its_end_and_its_usage(backend, server, whole
     chunks = await collect(backend, Call(max_tokens=32, messages=QUESTION, whole=whole))
     assert text_of(chunks) == "Seventeen."
     assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
-    assert last_usage(chunks) == StageUsage(input_tokens=12, output_tokens=7, cached_tokens=5)
+    assert last_usage(chunks) == StageUsage(input_tokens=12, output_tokens=7, cached_tokens=5, reasoning_tokens=3)
     [sent] = server.requests
     assert sent["max_tokens"] == 32
     assert bool(sent.get("stream")) is not whole

@@ -85,7 +85,6 @@ REFUSALS = {
 }
 STREAM_FAULTS = REFUSALS | {
     "broken_sse": StreamBroken,
-    "wrong_content_type": StreamBroken,
     "error_event": StreamBroken,
     "no_finish": StreamBroken,
     "giant_line": StreamBroken,
@@ -95,6 +94,7 @@ HARMLESS = {
     "wrong_usage": "one two three",
     "no_done": "one two three",
     "slow_drip": "one two three",
+    "wrong_content_type": "one two three",
     "odd_sse": "one two three",
     "duplicate_chunks": "oneone two two three three",
     "ignored_max_tokens": "one two threeone two threeone",

@@ -17,20 +17,20 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
+from duet_sdk.backends.answers.reader import Reader, Unreadable
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk, endpoint_id
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
 from duet_sdk.backends.litellm.connections import Clients, load, refusing_redirects
 from duet_sdk.backends.litellm.errors import is_silence, redirect_of, refusal_of
-from duet_sdk.backends.litellm.wire import answer_chunks, delta_chunk, request_of, usage_of
+from duet_sdk.backends.litellm.wire import request_of, value_of
 from duet_sdk.backends.options import Known, checked
-from duet_sdk.backends.provider_parts import Parts
 from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
 from duet_sdk.rendering.folding import Folding, folded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from decimal import Decimal
 
     from pydantic import SecretStr
@@ -124,12 +124,16 @@ class LiteLLMBackend(Backend):
             raise Rejected("chat APIs take no token ids; use handoff='instruct'", backend=self.name, model=self.model)
         facts = await self._known()
         request, answer = await self._asked(call, facts)
+        reader = Reader(call)
         if not request["stream"]:
-            for chunk in answer_chunks(answer):
+            try:
+                read = reader.whole(value_of(answer, with_usage=True))
+            except Unreadable as error:
+                raise self._failures.broken(str(error)) from None
+            for chunk in self._billed(read, answer):
                 yield chunk
-            yield self._bill(usage_of(answer.usage), answer.usage)
             return
-        async with aclosing(self._deltas(answer, request)) as chunks:
+        async with aclosing(self._deltas(answer, request, reader)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -163,10 +167,9 @@ class LiteLLMBackend(Backend):
             "stream": not (call.whole or call.n > 1),
         }
 
-    async def _deltas(self, answer: Any, request: Json) -> AsyncGenerator[Chunk, None]:
+    async def _deltas(self, answer: Any, request: Json, reader: Reader) -> AsyncGenerator[Chunk, None]:
         written: list[str] = []
         usage: StageUsage | None = None
-        parts = Parts()
         first = True
         try:
             while True:
@@ -182,17 +185,21 @@ class LiteLLMBackend(Backend):
                         raise self._failed(error, request) from None
                     refusal, partial = refusal_of(error), "".join(written)
                     raise self._failures.broke_off(refusal, request, partial=partial, usage=usage) from None
-                chunk = delta_chunk(piece, parts)
-                written.append(chunk.text)
-                if chunk.finish_reason is not None and not _was_ended(answer):
-                    message = "the stream ended without a finish reason"
-                    raise StreamBroken(message, partial="".join(written), backend=self.name, model=self.model)
-                yield chunk
-                if (reported := _reported_usage(piece, answer)) is not None:
-                    usage = usage_of(reported)
-                    yield self._bill(usage, reported)
+                try:
+                    chunks = reader.event(value_of(piece, with_usage=_is_reported(answer)))
+                except Unreadable as error:
+                    raise self._broken(str(error), written) from None
+                for chunk in self._billed(chunks, piece):
+                    written.append(chunk.text)
+                    if chunk.finish_reason is not None and not _was_ended(answer):
+                        raise self._broken("the stream ended without a finish reason", written)
+                    usage = chunk.usage or usage
+                    yield chunk
         finally:
             await answer.aclose()
+
+    def _broken(self, message: str, written: Sequence[str]) -> StreamBroken:
+        return StreamBroken(message, partial="".join(written), backend=self.name, model=self.model)
 
     def _failed(self, error: Exception, request: Json) -> DuetError:
         """The error of a call that failed before its answer began."""
@@ -204,8 +211,11 @@ class LiteLLMBackend(Backend):
         window = self._facts.capabilities.context_tokens if self._facts else None
         return self._failures.refused(refusal, request, context_tokens=window)
 
-    def _bill(self, usage: StageUsage | None, reported: object) -> Chunk:
-        return Chunk(usage=usage, cost_usd=self._cost(reported) if usage else None)
+    def _billed(self, chunks: Sequence[Chunk], answer: Any) -> Sequence[Chunk]:
+        """The same chunks; one with usage has what it cost."""
+        for chunk in chunks:
+            chunk.cost_usd = self._cost(answer.usage) if chunk.usage is not None else None
+        return chunks
 
     def _cost(self, reported: object) -> Decimal | None:
         """LiteLLM's own calculation; None for a model it has no price for, or where another price was given."""
@@ -255,10 +265,9 @@ def _secret(key: object) -> SecretStr:
     raise ConfigError(f"option 'api_key' must be a str or SecretStr, got {type(key).__name__}")
 
 
-def _reported_usage(piece: Any, answer: Any) -> Any | None:
-    """The usage that the server sent with a piece; a count of LiteLLM's own, where it sent none, does not serve."""
-    reported = getattr(piece, "usage", None)
-    return reported if any(getattr(seen, "usage", None) is not None for seen in answer.chunks) else None
+def _is_reported(answer: Any) -> bool:
+    """Whether the server has told its usage; a count of LiteLLM's own, where it has not, does not serve."""
+    return any(getattr(seen, "usage", None) is not None for seen in answer.chunks)
 
 
 def _was_ended(answer: Any) -> bool:

@@ -1,15 +1,12 @@
-"""A `Call` → the arguments of ``litellm.acompletion``; what that returns → `Chunk`."""
+"""A `Call` → the arguments of ``litellm.acompletion``; what that returns → the JSON that `Reader` reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from duet_sdk.backends.base import Call, Chunk
-from duet_sdk.backends.provider_parts import CALL_FIELDS, MESSAGE_FIELDS, Parts, messages_on_wire
-from duet_sdk.events import ToolCallDelta
-from duet_sdk.reply import StageUsage
-from duet_sdk.types import Json, TokenLogprob
+from duet_sdk.backends.base import Call
+from duet_sdk.backends.provider_parts import CALL_FIELDS, MESSAGE_FIELDS, messages_on_wire
 
 if TYPE_CHECKING:
     from duet_sdk.backends.litellm.catalogue import ModelFacts
@@ -50,89 +47,26 @@ def request_of(call: Call, facts: ModelFacts, *, endpoint: str, model: str) -> d
     return {name: value for name, value in request.items() if value is not None}
 
 
-def answer_chunks(answer: Any) -> Iterator[Chunk]:
-    """A whole answer, a chunk for each output."""
-    for choice in answer.choices:
-        chunk = _chunk(choice, choice.message, finish_reason=choice.finish_reason or "stop")
-        parts = Parts()
-        parts.whole(*_parted(choice.message, chunk))
-        chunk.provider_parts = parts.found
-        yield chunk
+def value_of(answer: Any, *, with_usage: bool) -> dict[str, Any]:
+    """What LiteLLM hands on, as JSON would say it: an answer, or an event of a stream.
+
+    Args:
+        answer: LiteLLM's object.
+        with_usage: whether the usage in it is the server's: LiteLLM counts by itself where a server says nothing.
+    """
+    value: dict[str, Any] = answer.model_dump(exclude_none=True, warnings=False)
+    if not with_usage:
+        value.pop("usage", None)
+    for choice in value.get("choices") or ():
+        for name in ("message", "delta"):
+            if said := choice.get(name):
+                choice[name] = _moved_back(said, MESSAGE_FIELDS)
+                if calls := said.get("tool_calls"):
+                    choice[name]["tool_calls"] = [_moved_back(call, CALL_FIELDS) for call in calls]
+    return value
 
 
-def delta_chunk(piece: Any, parts: Parts) -> Chunk:
-    """A piece of a stream, which is of one output; ``parts`` notes what the model wants back, usage is read apart."""
-    if not piece.choices:
-        return Chunk()
-    choice = piece.choices[0]
-    chunk = _chunk(choice, choice.delta, finish_reason=choice.finish_reason)
-    parts.fragment(*_parted(choice.delta, chunk))
-    if chunk.finish_reason is not None:
-        chunk.provider_parts = parts.found
-    return chunk
-
-
-def _parted(said: Any, chunk: Chunk) -> tuple[Json, list[tuple[int, Json]]]:
-    """What a model may want back of a message and of its calls."""
-    calls = zip(chunk.tool_calls, getattr(said, "tool_calls", None) or (), strict=True)
-    return _named(said, MESSAGE_FIELDS), [(delta.position, _named(call, CALL_FIELDS)) for delta, call in calls]
-
-
-def _named(said: Any, names: Iterable[str]) -> Json:
-    """Fields by name; of whole answers LiteLLM moves those that it does not know into ``provider_specific_fields``."""
-    moved = getattr(said, "provider_specific_fields", None) or {}
-    found = {name: getattr(said, name, None) or moved.get(name) for name in names}
-    return {name: value for name, value in found.items() if value}
-
-
-def usage_of(reported: Any) -> StageUsage | None:
-    """Tokens as billed, hidden reasoning in the output; None where none were reported."""
-    if reported is None or not (reported.prompt_tokens or reported.completion_tokens):
-        return None
-    return StageUsage(
-        input_tokens=reported.prompt_tokens or 0,
-        output_tokens=max(
-            reported.completion_tokens or 0, _detail(reported, "completion_tokens_details", "reasoning_tokens") or 0
-        ),
-        cached_tokens=_detail(reported, "prompt_tokens_details", "cached_tokens"),
-    )
-
-
-def _detail(reported: Any, details: str, name: str) -> int | None:
-    told: int | None = getattr(getattr(reported, details, None), name, None)
-    return told
-
-
-def _chunk(choice: Any, said: Any, *, finish_reason: str | None) -> Chunk:
-    index = choice.index or 0
-    return Chunk(
-        text=getattr(said, "content", None) or "",
-        reasoning=getattr(said, "reasoning_content", None) or "",
-        logprobs=tuple(_logprobs(getattr(choice, "logprobs", None))),
-        tool_calls=tuple(_tool_calls(getattr(said, "tool_calls", None) or (), index)),
-        finish_reason="tool_calls" if finish_reason == "function_call" else finish_reason,
-        index=index,
-    )
-
-
-def _tool_calls(calls: Iterable[Any], index: int) -> Iterator[ToolCallDelta]:
-    for at, call in enumerate(calls):
-        position = getattr(call, "index", None)
-        yield ToolCallDelta(
-            position=at if position is None else position,
-            id=call.id or None,
-            name=call.function.name or None,
-            arguments=call.function.arguments or "",
-            index=index,
-        )
-
-
-def _logprobs(reported: Any) -> Iterator[TokenLogprob]:
-    for item in _field(reported, "content") or ():
-        best = tuple((_field(top, "token"), _field(top, "logprob")) for top in _field(item, "top_logprobs") or ())
-        yield TokenLogprob(_field(item, "token"), _field(item, "logprob"), best)
-
-
-def _field(value: Any, name: str) -> Any:
-    """LiteLLM hands log-probabilities on as objects from some providers, as mappings from others."""
-    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+def _moved_back(said: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The object with those fields that LiteLLM, which does not know them, moved into ``provider_specific_fields``."""
+    moved = said.get("provider_specific_fields") or {}
+    return {**{name: moved[name] for name in names if name in moved}, **said}

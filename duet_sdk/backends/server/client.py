@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.failures import Failures
-from duet_sdk.backends.refusals import error_within, parsed
 from duet_sdk.backends.server.decoding import UNREADABLE, Decoder
-from duet_sdk.backends.server.http import TRANSPORT_ERRORS, BodyTooLong, Http, Silence, drain, read_body
+from duet_sdk.backends.server.http import MAX_BODY_BYTES, TRANSPORT_ERRORS, BodyTooLong, Http, Silence, drain, read_body
 from duet_sdk.backends.server.pulse import Awaited, Pulse, ServerStopped
-from duet_sdk.backends.server.reading import OutputFailed
 from duet_sdk.backends.server.scale_out import GENERATE, Derender
 from duet_sdk.backends.server.sse import LineTooLong
 from duet_sdk.backends.server.wire import encode
@@ -41,6 +39,8 @@ _RESTARTS: Final = (502, 503, 504)
 _DEAD: Final = 503
 """What vLLM's ``/health`` answers when its engine is dead. Source: vllm/entrypoints/serve/instrumentator/health.py."""
 _STREAM: Final = "text/event-stream"
+_MAY_STREAM: Final = frozenset((_STREAM, "text/plain", "application/octet-stream"))
+"""The types of a stream: some servers send it as anything. aiohttp takes one without a type for the last."""
 _STREAMS: Final = frozenset((_STREAM, f"{_STREAM}; charset=utf-8"))
 """The usual spellings; any other one is parsed."""
 
@@ -131,14 +131,14 @@ class Server:
         """
         wanted, response = await self._begun(prepare)
         del prepare  # what is not needed while the stream is open must not be held by it
-        body, decoder, derender, again = wanted.body, wanted.decoder, wanted.derender, wanted.again
+        decoder, derender, again = wanted.decoder, wanted.derender, wanted.again
         anew: Prepare | None = None
         is_long = len(wanted.payload) > _LONG
         del wanted  # frees the encoded prompt: it may be long, and the stream open for minutes
         content, silence = response.content, Silence(response, longest_s=self._read_s, pulse=self.pulse)
         try:
-            if response.headers.get("Content-Type") not in _STREAMS and response.content_type != _STREAM:
-                raise await self._no_stream(response, body)
+            if response.headers.get("Content-Type") not in _STREAMS and response.content_type not in _MAY_STREAM:
+                await self._take_whole(response, decoder, derender)
             while not decoder.done:
                 began = silence.since = monotonic()
                 data = await content.readany()
@@ -198,8 +198,9 @@ class Server:
                 break
             finally:
                 response.close()
-        chunks[-1].last = True
-        yield chunks
+        if chunks:
+            chunks[-1].last = True
+            yield chunks
 
     async def _begun(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
         """The request, and its answer as far as the headers."""
@@ -294,10 +295,6 @@ class Server:
                 said = await read_body(response)
             if derender is not None:
                 said = await derender.whole(said)
-            is_long = len(said) + len(wanted.payload) > _LONG
-            chunks = await asyncio.to_thread(decoder.whole, said) if is_long else decoder.whole(said)
-        except OutputFailed as error:
-            raise self._failures.broken(str(error)) from None
         except UNREADABLE as error:
             reason = (
                 str(error)
@@ -305,6 +302,9 @@ class Server:
                 else f"its answer is no completion ({response.content_type})"
             )
             raise self._failures.broken(reason) from None
+        read = partial(decoder.whole, said, kind=response.content_type)
+        is_long = len(said) + len(wanted.payload) > _LONG
+        chunks = await asyncio.to_thread(read) if is_long else read()
         if decoder.failure is not None:
             raise decoder.failure
         return chunks
@@ -315,26 +315,27 @@ class Server:
         except UNREADABLE as error:
             raise self._failures.unreadable(error) from None
 
-    async def _no_stream(self, response: ClientResponse, body: Json) -> Exception:
-        """Why an answer is no stream: an error that came with status 200, or something else altogether."""
-        value = parsed(await _beginning(response, within_s=self._ask_s))
-        if (error := error_within(value)) is not None:
-            return await asyncio.to_thread(self._failures.event, error, body, begun=False)
-        return self._failures.broken(f"a stream was asked for, and its answer is {response.content_type or 'untyped'}")
+    async def _take_whole(self, response: ClientResponse, decoder: Decoder, derender: Derender | None) -> None:
+        """Read what is no stream, though one was asked for: an answer in one piece, or an error with status 200."""
+        said = await _beginning(response, within_s=self._read_s, most=MAX_BODY_BYTES)
+        if derender is not None:
+            with suppress(*UNREADABLE):  # an error has a form of its own
+                said = await derender.whole(said)
+        await asyncio.to_thread(decoder.take_whole, said, kind=response.content_type)
 
 
-async def _beginning(response: ClientResponse, *, within_s: float) -> bytes:
+async def _beginning(response: ClientResponse, *, within_s: float, most: int = _ERROR_BYTES) -> bytes:
     """The beginning of an error; what came of one that breaks off, or drips in, says more than nothing."""
     said = bytearray()
     try:
         async with asyncio.timeout(within_s):
             async for data in response.content.iter_any():
                 said += data
-                if len(said) >= _ERROR_BYTES:
+                if len(said) >= most:
                     break
     except TRANSPORT_ERRORS:
         pass
-    return bytes(said[:_ERROR_BYTES])
+    return bytes(said[:most])
 
 
 async def _read_apart(decoder: Decoder, events: Sequence[bytes]) -> list[Chunk]:

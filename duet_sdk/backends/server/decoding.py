@@ -1,21 +1,24 @@
 """Bytes of an answer → chunks, one network read at a time.
 
 Events in their usual form are decoded by a typed decoder, which builds only the fields that are needed and skips the
-rest. It accepts only what it reads exactly as `Reader` would; everything else falls back to that tolerant reader.
+rest. It accepts only what it reads exactly as `Reader` would; at the first event that is unlike that, the rest of the
+stream goes to that tolerant reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from pydantic_core import from_json
 
+from duet_sdk.backends.answers.numbers import MOST_TOKENS
+from duet_sdk.backends.answers.reader import OutputFailed, Reader, Unreadable
+from duet_sdk.backends.answers.usage import settled
 from duet_sdk.backends.base import Call, Chunk
-from duet_sdk.backends.refusals import error_within
-from duet_sdk.backends.server.reading import OutputFailed, Reader
-from duet_sdk.backends.server.sse import EventParser
+from duet_sdk.backends.refusals import error_within, parsed
+from duet_sdk.backends.server.sse import EventParser, LineTooLong
 from duet_sdk.reply import StageUsage
 
 if TYPE_CHECKING:
@@ -25,22 +28,53 @@ if TYPE_CHECKING:
 
 _END: Final = b"[DONE]"
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading an answer raises when it does not have the expected form."""
+"""What taking apart an answer of vLLM's own endpoints raises when it does not have the expected form."""
+_EVENT_FIELDS: Final = (b"data:", b"event:", b":", b"id:", b"retry:")
+"""What a stream of events begins with."""
+_FIRST_BYTES: Final = 64
+"""In which a body's first line begins."""
+_NAMED_READS: Final = 4
+"""Reads in which the first events are searched for who answers: Azure's first one names nobody."""
 
 _Nothing = Annotated[list[Any], msgspec.Meta(max_length=0)] | None
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+_AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 
 
-# gc=False spares the garbage collector: these cannot form cycles.
-class _Details(msgspec.Struct, gc=False):
+# gc=False spares the garbage collector: these cannot form cycles. A field of type None is one that `Reader` reads and
+# the typed decoder does not: an event that has it is not a usual one.
+class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: _Count | None = None
+    cache_read_tokens: None = None
+    cache_write_tokens: None = None
+    cache_creation_tokens: None = None
+    cache_creation_input_tokens: None = None
+
+
+class _OutputDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: _Count | None = None
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: _Count
+    prompt_tokens: _AtLeastOne
     completion_tokens: _Count
-    prompt_tokens_details: _Details | None = None
+    total_tokens: _Count | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    input_tokens: None = None
+    output_tokens: None = None
+    input_tokens_details: None = None
+    output_tokens_details: None = None
+    prompt_cache_hit_tokens: None = None
+    cached_tokens: None = None
+    cache_read_input_tokens: None = None
+    num_cached_tokens: None = None
+    cache_creation_input_tokens: None = None
+    cache_write_input_tokens: None = None
+    cache_write_tokens: None = None
+    reasoning_tokens: None = None
     cost: None = None
+    estimated_cost: None = None
 
 
 class _Said(msgspec.Struct, gc=False):
@@ -48,9 +82,13 @@ class _Said(msgspec.Struct, gc=False):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: _Nothing = None
-    # What else `Parts` keeps; `Reader` hands it over.
+    thinking: None = None
+    reasoning_text: None = None
     reasoning_details: _Nothing = None
     thinking_blocks: _Nothing = None
+    refusal: None = None
+    function_call: None = None
+    # What else `Parts` keeps.
     reasoning_items: _Nothing = None
     encrypted_content: None = None
     reasoning_opaque: None = None
@@ -65,12 +103,34 @@ class _Choice(msgspec.Struct, gc=False):
     token_ids: tuple[int, ...] | None = None
     logprobs: None = None
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None = None
+    message: None = None
+    usage: None = None
+    error: None = None
+
+
+class _Groq(msgspec.Struct, gc=False):
+    usage: None = None
 
 
 class _Event(msgspec.Struct, gc=False):
     choices: Annotated[list[_Choice], msgspec.Meta(max_length=1)] | None = None
     usage: _Usage | None = None
+    object: Literal["chat.completion.chunk", "text_completion"] | None = None
+    x_groq: _Groq | None = None
     error: None = None
+    errors: None = None
+    detail: None = None
+    message: None = None
+    msg: None = None
+    base_resp: None = None
+    type: None = None
+
+
+class _Named(msgspec.Struct, gc=False):
+    """Who answers."""
+
+    id: str | None = None
+    model: str | None = None
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -78,9 +138,15 @@ class _Answer(msgspec.Struct, gc=False):
 
     choices: Any = None
     usage: Any = None
+    id: Any = None
+    model: Any = None
+    x_groq: Any = None
     error: Any = None
+    errors: Any = None
+    base_resp: Any = None
 
 
+_decode_named = msgspec.json.Decoder(_Named).decode
 _decode = msgspec.json.Decoder(_Event).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -105,10 +171,12 @@ class Decoder:
         "_failures",
         "_is_usual",
         "_joiner",
+        "_naming_left",
         "_only_answers",
         "_parser",
         "_reader",
         "_sent",
+        "_taken",
         "cut",
         "done",
         "failure",
@@ -117,24 +185,28 @@ class Decoder:
     def __init__(self, call: Call, *, dialect: Dialect, failures: Failures, sent: Json) -> None:
         self.done = False
         self.failure: Exception | None = None
-        self._reader = Reader(call, dialect=dialect)
+        self._taken: list[Chunk] | None = None
+        self._reader = Reader(call, usage_per_output=dialect.continuous_usage)
         self._parser = EventParser()
         self.cut = self._parser.feed
         self._joiner = Joiner(call.max_tokens if call.joined else -1)
-        self._is_usual = call.n == 1 and call.sampling.logprobs is None
+        # The first reads say who answers: from them on each one is taken for a usual one, until one is not.
+        self._is_usual = False
+        self._naming_left = _NAMED_READS if call.n == 1 and call.sampling.logprobs is None else 0
         self._only_answers = call.thought is not None
         self._failures = failures
         self._sent = sent
 
     def read(self, events: Sequence[bytes]) -> list[Chunk]:  # noqa: C901, PLR0912, PLR0915  # one function: every token passes here
         """The chunks of these events, up to the one that ends the stream."""
-        if not events or not self._is_usual:
-            return self._unusual(events)
+        if not self._is_usual or not events:
+            return self._unusual(events) if events else []
         ends = events[-1] == _END
         try:
             # [DONE] anywhere but last is not JSON, so the whole read falls back to the reader.
             usual = list(map(_decode, events[:-1] if ends else events))
         except _UNUSUAL:
+            self._is_usual, self._naming_left = False, 0
             return self._unusual(events)
         self.done = ends
         reader, left = self._reader, self._joiner.left
@@ -144,7 +216,8 @@ class Decoder:
         thought = ""
         open_one: Chunk | None = None
         for event in usual:
-            text, reasoning, finish = "", "", None
+            text, reasoning = "", ""
+            finish: str | None = None
             ids: tuple[int, ...] = ()
             if event.choices:
                 choice = event.choices[0]
@@ -158,12 +231,12 @@ class Decoder:
                         text, reasoning = reasoning + text, ""
                     thought = reasoning or thought
                 if finish is not None:
-                    reader.unfinished = 0
+                    finish = reader.ended(0, finish)
             elif event.usage is None:
-                return self._unusual(events)  # nothing, or an error in a form of its own
+                continue
             left -= len(ids)
             is_counted = bool(ids) or not (text or reasoning)
-            begun = begun or bool(ids) or not is_counted
+            begun = begun or len(ids) > 0 or not is_counted
             if open_one is not None and left >= 0 and is_counted and not (reasoning and open_one.text):
                 open_one.text += text
                 open_one.reasoning += reasoning
@@ -180,10 +253,18 @@ class Decoder:
         if thought or not reader.unfinished:
             self._keep(usual, chunks)
         for chunk, usage in zip(chunks, usages, strict=True):
-            if usage is not None:
-                details = usage.prompt_tokens_details
-                cached = None if details is None else details.cached_tokens
-                chunk.usage = StageUsage(usage.prompt_tokens, usage.completion_tokens, cached)
+            if usage is None:
+                continue
+            prompt, output, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+            cached = hidden = None
+            if usage.prompt_tokens_details is not None:
+                cached = usage.prompt_tokens_details.cached_tokens
+            if usage.completion_tokens_details is not None:
+                hidden = usage.completion_tokens_details.reasoning_tokens
+            if hidden is None and (total is None or total <= prompt + output):
+                chunk.usage = StageUsage(prompt, output, cached)
+            else:
+                chunk.usage = settled(prompt, output, total, cached=cached, written=None, thought=hidden)
         return chunks
 
     def _keep(self, events: Sequence[_Event], chunks: Sequence[Chunk]) -> None:
@@ -196,56 +277,106 @@ class Decoder:
             if (said := choice.delta) is not None:
                 parts.text("reasoning", said.reasoning or "")
                 parts.text("reasoning_content", said.reasoning_content or "")
-            if choice.finish_reason is not None:
-                next(ends).provider_parts = parts.found
+            if choice.finish_reason is not None and (chunk := next(ends, None)) is not None:
+                chunk.provider_parts = parts.found
 
     def close(self) -> list[Chunk]:
         """The chunks of a last event without its empty line; sets ``failure`` if the answer is incomplete."""
+        if self._taken is not None:
+            return self._taken
         chunks = [] if self.done else self.read(self._parser.close())
+        if (bare := self._parser.bare) and not self._reader.begun:
+            return self.whole(bare)
         if self.failure is None:
             self._check_end()
         return chunks
 
-    def whole(self, said: bytes) -> list[Chunk]:
-        """The chunks of a whole answer, one for each output; sets ``failure`` if it is incomplete.
+    def take_whole(self, said: bytes, *, kind: str) -> None:
+        """An answer in one piece came in place of the stream: `close` gives its chunks. Arguments as for `whole`."""
+        self._taken = self.whole(said, kind=kind)
+        self.done = True
 
-        Raises:
-            OutputFailed: the server gave an output up.
-            ValueError: it is not a completion; so do TypeError, KeyError, AttributeError and RecursionError.
+    def whole(self, said: bytes, *, kind: str = "untyped") -> list[Chunk]:
+        """The chunks of an answer in one piece, one for each output; sets ``failure`` if it is none, or incomplete.
+
+        Args:
+            said: all of it.
+            kind: its content type, for the error.
         """
-        value: Any
+        if said[:_FIRST_BYTES].lstrip().startswith(_EVENT_FIELDS):
+            return self._whole_of_events(said)
         try:
-            value = msgspec.structs.asdict(_decode_answer(said))
-        except _UNUSUAL:
-            value = from_json(said)
-        if not isinstance(value, dict) or not value.get("choices"):
-            value = from_json(said)  # all of it, as an error has other fields
-        if (error := error_within(value)) is not None:
-            self.failure = self._failures.event(error, self._sent, begun=False)
-            return []
-        chunks = self._reader.whole(value)
-        self._check_end()
+            value = _value_of(said)
+        except ValueError:
+            value = parsed(said)  # an error may break off, or be a page
+            if error_within(value) is None:
+                self.failure = self._failures.broken(f"its answer is no completion ({kind})")
+                return []
+        chunks = self._read(self._reader.whole, value)
+        if self.failure is None:
+            self._check_end()
         return chunks
 
+    def _whole_of_events(self, said: bytes) -> list[Chunk]:
+        """A stream, though one piece was asked for."""
+        try:
+            chunks = self.read(self.cut(said))
+        except LineTooLong as error:
+            self.failure = self._failures.broken(f"{error} in its answer")
+            return []
+        return chunks if self.failure is not None else chunks + self.close()
+
     def _unusual(self, events: Sequence[bytes]) -> list[Chunk]:
+        if self._naming_left:
+            return self._first(events)
         chunks: list[Chunk] = []
         for event in events:
-            if event == _END:
+            if event.strip() == _END:
                 self.done = True
+                chunks += self._reader.over()
                 break
             try:
                 value = from_json(event)
-                if (error := error_within(value)) is not None:
-                    self.failure = self._failures.event(error, self._sent, begun=self._reader.begun)
-                    break
-                chunks += self._reader.event(value)
-            except OutputFailed as failed:
-                self.failure = self._failures.broken(str(failed))
+            except ValueError as error:
+                if is_control(event):
+                    continue
+                self.failure = self._failures.unreadable(error)
                 break
-            except UNREADABLE as unreadable:
-                self.failure = self._failures.unreadable(unreadable)
+            chunks += self._read(self._reader.event, value)
+            if self.failure is not None:
                 break
         return self._joiner.join(chunks)
+
+    def _first(self, events: Sequence[bytes]) -> list[Chunk]:
+        """The first reads, which say who answers."""
+        left, self._naming_left, self._is_usual = self._naming_left - 1, 0, True
+        chunks = self.read(events)
+        for event in events if self._is_usual else ():
+            try:
+                named = _decode_named(event)
+            except _UNUSUAL:
+                continue
+            if self._reader.sign(named.model, named.id, chunks):
+                return chunks
+        if left and self._is_usual:
+            self._naming_left, self._is_usual = left, False
+        return chunks
+
+    def _read(self, read: Callable[[object], list[Chunk]], value: object) -> list[Chunk]:
+        """What the reader makes of a value, or why it makes nothing of it."""
+        if (error := error_within(value)) is not None:
+            self.failure = self._failures.event(error, self._sent, begun=bool(self._reader.begun))
+            return []
+        try:
+            return read(value)
+        except OutputFailed as failed:
+            if failed.error is not None:
+                self.failure = self._failures.event(failed.error, self._sent, begun=bool(self._reader.begun))
+            else:
+                self.failure = self._failures.broken(str(failed))
+        except Unreadable as unreadable:
+            self.failure = self._failures.broken(str(unreadable))
+        return []
 
     @property
     def has_ended(self) -> bool:
@@ -310,3 +441,26 @@ def _add(chunk: Chunk, then: Chunk) -> None:
         chunk.cost_usd = then.cost_usd
     chunk.finish_reason = then.finish_reason
     chunk.provider_parts = then.provider_parts or chunk.provider_parts
+    chunk.served = chunk.served or then.served
+
+
+def is_control(event: bytes) -> bool:
+    """Whether an event that is not JSON is none that was damaged: nothing, or words that keep a connection open."""
+    return event.isascii() and not any(mark in event for mark in (b"{", b"[", b'"'))
+
+
+def _value_of(said: bytes) -> object:
+    """The JSON of a whole answer.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    value: object
+    try:
+        value = msgspec.structs.asdict(needed := _decode_answer(said))
+        if needed.choices:
+            return value
+    except _UNUSUAL:
+        pass
+    value = from_json(said)  # all of it, as an error has other fields
+    return value

@@ -24,7 +24,7 @@ from duet_sdk.backends.shared import in_common
 
 _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn closes an idle connection: a request must not meet a closing one."""
-_MAX_BODY_BYTES: Final = 64 << 20
+MAX_BODY_BYTES: Final = 64 << 20
 """Most that is read of a whole answer: a long output with logprobs has some MiB, anything larger is a fault."""
 _STALE_S: Final = 2.0
 """A kept connection that breaks within this time of being used again was closed by the server meanwhile, as far as one
@@ -266,7 +266,7 @@ class Silence:
         self._looking = None
 
 
-async def read_body(response: aiohttp.ClientResponse, *, limit: int = _MAX_BODY_BYTES) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, *, limit: int = MAX_BODY_BYTES) -> bytes:
     """The whole body.
 
     Raises:

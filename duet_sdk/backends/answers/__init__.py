@@ -1,0 +1,1 @@
+"""What servers send as answers, read whatever their spelling; nothing here opens a connection."""

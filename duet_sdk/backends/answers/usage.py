@@ -1,0 +1,71 @@
+"""What a server says that a call used, wherever it says it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+
+from duet_sdk.backends.answers import spellings
+from duet_sdk.backends.answers.numbers import amount, count
+from duet_sdk.reply import StageUsage
+
+
+def usage_in(value: Mapping[str, object]) -> tuple[StageUsage | None, Decimal | None]:
+    """Tokens and USD by an answer, an event, or a choice; None for what it does not tell."""
+    for path in spellings.USAGES:
+        if isinstance(given := at(value, path), Mapping):
+            return usage_of(given), _first_amount(given)
+    return None, None
+
+
+def usage_of(given: Mapping[str, object]) -> StageUsage | None:
+    """The tokens of a usage object; None where it does not tell them, or where all of them are 0: a placeholder."""
+    prompt, output = _most(given, spellings.INPUT_TOKENS), _most(given, spellings.OUTPUT_TOKENS)
+    total = _most(given, spellings.TOTAL_TOKENS)
+    if output is None and prompt is not None and total is not None and total > prompt:
+        output = total - prompt
+    if prompt is None or output is None or not (prompt or output):
+        return None
+    cached = _most(given, spellings.CACHED_TOKENS)
+    written = _most(given, spellings.CACHE_WRITE_TOKENS)
+    thought = _most(given, spellings.REASONING_TOKENS)
+    return settled(prompt, output, total, cached=cached, written=written, thought=thought)
+
+
+def settled(
+    prompt: int, output: int, total: int | None, *, cached: int | None, written: int | None, thought: int | None
+) -> StageUsage:
+    """A usage whose parts are within their wholes.
+
+    Some servers count thinking, or what the cache held, outside of the rest; ``total`` tells. Source: for thinking
+    https://docs.x.ai/docs/guides/reasoning and Gemini's OpenAI endpoint, which tells it in the total alone; for the
+    cache https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching#tracking-cache-performance.
+    """
+    beside = 0 if total is None else total - prompt - output
+    if beside > 0:
+        if beside == (cached or 0) + (written or 0) != (thought or 0):
+            prompt += beside
+        else:
+            output += beside
+            thought = thought or beside
+    elif thought is not None and thought > output:
+        output += thought
+    return StageUsage(prompt, output, cached, cache_write_tokens=written, reasoning_tokens=thought)
+
+
+def at(value: object, path: spellings.Path) -> object:
+    """What stands under these names, None where nothing does."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _most(given: Mapping[str, object], paths: Iterable[spellings.Path]) -> int | None:
+    """The largest of the counts under these names: gateways write 0 under one that they do not fill in."""
+    told = [found for path in paths if (found := count(at(given, path))) is not None]
+    return max(told, default=None)
+
+
+def _first_amount(given: Mapping[str, object]) -> Decimal | None:
+    told = (amount(at(given, path)) for path in spellings.COST_USD)
+    return next((usd for usd in told if usd is not None), None)
