@@ -20,7 +20,7 @@ GateName: TypeAlias = Literal["always", "never", "heuristic", "confidence", "rac
 """The gates that DUET ships."""
 TraceDialect: TypeAlias = Literal["openinference", "langfuse", "mlflow"]
 """The names of other tools that spans can carry in addition to the standard's."""
-CountedBy: TypeAlias = Literal["token_ids", "usage", "tokenizer", "estimate", "none"]
+CountedBy: TypeAlias = Literal["token_ids", "logprobs", "usage", "tokenizer", "estimate", "none"]
 """Where a signal's number of tokens comes from."""
 ServedBy: TypeAlias = Literal[
     "pair",

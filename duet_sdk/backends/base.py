@@ -54,6 +54,8 @@ class Capabilities:
     """Most stop texts of a call, None for no limit that is known."""
     refused: tuple[str, ...] = ()
     """Fields of sampling that the model's server refuses, such as ``min_p`` together with a draft model."""
+    token_ids: bool = False
+    """Sends the id of every token that it writes, so that nothing has to be counted by its tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)

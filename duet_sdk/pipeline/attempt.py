@@ -110,8 +110,7 @@ class RunningAttempt:
         self._usd_of = usd_of
         self._prompt = prompt
         self._until = until
-        count_text = model.renderer.count_text if model.renderer is not None else None
-        self.counter = Counter(call.max_tokens, call.n, count_text, flow.budget.clock)
+        self.counter = Counter(call.max_tokens, call.n, model.count_text, flow.budget.clock)
         self.timed_out = False
         self.discarded = False
         self.record: Attempt | None = None
@@ -278,6 +277,9 @@ class RunningAttempt:
             await read()
             if counter.done and not (counter.complete or counter.stopped):
                 await self._hear_last_words(read)
+            if counter.holds_back:
+                self.incoming = _replayed((), self.incoming)  # a step in which nothing arrives, and the rest is taken
+                await read()
         except TimeoutError as error:
             raise self._broken("the model's server timed out") from error
         except UnexpectedOutput as error:

@@ -41,6 +41,8 @@ class StageModel:
     """As the user named it: the key of prices, and what traces show."""
     backend: Backend
     renderer: Renderer | None = None
+    count_text: Callable[[str], int] | None = None
+    """Tokens of a text by the model's own tokenizer, None where it is not available or not needed."""
     expected: Callable[[Stage, Backend], Awaitable[None]] | None = None
     """Compares the connected model with what its pair's manifest says; called until it is content."""
     _looked: int | None = field(default=None, repr=False)
@@ -64,20 +66,25 @@ class StageModel:
         if self.expected is not None:
             await self.expected(self.stage, self.backend)
             self.expected = None  # where it raised, the next request is to learn of it as well
+        if not able.token_ids and self._looked != self.backend.epoch:
+            await self.find_renderer()  # its output is counted by its tokenizer
         return able
 
     async def find_renderer(self) -> Renderer | None:
         """The model's own template and tokenizer, None if they, or the libraries for them, are not available."""
         epoch = self.backend.epoch
         if self._looked != epoch:
-            self.renderer = None
+            self.renderer = self.count_text = None
             files = await self.backend.tokenizer()
-            if files is not None and files.chat_template is not None:
+            if files is not None:
                 try:
                     # Reading a vocabulary takes a tenth of a second: not on the event loop.
-                    self.renderer = await asyncio.to_thread(Renderer, files)
+                    renderer = await asyncio.to_thread(Renderer, files)
                 except MissingExtra as error:
                     _log.info("%s is rendered without its own template: %s", self.name, error)
+                else:
+                    self.count_text = renderer.count_text
+                    self.renderer = None if files.chat_template is None else renderer
             self._looked = epoch
         return self.renderer
 

@@ -110,6 +110,7 @@ class TransformersBackend(Backend):
             prompt_ids=True,
             logprobs=True,
             switch_thinking=loaded.files.switches_thinking,
+            token_ids=True,
         )
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:

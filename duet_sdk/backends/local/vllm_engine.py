@@ -125,6 +125,7 @@ class VllmEngine(Backend):
             response_format=True,
             logprobs=True,
             switch_thinking=started.files.switches_thinking,
+            token_ids=True,
         )
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:

@@ -159,6 +159,7 @@ async def probe(
         switch_thinking=bool(switches),
         stop_texts=limits.stop_texts,
         refused=REFUSED_BESIDE_DRAFTS if drafts else (),
+        token_ids=_first(said.token_ids, vllm),
     )
     dialect = Dialect(_first(said.token_ids, vllm), _first(said.continuous_usage, vllm), bool(switches))
     budget = limits.thinking_budget if said.thinking_budget is None else said.thinking_budget
