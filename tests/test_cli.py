@@ -43,6 +43,11 @@ def test_ask_reads_the_question_from_standard_input():
     assert done.stdout == "What is this?\n\n"
 
 
+def test_a_byte_order_mark_in_front_of_standard_input_is_read_over():
+    pair = ["--reasoner", "scripted/s", "--generator", "scripted/echo", "--mode", "generator"]
+    assert duet("ask", "-", *pair, stdin=b"\xef\xbb\xbfWhat?").stdout == "What?\n"
+
+
 def test_a_question_that_is_no_text_is_refused():
     done = duet("ask", "-", *PAIR, stdin=b"caf\xe9")
     assert (done.exit_code, "not UTF-8" in done.stderr) == (2, True)

@@ -126,7 +126,7 @@ def chat(
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidRequest("standard input is not UTF-8 text") from None
 

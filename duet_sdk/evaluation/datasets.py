@@ -90,7 +90,8 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | DataError]]
     """The rows of a JSONL file; a line that is not one comes as its error, so that several can be reported at once."""
     try:
         with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+            for number, written in enumerate(file, start=1):
+                line = written.removeprefix("\ufeff")  # a byte order mark; files put together have several
                 if not line.strip():
                     continue
                 source = f"{path}, line {number}"

@@ -91,10 +91,10 @@ class Calibration(BaseModel):
             ConfigError: it is missing, cannot be read, or is not a calibration of this version.
         """
         try:
-            found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+            found: Any = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except FileNotFoundError as error:
             raise ConfigError(f"the calibration file {path} does not exist") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"the calibration file {path} cannot be read: {type(error).__name__}") from error
         version = found.get("schema_version") if isinstance(found, Mapping) else None
         if version != SCHEMA_VERSION:

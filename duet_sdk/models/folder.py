@@ -95,8 +95,8 @@ def sha256(file: Path) -> str:
 def read_json(file: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None if there is none that can be read."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -185,7 +185,7 @@ def read_manifest(folder: Path) -> Manifest:
     if file.is_symlink() or not file.is_file():
         raise PairError(f"{folder} is not a pair: it holds no {MANIFEST}; `duet pair save` makes one")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as err:
         raise PairError(f"{file} cannot be read as JSON ({type(err).__name__}); copy or save the pair again") from err
     number = values.get("format") if isinstance(values, dict) else None

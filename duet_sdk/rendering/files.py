@@ -63,7 +63,7 @@ def parse(text: str, name: str | Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{name} must contain a JSON object, got a {type(value).__name__}")
@@ -72,9 +72,11 @@ def parse(text: str, name: str | Path) -> dict[str, Any]:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from error
 
 
 def _default_template(given: object) -> str | None:

@@ -26,9 +26,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """
     file = Path(path)
     try:
-        values = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+        values = parse_yaml(file.read_text(encoding="utf-8-sig"), str(file))
     except OSError as err:
         raise ConfigError(f"the run's configuration {file} cannot be read: {err.strerror or err}") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{file} is not UTF-8 text (byte {err.start}); convert it") from err
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold sections (reasoner:, generator:, data: …), it holds {_kind(values)}")
     for override in overrides:

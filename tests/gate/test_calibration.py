@@ -202,3 +202,12 @@ async def test_the_same_models_at_another_address_are_not_warned_of(caplog):
     with caplog.at_level(logging.WARNING, "duet_sdk"):
         AsyncDuetClient("vllm/big@http://127.0.0.1:1/v1", "vllm/small@http://127.0.0.1:2/v1", calibration=measured)
     assert caplog.records == []
+
+
+def test_a_byte_order_mark_in_front_of_a_calibration_is_read_over(tmp_path):
+    calibration().save(tmp_path / "c.json")
+    (tmp_path / "c.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "c.json").read_bytes())
+    assert Calibration.load(tmp_path / "c.json") == calibration()
+    (tmp_path / "c.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="cannot be read: RecursionError"):
+        Calibration.load(tmp_path / "c.json")

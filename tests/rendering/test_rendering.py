@@ -413,3 +413,17 @@ def test_a_template_that_refuses_every_order_says_why():
     renderer = of_template("{{ raise_exception('never') }}")
     with pytest.raises(InvalidRequest, match="never"):
         renderer.render([Message("system", "one"), Message("system", "two"), Message("user", "q")])
+
+
+def test_byte_order_marks_are_no_part_of_a_tokenizer_or_template(tmp_path):
+    for name, text in (
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", '{"eos_token": "</s>"}'),
+        ("chat_template.jinja", "T"),
+    ):
+        (tmp_path / name).write_text(text, "utf-8-sig")
+    files = TokenizerFiles.from_folder(tmp_path)
+    assert (files.tokenizer_json, files.chat_template, files.special_tokens) == ("{}", "T", {"eos_token": "</s>"})
+    (tmp_path / "chat_template.jinja").write_text("T", "utf-16")
+    with pytest.raises(ConfigError, match=r"chat_template.jinja is not UTF-8 text \(byte 0\)"):
+        TokenizerFiles.from_folder(tmp_path)

@@ -96,3 +96,11 @@ def test_a_missing_file_and_a_missing_key_are_told(tmp_path: Path) -> None:
 def test_differences_are_told_by_place(file: Path) -> None:
     old, new = (load_config(file, [f"seed={seed}"]).model_dump(mode="json") for seed in (1, 2))
     assert differences(old, new) == ["seed: 1 → 2"]
+
+
+def test_a_byte_order_mark_is_read_over_and_other_encodings_are_refused(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + LEAST.lstrip().replace("\n", "\r\n").encode())
+    assert load_config(file).reasoner.model == "big"
+    file.write_bytes(LEAST.encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"is not UTF-8 text \(byte 0\)"):
+        load_config(file)

@@ -113,6 +113,15 @@ def test_three_bad_lines_are_told_and_that_there_are_more(tmp_path):
     assert str(raised.value).endswith("and there are more")
 
 
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_byte_order_marks_are_read_over_also_where_files_were_put_together(tmp_path, newline):
+    part = b"\xef\xbb\xbf" + newline.join(
+        [b'{"prompt": "1 + 1?", "answer": "2"}', b'{"prompt": "q", "answer": "4"}', b""]
+    )
+    (tmp_path / "a.jsonl").write_bytes(part + part + b"\xef\xbb\xbf" + newline)
+    assert [question.answer for question in read_questions(str(tmp_path / "a.jsonl"))] == ["2", "4", "2", "4"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "holds no rows"), (b"\n\n", "holds no rows"), (b'{"a": "\xe9"}\n', r"is not UTF-8 text \(byte 7\)")],
