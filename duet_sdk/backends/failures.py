@@ -83,9 +83,16 @@ class Failures:
             cause = error.certificate_error
             why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
             return ConnectFailed(
-                f"{self._who}: its certificate was rejected ({why}); to trust an authority of your own, set the "
-                "environment variable SSL_CERT_FILE before Python starts, or correct the URL",
+                f"{self._who}: its certificate was rejected ({why}); to trust an authority of your own, name "
+                "its file: option ca_file, or variable SSL_CERT_FILE before Python starts; or correct the URL",
                 retryable=False,
+                **self._facts,
+            )
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            refuses = 400 <= error.status < 500
+            return ConnectFailed(
+                f"{self._who}: the proxy did not open a tunnel to it ({error.status})",
+                retryable=not refuses,
                 **self._facts,
             )
         if isinstance(error, aiohttp.ClientSSLError):
@@ -96,6 +103,8 @@ class Failures:
             reason = "could not connect within connect_s; is the server running?"
         elif isinstance(error, TimeoutError):
             reason = "connected, but got no response within read_s"
+        elif isinstance(error, aiohttp.ClientProxyConnectionError):
+            reason = f"could not connect to the proxy ({type(error.os_error).__name__}); is it running?"
         elif isinstance(error, aiohttp.ClientConnectorError):
             reason = f"could not connect ({type(error.os_error).__name__}); is the server running?"
         elif isinstance(error, aiohttp.ClientResponseError):

@@ -63,11 +63,11 @@ class Http:
     """
 
     def __init__(self, *, headers: Mapping[str, str], connect_s: float, read_s: float, route: Route = _DIRECT) -> None:
-        self._headers = dict(headers)
+        self._headers = {**headers, **route.headers}
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=read_s)
         self._sessions = in_common(_sessions, None)
         self._tls = True if route.tls is None else route.tls
-        self._proxy, self._proxy_auth = route.proxy, route.proxy_auth
+        self._proxy, self._tunnel_headers = route.proxy, route.tunnel_headers or None
 
     async def send(
         self, method: str, url: str, body: bytes | None = None, more: Mapping[str, str] | None = None
@@ -101,7 +101,7 @@ class Http:
                     allow_redirects=False,
                     ssl=self._tls,
                     proxy=self._proxy,
-                    proxy_auth=self._proxy_auth,
+                    proxy_headers=self._tunnel_headers,
                 )
             except _CLOSED:
                 if not _was_kept.get() or time.monotonic() - begun > _STALE_S:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import unquote, urlsplit, urlunsplit
-
-import aiohttp
 
 from duet_sdk.environment import proxy_for
 from duet_sdk.errors import ConfigError
@@ -22,14 +22,15 @@ class Route:
 
     proxy: str | None = None
     """The proxy's URL, without user and password; None goes straight to the server."""
-    proxy_auth: aiohttp.BasicAuth | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the proxy wants with each request; empty where it opens a tunnel."""
+    tunnel_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the proxy wants to open a tunnel; none of it reaches the server."""
     tls: ssl.SSLContext | None = None
     """None for the authorities that this machine knows, and no certificate of one's own."""
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must not be shown."""
-        return () if self.proxy_auth is None else tuple(filter(None, (self.proxy_auth.password,)))
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What must not be shown."""
 
 
 def route_to(
@@ -54,7 +55,8 @@ def route_to(
     Raises:
         ConfigError: a proxy that cannot work, or a file that cannot be read.
     """
-    auth = None
+    headers: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
     if proxy is not None:
         if "@" in proxy:
             raise ConfigError(
@@ -63,8 +65,11 @@ def route_to(
             )
         proxy = _checked_proxy(proxy, "option 'proxy'")
     elif trust_env and (found := proxy_for(url)):
-        proxy, auth = _split_user(_checked_proxy(found, "the proxy in the environment"))
-    return Route(proxy, auth, _tls(ca_file, cert_file, key_file))
+        proxy, headers, secrets = _split_user(_checked_proxy(found, "the proxy in the environment"))
+    tls = _tls(ca_file, cert_file, key_file)
+    if url.startswith("https:"):
+        return Route(proxy, tunnel_headers=headers, tls=tls, secrets=secrets)
+    return Route(proxy, headers, tls=tls, secrets=secrets)
 
 
 def _checked_proxy(proxy: str, whose: str) -> str:
@@ -80,13 +85,16 @@ def _checked_proxy(proxy: str, whose: str) -> str:
     return proxy
 
 
-def _split_user(proxy: str) -> tuple[str, aiohttp.BasicAuth | None]:
+def _split_user(proxy: str) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    """The URL without user and password, the header that holds them, and what must not be shown."""
     parts = urlsplit(proxy)
     if parts.username is None:
-        return proxy, None
+        return proxy, {}, ()
+    password = unquote(parts.password or "")
+    encoded = b64encode(f"{unquote(parts.username)}:{password}".encode()).decode()
     place = parts.netloc.rpartition("@")[2]
-    auth = aiohttp.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
-    return urlunsplit((parts.scheme, place, parts.path, "", "")), auth
+    shown = urlunsplit((parts.scheme, place, parts.path, "", ""))
+    return shown, {"Proxy-Authorization": f"Basic {encoded}"}, tuple(filter(None, (encoded, password)))
 
 
 def _tls(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext | None:

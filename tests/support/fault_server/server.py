@@ -38,6 +38,7 @@ class FaultServer:
         stop_texts: most stop texts of a request.
         scale_out: whether it renders, generates from token ids, and derenders.
         tls: serve by https with this.
+        host: the address that it listens at.
 
     Attributes:
         seen: every request to any path, in order.
@@ -64,6 +65,7 @@ class FaultServer:
         stop_texts: int = 4,
         scale_out: bool = False,
         tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.answer = answer
         self.models = list(models) if cards is None else [str(card.get("id")) for card in cards]
@@ -79,6 +81,7 @@ class FaultServer:
         self.stop_texts = stop_texts
         self.scale_out = scale_out
         self.tls = tls
+        self.host = host
         self.seen: list[Seen] = []
         self.stalled: set[str] = set()
         self.open = 0
@@ -122,10 +125,11 @@ class FaultServer:
             ScaleOut(self).add_to(app)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self.tls)
+        site = web.TCPSite(self._runner, self.host, port, ssl_context=self.tls)
         await site.start()
         self.port: int = self._runner.addresses[0][1]
-        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
+        place = f"[{self.host}]" if ":" in self.host else self.host
+        self.url = f"{'https' if self.tls else 'http'}://{place}:{self.port}/v1"
         return self
 
     async def stop(self) -> None:
