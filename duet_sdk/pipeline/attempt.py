@@ -389,9 +389,9 @@ class RunningAttempt:
     async def _end(self, record: Attempt) -> None:
         try:
             if self._charge is not None and self._is_dispatched:
-                await self._flow.settled(self._charge.settle(record.kind, record.usage, record.usd))
+                await self._flow.settled(partial(self._charge.settle, record.kind, record.usage, record.usd))
             elif self._charge is not None:
-                await self._flow.settled(self._charge.release())
+                await self._flow.settled(self._charge.release)
         finally:
             if not self._is_announced:  # it ended before it was run
                 self._announce()
@@ -430,7 +430,7 @@ class RunningAttempt:
             discarded=self.discarded,
             truncated=counter.truncated,
             finish_reasons=counter.finish_reasons,
-            overlap_tokens=0 if self._needed_tokens is None else usage.output_tokens - self._needed_tokens,
+            overlap_tokens=0 if self._needed_tokens is None else max(0, usage.output_tokens - self._needed_tokens),
             queued_s=self._queued_s,
             response_model=served.model,
             response_id=served.id,

@@ -349,10 +349,10 @@ class Flow:
             model=slow.backend.model,
         )
 
-    async def settled(self, work: Coroutine[Any, Any, None]) -> None:
+    async def settled(self, settle: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Book what was spent. It is waited for up to the deadline and a little more; what takes longer goes on."""
         left_s = self.budget.left_s(self.budget.deadline)
-        await self.parts.lifetime.owed(work, within_s=None if left_s is None else max(left_s, _SETTLE_S))
+        await self.parts.lifetime.owed(settle, within_s=None if left_s is None else max(left_s, _SETTLE_S))
 
 
 def ended(record: Attempt) -> AttemptEnded:

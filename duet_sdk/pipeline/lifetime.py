@@ -19,6 +19,10 @@ from duet_sdk.errors import ConfigError
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
+_TIMES: Final = 3
+"""How often work that must be done is begun anew after it was cancelled: once is an event loop's end, twice an end that
+is in a hurry."""
+
 CLOSE_S: Final = 1.0
 """How long an attempt waits for its stream to close; longer than a connection takes, or a model's layer on a GPU."""
 LAST_S: Final = 30.0
@@ -138,16 +142,26 @@ class Lifetime:
             raise OutOfTime
         return task.result()()
 
-    async def owed(self, work: Coroutine[Any, Any, None], *, within_s: float | None) -> None:
+    async def owed(self, make: Callable[[], Coroutine[Any, Any, None]], *, within_s: float | None) -> None:
         """Do work that must be done, whoever is cancelled meanwhile; it is waited for, up to ``within_s``.
+
+        An event loop that ends cancels every task, the work's own, too: what was cancelled is done again.
+
+        Args:
+            make: the work, which may be done twice.
+            within_s: how long it is waited for, None for as long as it takes.
 
         Raises:
             CancelledError: the waiting task was cancelled; raised once the wait is over.
         """
-        task = asyncio.create_task(carried(lambda: work))
-        task.add_done_callback(lambda _: work.close())
-        self.beside(task)
-        if (cancelled := await wait_through({task}, within_s)) is not None:
+        cancelled: asyncio.CancelledError | None = None
+        for _ in range(_TIMES):
+            task = asyncio.create_task(carried(partial(_persistently, make)))
+            self.beside(task)
+            cancelled = await wait_through({task}, within_s) or cancelled
+            if not (task.done() and task.cancelled()):
+                break
+        if cancelled is not None:
             raise cancelled
         if task.done():
             task.result()()
@@ -180,6 +194,17 @@ class Lifetime:
         self._closing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             closing_failed(error)
+
+
+async def _persistently(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do work, and again where it is cancelled; at last it is given up."""
+    for _ in range(_TIMES):
+        try:
+            return await make()
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+    return await make()
 
 
 def closing_failed(error: BaseException) -> None:
