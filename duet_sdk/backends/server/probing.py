@@ -140,7 +140,9 @@ async def probe(
         cards = await _cards(ask, model, failures)
         card = cards.get(model, {})
         window = context_tokens or served_window(cards, model)
-        vllm = card.get("owned_by") == "vllm" or (None in known and await _has_version(ask))
+        # Other servers have a /version as well (TensorRT-LLM), and refuse the fields that only vLLM knows.
+        owner = card.get("owned_by")
+        vllm = owner == "vllm" or (owner is None and None in known and await _has_version(ask))
     tokenize, switches = said.tokenize, said.switch_thinking
     if vllm and (tokenize is None or (tokenize and switches is None)):
         tokenize, found = await _tokenize_probe(ask, model)
