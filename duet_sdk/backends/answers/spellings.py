@@ -141,6 +141,7 @@ CACHED_TOKENS: Final[tuple[Path, ...]] = (
 CACHE_WRITE_TOKENS: Final[tuple[Path, ...]] = (
     ("prompt_tokens_details", "cache_write_tokens"),  # OpenAI, OpenRouter
     ("prompt_tokens_details", "cache_creation_tokens"),  # LiteLLM
+    ("prompt_tokens_details", "created_cache_tokens"),  # vLLM 0.32
     (
         "prompt_tokens_details",
         "cache_creation_input_tokens",

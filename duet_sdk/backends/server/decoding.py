@@ -48,6 +48,7 @@ class _InputDetails(msgspec.Struct, gc=False):
     cache_read_tokens: None = None
     cache_write_tokens: None = None
     cache_creation_tokens: None = None
+    created_cache_tokens: None = None
     cache_creation_input_tokens: None = None
 
 
