@@ -13,7 +13,8 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from duet_sdk.backends.answers.reader import OutputFailed, Reader, Unreadable
+from duet_sdk.backends.answers.reader import Reader
+from duet_sdk.backends.answers.unreadable import OutputFailed, Unreadable
 from duet_sdk.backends.base import Call, Chunk, Thought
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.refusals import error_within

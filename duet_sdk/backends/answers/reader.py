@@ -14,6 +14,7 @@ from duet_sdk.backends.answers.content import said_in
 from duet_sdk.backends.answers.logprobs import logprobs_in
 from duet_sdk.backends.answers.numbers import position
 from duet_sdk.backends.answers.tool_calls import Called, ToolCalls
+from duet_sdk.backends.answers.unreadable import OutputFailed, Unreadable
 from duet_sdk.backends.answers.usage import usage_in
 from duet_sdk.backends.base import Call, Chunk, Served
 from duet_sdk.backends.provider_parts import Parts
@@ -24,22 +25,6 @@ _MOST_NAME_CHARS: Final = 256
 """Of the names of a model or an answer: no server's own are longer."""
 _RANK: Final = {"stop": 0, "tool_calls": 1, "length": 2, "content_filter": 3}
 """Of two reasons for one end, the one that tells more."""
-
-
-class Unreadable(ValueError):
-    """An answer is none, or goes beyond what any answer holds; the text is ours and quotes nothing."""
-
-
-class OutputFailed(Unreadable):
-    """The server gave up an output.
-
-    Attributes:
-        error: what it says of it, None where its finish reason is all.
-    """
-
-    def __init__(self, message: str, error: object = None) -> None:
-        super().__init__(message)
-        self.error = error
 
 
 class Reader:

@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from pydantic_core import from_json
 
 from duet_sdk.backends.answers.numbers import position
+from duet_sdk.backends.answers.unreadable import Unreadable
 from duet_sdk.events import ToolCallDelta
 
 Called: TypeAlias = tuple[ToolCallDelta, Mapping[str, object]]
@@ -24,15 +25,13 @@ Called: TypeAlias = tuple[ToolCallDelta, Mapping[str, object]]
 
 MOST_CALLS: Final = 128
 """Tool calls of one output: as many as OpenAI's API takes tools."""
+_MOST_CHECKED_CHARS: Final = 1 << 14
+"""Arguments that are longer are not looked at to tell two calls apart, as that costs time with each fragment."""
 _MOST_ID_CHARS: Final = 256
 """No server's own ids are longer; what is would be sent back with every request."""
 _ID_CHARS: Final = string.ascii_letters + string.digits
 _MADE_ID_CHARS: Final = 9
 """Mistral takes ids of nine letters and digits alone, and all others take those, too."""
-
-
-class TooManyCalls(ValueError):
-    """An output has more tool calls than any request asks for."""
 
 
 @dataclass(slots=True)
@@ -47,10 +46,10 @@ class _Call:
 
     @property
     def is_complete(self) -> bool:
-        """Whether its arguments are a whole JSON object: what is no part of it belongs to another call."""
-        text = "".join(self.pieces)
-        if not text.rstrip().endswith("}"):
+        """Whether its arguments are a whole JSON object: what follows it belongs to another call."""
+        if sum(map(len, self.pieces)) > _MOST_CHECKED_CHARS or not self.pieces or not self.pieces[-1].endswith("}"):
             return False
+        text = "".join(self.pieces)
         try:
             return isinstance(from_json(text), dict)
         except ValueError:
@@ -75,7 +74,7 @@ class _Fragment:
         if arguments is None:
             arguments = inner.get("parameters" if inner is not given else "input")
         if arguments is not None and not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)  # some servers parse them
+            arguments = _as_json(arguments)  # some servers parse them
         if isinstance(id_, int) and not isinstance(id_, bool) and abs(id_) < 2**63:
             id_ = str(id_)
         return cls(
@@ -106,7 +105,7 @@ class ToolCalls:
             whole: each of them is a call by itself.
 
         Raises:
-            TooManyCalls: there are more than `MOST_CALLS`.
+            Unreadable: there are more than `MOST_CALLS`.
         """
         read: list[Called] = []
         for at, sent in enumerate(given):
@@ -140,7 +139,7 @@ class ToolCalls:
 
     def _open(self, fragment: _Fragment) -> _Call:
         if len(self._calls) == MOST_CALLS:
-            raise TooManyCalls(f"more than {MOST_CALLS} tool calls")
+            raise Unreadable(f"its answer has more than {MOST_CALLS} tool calls")
         theirs = fragment.id
         is_taken = theirs is None or any(call.id == theirs for call in self._calls)
         made = "".join(secrets.choice(_ID_CHARS) for _ in range(_MADE_ID_CHARS)) if is_taken else theirs
@@ -190,4 +189,11 @@ def _begins_again(fragment: _Fragment, call: _Call) -> bool:
     if fragment.id is not None and call.theirs is None:
         return True
     is_repeated = fragment.id is not None and not fragment.arguments
-    return not is_repeated and call.is_complete and fragment.arguments.lstrip()[:1] in ("", "{")
+    return not is_repeated and fragment.arguments.lstrip()[:1] in ("", "{") and call.is_complete
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return ""

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from duet_sdk.backends.answers.reader import Reader, Unreadable
+from duet_sdk.backends.answers.reader import Reader
+from duet_sdk.backends.answers.unreadable import Unreadable
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk, endpoint_id
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of

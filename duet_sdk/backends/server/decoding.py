@@ -14,7 +14,8 @@ import msgspec
 from pydantic_core import from_json
 
 from duet_sdk.backends.answers.numbers import MOST_TOKENS
-from duet_sdk.backends.answers.reader import OutputFailed, Reader, Unreadable
+from duet_sdk.backends.answers.reader import Reader
+from duet_sdk.backends.answers.unreadable import OutputFailed, Unreadable
 from duet_sdk.backends.answers.usage import settled
 from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.backends.refusals import error_within, parsed
