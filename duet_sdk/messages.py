@@ -97,13 +97,10 @@ def _signal(item: Json, role: str, at: int) -> str | None:
 
 
 def _provider_parts(given: object, at: int) -> ProviderParts | None:
-    if given is None or isinstance(given, ProviderParts):
-        return given
-    fields = ("endpoint", "model", "text")
-    found = [given.get(name) for name in fields] if isinstance(given, Mapping) else []
-    if not found or not all(isinstance(value, str) for value in found):
+    parts = ProviderParts.parse(given)
+    if given is not None and parts is None:
         raise InvalidRequest(f"message {at}: provider_parts must be as Message.to_dict() writes them, or be left out")
-    return ProviderParts(*cast("list[str]", found))
+    return parts
 
 
 def _content(content: object, at: int, *, may_be_empty: bool) -> str | tuple[Part, ...]:

@@ -93,6 +93,15 @@ class ProviderParts:
     text: str = field(repr=False)
     """The parts as JSON text."""
 
+    @classmethod
+    def parse(cls, given: object) -> ProviderParts | None:
+        """From its form as a mapping, as `dataclasses.asdict` writes it; None for anything else."""
+        if isinstance(given, cls):
+            return given
+        found = [given.get(name) for name in cls.__slots__] if isinstance(given, Mapping) else [None]
+        texts = [value for value in found if isinstance(value, str)]
+        return cls(*texts) if len(texts) == len(found) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

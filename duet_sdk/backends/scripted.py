@@ -57,6 +57,8 @@ class Script:
     tokens_per_chunk: int = 1
     cost_usd: Decimal | None = None
     """What the provider says that the call cost."""
+    provider_parts: Json | None = None
+    """What it wants back with its turn: ``message`` with fields, ``calls`` with fields by position."""
 
 
 Line: TypeAlias = str | Script
@@ -182,10 +184,12 @@ class Scripted(Backend):
         done = replace(before, output_tokens=before.output_tokens + room)
         if script.tool_calls and call.tools and room == len(words):
             deltas = tuple(ToolCallDelta(i, c.id, c.name, c.arguments, index) for i, c in enumerate(script.tool_calls))
-            yield Chunk(tool_calls=deltas, finish_reason="tool_calls", usage=done, index=index)
+            ended = Chunk(tool_calls=deltas, finish_reason="tool_calls", usage=done, index=index)
         else:
             reason = "stop" if stopped or room == len(words) else "length"
-            yield Chunk(finish_reason=reason, usage=done, index=index)
+            ended = Chunk(finish_reason=reason, usage=done, index=index)
+        ended.provider_parts = script.provider_parts
+        yield ended
 
     async def aclose(self) -> None:
         """Mark the backend as closed."""

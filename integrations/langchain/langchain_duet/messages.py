@@ -17,10 +17,12 @@ from langchain_core.messages import (
 )
 
 from duet_sdk import ImagePart, InvalidRequest, Message, TextPart, ToolCall
-from duet_sdk.types import Part, Role
+from duet_sdk.types import Part, ProviderParts, Role
 
 PROVIDER = "duet"
 """What ``response_metadata["model_provider"]`` says on our own messages."""
+PARTS = "provider_parts"
+"""In the ``response_metadata`` of our own messages: what their model wants back with them."""
 Content: TypeAlias = "str | tuple[Part, ...]"
 
 _ROLES: Mapping[str, Role] = {
@@ -56,7 +58,14 @@ def _message(message: BaseMessage, at: int, answered: set[str]) -> Message:
             return Message("user", _content(message.content, at), name=message.name)
         case AIMessage():
             calls = _tool_calls(message, answered)
-            return Message("assistant", _said(message), calls, name=message.name, signal=signal_of(message))
+            return Message(
+                "assistant",
+                _said(message),
+                calls,
+                name=message.name,
+                signal=signal_of(message),
+                provider_parts=_parts_of(message),
+            )
         case ToolMessage():
             return Message(
                 "tool",
@@ -85,6 +94,11 @@ def signal_of(message: AIMessage) -> str | None:
     shown = message.additional_kwargs.get("reasoning_content")
     found = final if isinstance(final, str) else shown
     return found if isinstance(found, str) and found.strip() else None
+
+
+def _parts_of(message: AIMessage) -> ProviderParts | None:
+    facts = message.response_metadata
+    return ProviderParts.parse(facts.get(PARTS)) if facts.get("model_provider") == PROVIDER else None
 
 
 def _said(message: AIMessage) -> str:

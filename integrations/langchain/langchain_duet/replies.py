@@ -13,7 +13,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from duet_sdk import Reply, ToolCall
-from langchain_duet.messages import PROVIDER
+from langchain_duet.messages import PARTS, PROVIDER
 
 
 def chat_result(reply: Reply) -> ChatResult:
@@ -73,8 +73,9 @@ def response_metadata(reply: Reply, *, shown: str | None = None) -> dict[str, ob
     final = reply.message.signal or ""
     if shown is not None and shown != final:
         signal["text"] = final
-    cost = reply.cost
-    return {
+    cost, parts = reply.cost, reply.provider_parts
+    back = {} if parts is None else {PARTS: asdict(parts)}
+    return back | {
         "id": f"duet-{uuid4().hex}",
         "model_provider": PROVIDER,
         "model_name": model_name(reply.models["reasoner"], reply.models["generator"]),

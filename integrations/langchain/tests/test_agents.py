@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from agent_answers import FINAL, PLAN, TOOLS, notes_in, working
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    ToolMessage,
+    message_chunk_to_message,
+    messages_from_dict,
+    messages_to_dict,
+)
 from langchain_duet import ChatDuet
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -128,6 +137,26 @@ RESUME = """
         state = agent.invoke(None, {"configurable": {"thread_id": "t"}})
     sys.stdout.write(state["messages"][-1].text)
 """
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_what_a_model_wants_back_comes_back_through_json(streamed, version):
+    wants = {"message": {"reasoning_content": "I look it up."}, "calls": {}}
+    model, *_ = pair("plan", replace(calls("look_up"), provider_parts=wants), output_version=version)
+    bound = model.bind_tools(TOOLS)
+    asked = HumanMessage("How many?")
+    if streamed:
+        pieces = list(bound.stream([asked]))
+        said = sum(pieces[1:], pieces[0])
+        said = message_chunk_to_message(said)
+    else:
+        said = bound.invoke([asked])
+    stored = messages_from_dict(json.loads(json.dumps(messages_to_dict([asked, said]))))
+    other, _, generator = pair("another plan", "Five.")
+    other.bind_tools(TOOLS).invoke([*stored, ToolMessage("2", tool_call_id="c1")])
+    sent = generator.calls[0].messages[2].provider_parts
+    assert json.loads(sent.text)["message"] == {"reasoning_content": "I look it up."}
 
 
 def test_an_interrupted_run_goes_on_in_another_process_with_its_signal(server, tmp_path: Path):

@@ -21,6 +21,8 @@ from duet_sdk import (
     errors,
 )
 
+TURN = "duet_turn"
+"""In a message's ``provider_specific_fields``."""
 _KINDS: dict[type[errors.DuetError], type[Exception]] = {
     errors.Authentication: litellm.AuthenticationError,
     # Never one that is retried.
@@ -61,6 +63,12 @@ def usage_of(reply: Reply) -> Usage:
     )
 
 
+def turn_of(reply: Reply) -> dict[str, Any]:
+    """What goes back with the turn: its signal, by which ours is told from others', and what its model wants."""
+    told = reply.message.to_dict()
+    return {TURN: {name: told[name] for name in ("signal", "provider_parts") if name in told}}
+
+
 def response_of(reply: Reply, model: str) -> ModelResponse:
     """The whole reply, a choice for each answer."""
     calls = [
@@ -73,7 +81,7 @@ def response_of(reply: Reply, model: str) -> ModelResponse:
             content=text or None,
             tool_calls=calls if calls and not index else None,
             reasoning_content=reply.new_signal or None,
-            provider_specific_fields={"duet": reply.summary()},
+            provider_specific_fields={"duet": reply.summary(), **({} if index else turn_of(reply))},
         )
         choices.append(Choices(index=index, message=message, finish_reason=reply.finish_reason or "stop"))
     response = ModelResponse(model=f"duet/{model}", choices=choices, usage=usage_of(reply))
@@ -112,7 +120,8 @@ class Chunks:
                 )
             case Done(reply):
                 # Before the reason: LiteLLM reads nothing behind that.
-                last = self._chunk(Delta(role="assistant", provider_specific_fields={"duet": reply.summary()}))
+                told = {"duet": reply.summary(), **turn_of(reply)}
+                last = self._chunk(Delta(role="assistant", provider_specific_fields=told))
                 last.usage = usage_of(reply)
                 yield last
                 yield self._chunk(Delta(), finish_reason=reply.finish_reason or "stop")

@@ -9,8 +9,9 @@ from litellm import CustomLLM, ModelResponse
 from litellm.llms.base_llm.base_utils import type_to_response_format_param
 from litellm.types.utils import ModelResponseStream
 
-from duet_litellm.answers import Chunks, response_of, told_as_theirs
+from duet_litellm.answers import TURN, Chunks, response_of, told_as_theirs
 from duet_sdk import AsyncDuetClient, Budget, DuetClient
+from duet_sdk.types import ProviderParts
 
 _SHARED = ("temperature", "top_p", "top_k", "seed", "stop", "n", "tools", "tool_choice")
 _REFUSED = {
@@ -100,7 +101,17 @@ def register(provider: DuetProvider) -> None:
 
 def _messages(messages: list[Any]) -> list[dict[str, Any]]:
     plain = [message if isinstance(message, dict) else message.model_dump() for message in messages]
-    return [{**message, "content": message.get("content") or ""} for message in plain]
+    return [{**message, "content": message.get("content") or "", **_turn_of(message)} for message in plain]
+
+
+def _turn_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The signal and what a model wants back, on a message that a pair wrote."""
+    beside = message.get("provider_specific_fields")
+    turn = beside.get(TURN) if isinstance(beside, Mapping) else None
+    if message.get("role") != "assistant" or not isinstance(turn, Mapping):
+        return {}
+    told = {"signal": turn.get("signal"), "provider_parts": ProviderParts.parse(turn.get("provider_parts"))}
+    return {name: value for name, value in told.items() if isinstance(value, str | ProviderParts)}
 
 
 def _options(model: str, call: dict[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,38 @@ async def test_a_stream_brings_signal_then_text_then_usage(way: str):
     assert whole.choices[0].message.reasoning_content == PLAN
 
 
+def wanting(script: Script) -> Script:
+    """The same by a model that wants its reasoning back."""
+    return replace(script, provider_parts={"message": {"reasoning_content": "I look it up."}, "calls": {}})
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_turn_comes_back_with_its_signal_and_what_its_model_wants(streamed: bool):
+    pair(PLAN, wanting(reads("a.txt")))
+    found = await ask("acompletion", tools=[READ], stream=streamed)
+    answer = litellm.stream_chunk_builder(found, messages=ASKED) if streamed else found
+    turn = json.loads(json.dumps(answer.choices[0].message.model_dump()))
+    reasoner, generator = pair("another plan", "Five.")
+    result = {"role": "tool", "tool_call_id": "1", "content": "2"}
+    await ask("acompletion", [*ASKED, turn, result], tools=[READ])
+    assert reasoner.calls == []
+    assert PLAN in generator.calls[0].messages[1].text
+    sent = generator.calls[0].messages[2].provider_parts
+    assert sent is not None
+    assert json.loads(sent.text)["message"] == {"reasoning_content": "I look it up."}
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_another_model_s_reasoning_is_no_signal(field: str):
+    reasoner, generator = pair(PLAN, "Five.")
+    call = {"id": "1", "type": "function", "function": {"name": "read", "arguments": "{}"}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call], field: "mumble"}
+    result = {"role": "tool", "tool_call_id": "1", "content": "2"}
+    await ask("acompletion", [*ASKED, turn, result], tools=[READ])
+    assert len(reasoner.calls) == 1
+    assert "mumble" not in str(generator.calls[0].messages)
+
+
 async def test_calls_and_what_they_cost_are_logged():
     class Log(CustomLogger):
         def __init__(self) -> None:

@@ -129,6 +129,29 @@ async def test_a_stored_history_brings_its_signal_to_another_process():
     assert generator.calls[0].messages[2].tool_calls == (ToolCall("1", "read", '{"name": "a.txt"}'),)
 
 
+def wanting(script: Script) -> Script:
+    """The same by a model that wants its reasoning back."""
+    return replace(script, provider_parts={"message": {"reasoning_content": "I look it up."}, "calls": {}})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_what_a_model_wants_back_comes_back_through_a_stored_history(streaming: bool):
+    llm, _, _ = pair(PLAN, wanting(reads("a.txt")))
+    tools = [FunctionTool.from_defaults(read)]
+    if streaming:
+        async for response in await llm.astream_chat_with_tools(tools, user_msg=TASK):
+            called = response.message
+    else:
+        called = (await llm.achat_with_tools(tools, user_msg=TASK)).message
+    stored = ChatMessage.model_validate_json(called.model_dump_json())
+    result = ChatMessage("2", role="tool", additional_kwargs={"tool_call_id": "1"})
+    other, _, generator = pair("another plan", "Five.")
+    await other.achat_with_tools(tools, chat_history=[ChatMessage(TASK), stored, result])
+    sent = generator.calls[0].messages[2].provider_parts
+    assert sent is not None
+    assert json.loads(sent.text)["message"] == {"reasoning_content": "I look it up."}
+
+
 async def test_thoughts_of_other_models_are_left_out():
     call = ToolCallBlock(tool_call_id="1", tool_name="read", tool_kwargs={"name": "a.txt"})
     history = [

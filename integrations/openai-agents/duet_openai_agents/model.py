@@ -1,7 +1,8 @@
 """A DUET pair as a `Model` of the OpenAI Agents SDK."""
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from agents import (
@@ -31,7 +32,10 @@ from openai.types.responses.response_prompt_param import ResponsePromptParam
 from duet_openai_agents.chunks import MODEL, chunks_of, message_of, usage_of
 from duet_sdk import AsyncDuetClient, BackendError, Budget, ConnectFailed, Reply
 from duet_sdk.options import CallOptions
+from duet_sdk.types import ProviderParts
 
+PARTS = "provider_parts"
+"""In the ``provider_data`` of a response's last item: what its model wants back with it."""
 _OPTIONS = frozenset(CallOptions.__annotations__) | {"gate"}
 
 
@@ -143,7 +147,9 @@ def _attach(output: Sequence[Any], reply: Reply) -> None:
         if isinstance(item, ResponseReasoningItem) and item.summary:
             item.summary[0].text = reply.signal.text
     if output:
-        output[-1].provider_data = {"model": MODEL, "duet": reply.summary()}
+        parts = reply.provider_parts
+        back = {} if parts is None else {PARTS: asdict(parts)}
+        output[-1].provider_data = {"model": MODEL, "duet": reply.summary(), **back}
 
 
 def _trace(
@@ -151,7 +157,10 @@ def _trace(
 ) -> None:
     span.span_data.usage = {"input_tokens": read, "output_tokens": written}
     if tracing.include_data():
-        span.span_data.output = [item.model_dump() for item in output]
+        told = [item.model_dump() for item in output]
+        for item in told:
+            (item.get("provider_data") or {}).pop(PARTS, None)  # no part of a trace
+        span.span_data.output = told
 
 
 def _refuse(**managed: object) -> None:
@@ -182,7 +191,7 @@ def _options(
     choice = Converter.convert_tool_choice(settings.tool_choice)
     wanted = Converter.convert_response_format(output_schema)
     return {
-        "messages": [*([{"role": "system", "content": system}] if system else []), *messages],
+        "messages": [*([{"role": "system", "content": system}] if system else []), *_with_ours(messages, items)],
         "tools": functions,
         "tool_choice": None if isinstance(choice, Omit) else choice,
         "response_format": None if isinstance(wanted, Omit) else wanted,
@@ -192,6 +201,30 @@ def _options(
         **extra,
         "budget": budget.over(Budget(answer_tokens=settings.max_tokens)),
     }
+
+
+def _with_ours(
+    messages: Sequence[Mapping[str, Any]], items: str | Sequence[TResponseInputItem]
+) -> Iterator[Mapping[str, Any]]:
+    """The messages with signals as such, which stand as reasoning until then, and with what their models want back."""
+    back: dict[object, ProviderParts] = {}
+    for item in items:
+        told = item.get("provider_data") if isinstance(item, Mapping) else None
+        parts = ProviderParts.parse(told.get(PARTS)) if isinstance(told, Mapping) else None
+        if parts is not None and isinstance(item, Mapping):
+            back[item.get("call_id") or _text(item.get("content"))] = parts
+    for message in messages:
+        if message["role"] != "assistant":
+            yield message
+            continue
+        named = [call.get("id") for call in message.get("tool_calls") or ()] or [message.get("content")]
+        parts = next((back[name] for name in reversed(named) if isinstance(name, str) and name in back), None)
+        yield {**message, "signal": message.get("reasoning_content"), "provider_parts": parts}
+
+
+def _text(content: object) -> str:
+    pieces = content if isinstance(content, list) else []
+    return "\n".join(str(piece.get("text", "")) for piece in pieces if isinstance(piece, Mapping))
 
 
 def _is_own(found: ReasoningContentReplayContext) -> bool:

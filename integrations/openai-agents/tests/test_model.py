@@ -144,6 +144,38 @@ async def test_a_stored_run_brings_its_signal_to_another_process():
     assert PLAN in generator.calls[0].messages[1].text
 
 
+def wanting(script: Script) -> Script:
+    """The same by a model that wants its reasoning back."""
+    return replace(script, provider_parts={"message": {"reasoning_content": "I look it up."}, "calls": {}})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_what_a_model_wants_back_comes_back_through_a_stored_run(streaming: bool, spans: Spans):
+    model, _, _ = pair(PLAN, wanting(reads("a.txt")), "Five.")
+    if streaming:
+        run = Runner.run_streamed(agent(model), TASK)
+        await streamed(run)
+        items = run.to_input_list()
+    else:
+        items = (await Runner.run(agent(model), TASK)).to_input_list()
+    assert "I look it up." not in str([span.export() for span in spans.ended])
+    other, _, generator = pair("another plan", "Five.")
+    await Runner.run(agent(other), json.loads(json.dumps(items))[:-1])
+    sent = generator.calls[0].messages[2].provider_parts
+    assert sent is not None
+    assert json.loads(sent.text)["message"] == {"reasoning_content": "I look it up."}
+
+
+async def test_what_a_model_wants_back_with_a_text_comes_back():
+    model, _, _ = pair(PLAN, wanting(Script("Five.")))
+    items = json.loads(json.dumps((await Runner.run(agent(model), TASK)).to_input_list()))
+    other, _, generator = pair("another plan", "Five.")
+    await Runner.run(agent(other), [*items, {"role": "user", "content": "Sure?"}])
+    sent = generator.calls[0].messages[2].provider_parts
+    assert sent is not None
+    assert json.loads(sent.text)["message"] == {"reasoning_content": "I look it up."}
+
+
 async def test_a_session_keeps_the_conversation():
     session = SQLiteSession("7")
     model, reasoner, generator = pair(Scripted(PLAN, "Say it again."), reads("a.txt"), "Five.", "Five, again.")

@@ -6,8 +6,10 @@ from pydantic_ai import messages as pai
 from pydantic_ai.exceptions import UserError
 
 from duet_sdk import ImagePart, Message, TextPart, ToolCall
-from duet_sdk.types import Part
+from duet_sdk.types import Part, ProviderParts
 
+PARTS = "provider_parts"
+"""In the details of a response: what its model wants back with it."""
 SIGNAL = "signal"
 """In their details: the signal itself, where it is not all that was streamed."""
 
@@ -57,7 +59,9 @@ def _answered(message: pai.ModelResponse) -> Message:
                 signal = (details or {}).get(SIGNAL, content)
             case pai.ToolCallPart(name, tool_call_id=call):
                 calls.append(ToolCall(call, name, part.args_as_json_str()))
-    return Message("assistant", text, tuple(calls), signal=signal or None)
+    own = (message.provider_details or {}) if message.provider_name == "duet" else {}
+    back = ProviderParts.parse(own.get(PARTS))
+    return Message("assistant", text, tuple(calls), signal=signal or None, provider_parts=back)
 
 
 def _read(content: Sequence[pai.UserContent]) -> Iterator[Part]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic_ai import messages as pai
 from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
-from duet_pydantic_ai.history import SIGNAL
+from duet_pydantic_ai.history import PARTS, SIGNAL
 from duet_sdk import (
     AnswerDelta,
     Done,
@@ -61,12 +62,18 @@ def usage_of(reply: Reply) -> RequestUsage:
     )
 
 
+def details_of(reply: Reply) -> dict[str, Any]:
+    """What a pair says of a response, and what goes back with it."""
+    parts = reply.provider_parts
+    return reply.summary() | ({} if parts is None else {PARTS: asdict(parts)})
+
+
 def response_of(reply: Reply, model: str) -> pai.ModelResponse:
     """The whole reply: signal, text, tool calls."""
     thought = [pai.ThinkingPart(reply.new_signal, provider_name="duet")] if reply.new_signal else []
     text = [pai.TextPart(reply.text)] if reply.text else []
     calls = [pai.ToolCallPart(call.name, call.arguments, call.id) for call in reply.tool_calls]
-    facts, finish = reply.summary(), _FINISH.get(reply.finish_reason)
+    facts, finish = details_of(reply), _FINISH.get(reply.finish_reason)
     told = {"model_name": model, "provider_name": "duet", "provider_details": facts, "finish_reason": finish}
     return pai.ModelResponse([*thought, *text, *calls], usage=usage_of(reply), **told)
 
@@ -107,7 +114,7 @@ class DuetStreamedResponse(StreamedResponse):
                     self.model_name, "the answer started over, but streamed text cannot be retracted"
                 )
             case Done(reply):
-                self._usage, self.provider_details = usage_of(reply), reply.summary()
+                self._usage, self.provider_details = usage_of(reply), details_of(reply)
                 self.finish_reason = _FINISH.get(reply.finish_reason)
 
     def _think(self, text: str, details: dict[str, str] | None) -> Iterator[pai.ModelResponseStreamEvent]:

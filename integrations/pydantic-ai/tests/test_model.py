@@ -115,6 +115,28 @@ async def test_a_stored_history_brings_its_signal_to_another_process():
     assert PLAN in generator.calls[0].messages[1].text
 
 
+def wanting(script: Script) -> Script:
+    """The same by a model that wants its reasoning back."""
+    return replace(script, provider_parts={"message": {"reasoning_content": "I look it up."}, "calls": {}})
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_a_model_wants_back_comes_back_through_a_stored_history(streamed: bool):
+    model, _, _ = pair(PLAN, wanting(reads("a.txt")), "Five.")
+    if streamed:
+        async with reader(model).run_stream(TASK) as run:
+            assert await run.get_output() == "Five."
+        messages = run.all_messages()[:-1]
+    else:
+        messages = (await reader(model).run(TASK)).all_messages()[:-1]
+    stored = pai.ModelMessagesTypeAdapter.dump_json(messages)
+    other, _, generator = pair("another plan", "Five.")
+    await reader(other).run(message_history=pai.ModelMessagesTypeAdapter.validate_json(stored))
+    sent = generator.calls[0].messages[2].provider_parts
+    assert sent is not None
+    assert json.loads(sent.text)["message"] == {"reasoning_content": "I look it up."}
+
+
 async def test_thoughts_of_other_providers_are_left_out():
     history: list[pai.ModelMessage] = [
         pai.ModelRequest([pai.UserPromptPart(TASK)]),

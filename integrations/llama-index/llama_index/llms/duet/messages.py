@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from llama_index.core.base.llms.types import (
@@ -33,10 +34,12 @@ from duet_sdk import (
     ToolCall,
     ToolCallDelta,
 )
-from duet_sdk.types import Part, Role
+from duet_sdk.types import Part, ProviderParts, Role
 
 OWN: Final = {"provider": "duet"}
 """In the ``additional_information`` of thinking blocks that are signals."""
+PARTS: Final = "duet_provider_parts"
+"""In the ``additional_kwargs`` of messages that are a pair's: what their model wants back with them."""
 _ROLES: Final[dict[MessageRole, Role]] = {
     MessageRole.SYSTEM: "system",
     MessageRole.DEVELOPER: "system",
@@ -76,7 +79,8 @@ def _message(message: ChatMessage) -> Message:
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     content = "\n".join(texts) if len(texts) == len(parts) else tuple(parts)
     call_id = message.additional_kwargs.get("tool_call_id") if role == "tool" else None
-    return Message(role, content, tuple(calls), call_id, signal=signal)
+    parts_back = ProviderParts.parse(message.additional_kwargs.get(PARTS)) if role == "assistant" else None
+    return Message(role, content, tuple(calls), call_id, signal=signal, provider_parts=parts_back)
 
 
 def response_of(reply: Reply) -> ChatResponse:
@@ -133,6 +137,8 @@ class Folded:
             "reasoning_tokens": reasoner.output_tokens,
         }
         last = self._response(**usage)
+        if reply.provider_parts is not None:
+            last.message.additional_kwargs[PARTS] = asdict(reply.provider_parts)
         last.raw = {"usage": usage, "duet": reply.summary()}
         return last
 
