@@ -25,6 +25,7 @@
         ├── ModelNotFound      the server or folder has no such model
         ├── Rejected           the server refuses these parameters
         │   └── ContentFiltered    its content filter stopped the prompt or the answer
+        ├── NoAnswer           the answer says nothing: it is empty, or all thinking
         └── StreamBroken       the answer broke off midway
 
 `ConfigError` and `InvalidRequest` are `ValueError`s, too. A message says what happened, with which values, and what to
@@ -256,6 +257,10 @@ class ContentFiltered(Rejected):
     def replaceable(self) -> bool:
         """Another model may answer."""
         return True
+
+
+class NoAnswer(BackendError):
+    """A model has ended its answer without saying anything, no text but thinking and no tool call; it was billed."""
 
 
 class StreamBroken(BackendError):

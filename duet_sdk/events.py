@@ -42,7 +42,11 @@ class SignalDone:
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """A piece of an answer; ``index`` tells which of the ``n`` answers it belongs to."""
+    """A piece of an answer; ``index`` tells which of the ``n`` answers it belongs to.
+
+    For display: `AnswerDone` holds what counts. The two differ where a model that nothing is known of thinks in its
+    text and marks only the end of that.
+    """
 
     text: str
     index: int = 0

@@ -19,7 +19,8 @@ from duet_sdk.backends.base import Call, ThinkPlacer, ThinkRenderer
 from duet_sdk.policies import Prompts, Sampling
 from duet_sdk.rendering import Renderer, neutralise_unknown
 from duet_sdk.rendering.quoting import quoted
-from duet_sdk.signal import THINK_TAGS, Extractor
+from duet_sdk.signal import Extractor
+from duet_sdk.think_tags import THINK_TAGS
 from duet_sdk.types import HandoffName, Json, Message, Part, TextPart
 
 REASONER_PROMPT = (
@@ -196,7 +197,8 @@ class Think:
     def extractor(self) -> Extractor:
         """The text inside the think block."""
         opened = self.reasoner.opens_thinking if self.reasoner else False
-        return Extractor("thinking", tags=self._tags(), opened=opened)
+        known = self.reasoner is not None and self.reasoner.can_think
+        return Extractor("thinking", tags=self._tags() if known else None, opened=opened)
 
     async def answer(
         self, messages: Sequence[Message], signal: str | None, *, prompts: Prompts, tools: Sequence[Json]

@@ -279,6 +279,10 @@ class FailurePolicy:
     """What follows when an answer breaks off: `StreamBroken` with what came; or start over, announced by
     ``Retried(discard=True)``. ``chat()`` always starts over, as nothing has been handed on yet."""
 
+    answer_empty: Literal["next", "keep"] = "next"
+    """What follows where a model ends its answer without saying anything (no text but thinking, no tool call): go on as
+    after a failure, and give the empty reply, labelled, where nothing else can answer; or give it at once."""
+
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
@@ -290,6 +294,7 @@ class FailurePolicy:
         one_of("chain", self.chain, ("any", "outage"))
         one_of("signal_broken", self.signal_broken, ("restart", "keep", "continue", "error"))
         one_of("answer_broken", self.answer_broken, ("error", "restart"))
+        one_of("answer_empty", self.answer_empty, ("next", "keep"))
         for name, value, kind in (("retry", self.retry, Retry), ("ladder", self.ladder, Ladder)):
             if not isinstance(value, kind):
                 raise ConfigError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")

@@ -237,7 +237,8 @@ class Reply:
     gate: GateDecision | None = None
     """None in every mode but ``duet``."""
     finish_reason: str | None = None
-    """``stop``, ``length``, ``tool_calls``, ``content_filter``, or ``deadline``, ``cancelled``, ``error``."""
+    """``stop``, ``length``, ``tool_calls``, ``content_filter``, ``empty`` where a model ended by itself without saying
+    anything, or ``deadline``, ``cancelled``, ``error``."""
     tool_calls: tuple[ToolCall, ...] = ()
     answers: tuple[str, ...] = ()
     agreement: float | None = None

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from duet_sdk.errors import ConfigError, SignalError
-
-THINK_TAGS = ("<think>", "</think>")
+from duet_sdk.think_tags import BLOCKS, Family, LeadingThought, overlap, split
 
 
 class Extractor:
@@ -19,7 +18,7 @@ class Extractor:
 
     ``take="thinking"`` (think handoff): the text inside the first block; with only a closing tag, what stands before
     it; with neither, everything. The first closing tag ends the block, whatever was opened inside, as the reasoner is
-    stopped there. ``take="answer"`` (instruct handoff): what stands outside the block.
+    stopped there. ``take="answer"`` (instruct handoff): what `duet_sdk.think_tags.split` takes for the answer.
 
     Text that a server hands over as reasoning of its own is thinking; tags in it are text.
 
@@ -30,33 +29,48 @@ class Extractor:
     ('', '17 primes', True)
     >>> extractor.text
     '17 primes'
+
+    Args:
+        take: which part is the signal.
+        tags: the block's, where they are known; by default those of every family count.
+        opened: the reasoner's template opens the block.
     """
 
     def __init__(
-        self, take: Literal["thinking", "answer"], *, tags: tuple[str, str] = THINK_TAGS, opened: bool = False
+        self, take: Literal["thinking", "answer"], *, tags: tuple[str, str] | None = None, opened: bool = False
     ) -> None:
-        self._take = take
-        self._open, self._close = tags
+        self._leading = LeadingThought() if take == "answer" else None
+        families = BLOCKS if tags is None else (Family(tags[:1], tags[1:]),)
+        self._families = {mark: family for family in families for mark in family.opens}
+        self._marks = tuple(dict.fromkeys(mark for family in families for mark in (*family.opens, *family.closes)))
+        self._begins = re.compile("[" + re.escape("".join({mark[0] for mark in self._marks})) + "]")
         self._inside = opened
         self._pending = ""
         self._thinking: list[str] = []
         self._outside: list[str] = []
         self.closed = False
         """Whether the block has ended: nothing after it is signal under ``take="thinking"``."""
-        self.ended = False
+
+    @property
+    def ended(self) -> bool:
         """Whether nothing that comes now can belong to the signal, so that the reasoner can be stopped."""
+        return self.closed
 
     def feed(self, text: str, reasoning: str = "") -> str:
         """Take a piece of output; return the part to show."""
+        if self._leading is not None:
+            if reasoning:
+                self._thinking.append(reasoning)
+            self._outside.append(text)
+            return self._leading.feed(text, reasoning)
         shown: list[str] = []
         if reasoning:
             self._thinking.append(reasoning)
-            if self._take == "thinking":
-                shown.append(reasoning)
+            shown.append(reasoning)
         if text:
-            if self._thinking and not self._inside and not self._outside and self._take == "thinking":
-                self._close_block()  # the server's reasoning part is over
-            if not self._pending and self._open[0] not in text and self._close[0] not in text:
+            if self._thinking and not self._inside and not self._outside:
+                self.closed = True  # the server's reasoning part is over
+            if not self._pending and self._begins.search(text) is None:
                 self._put(text, shown)  # most pieces: no tag begins in them
             else:
                 self._pending += text
@@ -66,33 +80,25 @@ class Extractor:
 
     def _step(self, shown: list[str]) -> bool:
         """Move text from the pending buffer to where it belongs, up to and with the next tag."""
-        tag, at = self._next_tag()
-        if tag is None:
+        marks = () if self.closed else self._marks
+        found = [(at, mark) for mark in marks if (at := self._pending.find(mark)) >= 0]
+        if not found:
             # A tag may be split over two pieces: keep back what could be the start of one.
-            keep = max(overlap(self._pending, self._open), overlap(self._pending, self._close))
+            keep = max((overlap(self._pending, mark) for mark in marks), default=0)
             self._put(self._pending[: len(self._pending) - keep], shown)
             self._pending = self._pending[len(self._pending) - keep :]
             return False
+        at, mark = min(found)
         self._put(self._pending[:at], shown)
-        self._pending = self._pending[at + len(tag) :]
-        if tag == self._open:
-            self._inside = True
-        else:
-            if not self._inside:
-                self._thinking += self._outside
-            self._outside.clear()
-            self._inside = False
-            self._close_block()
+        self._pending = self._pending[at + len(mark) :]
+        if (family := self._families.get(mark)) is not None:
+            self._inside, self._marks = True, (*family.opens, *family.closes)
+            return True
+        if not self._inside:
+            self._thinking += self._outside
+        self._outside.clear()
+        self._inside, self.closed = False, True
         return True
-
-    def _close_block(self) -> None:
-        self.closed, self.ended = True, self._take == "thinking"
-
-    def _next_tag(self) -> tuple[str | None, int]:
-        if self.closed:
-            return None, -1  # the block comes first; later tags are text
-        found = [(at, tag) for tag in (self._open, self._close) if (at := self._pending.find(tag)) >= 0]
-        return (min(found)[1], min(found)[0]) if found else (None, -1)
 
     def _put(self, text: str, shown: list[str]) -> None:
         if not text:
@@ -101,74 +107,28 @@ class Extractor:
             self._thinking.append(text)
         else:
             self._outside.append(text)
-        wanted = (self._inside or not self.closed) if self._take == "thinking" else not self._inside
-        if wanted:
+        if self._inside or not self.closed:
             shown.append(text)
 
     @property
     def text(self) -> str:
         """The signal as far as it is known, without surrounding whitespace."""
-        outside = ("".join(self._outside) + ("" if self._inside else self._pending)).strip()
-        if self._take == "thinking" and (self.closed or self._inside or self._thinking):
+        if self._leading is not None:
+            return self._split()[1]
+        if self.closed or self._inside or self._thinking:
             return self.thinking
-        return outside
+        return ("".join(self._outside) + self._pending).strip()
 
     @property
     def thinking(self) -> str:
         """What was thought, without surrounding whitespace."""
+        if self._leading is not None:
+            return self._split()[0]
         return ("".join(self._thinking) + (self._pending if self._inside else "")).strip()
 
-
-class LeadingThought:
-    """Leaves out a think block at the very start of an answer; tags anywhere else are the answer's own text.
-
-    >>> thought = LeadingThought()
-    >>> thought.feed("<think>let me see") + thought.feed("</think>") + thought.feed(" 17") + thought.end()
-    ' 17'
-    """
-
-    def __init__(self, tags: tuple[str, str] = THINK_TAGS) -> None:
-        self._open, self._close = tags
-        self._pending = ""
-        self._inside = False
-        self.is_over = False
-        """Whether the answer's own text has begun: from now on `feed` gives back what it is given."""
-
-    def feed(self, text: str, *, last: bool = False) -> str:
-        """Take a piece of the answer, perhaps the last; gives what of it to show."""
-        if last:
-            return self.feed(text) + self.end()
-        if self.is_over:
-            return text
-        self._pending += text
-        if not self._inside:
-            start = self._pending.lstrip()
-            if start.startswith(self._open):
-                self._inside, self._pending = True, start[len(self._open) :]
-            elif not self._open.startswith(start):
-                return self.end()
-        if self._inside and (at := self._pending.find(self._close)) >= 0:
-            self._inside, self._pending = False, self._pending[at + len(self._close) :]
-            return self.end()
-        if self._inside:
-            self._pending = self._pending[len(self._pending) - overlap(self._pending, self._close) :]
-        return ""
-
-    def end(self) -> str:
-        """What is left to show when the answer is over."""
-        rest = "" if self._inside else self._pending
-        self.is_over, self._pending = True, ""
-        return rest
-
-
-def overlap(text: str, tag: str) -> int:
-    """Length of the longest end of ``text`` that is a start of ``tag``, at most one less than the tag."""
-    start = max(0, len(text) - len(tag) + 1)
-    while (start := text.find(tag[0], start)) >= 0:
-        if tag.startswith(text[start:]):
-            return len(text) - start
-        start += 1
-    return 0
+    def _split(self) -> tuple[str, str]:
+        thought, answer = split("".join(self._outside), anywhere=not self._thinking)
+        return "".join([*self._thinking, thought]).strip(), answer.strip()
 
 
 @runtime_checkable

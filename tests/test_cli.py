@@ -78,6 +78,20 @@ def test_ask_says_when_the_signal_was_cut():
     assert "served by pair_cut" in done.stderr
 
 
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_ask_says_that_an_answer_was_cut_or_is_none(how):
+    cut = duet("ask", "q", *how, "--reasoner", "scripted/s", "--generator", "scripted/a b c", "--answer-tokens", "2")
+    assert (cut.exit_code, "was cut at its limit of 2 tokens" in " ".join(cut.stderr.split())) == (0, True)
+    none = duet("ask", "q", *how, "--reasoner", "scripted/<think>x", "--generator", "scripted/<think>x")
+    assert (none.exit_code, "it wrote nothing but thinking" in " ".join(none.stderr.split())) == (1, True)
+
+
+def test_ask_shows_the_answer_once_more_where_thinking_had_been_taken_for_it():
+    done = duet("ask", "q", "--reasoner", "scripted/s", "--generator", "scripted/West coast.</think> Bergen.")
+    assert done.stdout.endswith("\nBergen.\n")
+    assert "that began with thinking" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

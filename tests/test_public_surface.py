@@ -81,6 +81,7 @@ ROOT_NAMES = {
     "LedgerError",
     "MissingExtra",
     "ModelNotFound",
+    "NoAnswer",
     "PairError",
     "QuotaExceeded",
     "RateLimited",

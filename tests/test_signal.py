@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet_sdk.errors import ConfigError, SignalError
-from duet_sdk.signal import CutPolicy, Extractor, Fail, Keep, LeadingThought, Sentence, WrapUp, cut_policy
+from duet_sdk.signal import CutPolicy, Extractor, Fail, Keep, Sentence, WrapUp, cut_policy
 
 CASES = [
     # output, signal of the think handoff, signal of the instruct handoff
@@ -123,15 +123,3 @@ def test_policies_are_found_by_name_or_taken_as_they_are():
         cut_policy("chop")
     with pytest.raises(ConfigError, match="between 0 and 1"):
         WrapUp(reserve=1.0)
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<th", "ink>", "x", " ", "\n"]), max_size=10))
-def test_an_answer_loses_only_a_think_block_at_its_start(pieces):
-    thought = LeadingThought()
-    shown = "".join(thought.feed(piece) for piece in pieces) + thought.end()
-    whole = "".join(pieces)
-    if whole.lstrip().startswith("<think>"):
-        _, closed, after = whole.partition("</think>")
-        assert shown == (after if closed else "")
-    else:
-        assert shown == whole

@@ -96,10 +96,13 @@ def ask(
             if as_json:
                 reply = duet.chat(text, mode=mode)
                 print_json(reply.to_dict())
+                say_how_it_ended(Screen(stderr=True), reply)
                 if trace:
                     print_tree(Screen(stderr=True), reply)
             else:
-                show(duet.stream(text, mode=mode), last_lines)
+                reply = show(duet.stream(text, mode=mode), last_lines)
+        if says_nothing(reply):
+            raise typer.Exit(1)
 
 
 @app.command(epilog="Example: duet chat --system 'Answer in French.'")
@@ -154,20 +157,38 @@ def exporting(url: str | None) -> Iterator[None]:
 def show(run: SyncRun, last_lines: Callable[[Screen, Reply], None]) -> Reply:
     """Stream one request to the terminal: the answer to standard output, signal and figures to standard error."""
     screen = Screen(stderr=True)
-    heading = ""
+    heading, answer = "", ""
     try:
         with run:
             for event in run:
                 heading = _show_event(screen, event, heading)
+                if isinstance(event, AnswerDelta) and event.index == 0:
+                    answer += event.text
+                elif isinstance(event, Retried | FellBack) and event.discard:
+                    answer = ""
     except DuetError:
         last_lines(screen, run.reply)  # what it had cost until then
         raise
     sys.stdout.write(run.reply.signal.text + "\n" if run.reply.mode == "signal" else "\n")
     sys.stdout.flush()
-    if run.reply.finish_reason not in ("stop", "tool_calls"):
-        screen.print(run.reply.why, style="yellow")
+    if run.reply.mode != "signal" and answer.strip() != run.reply.text.strip():
+        screen.print("that began with thinking; the answer:", style="yellow")
+        sys.stdout.write(run.reply.text.strip() + "\n")
+        sys.stdout.flush()
+    say_how_it_ended(screen, run.reply)
     last_lines(screen, run.reply)
     return run.reply
+
+
+def says_nothing(reply: Reply) -> bool:
+    """Whether a reply has neither text nor tool calls, nor a signal where that was asked for."""
+    return not (reply.signal.text if reply.mode == "signal" else reply.text.strip() or reply.tool_calls)
+
+
+def say_how_it_ended(screen: Screen, reply: Reply) -> None:
+    """Say why an answer is not whole, where it is not."""
+    if reply.finish_reason not in ("stop", "tool_calls"):
+        screen.print(reply.why, style="yellow")
 
 
 def _show_event(screen: Screen, event: Event, heading: str) -> str:

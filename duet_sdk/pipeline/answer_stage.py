@@ -11,7 +11,7 @@ from duet_sdk.answer_form import ask_again, strict_tools, unmet
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.provider_parts import with_own_parts
 from duet_sdk.context import flatten_tools
-from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, StreamBroken
+from duet_sdk.errors import BackendError, BudgetExceeded, ContextOverflow, InvalidRequest, NoAnswer, StreamBroken
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried
 from duet_sdk.handoff import without_signal
 from duet_sdk.pipeline.admission import check_abilities, fitting_prompt, price_bound, prompt_size
@@ -21,8 +21,9 @@ from duet_sdk.pipeline.causes import cause
 from duet_sdk.pipeline.flow import Flow, is_outage
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.pipeline.outbox import LOOK_AHEAD
+from duet_sdk.pipeline.outputs import Outputs, label_empty
 from duet_sdk.policies import Prompts, Sampling
-from duet_sdk.signal import LeadingThought
+from duet_sdk.think_tags import LeadingThought
 from duet_sdk.types import AttemptKind, Json, Message, Stage
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,9 @@ class AnswerStage:
         failure = await flow.down_the_chain(self)
         if failure is not None and not self.may_pass_on():
             raise self._broken(stage, failure) from failure
+        if isinstance(failure, NoAnswer) and self._is_kept(stage):
+            label_empty(flow.draft, failure)
+            failure = None
         if failure is not None:
             self._fall_back(stage, failure)
             try:
@@ -113,17 +117,15 @@ class AnswerStage:
 
     async def _write(self, attempt: RunningAttempt, *, again: Stage | None = None) -> None:
         """One attempt: what the model writes goes into the draft, ``again`` in place of what is there."""
-        flow, draft = self._flow, self._flow.draft
-        thoughts = [LeadingThought() for _ in range(flow.request.n)]
+        flow = self._flow
+        outputs = Outputs(flow, attempt)
         async with attempt:
             if again is not None:
                 flow.tell(Retried(again, self.void()))
-            await attempt.run(partial(self._read, attempt, thoughts))
-            for index, thought in enumerate(thoughts):
-                # Held back, and the output was cut before it could be told.
-                if not thought.is_over and (rest := thought.end()):
-                    draft.add_text(rest, index)
-                    flow.tell(AnswerDelta(rest, index))
+            await attempt.run(partial(self._read, attempt, outputs.thoughts))
+            outputs.complete()
+            if not attempt.timed_out:
+                outputs.check(attempt)
         if attempt.timed_out:
             raise flow.budget.deadline_error()
 
@@ -133,7 +135,7 @@ class AnswerStage:
             for chunk in attempt.take(arrived):
                 index, text, thought = chunk.index, chunk.text, thoughts[chunk.index]
                 if not thought.is_over:
-                    text = thought.feed(text, last=chunk.finish_reason is not None)
+                    text = thought.feed(text, chunk.reasoning)
                 if text:
                     draft.add_text(text, index)
                     if outbox.is_read:
@@ -270,6 +272,15 @@ class AnswerStage:
             retry_after=error.retry_after,
         )
 
+    def _can_fall(self, stage: Stage) -> bool:
+        """Whether the reasoner may answer in place of generators that failed."""
+        return stage == "generator" and self._flow.request.mode == "duet" and not self._guidance.failed
+
+    def _is_kept(self, stage: Stage) -> bool:
+        """Whether an answer that says nothing is the reply: nothing else can answer, and that is no error."""
+        parts = self._flow.parts
+        return parts.failure.ladder.generator != "raise" and not self._can_fall(stage) and parts.fallback is None
+
     def _fall_back(self, stage: Stage, error: BackendError) -> None:
         """Let the reasoner answer in place of generators that failed, or fail.
 
@@ -277,7 +288,7 @@ class AnswerStage:
             BackendError: the ladder says to fail, another pair can take over, or no model is left.
         """
         flow, draft = self._flow, self._flow.draft
-        can_fall = stage == "generator" and flow.request.mode == "duet" and not self._guidance.failed
+        can_fall = self._can_fall(stage)
         other_pair = flow.parts.fallback is not None
         outage = is_outage(error, spent=draft.account.spent)
         if flow.parts.failure.ladder.generator == "raise" or not can_fall or other_pair or not outage:

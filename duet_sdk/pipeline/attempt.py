@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from duet_sdk.backends.base import Backend, Call, Chunk, Served
 from duet_sdk.budget import EntryFacts, UsdOf
-from duet_sdk.errors import BackendError, StreamBroken
+from duet_sdk.errors import BackendError, NoAnswer, StreamBroken
 from duet_sdk.events import AttemptStarted
 from duet_sdk.pipeline.admission import PromptSize
 from duet_sdk.pipeline.causes import cause
@@ -142,6 +142,16 @@ class RunningAttempt:
     def backend(self) -> Backend:
         """Whose output it reads."""
         return self._model.backend
+
+    @property
+    def model(self) -> StageModel:
+        """Who is called."""
+        return self._model
+
+    @property
+    def call(self) -> Call:
+        """What is asked."""
+        return self._call
 
     @property
     def tokens(self) -> int:
@@ -346,7 +356,7 @@ class RunningAttempt:
         """Settle it; once is enough."""
         if self.record is not None:
             return
-        refused = isinstance(exc, BackendError) and not isinstance(exc, StreamBroken)
+        refused = isinstance(exc, BackendError) and not isinstance(exc, StreamBroken | NoAnswer)
         self._is_refused = refused and self.counter.first_s is None
         try:
             if self._is_dispatched and not self._exhausted:
@@ -382,6 +392,8 @@ class RunningAttempt:
     def _tell_backend(self, exc: BaseException | None) -> None:
         if self._permit is None:
             return
+        if isinstance(exc, NoAnswer):
+            exc = None  # its server answered
         if exc is None and self.counter.first_s is None and not self.counter.complete:
             exc = TimeoutError()  # nothing came, and nobody waits any more: that speaks neither for it nor against it
         self._model.backend.attempt_ends(self._permit[0], exc)

@@ -134,6 +134,14 @@ class Draft:
             self.account.first_answer_s = self.budget.elapsed_s()
         self._texts[index].append(text)
 
+    def replace_text(self, text: str, index: int) -> None:
+        """This is answer number ``index`` in place of what there is of it."""
+        self._texts[index] = [text] if text else []
+
+    def says_nothing(self, index: int) -> bool:
+        """Whether answer number ``index`` has neither text nor tool calls."""
+        return not self.answer(index).strip() and not self.calls_of(index)
+
     def add_call(self, delta: ToolCallDelta) -> None:
         """Append to a tool call."""
         if self.account.first_answer_s is None:
@@ -174,7 +182,7 @@ class Draft:
         if self.agent is not None:
             self.account.run = self.agent.totals(self.account)
         answers = tuple([self.answer(index) for index in range(request.n)])
-        winner, agreement = 0, None
+        winner, agreement = next((index for index in range(request.n) if not self.says_nothing(index)), 0), None
         if finish_reason is None and request.vote is not None and request.mode != "signal":
             calls = [self.calls_of(index) for index in range(request.n)]
             winner, agreement = choose(answers, request.vote, calls=calls)

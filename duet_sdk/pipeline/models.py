@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from duet_sdk.agents.run import RunMemory
-from duet_sdk.backends.base import Backend, Capabilities, ThinkRenderer
+from duet_sdk.backends.base import Backend, Call, Capabilities, ThinkRenderer
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
@@ -45,6 +45,8 @@ class StageModel:
     """Tokens of a text by the model's own tokenizer, None where it is not available or not needed."""
     expected: Callable[[Stage, Backend], Awaitable[None]] | None = None
     """Compares the connected model with what its pair's manifest says; called until it is content."""
+    leaves_thoughts_open: bool = False
+    """Whether its last answer held a closing tag of thinking alone: its template opens the block in the prompt."""
     _looked: int | None = field(default=None, repr=False)
     """The backend's epoch in which the renderer was looked for, None if it was not yet."""
 
@@ -69,6 +71,13 @@ class StageModel:
         if not able.token_ids and self._looked != self.backend.epoch:
             await self.find_renderer()  # its output is counted by its tokenizer
         return able
+
+    def may_open_thought(self, call: Call) -> bool:
+        """Whether its answer to that call may begin amid thinking, without a tag that says so."""
+        if call.prompt_ids or call.thought is not None:
+            return False  # the prompt is ours, and its block closed
+        by_template = self.renderer is not None and call.thinking is not False and self.renderer.opens_thinking
+        return self.leaves_thoughts_open or by_template
 
     async def find_renderer(self) -> Renderer | None:
         """The model's own template and tokenizer, None if they, or the libraries for them, are not available."""

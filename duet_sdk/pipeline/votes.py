@@ -41,7 +41,9 @@ def choose(answers: Sequence[str], vote: Vote, *, calls: Sequence[Sequence[ToolC
         if type(winner) is not int or not 0 <= winner < len(answers):
             raise InvalidRequest(f"vote must return an index from 0 to {len(answers) - 1}, got {winner!r}")
     else:
-        winner = forms.index(Counter(forms).most_common(1)[0][0])
+        # An answer that says nothing is no candidate, however many there are, unless all do.
+        said = [form for answer, own, form in zip(answers, made, forms, strict=True) if own or answer.strip()]
+        winner = forms.index(Counter(said or forms).most_common(1)[0][0])
     return winner, forms.count(forms[winner]) / len(forms)
 
 

@@ -121,7 +121,7 @@ async def test_answers_that_call_tools_agree_where_their_calls_do():
 
 def test_a_call_agrees_with_no_text():
     calls = [[], [ToolCall("c", "read", "{")], []]
-    assert choose(["", "", "x"], "majority", calls=calls) == (0, 1 / 3)
+    assert choose(["", "", "x"], "majority", calls=calls) == (1, 1 / 3)
 
 
 async def test_the_logprobs_are_the_winners():

@@ -32,7 +32,7 @@ from duet_sdk.models.sources import no_bars
 from duet_sdk.policies import Sampling
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.reply import StageUsage
-from duet_sdk.signal import overlap
+from duet_sdk.think_tags import overlap
 from duet_sdk.types import TokenLogprob
 
 if TYPE_CHECKING:

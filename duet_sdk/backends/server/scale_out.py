@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from duet_sdk.backends.server.remote import Ask
-from duet_sdk.signal import overlap
+from duet_sdk.think_tags import overlap
 from duet_sdk.types import Json
 
 GENERATE = "//inference/v1/generate"

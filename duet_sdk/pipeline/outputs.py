@@ -1,0 +1,110 @@
+"""What the outputs of an attempt come to: the answer and not the thinking, and whether there is one at all."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from duet_sdk.errors import NoAnswer
+from duet_sdk.events import AnswerDelta
+from duet_sdk.pipeline.causes import cause
+from duet_sdk.think_tags import LeadingThought, split
+
+if TYPE_CHECKING:
+    from duet_sdk.pipeline.attempt import RunningAttempt
+    from duet_sdk.pipeline.draft import Draft
+    from duet_sdk.pipeline.flow import Flow
+
+_log = logging.getLogger(__name__)
+
+
+class Outputs:
+    """The outputs of one attempt while they are written.
+
+    In a stream a text is held back where it may be thinking that a template has opened: where the template at hand says
+    so, or where the model's last answer held a closing tag alone. The first answer of a model that nothing is known of
+    is shown as it comes; the reply, and `AnswerDone`, are right all the same.
+
+    Attributes:
+        thoughts: by output, what takes its thinking off.
+    """
+
+    __slots__ = ("_flow", "_holds", "_model", "thoughts")
+
+    def __init__(self, flow: Flow, attempt: RunningAttempt) -> None:
+        self._flow = flow
+        self._model = attempt.model
+        self._holds = flow.outbox.is_read and self._model.may_open_thought(attempt.call)
+        self.thoughts = [LeadingThought(opened=self._holds) for _ in range(flow.request.n)]
+
+    def complete(self) -> None:
+        """The attempt has ended: give what was held back, and take off thinking whose end alone was marked."""
+        for index, thought in enumerate(self.thoughts):
+            self._complete(index, thought)
+
+    def _complete(self, index: int, thought: LeadingThought) -> None:
+        draft = self._flow.draft
+        ended = draft.finish_of(index)
+        if not thought.is_over:
+            rest = thought.end(was_cut=ended == "length")
+            if not rest.strip():
+                # A parser that found no end of the thinking has taken the answer for more of it.
+                is_answer = ended == "stop" and not thought.found and draft.says_nothing(index)
+                rest = thought.separate.strip() if is_answer else ""
+            if rest:
+                draft.add_text(rest, index)
+                self._flow.tell(AnswerDelta(rest, index))
+        if thought.separate:
+            return
+        if not thought.found:
+            thinking, answer = split(draft.answer(index))
+            if thinking:
+                draft.replace_text(answer, index)
+                thought.found = self._model.leaves_thoughts_open = True
+        if self._holds and not thought.found:
+            self._model.leaves_thoughts_open = False
+
+    def check(self, attempt: RunningAttempt) -> None:
+        """Take an answer that says nothing for what it is.
+
+        Raises:
+            NoAnswer: no output says anything, and another model may.
+        """
+        draft = self._flow.draft
+        outputs = range(self._flow.request.n)
+        if not all(draft.says_nothing(index) for index in outputs):
+            for index in outputs:
+                if draft.says_nothing(index) and draft.finish_of(index) == "stop":
+                    draft.end_answer(index, "empty")
+            return
+        ended = draft.finish_of(0)
+        has_thought = any(thought.found or thought.separate for thought in self.thoughts)
+        if ended == "length":
+            what = f"its limit of {attempt.call.max_tokens} tokens was used up" + (
+                " by thinking" if has_thought else ""
+            )
+            hint = "; raise answer_tokens, or turn its thinking off"
+        elif ended == "content_filter":
+            what, hint = "a content filter ended it", ""
+        else:
+            what, hint = "it wrote nothing but thinking" if has_thought else "its text is empty", ""
+        backend = attempt.backend
+        error = NoAnswer(
+            f"{backend.name}/{backend.model} gave no answer: {what}{hint}",
+            backend=backend.name,
+            model=backend.model,
+            retryable=ended not in ("length", "content_filter"),
+        )
+        if self._flow.parts.failure.answer_empty == "next":
+            raise error
+        label_empty(draft, error)
+
+
+def label_empty(draft: Draft, error: NoAnswer) -> None:
+    """Make the empty answers of a draft say that they are."""
+    said = cause(error)
+    _log.warning("the reply says nothing: %s", said)
+    draft.causes.append(said)
+    for index in range(draft.request.n):
+        if draft.finish_of(index) in ("stop", "tool_calls"):
+            draft.end_answer(index, "empty")
