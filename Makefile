@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-vllm test-training train-demo lint types imports docs bench releases pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-vllm test-training train-demo lint types imports docs bench releases dist pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -50,8 +50,8 @@ test-integrations: ## run each integration's tests in its framework's own enviro
 
 lint: ## style and format, by ruff, and words, by .ci/words
 	$(SETUP) lint
-	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/words
-	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/words
+	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/words
+	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/words
 	$(IN) .ci/words
 
 train-demo: ## train a toy pair from nothing, measure it, and ask it (at most ten minutes; first some minutes for its environment)
@@ -89,6 +89,9 @@ bench: ## measure import and pipeline, then the calls against other libraries (f
 
 releases: ## run each integration's tests on the newest releases, and tell which one broke what (ARGS=--record keeps the versions)
 	$(PYTHON) .ci/releases $(ONLY) $(ARGS)
+
+dist: ## build the SDK and the adapters into dist/, check them, install each in an empty environment (ARGS=--only-build)
+	$(PYTHON) .ci/dist $(ONLY) $(ARGS)
 
 pre-commit: ## run the hooks of .pre-commit-config.yaml over every file
 	$(SETUP) test lint
