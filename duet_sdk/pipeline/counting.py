@@ -9,7 +9,6 @@ limit is held back until the server has ended within it, or is left out where it
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -73,6 +72,7 @@ class Meter:
         counted_by: the weakest evidence.
         ids: token ids that came, or logprobs in their place.
         letters: characters that came with them.
+        least: the least that all other text can be.
     """
 
     __slots__ = (
@@ -82,14 +82,16 @@ class Meter:
         "_guess",
         "_in_word",
         "_lags",
-        "_least",
         "_limit",
-        "_since",
+        "_since_bytes",
+        "_since_pieces",
+        "_since_words",
         "_text",
         "_told",
         "_words",
         "counted_by",
         "ids",
+        "least",
         "letters",
         "tokens",
     )
@@ -100,18 +102,18 @@ class Meter:
         self.tokens = self.ids = self.letters = 0
         self.counted_by: CountedBy = "none"
         # All of the text that came without ids: the least it can be, and the guess; both are part of the sums above.
-        self._least = self._guess = 0
+        self.least = self._guess = 0
         self._words = self._bytes = 0
         self._in_word = self._lags = False
         self._told = 0  # tokens of that text by the server's last believable running total
-        self._since = [0, 0, 0]  # pieces, bytes and words since then
+        self._since_pieces = self._since_bytes = self._since_words = 0
         self._text: list[str] = []  # since then, where there is a tokenizer
         self._counted = 0  # tokens of it by the tokenizer
 
     @property
     def sure(self) -> int:
         """The least that it can be."""
-        return self.ids + self._least
+        return self.ids + self.least
 
     def add(self, text: str, *, token_ids: int = 0, logprobs: int = 0, used: int | None = None) -> int:
         """Count a piece: its text, how many token ids or logprobs came with it, and the server's running total.
@@ -128,17 +130,26 @@ class Meter:
             if used is not None and used > self.tokens:
                 self._believe(used)
         elif text:
-            piece = self._add_words(text, known)
-            is_told = used is not None and self._believe(used)
-            # A total that once did not cover its own piece is one of the pieces before.
-            self._lags |= used is not None and not is_told
-            if is_told and self._lags:
-                self._since = piece
-            if self._lags or not is_told:
+            if used is None:
+                self._add_words(text, known)
                 self._add_guess(text)
+            else:
+                self._add_told(text, known, used)
         elif used is not None and not self.sure == self.tokens == used:
             self._believe(used)
         return self.tokens - before
+
+    def _add_told(self, text: str, pieces: int, used: int) -> None:
+        """A piece that came with a running total; one that once did not cover its own piece is of those before."""
+        words, size = self._words, self._bytes
+        self._add_words(text, pieces)
+        is_told = self._believe(used)
+        self._lags |= not is_told
+        if is_told and self._lags:
+            self._since_pieces, self._since_bytes = max(1, pieces), self._bytes - size
+            self._since_words = self._words - words
+        if self._lags:
+            self._add_guess(text)
 
     def _is_too_much(self, text: str, known: int) -> bool:
         """Whether a piece has more text than its tokens can hold, in an output that has too much for all of its."""
@@ -146,16 +157,17 @@ class Meter:
             return False
         return len(text.split()) > known or len(text) > LONGEST_TOKEN * known
 
-    def _add_words(self, text: str, pieces: int) -> list[int]:
-        words, size = len(text.split()), len(text.encode("utf-8", "surrogatepass"))
+    def _add_words(self, text: str, pieces: int) -> None:
+        words = len(text.split())
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         if words and self._in_word and not text[0].isspace():
             words -= 1  # it goes on with the last one
         self._in_word = not text[-1].isspace()
         self._words += words
         self._bytes += size
-        piece = [max(1, pieces), size, words]
-        self._since = [so_far + added for so_far, added in zip(self._since, piece, strict=True)]
-        return piece
+        self._since_pieces += pieces or 1
+        self._since_bytes += size
+        self._since_words += words
 
     def _believe(self, used: int) -> bool:
         """Take the server's running total, unless the text is more than it can hold."""
@@ -163,7 +175,7 @@ class Meter:
         if told < max(self._words, self._bytes // MOST_BYTES_IN_TOKEN):
             return False
         self._told = max(self._told, told)
-        self._since = [0, 0, 0]
+        self._since_pieces = self._since_bytes = self._since_words = 0
         self._text, self._counted = [], 0
         self._set(self._told, self._told)
         self.saw("usage")
@@ -172,9 +184,12 @@ class Meter:
     def _add_guess(self, text: str) -> None:
         least = max(self._told, self._words, self._bytes // MOST_BYTES_IN_TOKEN)
         if self._count_text is None:
-            pieces, size, words = self._since
-            self._set(least, self._told + max(pieces, math.ceil(size / BYTES_IN_TOKEN), words))
-            self.saw("estimate")
+            size = -(-self._since_bytes // BYTES_IN_TOKEN)
+            guess = max(self._told + max(self._since_pieces, size, self._since_words), least)
+            self.tokens += guess - self._guess
+            self.least, self._guess = least, guess
+            if self.counted_by != "estimate":
+                self.saw("estimate")
             return
         # Piece by piece, as the text so far must not be encoded again for each: never less than the whole.
         self._text.append(text)
@@ -190,9 +205,9 @@ class Meter:
         return max(0, self._counted - _SPARE_TOKENS - self._counted // _SPARE_PART)
 
     def _set(self, least: int, guess: int) -> None:
-        guess = max(guess, least)
+        guess = guess if guess > least else least
         self.tokens += guess - self._guess
-        self._least, self._guess = least, guess
+        self.least, self._guess = least, guess
 
     def saw(self, evidence: CountedBy) -> None:
         """This evidence was needed."""
@@ -337,18 +352,20 @@ class Counter:
         total = 0 if usage is None else usage.output_tokens
         # The server counts over all outputs: of one of several it says nothing.
         used = total if usage is not None and self._outputs == 1 else None
-        meter.add(written, token_ids=ids, logprobs=_scored(chunk, written), used=used)
-        if meter.sure > self._limit or total > self._limit * self._outputs:
+        scored = _scored(chunk, written) if chunk.logprobs else 0
+        meter.add(written, token_ids=ids, logprobs=scored, used=used)
+        limit, sure = self._limit, meter.ids + meter.least
+        if sure > limit or total > limit * self._outputs:
             return self._cut(chunk, written, before=before)
         if written and not self._open >> index & 1:  # it had said that this output was over
-            if index not in self._held and self._guessed() > self._limit * self._outputs:
+            if index not in self._held and self._guessed() > limit * self._outputs:
                 self.overflowed = self.stopped = True
             return None
         if chunk.finish_reason is not None:
             self._finish(index, chunk.finish_reason)
-        elif meter.sure == self._limit:
+        elif sure == limit:
             self._is_written(index)
-        return self._kept(chunk, meter, before=before)
+        return chunk if meter.tokens <= limit and not self._held else self._kept(chunk, meter, before=before)
 
     def _kept(self, chunk: Chunk, meter: Meter, *, before: int) -> Chunk | None:
         """The chunk, or the part of it that is within the limit by our guess; the rest is held back."""
@@ -520,8 +537,6 @@ def _end_of(text: str, share: float, words: int) -> int:
 
 def _scored(chunk: Chunk, written: str) -> int:
     """How many tokens a chunk has by its logprobs, 0 where they do not hold all that it wrote."""
-    if not chunk.logprobs:
-        return 0
     return len(chunk.logprobs) if sum(len(item.token) for item in chunk.logprobs) >= len(written) else 0
 
 
