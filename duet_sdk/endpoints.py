@@ -101,6 +101,25 @@ def _ledger_without_secrets(url: str) -> str:
     return url
 
 
+def _with_hidden_headers(options: dict[str, Any]) -> dict[str, Any]:
+    """The values of headers as secrets: which of them holds a key is up to the server (Cookie, X-Auth)."""
+    return {name: _hidden(value) if "header" in str(name).lower() else value for name, value in options.items()}
+
+
+def _hidden(headers: object) -> object:
+    if not isinstance(headers, Mapping):
+        return headers
+    return {name: SecretStr(value) if isinstance(value, str) else value for name, value in headers.items()}
+
+
+def _plain(headers: object) -> object:
+    if not isinstance(headers, Mapping):
+        return headers
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in headers.items()
+    }
+
+
 class LedgerStore(BaseModel):
     """Where a ledger is kept, with what its URL may not say.
 
@@ -151,8 +170,9 @@ class Endpoint(BaseModel):
     """What a call costs; not set, other sources of prices are asked."""
     context_tokens: Annotated[int, Field(ge=1)] | None = None
     """The model's window in tokens, where it cannot be found out; not set, the backend asks the model."""
-    options: dict[str, Any] = Field(default={})
-    """What else the backend takes, such as ``dtype``; no keys, as all but the values of ``headers`` is shown."""
+    options: Annotated[dict[str, Any], AfterValidator(_with_hidden_headers)] = Field(default={})
+    """What else the backend takes, such as ``dtype``; no keys, as all but the values of ``headers`` is shown. Those
+    are kept as `pydantic.SecretStr`."""
 
     @model_validator(mode="after")
     def _keys_are_safe(self) -> Self:
@@ -166,7 +186,6 @@ class Endpoint(BaseModel):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             if name == "options" and isinstance(headers := value.get("headers"), Mapping):
-                # Which header holds a key is up to the server (Cookie, X-Auth): none of their values is shown.
                 yield name, {**value, "headers": dict.fromkeys(headers, "**********")}
             else:
                 yield name, value
@@ -196,7 +215,8 @@ class Endpoint(BaseModel):
             "context_tokens": self.context_tokens,
             "api_key": self.resolve_key(),
         }
-        return {**self.options, **{name: value for name, value in named.items() if value is not None}}
+        options = {name: _plain(value) for name, value in self.options.items()}
+        return {**options, **{name: value for name, value in named.items() if value is not None}}
 
 
 def _secret_option(options: Mapping[str, object]) -> str | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 PREFIX = "DUET_"
+_SECRET: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_ID)?$")
+_LEAST_SECRET: Final = 8
+"""Characters from which on a value is taken for a key: a shorter one is a name or a number."""
 
 
 def variable(name: str) -> str | None:
@@ -19,6 +24,11 @@ def variable(name: str) -> str | None:
 def own_variables() -> Sequence[str]:
     """The names of all variables that are set and begin with ``DUET_``."""
     return [name for name in os.environ if name.startswith(PREFIX)]
+
+
+def secrets() -> tuple[str, ...]:
+    """The values of all variables whose names say that they hold a key or a password: never to be shown."""
+    return tuple(value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= _LEAST_SECRET)
 
 
 def default_cache_dir() -> Path:

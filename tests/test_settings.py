@@ -248,6 +248,10 @@ def test_the_values_of_headers_are_not_shown():
     assert "'Cookie': '**********'" in shown
     assert "'trust_env': True" in shown
     assert endpoint.connect_options()["headers"] == headers
+    settings = Settings(reasoner=endpoint, generator=[endpoint], on_failure={"fallback_pair": [endpoint, endpoint]})
+    dumped = f"{settings.model_dump()}{settings.model_dump_json()}{settings.on_failure!r}{vars(endpoint)}"
+    assert "s3cret" not in dumped
+    assert Endpoint.model_validate(endpoint.model_dump()) == endpoint
 
 
 def test_the_settings_of_one_load_do_not_reach_the_next():

@@ -160,7 +160,9 @@ class Failures:
 
     def not_served(self, served: list[str]) -> ModelNotFound:
         """The server is up and lists other models."""
-        shown = ", ".join(repr(name) for name in served[:10]) + (", …" if len(served) > 10 else "")
+        shown = ", ".join(repr(redacted(name, secrets=self._secrets)) for name in served[:10]) + (
+            ", …" if len(served) > 10 else ""
+        )
         return ModelNotFound(f"{self._who} is not served there; available: {shown}", **self._facts)
 
     def rejected(self, reason: str) -> Rejected:

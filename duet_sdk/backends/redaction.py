@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from duet_sdk.backends import keys
+
 if TYPE_CHECKING:
     from duet_sdk.types import Json
 
@@ -28,7 +30,6 @@ _IMAGE: Final = 4096
 """Characters of an image's data that are looked for; the rest is hidden as a long run without spaces."""
 
 _ECHO, _KEY = 1, 2
-_KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_A-Za-z0-9*]{8,}|\bbearer\s+\S+", re.IGNORECASE)
 _QUOTES: Final = re.compile(r"'([^'\n]{3,60})'|\"([^\"\n]{3,60})\"|`([^`\n]{3,60})`")
 _LONG_QUOTE: Final = re.compile(r"'[^'\n]{61,}'|\"[^\"\n]{61,}\"|`[^`\n]{61,}`")
 _DATA: Final = re.compile(r"data:\w+/\S+|[A-Za-z0-9+/]{40,}={0,2}")
@@ -73,8 +74,7 @@ def redacted(words: str, *, texts: Iterable[str] = (), secrets: Iterable[str] = 
 
 def one_line(words: str) -> str:
     """An error's own words for a label: on one line, no control character, nothing that looks like a key."""
-    plain = _CONTROL.sub("", " ".join(words[:_READ].split()))
-    shown = _KEY_LIKE.sub("***", plain)
+    shown = keys.hidden(_CONTROL.sub("", " ".join(words[:_READ].split())))
     return shown if len(shown) <= _LABEL else shown[: _LABEL - 1] + "…"
 
 
@@ -139,14 +139,15 @@ def _echoes(plain: str, texts: Iterable[str]) -> Iterator[tuple[int, int]]:
 
 def _keys(words: str, plain: str, secrets: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Where the words hold a key, a part of one, or what looks like one."""
-    forms = {form for secret in secrets if secret.strip() for form in _forms(secret.strip())}
+    written = {way for secret in secrets if secret.strip() for way in keys.spellings(secret.strip())}
+    forms = {form for way in written for form in _forms(way)}
+    yield from _runs(plain, "\0".join(form for form in forms if len(form) >= _SHARED_KEY), _SHARED_KEY)
     for form in forms:
         if len(form) < _ANYWHERE:
             yield from _alone(plain, form)
-        else:
-            yield from _runs(plain, form, min(_SHARED_KEY, len(form)))
-    for found in _KEY_LIKE.finditer(words):
-        yield found.span()
+        elif len(form) < _SHARED_KEY:
+            yield from _runs(plain, form, len(form))
+    yield from keys.places(words)
 
 
 def _runs(words: str, text: str, least: int) -> Iterator[tuple[int, int]]:

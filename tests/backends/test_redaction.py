@@ -1,12 +1,17 @@
 """Errors that quote the request, through every backend that has foreign errors: nothing of it may be shown."""
 
+import html
 import json
+import pickle
 import re
 import sys
 import time
+from base64 import b64encode, urlsafe_b64encode
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -16,10 +21,13 @@ from pydantic import SecretStr
 
 from duet_sdk import Message
 from duet_sdk.backends import Call
+from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.backend import LiteLLMBackend
 from duet_sdk.backends.local import transformers as local
 from duet_sdk.backends.local.vllm_engine import VllmEngine, _Engine
 from duet_sdk.backends.redaction import redacted, texts_of
+from duet_sdk.backends.refusals import Refusal
+from duet_sdk.backends.server.address import request_headers, secrets_in
 from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.errors import BackendError
 from duet_sdk.types import ImagePart, TextPart, ToolCall
@@ -279,3 +287,92 @@ def test_values_within_a_tools_arguments_are_texts_too():
     call = {"function": {"name": "f", "arguments": '{"a": ["x", {"b": 123.5}], "c": true, "d": 7, "e": null}'}}
     texts = set(texts_of({"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]}))
     assert texts - {"", call["function"]["arguments"]} == {"x", "123.5"}
+
+
+SECRETS = ["sk-not-real-abcdef1234567890", "p%ss w/rd<&>+é=", "0123456789abcdef", "sésame-öffne-dich"]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "way",
+    [str, str.upper, partial(quote, safe=""), html.escape, json.dumps, repr, lambda secret: secret.encode().hex()],
+)
+def test_a_key_is_hidden_in_every_way_of_writing_it(secret, way):
+    shown = redacted(f"it got {way(secret)} and refused", secrets=[secret])
+    assert re.fullmatch(r"""it got ["']?\*\*\*["']? and refused""", shown)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+@pytest.mark.parametrize("before", ["", "a", "ab", "user:"])
+def test_a_key_is_hidden_in_base64_wherever_it_begins(secret, encode, before):
+    encoded = encode(f"{before}{secret} more".encode()).decode()
+    shown = redacted(f"it got {encoded} and refused", secrets=[secret])
+    # What is left encodes what stands around it, and a piece of a character at either end.
+    assert re.fullmatch(r"it got [\w+/=-]{0,8}\*\*\*[\w+/=-]{0,11} and refused", shown)
+
+
+@pytest.mark.parametrize("place", range(16_350, 16_400))
+def test_a_key_is_hidden_where_long_words_are_cut(place):
+    shown = redacted("'" + "z" * 400 + "' " + "y " * ((place - 403) // 2) + KEY, secrets=[KEY])
+    assert KEY[:8] not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("GET https://me:pw@h.example/v1?key=abcd&x=1 failed", "GET https://***@h.example/v1?key=***&x=1 failed"),
+        ("at https://h.example/v1?api-version=1&sig=ab%2Fcd.", "at https://h.example/v1?api-version=1&sig=***"),
+        ("{'Authorization': 'Basic dXNlcjpw', 'x-api-key': 'zz'}", "{'Authorization': '***', 'x-api-key': '***'}"),
+        ('"authorization":"Token abc","accept":"a"', '"authorization":"***","accept":"a"'),
+        ("Proxy-Authorization: Digest a=b", "Proxy-Authorization: ***"),
+        ("Ocp-Apim-Subscription-Key: abc is wrong", "Ocp-Apim-Subscription-Key: *** is wrong"),
+        ("Set-Cookie: session=abc; Path=/", "Set-Cookie: ***"),
+        ("Incorrect API key provided: abcd****wxyz.", "Incorrect API key provided: ***"),
+        ("token eyJhbGciOiJIUzI1NiJ9.e30.abc refused", "token *** refused"),
+        ("AKIAIOSFODNN7EXAMPLE and hf_abcdefghijkl", "*** and ***"),
+        ("basic authentication is required", "basic authentication is required"),
+        ("invalid api key: must be set", "invalid api key: must be set"),
+        (
+            "the key must not be empty, see https://h.example/keys",
+            "the key must not be empty, see https://h.example/keys",
+        ),
+        ("context length 4096: 5000 tokens asked for; a**b", "context length 4096: 5000 tokens asked for; a**b"),
+    ],
+)
+def test_what_looks_like_a_key_is_hidden_whoever_it_belongs_to(words, shown):
+    assert redacted(words) == shown
+
+
+@pytest.mark.parametrize("piece", ["a-", "api-", "?key", "://a", "a*", "authorization: ", "&a", "eyJ.", "basic "])
+def test_looking_for_keys_takes_little_time(piece):
+    began = time.thread_time()
+    redacted(piece * (20_000 // len(piece)), secrets=[KEY])
+    assert time.thread_time() - began < 0.5
+
+
+def test_the_values_of_headers_are_secret_to_their_last_part():
+    told = secrets_in(request_headers("sk-1", {"X-Auth": "Basic dXNlcjpzZXNhbWU=", "Cookie": "a=b"}))
+    assert set(told) >= {"sk-1", "Bearer sk-1", "Basic dXNlcjpzZXNhbWU=", "dXNlcjpzZXNhbWU=", "sesame", "a=b"}
+
+
+@needs_litellm
+def test_a_key_that_litellm_takes_from_the_environment_is_hidden(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "an-unusual-form-4711")
+    monkeypatch.setenv("PWD_TOKEN_ID", "short")
+    backend = LiteLLMBackend("openai/m")
+    said = str(backend._failures.refused(Refusal(401, "no such key: an-unusual-form-4711"), {}))
+    assert "unusual" not in said
+
+
+def test_a_servers_model_list_repeats_no_key():
+    failures = Failures(backend="vllm", model="m", secrets=(KEY,))
+    said = str(failures.not_served([f"echo {KEY}", "x" * 10_000]))
+    assert KEY[:8] not in said
+    assert len(said) < 600
+
+
+def test_an_error_carries_no_key_through_a_pickle():
+    error = Failures(backend="vllm", model="m", secrets=(KEY,)).refused(Refusal(401, f"bad key {KEY}"), {})
+    error.__cause__ = ValueError(KEY)
+    assert KEY[:8].encode() not in pickle.dumps(error)

@@ -26,6 +26,7 @@ from duet_sdk.backends.litellm.connections import Clients, load, refusing_redire
 from duet_sdk.backends.litellm.errors import is_silence, redirect_of, refusal_of
 from duet_sdk.backends.litellm.wire import request_of, value_of
 from duet_sdk.backends.options import Known, checked
+from duet_sdk.environment import secrets
 from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
 from duet_sdk.rendering.folding import Folding, folded
@@ -85,9 +86,9 @@ class LiteLLMBackend(Backend):
         self._facts: ModelFacts | None = None
         self._clients = Clients()
         self._folding = Folding()
-        self._failures = Failures(
-            backend=self.name, model=model, secrets=(api_key.get_secret_value(),) if api_key else ()
-        )
+        # Without a key given LiteLLM takes the environment's, and of several providers' which one is its own matter.
+        keys = (api_key.get_secret_value(),) if api_key else secrets()
+        self._failures = Failures(backend=self.name, model=model, secrets=keys)
 
     @property
     def price(self) -> Price | None:

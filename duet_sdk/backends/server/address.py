@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+from duet_sdk.backends.keys import in_header
 from duet_sdk.errors import ConfigError
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000/v1"
@@ -42,7 +43,7 @@ def request_headers(api_key: Secret | str | None, own: Mapping[str, str]) -> dic
 def secrets_in(headers: Mapping[str, str]) -> tuple[str, ...]:
     """What must not be shown of headers: every value that is not ours."""
     own = (value for name, value in headers.items() if name not in _PLAIN_HEADERS)
-    return tuple(form for value in own for form in (value, value.removeprefix("Bearer ")))
+    return tuple(secret for value in own for secret in in_header(value))
 
 
 def checked_url(url: str) -> tuple[str, str]:
