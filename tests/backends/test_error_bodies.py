@@ -216,12 +216,13 @@ def test_an_error_is_read_alike_however_it_came(body):
 
 @asynccontextmanager
 async def answering(body, *, status=200, kind="application/json", headers=()):
-    """A backend whose server answers every completion so."""
+    """A backend whose server answers every completion so; ``asked`` of it counts them."""
+    asked = []
 
     async def reply(request):
         if request.method == "GET":
             return web.json_response({"data": [{"id": "m"}]})
-        await request.read()
+        asked.append(await request.read())
         return web.Response(status=status, body=body, headers={"Content-Type": kind, **dict(headers)})
 
     app = web.Application()
@@ -232,6 +233,7 @@ async def answering(body, *, status=200, kind="application/json", headers=()):
     await site.start()
     port = site._server.sockets[0].getsockname()[1]
     backend = VllmBackend("m", base_url=f"http://127.0.0.1:{port}/v1")
+    backend.asked = asked
     try:
         yield backend
     finally:
@@ -345,3 +347,15 @@ async def test_a_server_that_asks_for_a_day_is_left_to_the_next_model(headers):
             reply = await duet.chat("q")
     assert (reply.text, reply.served_by) == ("fine", "pair")
     assert [attempt.error_type for attempt in reply.receipt.attempts] == [None, "RateLimited", None]
+
+
+@pytest.mark.parametrize(("code", "asked"), [("content_filter", 1), ("insufficient_quota", 1), ("invalid_value", 2)])
+async def test_what_would_be_stopped_again_is_not_sent_in_another_form(code, asked):
+    """A refusal of messages that a template may not take is: two system messages are then sent as one."""
+    messages = (Message("system", "Be brief."), Message("system", "Be kind."), Message("user", PROMPT))
+    body = json.dumps({"error": {"message": "System message must be at the beginning.", "code": code}}).encode()
+    async with answering(body, status=400) as backend:
+        with pytest.raises(BackendError):
+            async for _ in backend.stream(Call(max_tokens=8, messages=messages)):
+                pass
+        assert len(backend.asked) == asked

@@ -347,7 +347,7 @@ async def _read_apart(decoder: Decoder, events: Sequence[bytes]) -> list[Chunk]:
 
 def _otherwise(again: Again | None, error: BackendError) -> Prepare | None:
     """The request in another form; None where the error is no refusal, came after words of an answer, or all failed."""
-    is_refusal = isinstance(error, Rejected) or type(error) is BackendError  # template errors are 400 or 500
+    is_refusal = type(error) in (Rejected, BackendError)  # template errors are 400 or 500; a filter would stop it again
     return again(error) if again is not None and is_refusal else None
 
 
