@@ -25,7 +25,6 @@ _SERVED: Final[dict[ServedBy, str]] = {
     "cache": "the generator answered from a signal that the cache had kept",
 }
 _ENDED: Final = {
-    "empty": "the answer says nothing",
     "content_filter": "the provider's content filter ended the answer",
     "deadline": "the deadline ended the answer",
     "cancelled": "the request was cancelled",

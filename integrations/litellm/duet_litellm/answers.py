@@ -83,7 +83,7 @@ def response_of(reply: Reply, model: str) -> ModelResponse:
             reasoning_content=reply.new_signal or None,
             provider_specific_fields={"duet": reply.summary(), **({} if index else turn_of(reply))},
         )
-        choices.append(Choices(index=index, message=message, finish_reason=reply.finish_reason or "stop"))
+        choices.append(Choices(index=index, message=message, finish_reason=_finish(reply)))
     response = ModelResponse(model=f"duet/{model}", choices=choices, usage=usage_of(reply))
     response._hidden_params["response_cost"] = response.usage.cost  # noqa: SLF001 - LiteLLM's place for a known cost
     return response
@@ -124,8 +124,13 @@ class Chunks:
                 last = self._chunk(Delta(role="assistant", provider_specific_fields=told))
                 last.usage = usage_of(reply)
                 yield last
-                yield self._chunk(Delta(), finish_reason=reply.finish_reason or "stop")
+                yield self._chunk(Delta(), finish_reason=_finish(reply))
 
     def _chunk(self, delta: Delta, index: int = 0, finish_reason: str | None = None) -> ModelResponseStream:
         choice: Any = StreamingChoices(index=index, delta=delta, finish_reason=finish_reason)
         return ModelResponseStream(choices=[choice], **self._about)
+
+
+def _finish(reply: Reply) -> str:
+    """Why the answer ended, in a word that LiteLLM knows: ``empty`` is DUET's own."""
+    return "stop" if reply.finish_reason in (None, "empty") else reply.finish_reason

@@ -42,6 +42,10 @@ Fault: TypeAlias = Literal[
     "giant_line",
     "slow_drip",
     "odd_sse",
+    "empty_answer",
+    "only_thinking",
+    "answer_as_thinking",
+    "open_thought",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -15,6 +15,14 @@ from support.fault_server.words import tokens, until_stop
 
 if TYPE_CHECKING:
     from support.fault_server.server import FaultServer
+
+
+_ODDLY_SAID: dict[str, Callable[[list[tuple[str, str]]], tuple[list[tuple[str, str]], str]]] = {
+    "empty_answer": lambda said: ([], "stop"),
+    "only_thinking": lambda said: ([("reasoning", token) for _, token in said], "length"),
+    "answer_as_thinking": lambda said: ([("reasoning", token) for _, token in said], "stop"),
+    "open_thought": lambda said: ([("text", "I count.\n"), ("text", "</think>"), ("text", "\n\n"), *said], "stop"),
+}
 
 
 class Writer:
@@ -35,6 +43,8 @@ class Writer:
         text = until_stop(answer.text, body.get("stop") or ())
         said = [("reasoning", token) for token in tokens(answer.reasoning)] + [("text", t) for t in tokens(text)]
         limit = body.get("max_tokens", 16)
+        if answer.fault in _ODDLY_SAID:
+            return _ODDLY_SAID[answer.fault](said)
         if answer.fault == "ignored_max_tokens":
             return (said * (10 * limit // len(said) + 1))[: 10 * limit], "stop"
         if len(said) > limit:
