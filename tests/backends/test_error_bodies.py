@@ -349,8 +349,10 @@ async def test_a_server_that_asks_for_a_day_is_left_to_the_next_model(headers):
     assert [attempt.error_type for attempt in reply.receipt.attempts] == [None, "RateLimited", None]
 
 
-@pytest.mark.parametrize(("code", "asked"), [("content_filter", 1), ("insufficient_quota", 1), ("invalid_value", 2)])
-async def test_what_would_be_stopped_again_is_not_sent_in_another_form(code, asked):
+@pytest.mark.parametrize(
+    ("code", "again"), [("content_filter", False), ("insufficient_quota", False), ("invalid_value", True)]
+)
+async def test_what_would_be_stopped_again_is_not_sent_in_another_form(code, again):
     """A refusal of messages that a template may not take is: two system messages are then sent as one."""
     messages = (Message("system", "Be brief."), Message("system", "Be kind."), Message("user", PROMPT))
     body = json.dumps({"error": {"message": "System message must be at the beginning.", "code": code}}).encode()
@@ -358,4 +360,4 @@ async def test_what_would_be_stopped_again_is_not_sent_in_another_form(code, ask
         with pytest.raises(BackendError):
             async for _ in backend.stream(Call(max_tokens=8, messages=messages)):
                 pass
-        assert len(backend.asked) == asked
+        assert (len(backend.asked) > 1) is again
