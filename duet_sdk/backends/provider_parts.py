@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from duet_sdk.types import Json, Message
+from duet_sdk.types import Json, Message, ProviderParts
 
 if TYPE_CHECKING:
     from duet_sdk.backends.base import Backend
@@ -62,6 +62,7 @@ _CALL: Final[Mapping[str, _Kind]] = {
 _ITEMS: Final = tuple(name for name, kind in _MESSAGE.items() if kind.joined == "items")
 MESSAGE_FIELDS: Final = tuple(_MESSAGE)
 CALL_FIELDS: Final = tuple(_CALL)
+PART_FIELDS: Final = frozenset((*MESSAGE_FIELDS, *CALL_FIELDS))
 _WRITTEN: Final = ("text", "thinking", "summary")
 """What of an item comes in pieces; OpenRouter and LiteLLM number or order them."""
 
@@ -135,33 +136,18 @@ class Parts:
         return self._chars <= MAX_PARTS_CHARS
 
 
-def messages_on_wire(messages: Sequence[Message], *, endpoint: str, model: str) -> list[dict[str, Any]]:
-    """The messages in OpenAI's form, with those parts that this model of this endpoint wrote.
-
-    Args:
-        messages: the conversation.
-        endpoint: the backend's `endpoint_id`.
-        model: as the backend knows it.
-    """
-    turns, took_tools = [], False
-    for message in messages:
-        turn = message.on_wire()
-        if message.role == "user":
-            took_tools = False
-        took_tools = took_tools or bool(message.tool_calls)
-        parts = message.provider_parts
-        if parts is not None and (parts.endpoint, parts.model) == (endpoint, model):
-            _put(turn, parts.text, took_tools=took_tools)
-        turns.append(turn)
-    return turns
+def own_parts(message: Message, endpoint: str, model: str) -> ProviderParts | None:
+    """The message's parts, if this model at this endpoint wrote them."""
+    parts = message.provider_parts
+    return None if parts is None or (parts.endpoint, parts.model) != (endpoint, model) else parts
 
 
 def with_own_parts(messages: Sequence[Message], backend: Backend) -> tuple[Message, ...]:
     """The messages with the parts that this backend's model wrote, and no others."""
-    own = (backend.endpoint_id, backend.model)
+    endpoint, model = backend.endpoint_id, backend.model
     return tuple(
         message
-        if (parts := message.provider_parts) is None or (parts.endpoint, parts.model) == own
+        if message.provider_parts is None or own_parts(message, endpoint, model)
         else replace(message, provider_parts=None)
         for message in messages
     )
@@ -172,10 +158,17 @@ def without_parts(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(m if m.provider_parts is None else replace(m, provider_parts=None) for m in messages)
 
 
-def _put(turn: dict[str, Any], text: str, *, took_tools: bool) -> None:
+def put_parts(turn: dict[str, Any], parts: ProviderParts, *, took_tools: bool) -> None:
+    """Put a message's parts into its form on the wire.
+
+    Args:
+        turn: the message.
+        parts: its parts.
+        took_tools: whether its question took tools, so that plain reasoning goes back too.
+    """
     try:
-        parts = json.loads(text)
-        fields, calls = parts["message"], parts["calls"]
+        told = json.loads(parts.text)
+        fields, calls = told["message"], told["calls"]
         # By name: a history may have been written by anyone, and must not set a turn's role or content in this way.
         own = {name: fields[name] for name in _MESSAGE if name in fields}
         of_calls = [

@@ -20,22 +20,20 @@ ALTERNATING: Final = 2
 NO_SYSTEM: Final = 3
 """What a conversation is folded to; each includes the ones before."""
 
+# By few words each: an error is masked before it is read here, so that a short word of the prompt may be missing in it.
 _REFUSALS: Final[Sequence[tuple[int, re.Pattern[str]]]] = tuple(
     (level, re.compile(words, re.IGNORECASE))
     for level, words in (
         # Qwen3.5 ("System message must be at the beginning."), Mistral's API, Perplexity, MiniMax
-        (SYSTEM_FIRST, r"system[^.]{0,40}(?:at the (?:beginning|start)|(?:be|come) (?:the )?first|only (?:one|once))"),
-        (SYSTEM_FIRST, r"(?:multiple|more than one|only one|single) ['\"`]?system|unexpected role ['\"`]?system"),
+        (SYSTEM_FIRST, r"system[^.]{0,60}\b(?:beginning|start|first|one|once)\b"),
+        (SYSTEM_FIRST, r"\b(?:multiple|more than one|one|single)\W+system|unexpected role\W+system"),
         # Mistral, Gemma, Llama 2, Bedrock, Databricks, Gemini; DeepSeek: "does not support successive user or …"
         (ALTERNATING, r"alternat|in a row|successive user|consecutive (?:user|assistant|messages)"),
-        (ALTERNATING, r"(?:start|begin) with (?:a |an )?['\"`]?user|first message (?:must|should)|unexpected role"),
-        (
-            ALTERNATING,
-            r"['\"`]?tool['\"`]? (?:must be a response|messages? must follow)|without a (?:preceding|previous)",
-        ),
+        (ALTERNATING, r"(?:start|begin) with\b[^.]{0,12}\buser|first message (?:must|should)|unexpected role"),
+        (ALTERNATING, r"\btool\W+(?:must be|messages? must follow)|without\b[^.]{0,6}\b(?:preceding|previous)"),
         # Gemma 2 ("System role not supported"), Mistral 7B ("Only user and assistant roles are supported!"), o1-mini
         (NO_SYSTEM, r"system (?:role|messages?|prompts?)?\W{0,3}(?:is |are )?not (?:be )?supported"),
-        (NO_SYSTEM, r"only user\W{1,3}(?:and )?assistant|does not support\W{1,3}['\"`]?system|unexpected message role"),
+        (NO_SYSTEM, r"only user\W+(?:and )?assistant|does not support\W+system|unexpected message role"),
     )
 )
 _NOTHING_SAID: Final = "…"
@@ -51,8 +49,8 @@ class Folding:
 
     __slots__ = ("level",)
 
-    def __init__(self) -> None:
-        self.level = AS_IT_IS
+    def __init__(self, level: int = AS_IT_IS) -> None:
+        self.level = level
 
     def learns(self, turns: Sequence[Turn], *, level: int, words: str | None = None) -> bool:
         """Fold further, if that may help; whether the conversation is to be tried again.

@@ -7,9 +7,11 @@ import itertools
 from importlib.util import find_spec
 
 import pytest
+from support.agents import READ
+from support.thinking_server import CALL as CALL_ON_WIRE
 from support.thinking_server import thinking_server
 
-from duet_sdk import AsyncDuetClient, Endpoint, Message
+from duet_sdk import AsyncDuetClient, Endpoint, Message, ToolCall
 from duet_sdk.errors import Rejected
 
 BRIEF, ENGLISH, ASK = Message("system", "Be brief."), Message("system", "Answer in English."), Message("user", "Where?")
@@ -111,3 +113,80 @@ async def test_litellm_s_providers_may_be_strict_too(streamed):
         reply = await answered(server, messages, model="litellm/openai/m", api_key="k", streamed=streamed)
     assert reply.text == "Bergen."
     assert [turn["role"] for turn in server.seen[-1]] == ["system", "user", "assistant", "user"]
+
+
+CALL = ToolCall("c1", "read", '{"path": "a"}')
+FOREIGN = [Message("user", "Sum up."), Message("assistant", "", (CALL,)), Message("tool", "5", tool_call_id="c1")]
+SIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+
+
+def wants_reasoning(turns):
+    called = [at for at, turn in enumerate(turns) if turn.get("tool_calls") and not turn.get("reasoning_content")]
+    words = "thinking is enabled but reasoning_content is missing in assistant tool call message at index"
+    return f"{words} {called[0]}" if called else None
+
+
+def wants_reasoning_everywhere(turns):
+    lack = any(turn["role"] == "assistant" and not turn.get("reasoning_content") for turn in turns)
+    return "The `reasoning_content` in the thinking mode must be passed back to the API." if lack else None
+
+
+def wants_signatures(turns):
+    calls = [call for turn in turns for call in turn.get("tool_calls") or ()]
+    lack = any("extra_content" not in call for call in calls)
+    return "Function call is missing a thought_signature in functionCall parts." if lack else None
+
+
+@pytest.mark.parametrize("wants", [wants_reasoning, wants_reasoning_everywhere, wants_signatures])
+async def test_a_turn_that_another_model_wrote_gets_a_stand_in_for_what_this_one_wants(wants):
+    async with thinking_server({"content": "Five."}) as server:
+        server.refuses_turns = wants
+        endpoint = Endpoint(model="vllm/m", base_url=server.url)
+        async with AsyncDuetClient("scripted/x", endpoint) as duet:
+            for _ in range(2):
+                reply = await duet.chat(FOREIGN, tools=[READ], mode="generator")
+    assert (reply.text, len(server.seen)) == ("done", 3)
+    turn = server.seen[-1][1]
+    assert turn.get("reasoning_content") in (None, "I call read (c1).")
+    assert turn["tool_calls"][0].get("extra_content") in (None, SIGNED)
+
+
+async def test_stand_ins_of_several_turns_are_not_alike_and_real_ones_stay():
+    message = {"content": "", "tool_calls": [CALL_ON_WIRE], "reasoning_content": "I look it up."}
+    async with thinking_server(message) as server:
+        async with AsyncDuetClient("scripted/x", f"vllm/m@{server.url}") as duet:
+            first = await duet.chat([FOREIGN[0]], tools=[READ], mode="generator")
+            server.refuses_turns = wants_reasoning_everywhere
+            history = [*HELLO, *FOREIGN, HELLO[1], FOREIGN[0], first.message, FOREIGN[2]]
+            await duet.chat(history, tools=[READ], mode="generator")
+    thoughts = [turn["reasoning_content"] for turn in server.seen[-1] if turn["role"] == "assistant"]
+    assert thoughts[-1] == "I look it up."
+    assert len(set(thoughts)) == len(thoughts) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'messages.1' : for 'role:assistant' the following must be satisfied[('messages.1' : property "
+        "'reasoning_content' is unsupported, did you mean 'role'?)]",
+        "body.messages.1.assistant.reasoning_content: Extra inputs are not permitted",
+    ],
+)
+async def test_a_server_that_does_not_read_what_it_writes_gets_it_no_more(words):
+    message = {"content": "", "tool_calls": [CALL_ON_WIRE], "reasoning_content": "I look it up."}
+    async with thinking_server(message) as server:
+        server.refuses_turns = lambda turns: words if any("reasoning_content" in turn for turn in turns) else None
+        async with AsyncDuetClient("scripted/x", f"vllm/m@{server.url}") as duet:
+            first = await duet.chat([FOREIGN[0]], tools=[READ], mode="generator")
+            for _ in range(2):
+                reply = await duet.chat([FOREIGN[0], first.message, FOREIGN[2]], tools=[READ], mode="generator")
+    assert (reply.text, len(server.seen)) == ("done", 4)
+
+
+async def test_a_server_that_wants_and_refuses_the_same_is_not_asked_without_end():
+    async with thinking_server({"content": "Five."}) as server:
+        odd = "reasoning_content is not supported"
+        server.refuses_turns = lambda turns: wants_reasoning(turns) or odd
+        with pytest.raises(Rejected, match="reasoning_content"):
+            await answered(server, FOREIGN)
+    assert len(server.seen) <= 4

@@ -24,6 +24,8 @@ class ThinkingServer:
     """The messages of each request."""
     refuses: Callable[[list[str]], str | None] = lambda roles: None
     """(the roles of a request) → why it is refused."""
+    refuses_turns: Callable[[list[dict[str, Any]]], str | None] = lambda turns: None
+    """(the messages of a request) → why it is refused."""
     refused_as: Literal["400", "500", "event", "json"] = "400"
 
     def refusal(self, words: str) -> web.Response:
@@ -35,7 +37,9 @@ class ThinkingServer:
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.seen.append(body["messages"])
-        if (words := self.refuses([turn["role"] for turn in body["messages"]])) is not None:
+        turns = body["messages"]
+        words = self.refuses([turn["role"] for turn in turns]) or self.refuses_turns(turns)
+        if words is not None:
             return self.refusal(words)
         is_first = not any(turn["role"] == "tool" for turn in body["messages"])
         message, deltas = (self.message, self.deltas) if is_first else ({"content": "done"}, [{"content": "done"}])

@@ -26,10 +26,10 @@ from duet_sdk.backends.litellm.connections import Clients, load, refusing_redire
 from duet_sdk.backends.litellm.errors import is_silence, redirect_of, refusal_of
 from duet_sdk.backends.litellm.wire import request_of, value_of
 from duet_sdk.backends.options import Known, checked
+from duet_sdk.backends.turns import WireTurns
 from duet_sdk.environment import secrets
 from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
 from duet_sdk.pricing import Price
-from duet_sdk.rendering.folding import Folding, folded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -85,7 +85,7 @@ class LiteLLMBackend(Backend):
         self._timeout_s = timeout_s
         self._facts: ModelFacts | None = None
         self._clients = Clients()
-        self._folding = Folding()
+        self._turns = WireTurns(self.endpoint_id, model)
         # Without a key given LiteLLM takes the environment's, and of several providers' which one is its own matter.
         keys = (api_key.get_secret_value(),) if api_key else secrets()
         self._failures = Failures(backend=self.name, model=model, secrets=keys)
@@ -143,20 +143,17 @@ class LiteLLMBackend(Backend):
         """The request in the form in which the provider takes it, and its answer."""
         litellm = load()
         while True:
-            request, level = self._request(call, facts), self._folding.level
-            turns = request["messages"]
-            request["messages"] = folded(turns, level) if level else turns
+            request, form = self._request(call, facts), self._turns.form
             try:
                 with self._clients.watch():
                     return request, await litellm.acompletion(**request)
             except Exception as error:  # noqa: BLE001 - LiteLLM raises errors of any kind, and their words may quote the prompt
                 failed = self._failed(error, request)
-                is_refusal = isinstance(failed, Rejected) or type(failed) is BackendError
-                if not is_refusal or not self._folding.learns(turns, level=level, words=str(failed)):
+                if not isinstance(failed, BackendError) or not self._turns.learns(call.messages, form, failed):
                     raise failed from None
 
     def _request(self, call: Call, facts: ModelFacts) -> dict[str, Any]:
-        return request_of(call, facts, endpoint=self.endpoint_id, model=self.model) | {
+        return request_of(call, facts, turns=self._turns.of(call.messages)) | {
             "model": self.model,
             "api_key": self._api_key.get_secret_value() if self._api_key else None,
             "base_url": self._base_url,

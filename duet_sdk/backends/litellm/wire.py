@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk.backends.base import Call
-from duet_sdk.backends.provider_parts import CALL_FIELDS, MESSAGE_FIELDS, messages_on_wire
+from duet_sdk.backends.provider_parts import CALL_FIELDS, MESSAGE_FIELDS
 
 if TYPE_CHECKING:
     from duet_sdk.backends.litellm.catalogue import ModelFacts
@@ -15,11 +15,11 @@ _SOME_THINKING = "low"
 """The effort for a call that is to think: the limit of tokens holds thinking and text together."""
 
 
-def request_of(call: Call, facts: ModelFacts, *, endpoint: str, model: str) -> dict[str, Any]:
+def request_of(call: Call, facts: ModelFacts, *, turns: list[dict[str, Any]]) -> dict[str, Any]:
     """The arguments that the call itself makes; LiteLLM names ``max_tokens`` as the provider wants it."""
     sampling = call.sampling
     request: dict[str, Any] = {
-        "messages": messages_on_wire(call.messages, endpoint=endpoint, model=model),
+        "messages": turns,
         "max_tokens": call.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -21,7 +21,6 @@ from typing_extensions import override
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
-from duet_sdk.backends.provider_parts import messages_on_wire
 from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.server.client import Generation, Prepare, Server
 from duet_sdk.backends.server.decoding import Decoder
@@ -35,9 +34,9 @@ from duet_sdk.backends.server.scale_out import Derender
 from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
 from duet_sdk.backends.server.wire import encode_call, path_of, request_body
 from duet_sdk.backends.shared import Shared
+from duet_sdk.backends.turns import Form, WireTurns
 from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.pricing import FREE, Price
-from duet_sdk.rendering.folding import Folding, folded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -133,7 +132,7 @@ class VllmBackend(Backend):
         self._derived_in = 0
         self._renderer = Shared(self._load_renderer)
         self._placer = Shared(self._load_placer)
-        self._folding = Folding()
+        self._turns = WireTurns(self.endpoint_id, model)
 
     def __repr__(self) -> str:
         return f"VllmBackend({self.model!r}, base_url={self.base_url!r})"
@@ -196,7 +195,7 @@ class VllmBackend(Backend):
                 renderer=facts.renderer,
                 grammar_in_thinking=self._said.grammar_in_thinking,
             )
-        turns, level = self._turns(call.messages), self._folding.level
+        turns, form = self._turns.of(call.messages), self._turns.form
         body = request_body(call, model=self.model, dialect=facts.dialect, own=own, turns=turns)
         if facts.thinking_budget is False and body.get("thinking_token_budget") is not None:
             raise self._failures.rejected("the server was not started for thinking_token_budget")
@@ -204,21 +203,15 @@ class VllmBackend(Backend):
         if call.thought is not None and not call.thought.by_text:
             derender = Derender(self._server.ask, body, call.thought.prompt_ids)
         decoder = Decoder(call, dialect=facts.dialect, failures=self._failures, sent=body)
-        again = partial(self._folded_more, call, level) if call.messages else None
+        again = partial(self._otherwise, call, form) if call.messages else None
         headers = rank_headers(call, self._ranks or facts.ranks)
         return Generation(path_of(call), body, encode_call(call, body), decoder, derender, again, headers)
 
-    def _turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """The messages as this server takes them, with what its model wants back."""
-        turns = messages_on_wire(messages, endpoint=self.endpoint_id, model=self.model)
-        return folded(turns, self._folding.level) if self._folding.level else turns
-
-    def _folded_more(self, call: Call, level: int, error: BackendError) -> Prepare | None:
-        """The call with its messages folded further, if that is what the server refused; remembered for later ones."""
-        turns = [message.on_wire() for message in call.messages]
-        if not self._folding.learns(turns, level=level, words=str(error)):
+    def _otherwise(self, call: Call, form: Form, error: BackendError) -> Prepare | None:
+        """The call with its messages as the server seems to want them; remembered for later ones."""
+        if not self._turns.learns(call.messages, form, error):
             return None
-        _log.info("%s/%s refuses the order of its messages; they are folded", self.name, self.model)
+        _log.info("%s/%s refuses the form of its messages; they are sent in another", self.name, self.model)
         return partial(self._request, call)
 
     async def count_tokens(
@@ -243,7 +236,7 @@ class VllmBackend(Backend):
         facts = await self._facts.get()
         if not facts.tokenize:
             return None
-        asked: dict[str, Any] = {"model": self.model, "messages": self._turns(messages)}
+        asked: dict[str, Any] = {"model": self.model, "messages": self._turns.of(messages)}
         if tools:
             asked["tools"] = list(tools)
         if template_kwargs:

@@ -347,8 +347,7 @@ async def _read_apart(decoder: Decoder, events: Sequence[bytes]) -> list[Chunk]:
 
 def _otherwise(again: Again | None, error: BackendError) -> Prepare | None:
     """The request in another form; None where the error is no refusal, came after words of an answer, or all failed."""
-    is_refusal = type(error) in (Rejected, BackendError)  # template errors are 400 or 500; a filter would stop it again
-    return again(error) if again is not None and is_refusal else None
+    return None if again is None or isinstance(error, StreamBroken) else again(error)
 
 
 def _harmless(error: Exception) -> Exception | None:
