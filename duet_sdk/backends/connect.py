@@ -67,6 +67,11 @@ class _Priced(Wrapped):
 
     @property
     @override
+    def price(self) -> Price:
+        return self._own_price
+
+    @property
+    @override
     def own_price(self) -> Price:
         return self._own_price
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -169,6 +170,9 @@ class OpenOnFailure(BaseLedger):
                 self._owed.appendleft(owed)
                 self._opened(error)
                 return False
+            except asyncio.CancelledError:
+                self._owed.appendleft(owed)  # somebody else's: whoever comes next pays it
+                raise
         if count:
             _log.warning("the ledger responds again; %d settles it had missed were booked", count)
             self._open_until = None

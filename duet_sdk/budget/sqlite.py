@@ -166,6 +166,6 @@ class SqliteLedger(BaseLedger):
                 now = sqlite_book.tick(db, self._clock())
                 for each in batch:
                     each.do(db, now)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
             for each in batch:
                 each.fail(error)

@@ -9,7 +9,7 @@ from decimal import Decimal
 from uuid import uuid4
 
 from duet_sdk.budget import Amount, BaseLedger, EntryFacts, Hold, scope_of
-from duet_sdk.errors import LedgerError
+from duet_sdk.errors import DuetError
 from duet_sdk.reply import StageUsage
 from duet_sdk.request import Labels
 from duet_sdk.types import AttemptKind, Stage
@@ -123,6 +123,6 @@ def _tokens(stage: Stage | None, tokens: int) -> Amount:
 async def _reported(work: Coroutine[object, object, None], what: str) -> None:
     try:
         await work
-    except LedgerError as error:
+    except DuetError as error:
         # The answer is there and paid for: it must not be lost to the book-keeping.
         _log.warning("an attempt could not be %s, its hold will be charged in full when it expires: %s", what, error)

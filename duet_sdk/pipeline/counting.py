@@ -335,26 +335,22 @@ class Counter:
         index = chunk.index
         if not 0 <= index < self._outputs:
             raise UnexpectedOutput(f"the model's server wrote output number {index} of {self._outputs}")
-        usage = chunk.usage
-        if usage is not None:
-            if not (0 <= usage.input_tokens <= MOST_TOKENS and 0 <= usage.output_tokens <= MOST_TOKENS):
-                usage = chunk.usage = None
-            self._reported = usage or self._reported
-        if chunk.cost_usd is not None:
-            self.reported_usd = chunk.cost_usd
-        if chunk.served is not None:
-            self.served = chunk.served
+        usage = self._heard(chunk)
         written, ids = _written(chunk), len(chunk.token_ids)
+        meter, limit = self._meters[index], self._limit
+        if ids and not written and meter.tokens + ids > limit and (chunk.finish_reason or not meter.tokens):
+            # Nobody writes so much at once that is not shown: some say the prompt's ids first, or all once more at
+            # the end. A stream that goes on without text is another matter.
+            ids, chunk.token_ids = 0, ()
         if self.first_s is None and (written or ids):
             self.first_s = self._clock()
-        meter = self._meters[index]
         before = meter.tokens
         total = 0 if usage is None else usage.output_tokens
         # The server counts over all outputs: of one of several it says nothing.
         used = total if usage is not None and self._outputs == 1 else None
         scored = _scored(chunk, written) if chunk.logprobs else 0
         meter.add(written, token_ids=ids, logprobs=scored, used=used)
-        limit, sure = self._limit, meter.ids + meter.least
+        sure = meter.ids + meter.least
         if sure > limit or total > limit * self._outputs:
             return self._cut(chunk, written, before=before)
         if written and not self._open >> index & 1:  # it had said that this output was over
@@ -366,6 +362,19 @@ class Counter:
         elif sure == limit:
             self._is_written(index)
         return chunk if meter.tokens <= limit and not self._held else self._kept(chunk, meter, before=before)
+
+    def _heard(self, chunk: Chunk) -> StageUsage | None:
+        """What the server says of the call in a chunk; its usage, where that can be."""
+        usage = chunk.usage
+        if usage is not None:
+            if not (0 <= usage.input_tokens <= MOST_TOKENS and 0 <= usage.output_tokens <= MOST_TOKENS):
+                usage = chunk.usage = None
+            self._reported = usage or self._reported
+        if chunk.cost_usd is not None:
+            self.reported_usd = chunk.cost_usd
+        if chunk.served is not None:
+            self.served = chunk.served
+        return usage
 
     def _kept(self, chunk: Chunk, meter: Meter, *, before: int) -> Chunk | None:
         """The chunk, or the part of it that is within the limit by our guess; the rest is held back."""

@@ -1,5 +1,6 @@
 """What goes on while a ledger's store cannot be reached."""
 
+import asyncio
 import logging
 
 import pytest
@@ -148,3 +149,25 @@ async def test_no_more_is_owed_than_is_kept(ledger, store, monkeypatch):
         await (await ledger.hold(["tenant:a"], tokens(1))).settle(tokens(1))
     with pytest.raises(LedgerError, match="2 settles are waiting for a ledger that cannot be reached"):
         await ledger.hold(["tenant:a"], tokens(1))
+
+
+async def test_a_settle_that_is_owed_is_not_lost_where_the_one_who_pays_it_is_cancelled(ledger, store, clock):
+    store.down = True
+    hold = await ledger.hold(["tenant:a"], tokens(5))
+    await hold.settle(tokens(3))
+    store.down, clock.now = False, 100.0
+    begun, settle = asyncio.Event(), store.settle
+
+    async def stuck(*arguments):
+        begun.set()
+        await asyncio.Event().wait()
+
+    store.settle = stuck
+    paying = asyncio.create_task(ledger.hold(["tenant:a"], tokens(1)))
+    await begun.wait()
+    paying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await paying
+    store.settle = settle
+    await (await ledger.hold(["tenant:a"], tokens(1))).release()
+    assert (await store.balance("tenant:a")).spent == tokens(3)

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support.raw_server import answering, piece, whole
 
@@ -125,6 +125,7 @@ def test_a_server_that_obeys_is_neither_cut_nor_accused(
     tokens, usage, pieces, evidence, stage, stream, limit, n, hidden
 ):
     n, hidden = (n if stage == "answer" else 1), min(hidden, limit - 1)
+    assume(stage == "signal" or "".join(tokens[: limit - hidden]).strip())  # else it is asked again
     server = Server(tokens, obeys=True, pieces=pieces, usage=usage, evidence=evidence, hidden=hidden)
     reply = asyncio.run(ask(server, stage, limit, n=n, stream=stream))
     text = "".join(tokens[: limit - hidden])
@@ -148,6 +149,7 @@ def test_a_server_that_does_not_obey_gets_no_more_than_the_limit_kept(
     tokens, usage, pieces, evidence, stage, stream, limit, n
 ):
     n = n if stage == "answer" else 1
+    assume(stage == "signal" or (tokens and tokens[0].strip()))
     server = Server(tokens, obeys=False, pieces=pieces, usage=usage, evidence=evidence)
     reply = asyncio.run(ask(server, stage, limit, n=n, stream=stream))
     attempt = next(one for one in reply.receipt.attempts if one.model == "scripted/odd")
@@ -231,6 +233,25 @@ def test_ids_without_text_beyond_the_limit_are_an_overflow(count):
     counter, text = take(Chunk("one two", token_ids=(1, 2)), Chunk(token_ids=tuple(range(count))))
     assert text == "one two"
     assert (counter.overflowed, counter.stopped, counter.tokens) == (True, True, count + 2)
+
+
+@pytest.mark.parametrize("limit", [64, 3])
+def test_ids_of_the_prompt_or_of_all_once_more_are_not_counted(limit):
+    counter, text = take(
+        Chunk(token_ids=tuple(range(500))),
+        Chunk("one", token_ids=(1,)),
+        Chunk(" two", token_ids=(2,)),
+        Chunk(" three", token_ids=(3,)),
+        Chunk(token_ids=(1, 2, 3) * 22, finish_reason="stop"),
+        limit=limit,
+    )
+    assert (text, counter.tokens, counter.finish_reasons) == ("one two three", 3, ("stop",))
+    assert counter.honours(3)
+
+
+def test_a_stream_of_ids_without_text_is_cut_at_its_limit():
+    counter, _ = take(*[Chunk(token_ids=(1,))] * 100)
+    assert (counter.overflowed, counter.stopped, counter.tokens) == (True, True, 65)
 
 
 def test_a_token_may_hold_a_long_run_of_spaces_or_a_long_word():

@@ -8,9 +8,9 @@ from support.raw_server import answering, piece, used, whole
 
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.budget import Amount, Limit, MemoryLedger, SqliteLedger
+from duet_sdk.budget import Amount, EntryFacts, Limit, MemoryLedger, SqliteLedger
 from duet_sdk.endpoints import Endpoint
-from duet_sdk.errors import BudgetExceeded, ConfigError
+from duet_sdk.errors import BudgetExceeded, ConfigError, LedgerError
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.settings import Settings
 
@@ -252,3 +252,36 @@ def test_cached_and_written_tokens_cost_what_their_price_says(price, usage, usd)
     for reasoning in (None, 60, 10**9):  # a part of the output, which is paid once
         told = StageUsage(prompt, output, cached, cache_write_tokens=written, reasoning_tokens=reasoning)
         assert PriceBook({"x/m": price}).cost("x/m", told, seconds=1) == Decimal(usd)
+
+
+async def test_an_answer_comes_back_whatever_error_of_ours_its_settle_ends_in():
+    class Replaced(MemoryLedger):
+        async def _settle(self, hold, settlement):
+            raise ConfigError("the ledger was written by a newer DUET")
+
+    async with AsyncDuetClient("scripted/17", "scripted/ok", ledger=Replaced()) as duet:
+        assert (await duet.chat("q", tenant="a")).text == "ok"
+
+
+async def test_one_settle_that_no_column_holds_fails_alone(tmp_path):
+    async with SqliteLedger(tmp_path / "ledger.db") as ledger:
+        hold = await ledger.hold(["tenant:a"], Amount(requests=1))
+        with pytest.raises(LedgerError):
+            await ledger.hold(["tenant:a"], Amount(), facts=EntryFacts(model="\ud800"))
+        await hold.settle(Amount(requests=1))
+        assert (await ledger.balance("tenant:a")).spent == Amount(requests=1)
+
+
+def test_the_price_of_an_endpoint_goes_before_what_another_packages_backend_knows(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from duet_sdk.backends import connect as connecting
+
+    point = EntryPoint("billed", f"{__name__}:billed", connecting.GROUP)
+    monkeypatch.setattr(connecting, "entry_points", lambda group: [point])
+    _, backend = connecting.connect(Endpoint(model="billed/x", price=PRICE))
+    assert backend.price == backend.own_price == PRICE
+
+
+def billed(model, options):
+    return Scripted(Script("a", cost_usd=Decimal(0)), model=model, price=TokenPrice(1, 1))
