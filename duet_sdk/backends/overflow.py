@@ -28,8 +28,11 @@ def _phrases(*phrases: str) -> re.Pattern[str]:
 
 
 _WINDOW: Final = _phrases(
-    r"context[ _](?:length|size|window|limit)[^.\d]{0,40}?#",  # OpenAI, vLLM, SGLang, Fireworks, LM Studio
+    r"context[ _](?:length|size|window|limit)[^.\d]{0,40}?(?<!by )#",  # OpenAI, vLLM, SGLang, Fireworks, LM Studio
     r"max(?:imum)?(?: allowed)?[ _](?:input|prompt|model|seq(?:uence)?)[ _]len(?:gth)?[^.\d]{0,15}#",  # xAI, Triton
+    r"max(?:imum)?(?: allowed)? length[^.\d]{0,6}#",  # SGLang
+    r"max(?:imum)?:? (?:size|input tokens|tokens)(?: is|:)? #",  # GitHub Models, Bedrock
+    r"only supports (?:up to )?#",  # Vertex AI
     r"n_ctx\D{0,4}#",
     r"max_num_tokens\D{0,4}#",  # TensorRT-LLM
     r"maximum number of (?:input )?tokens(?: allowed)?[^.\d]{0,6}#",  # Gemini
@@ -44,7 +47,7 @@ _TOTAL: Final = _phrases(
 """Prompt and output limit together."""
 _PROMPT: Final = _phrases(
     r"(?:contains|resulted in|passed|too long:|has|received|given:)(?: at least| about)? #",
-    r"(?:prompt|input|request|token count|length)(?: length| tokens| of)?[ (]{1,2}#",  # Gemini, SGLang, Triton
+    r"(?:prompt|input|request|token count|length)(?: length| tokens| of| is)?:?[ (]{1,2}#",  # Gemini, SGLang, Triton
     r"(?:keep the first|current length is) #",  # LM Studio, Cerebras
 )
 """The prompt alone."""

@@ -274,6 +274,21 @@ SPELLINGS: Final = (
     ),
     Spelling("overflow", "LM Studio, issue lmstudio-bug-tracker#237", words=r"context the overflows|context overflow"),
     Spelling("overflow", "Cohere: https://docs.cohere.com/reference/errors", words=r"too many tokens(?!: max tokens)"),
+    Spelling("overflow", "Bedrock, Titan", words=r"too many (?:input|prompt) tokens"),
+    Spelling("overflow", "Vertex AI", words=r"token count is [\d,]+ but model only supports"),
+    Spelling("overflow", "GitHub Models 413", ("tokens_limit_reached",), r"max size: [\d,]+ tokens"),
+    Spelling("overflow", "GitHub Copilot", ("model_max_prompt_tokens_exceeded",)),
+    Spelling("overflow", "LM Studio, llama.cpp", words=r"\bn_ctx\b"),
+    Spelling(
+        "overflow",
+        "whoever says it in words of its own; what mentions max_tokens may be about the output alone",
+        ("prompt_too_long", "input_too_long", "max_context_length_exceeded"),
+        r"^(?!.*max_(?:completion_|new_|output_)?tokens).*(?:"
+        r"\b(?:prompt|input|conversation|messages?|request|tokens?)\b[^.]{0,60}\bexceed(?:s|ed)?\b[^.]{0,40}"
+        r"\b(?:tokens? (?:limit|length)|tokens? allowed|maximum (?:number of )?tokens|maximum length|tokens)\b"
+        r"|token (?:limit|length) exceed|tokens of context"
+        r"|(?:上下文|输入|提示词).{0,12}(?:超过|超出|过长|超长)|超[过出].{0,12}(?:上下文|最大长度|长度限制))",
+    ),
     Spelling("overflow", "Cerebras", words=r"current length is \d+ while limit is"),
     Spelling("overflow", "Qwen on DashScope, issue QwenLM/qwen-code#98", words=r"range of input length should be"),
     # Names of models.

@@ -358,6 +358,102 @@ OVERFLOWS = [
         4096,
     ),
     (
+        "Vertex AI",
+        400,
+        google(
+            "Unable to submit request because the input token count is 1500000 but model only supports up to 1048576. "
+            "Reduce the input token count and try again.",
+            "INVALID_ARGUMENT",
+            400,
+        ),
+        1_500_016,
+        1_048_576,
+    ),
+    (
+        "GitHub Models",
+        413,
+        openai("Request body too large for gpt-4o model. Max size: 8000 tokens.", None, "tokens_limit_reached"),
+        16,
+        8000,
+    ),
+    ("GitHub Copilot", 400, openai("prompt token count of 140,000 exceeds the limit of 128,000"), 140_016, 128_000),
+    (
+        "Bedrock, Titan",
+        400,
+        {"message": "Too many input tokens. Max input tokens: 8192, request input token count: 9000"},
+        9016,
+        8192,
+    ),
+    (
+        "SiliconFlow",
+        400,
+        {
+            "code": 20015,
+            "message": "length of prompt_tokens (40000) must be less than max_seq_len (32768).",
+            "data": None,
+        },
+        40_016,
+        32_768,
+    ),
+    (
+        "DashScope, older",
+        400,
+        {"code": "InvalidParameter", "message": "Total message token length exceed model limit (98304 tokens)"},
+        16,
+        98_304,
+    ),
+    (
+        "SGLang, newer",
+        400,
+        openai("Input length (61709 tokens) exceeds the maximum allowed length (40954 tokens). Use a shorter input."),
+        61_725,
+        40_954,
+    ),
+    ("Ollama, newer", 400, {"error": "prompt too long; exceeded max context length by 42 tokens"}, 16, 0),
+    (
+        "LM Studio, newer",
+        400,
+        {
+            "error": "The number of tokens to keep from the initial prompt is greater than the context length. "
+            "(n_keep: 5000 >= n_ctx: 4096)"
+        },
+        5016,
+        4096,
+    ),
+    ("llama.cpp for Python", 500, openai("Requested tokens (3000) exceed context window of 2048"), 3016, 2048),
+    (
+        "TensorRT-LLM, newer",
+        400,
+        openai(
+            "default_max_tokens (-952) should be greater than 0, `default_max_tokens (-952) = max_seq_len (2048) - "
+            "splited_prompt_len (3000) - query_token_len (0)`"
+        ),
+        3016,
+        2048,
+    ),
+    (
+        "a gateway, with suffixes",
+        400,
+        openai("This model takes 32k tokens of context, your prompt has 40.5k tokens"),
+        40_516,
+        32_000,
+    ),
+    (
+        "a gateway, the limit last",
+        400,
+        openai("Your prompt of 9_000 tokens exceeds the 8_192 token limit."),
+        9016,
+        8192,
+    ),
+    (
+        "a gateway, the limit first",
+        400,
+        openai("8192 is the most; the request exceeded that many tokens: 9000"),
+        9016,
+        8192,
+    ),
+    ("a gateway, Chinese", 400, {"code": 400, "msg": "输入长度超出模型最大长度"}, 16, 0),
+    (
         "a gateway",
         400,
         openai("Prompt has 256,468 tokens, but the configured context size is 256,000 tokens"),
@@ -901,6 +997,20 @@ MEANINGS = [
             "invalid_request_error",
             "invalid_value",
         ),
+        Rejected,
+        False,
+    ),
+    (
+        "the limit of the output, in other words",
+        400,
+        openai("The `max_tokens` of this request exceeds the token limit of the model (32768)"),
+        Rejected,
+        False,
+    ),
+    (
+        "the length of a name",
+        400,
+        openai("Invalid 'user': string too long. Expected at most 64 characters."),
         Rejected,
         False,
     ),
