@@ -13,6 +13,8 @@ from duet_sdk.request import Request
 from duet_sdk.types import Json, Message, ToolCall
 
 ASK_AGAIN = "That is not what was asked for: {problem}. Answer again in the requested format."
+_MOST_CALLS = 64
+"""Calls that a text is read for: no model means more at once."""
 _SHOWN = 2000
 """Characters of a refused answer that the model is shown again."""
 
@@ -27,6 +29,28 @@ def unmet(request: Request, text: str, calls: Sequence[ToolCall]) -> str | None:
     if request.response_format is not None and not calls:
         return _text_problem(request.response_format, text)
     return None
+
+
+def calls_written(request: Request, text: str) -> list[Json]:
+    """The calls that a text consists of, where a tool has to be called and a grammar had the model write just that.
+
+    A server writes the arguments of the tool that is named, or a list of names with arguments where any will do:
+    https://github.com/vllm-project/vllm/blob/main/docs/features/tool_calling.md
+    """
+    choice = request.tool_choice
+    if not request.tools or choice in (None, "auto", "none"):
+        return []
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    if isinstance(choice, Mapping) and isinstance(value, Mapping):
+        return [{"name": choice.get("function", {}).get("name"), "arguments": text}]
+    known = {tool["function"]["name"] for tool in request.tools}
+    calls = value if isinstance(value, list) and len(value) <= _MOST_CALLS else []
+    if not all(isinstance(call, Mapping) and call.get("name") in known for call in calls):
+        return []
+    return [{"name": call["name"], "arguments": call.get("parameters", call.get("arguments"))} for call in calls]
 
 
 def strict_tools(request: Request) -> tuple[Json, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 THINK_TAGS = ("<think>", "</think>")
@@ -106,7 +107,9 @@ _OPENED: Final = Family((), _CLOSES, is_prose=True)
 """The block that a template has opened: whether there is one, and of which family, shows at its end."""
 _OPEN: Final = re.compile("|".join(re.escape(mark) for mark, family in _OPENS.items() if not family.is_prose))
 _CLOSE: Final = re.compile("|".join(re.escape(mark) for mark in sorted(_CLOSES, key=len, reverse=True)))
-_LONGEST: Final = max(len(mark) for family in FAMILIES for mark in family.closes)
+_MOST_TALK: Final = 64
+"""Tags that a text is looked through for one that is meant: a text with more is about them, and each costs a look back
+to where the text begins."""
 _QUOTED: Final = re.compile(r"[`\"'“”‘’«»]")
 _GOES_ON: Final = re.compile(r"[^\S\n]*(?:[a-z]|[,.;:)])")
 """How a sentence goes on behind a tag that it is about."""
@@ -128,13 +131,25 @@ class LeadingThought:
         found: there was thinking in the text.
     """
 
-    __slots__ = ("_ends", "_family", "_is_done", "_opener", "_pending", "_separate", "_thought", "found", "is_over")
+    __slots__ = (
+        "_block",
+        "_ends",
+        "_family",
+        "_is_done",
+        "_opener",
+        "_pending",
+        "_separate",
+        "_thought",
+        "found",
+        "is_over",
+    )
 
     def __init__(self, *, opened: bool = False) -> None:
         self._family: Family | None = _OPENED if opened else None
         self._opener = ""
         self._pending = ""
         self._thought: list[str] = []
+        self._block: list[str] = []  # of the thought, what stands in the block that is open
         self._separate: list[str] = []
         self._ends: tuple[str, ...] | None = None
         self._is_done = False
@@ -151,30 +166,28 @@ class LeadingThought:
                 self._family = None  # its server knows where the thinking ends
         if not text or self._is_done:
             return ""
-        searched = max(0, len(self._pending) - _LONGEST)
         self._pending += text
-        while (shown := self._step(searched)) is None:
-            searched = 0
+        while (shown := self._step()) is None:
+            pass
         return shown
 
-    def _step(self, searched: int) -> str | None:
+    def _step(self) -> str | None:
         """What to show of what is pending; None where that has changed, and is to be looked at once more."""
         if self._family is not None:
-            return self._inside(self._family, searched)
+            return self._inside(self._family)
         return self._outside() if self._ends is None else self._introduced(self._ends)
 
-    def _inside(self, family: Family, searched: int) -> str | None:
+    def _inside(self, family: Family) -> str | None:
         pending = self._pending
-        found = [(at, mark) for mark in family.closes if (at := pending.find(mark, searched)) >= 0]
-        if found:
+        if found := [(at, mark) for mark in family.closes if (at := pending.find(mark)) >= 0]:
             at, mark = min(found)
-            self._thought.append(pending[:at])
+            self._thought += [*self._block, pending[:at]]
+            self._block.clear()
             self._family, self._pending, self.found = None, pending[at + len(mark) :], True
             return None
-        if not family.is_prose:
-            keep = max(overlap(pending, mark) for mark in family.closes)
-            self._thought.append(pending[: len(pending) - keep])
-            self._pending = pending[len(pending) - keep :]
+        keep = max(overlap(pending, mark) for mark in family.closes)
+        self._block.append(pending[: len(pending) - keep])
+        self._pending = pending[len(pending) - keep :]
         return ""
 
     def _outside(self) -> str | None:
@@ -228,8 +241,8 @@ class LeadingThought:
         if family is None:
             return rest
         if family.is_prose and not was_cut:
-            return self._opener + rest
-        self._thought.append(rest)
+            return "".join([self._opener, *self._block, rest])
+        self._thought += [*self._block, rest]
         self.found = True
         return ""
 
@@ -263,17 +276,20 @@ def split(text: str, *, anywhere: bool = False) -> tuple[str, str]:
     answer = thought.feed(text) + thought.end()
     if thought.found or answer != text:
         return thought.text, answer
-    for close in _CLOSE.finditer(text):
-        before = text[: close.start()]
-        if _is_mentioned(text, close.start(), close.end()):
-            continue
-        opens = (found for found in _OPEN.finditer(before) if not _is_mentioned(text, found.start(), found.end()))
-        if not anywhere and next(opens, None) is not None:
-            break
-        rest = LeadingThought()
-        rest.found = True
-        return before.strip(), rest.feed(text[close.end() :]) + rest.end()
-    return "", text
+    if (close := _first_meant(_CLOSE, text)) is None:
+        return "", text
+    before = text[: close.start()]
+    if not anywhere and _first_meant(_OPEN, before) is not None:
+        return "", text
+    rest = LeadingThought()
+    rest.found = True
+    return before.strip(), rest.feed(text[close.end() :]) + rest.end()
+
+
+def _first_meant(tags: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The first tag that the text does not talk about."""
+    found = islice(tags.finditer(text), _MOST_TALK)
+    return next((tag for tag in found if not _is_mentioned(text, tag.start(), tag.end())), None)
 
 
 def _is_mentioned(text: str, start: int, end: int) -> bool:

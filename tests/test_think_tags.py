@@ -190,6 +190,9 @@ def test_a_long_text_is_read_in_time_that_grows_with_its_length():
     begun = time.thread_time()
     answer, _ = shown(pieces)
     split(answer + "</think>")
+    split("```\n" + "</think><think>" * 50_000)
+    split("`<think>` " * 50_000 + "</think>")
+    split("<|open|>" * 50_000 + "</think>")
     assert time.thread_time() - begun < 5
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from duet_sdk.answer_form import calls_written
+from duet_sdk.backends.answers.tool_calls import ToolCalls
 from duet_sdk.errors import NoAnswer
 from duet_sdk.events import AnswerDelta
 from duet_sdk.pipeline.causes import cause
@@ -51,6 +53,8 @@ class Outputs:
                 # A parser that found no end of the thinking has taken the answer for more of it.
                 is_answer = ended == "stop" and not thought.found and draft.says_nothing(index)
                 rest = thought.separate.strip() if is_answer else ""
+                if rest and self._calls(index, rest):
+                    return
             if rest:
                 draft.add_text(rest, index)
                 self._flow.tell(AnswerDelta(rest, index))
@@ -63,6 +67,18 @@ class Outputs:
                 thought.found = self._model.leaves_thoughts_open = True
         if self._holds and not thought.found:
             self._model.leaves_thoughts_open = False
+
+    def _calls(self, index: int, text: str) -> bool:
+        """Take a text for the tool calls that had to be made; whether it is some."""
+        draft = self._flow.draft
+        calls = ToolCalls(index)
+        read = calls.read([{"function": call} for call in calls_written(self._flow.request, text)], whole=True)
+        for delta in (*(delta for delta, _ in read), *calls.end()):
+            draft.add_call(delta)
+            self._flow.tell(delta)
+        if read:
+            draft.end_answer(index, "tool_calls")
+        return bool(read)
 
     def check(self, attempt: RunningAttempt) -> None:
         """Take an answer that says nothing for what it is.

@@ -302,6 +302,8 @@ class SignalStage:
         if not text:
             what = "was still thinking when it was cut off" if thought else "wrote no signal"
             hint = "raise signal_tokens, or set on_cut='wrap_up'" if thought else "raise signal_tokens"
+            if asking.attempts and "content_filter" in asking.attempts[-1].counter.finish_reasons:
+                hint = "a content filter ended it"
             self._without_signal(SignalError(f"the reasoner {what}; {hint}"))
 
     async def _wrap_up(self, asking: Asking, call: Call, limit: int) -> str:

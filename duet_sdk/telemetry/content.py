@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from duet_sdk.telemetry.attributes import readable
+from duet_sdk.think_tags import split
 from duet_sdk.types import ImagePart, TextPart
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ class Heard:
         """The outputs as messages of the conventions."""
         found: list[Json] = []
         for index in sorted(self._outputs):
-            parts: list[Json] = [
-                {"type": kind, "content": "".join(pieces)} for kind, pieces in self._outputs[index].items() if pieces
-            ]
+            thinking, text = split("".join(self._outputs[index]["text"]))
+            said = {"reasoning": "".join(self._outputs[index]["reasoning"]) or thinking, "text": text}
+            parts: list[Json] = [{"type": kind, "content": words} for kind, words in said.items() if words]
             parts += [_call_part(*call) for (at, _), call in sorted(self._calls.items()) if at == index]
             found.append({"role": "assistant", "parts": parts, "finish_reason": self._finish.get(index, "error")})
         return found

@@ -1,5 +1,7 @@
 """What an attempt's outputs come to: the answer without its thinking, and whether there is one at all."""
 
+import json
+
 import pytest
 
 from duet_sdk import AsyncDuetClient, BreakerPolicy, Budget, FailurePolicy, NoAnswer
@@ -113,6 +115,23 @@ async def test_so_it_is_under_a_response_format_and_nothing_is_asked_twice():
     async with duet(generator, reasoner=generator) as client:
         reply = await client.chat("q", mode="reasoner", response_format={"type": "json_object"})
     assert (reply.text, len(generator.calls)) == ('{"a": 1}', 1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "written"),
+    [
+        ({"type": "function", "function": {"name": "look_up"}}, '{"town": "Bergen"}'),
+        ("required", '[{"name": "look_up", "parameters": {"town": "Bergen"}}]'),
+    ],
+)
+async def test_so_it_is_where_a_tool_had_to_be_called(choice, written):
+    generator = Scripted(Script(reasoning=written))
+    async with duet(generator) as client:
+        reply = await client.chat("q", tools=[TOOL], tool_choice=choice)
+    (call,) = reply.tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("look_up", {"town": "Bergen"})
+    assert call.id
+    assert (reply.text, reply.finish_reason, len(generator.calls)) == ("", "tool_calls", 1)
 
 
 async def test_thinking_beside_a_text_or_a_call_stays_thinking():
@@ -242,6 +261,12 @@ async def test_an_empty_signal_says_why_the_generator_was_alone():
     assert reply.why == (
         "there was no signal, so the generator answered alone: the reasoner wrote no signal; raise signal_tokens"
     )
+
+
+async def test_a_signal_that_a_filter_ended_says_so():
+    async with duet("Bergen", reasoner=saying(finish="content_filter")) as client:
+        reply = await client.chat("q")
+    assert reply.why.endswith("the reasoner wrote no signal; a content filter ended it")
 
 
 async def test_the_ladder_decides():

@@ -195,3 +195,14 @@ def test_whatever_the_texts_their_attribute_is_json_within_the_limit(talk, limit
     written = as_attribute(given_messages, limit)
     assert len(written) <= limit
     assert isinstance(json.loads(written.encode()), list)
+
+
+async def test_thinking_in_a_text_is_captured_as_thinking(spans, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    async with AsyncDuetClient("scripted/a", "scripted/<think>walnut</think>beech") as duet:
+        await duet.chat("q", mode="generator")
+    (answer,) = spans.attempts
+    assert messages(answer, "output")[0]["parts"] == [
+        {"type": "reasoning", "content": "walnut"},
+        {"type": "text", "content": "beech"},
+    ]
