@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -63,8 +64,15 @@ _ITEMS: Final = tuple(name for name, kind in _MESSAGE.items() if kind.joined == 
 MESSAGE_FIELDS: Final = tuple(_MESSAGE)
 CALL_FIELDS: Final = tuple(_CALL)
 PART_FIELDS: Final = frozenset((*MESSAGE_FIELDS, *CALL_FIELDS))
+_THOUGHTS: Final = "thoughts"
+"""Here, the parts of ``content`` that are no answer, as Mistral, Anthropic and Databricks have them."""
+_IS_THOUGHT: Final = re.compile(r"think|reason|thought")
 _WRITTEN: Final = ("text", "thinking", "summary")
 """What of an item comes in pieces; OpenRouter and LiteLLM number or order them."""
+_OPEN: Final = 16
+"""Items among which one may still be written: models write one after the other, and all of them searched take time."""
+_TELLINGS: Final = 64
+"""How often all of an output's parts are told: once at its end, and again for the few that come after it."""
 
 
 _Add: TypeAlias = Callable[[list[Any], Any], None]
@@ -73,13 +81,14 @@ _Add: TypeAlias = Callable[[list[Any], Any], None]
 class Parts:
     """The parts of one output, as they come."""
 
-    __slots__ = ("_calls", "_chars", "_fields", "_texts")
+    __slots__ = ("_calls", "_chars", "_fields", "_left", "_texts")
 
     def __init__(self) -> None:
         self._texts: dict[str, list[str]] = {}
         self._fields: dict[str, Any] = {}
         self._calls: dict[int, dict[str, Any]] = {}
         self._chars = 0
+        self._left = _TELLINGS
 
     def text(self, name: str, piece: str) -> None:
         """A piece of a field that is a string."""
@@ -97,9 +106,13 @@ class Parts:
     @property
     def found(self) -> Json | None:
         """All there is so far: ``message`` with its fields, ``calls`` by position; None for nothing."""
+        if self._left <= 0 or not (self._texts or self._fields or self._calls):
+            return None
+        self._left -= 1
         texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
+        fields = {name: _as_told(value) if isinstance(value, list) else value for name, value in self._fields.items()}
         calls = {position: fields for position, fields in self._calls.items() if fields}
-        return {"message": {**texts, **self._fields}, "calls": calls} if texts or self._fields or calls else None
+        return {"message": {**texts, **fields}, "calls": calls} if texts or fields or calls else None
 
     def _take(self, said: Json, calls: Sequence[tuple[int, Json]], add: _Add) -> bool:
         is_signed = False
@@ -107,6 +120,9 @@ class Parts:
             if (value := said.get(name)) is not None:
                 self._field(self._fields, name, kind, value, add)
                 is_signed = is_signed or kind is not _REASONING
+        if thoughts := _thoughts(said.get("content")):
+            self._field(self._fields, _THOUGHTS, _Kind("items"), thoughts, add)
+            is_signed = True
         for position, call in calls:
             for name, kind in _CALL.items():
                 if (value := call.get(name)) is not None:
@@ -178,7 +194,11 @@ def put_parts(turn: dict[str, Any], parts: ProviderParts, *, took_tools: bool) -
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         _log.warning("the provider's parts of a message cannot be read; they are left out")
         return
-    has_items = any(name in own for name in _ITEMS)
+    if thoughts := _thoughts(fields.get(_THOUGHTS)):
+        content = turn["content"]
+        answer = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
+        turn["content"] = [*thoughts, *answer]
+    has_items = bool(thoughts) or any(name in own for name in _ITEMS)
     goes_back = {name for name in own if not _MESSAGE[name].in_tool_runs or (took_tools and not has_items)}
     turn |= {name: own[name] for name in goes_back}
     for call, extra in zip(turn.get("tool_calls", ()), of_calls, strict=True):
@@ -197,23 +217,53 @@ def _item_added(items: list[Any], item: Any) -> None:
     items.append(item)
 
 
+class _Pieces(list[Any]):
+    """What comes in pieces, joined once: text, or a list as Mistral has it."""
+
+    def joined(self) -> Any:
+        if all(isinstance(piece, str) for piece in self):
+            return "".join(self)
+        parts: list[Any] = []
+        for piece in self:
+            parts += piece if isinstance(piece, list) else [piece]
+        return parts
+
+
+def _as_told(items: list[Any]) -> list[Any]:
+    return [
+        {name: value.joined() if isinstance(value, _Pieces) else value for name, value in item.items()}
+        if isinstance(item, dict)
+        else item
+        for item in items
+    ]
+
+
+def _thoughts(content: object) -> list[Any]:
+    """The parts of a message's content that are no answer."""
+    parts = content if isinstance(content, list) else []
+    return [part for part in parts if isinstance(part, Mapping) and _IS_THOUGHT.search(str(part.get("type")))]
+
+
 def _item_joined(items: list[Any], item: Any) -> None:
     """Add a piece of a list: to the item that it goes on with, or as a new one."""
-    open_one = _open_item(items, item) if isinstance(item, Mapping) else None
-    if open_one is None:
-        items.append(dict(item) if isinstance(item, Mapping) else item)
+    if not isinstance(item, Mapping):
+        items.append(item)
         return
+    open_one = _open_item(items, item)
+    if open_one is None:
+        open_one = {}
+        items.append(open_one)
     for name, value in item.items():
-        if name in _WRITTEN and isinstance(value, str) and isinstance(open_one.get(name), str):
-            open_one[name] += value
-        elif value is not None:
+        if name in _WRITTEN and isinstance(value, str | list):
+            open_one.setdefault(name, _Pieces()).append(value)
+        elif value is not None or name not in open_one:
             open_one[name] = value
 
 
 def _open_item(items: list[Any], item: Json) -> dict[str, Any] | None:
     """The item of the same kind and number that is still being written."""
     numbered = item.get("index") is not None
-    for known in reversed(items):
+    for known in reversed(items[-_OPEN:]):
         if isinstance(known, dict) and all(known.get(name) == item.get(name) for name in ("type", "index")):
             is_open = any(name in known for name in _WRITTEN) and not known.get("signature")
             return known if is_open else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -55,6 +56,9 @@ CASES = {
     "extra_content": ({"extra_content": SIGNATURE}, [{"extra_content": SIGNATURE}, CALLED_DELTA]),
 }
 
+THINKING = {"type": "thinking", "thinking": "I look it up.", "signature": "s1"}
+MISTRAL = [{"type": "text", "text": "I look "}, {"type": "text", "text": "it up."}]
+
 
 async def loop(duet, *, streamed, tools=(READ,), later=()):
     """The tool's turn after the first one, through JSON as a caller's database has it."""
@@ -82,6 +86,52 @@ async def test_a_turn_goes_back_with_what_its_model_wrote_beside_it(name, stream
         _, reply = await loop(duet, streamed=streamed)
     assert reply.text == "done"
     assert {field: server.seen[-1][1].get(field) for field in ("reasoning", name)} == {"reasoning": None, **parts}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("thoughts", "pieces"),
+    [
+        (
+            [THINKING, {"type": "redacted_thinking", "data": "xyz"}],
+            [
+                [{"type": "thinking", "thinking": "I look "}],
+                [{"type": "thinking", "thinking": "it up."}],
+                [{"type": "thinking", "signature": "s1"}],
+                [{"type": "redacted_thinking", "data": "xyz"}],
+            ],
+        ),
+        (
+            [{"type": "thinking", "thinking": MISTRAL}],
+            [[{"type": "thinking", "thinking": MISTRAL[:1]}], [{"type": "thinking", "thinking": MISTRAL[1:]}]],
+        ),
+    ],
+    ids=["Anthropic", "Mistral"],
+)
+async def test_thinking_that_stands_in_the_content_goes_back_there(thoughts, pieces, streamed):
+    text = {"type": "text", "text": "Wait."}
+    message = {"content": [*thoughts, text], "tool_calls": [CALL]}
+    deltas = [*({"content": piece} for piece in pieces), {"content": "Wait."}, CALLED_DELTA]
+    async with (
+        thinking_server(message, deltas) as server,
+        AsyncDuetClient("scripted/x", f"vllm/m@{server.url}") as duet,
+    ):
+        first, _ = await loop(duet, streamed=streamed)
+    assert first.text == "Wait."
+    assert server.seen[-1][1]["content"] == [*thoughts, text]
+
+
+def test_many_small_pieces_take_no_long_time():
+    parts = Parts()
+    begun = time.thread_time()
+    for at in range(20_000):
+        parts.fragment({"reasoning_details": [{"type": "reasoning.text", "text": "x" * 20, "index": 0}]})
+        parts.fragment({"extra_content": {"google": {"thought_signature": str(at)}}})
+    for at in range(10_000):
+        parts.fragment({"thinking_blocks": [{"type": "thinking", "thinking": "x", "index": at}]})
+        _ = parts.found
+    assert time.thread_time() - begun < 5
+    assert parts.found is None
 
 
 @pytest.mark.parametrize("streamed", [True, False])

@@ -12,6 +12,7 @@ from support.thinking_server import CALL as CALL_ON_WIRE
 from support.thinking_server import thinking_server
 
 from duet_sdk import AsyncDuetClient, Endpoint, Message, ToolCall
+from duet_sdk.backends.server.remote import Remote
 from duet_sdk.errors import Rejected
 
 BRIEF, ENGLISH, ASK = Message("system", "Be brief."), Message("system", "Answer in English."), Message("user", "Where?")
@@ -190,3 +191,19 @@ async def test_a_server_that_wants_and_refuses_the_same_is_not_asked_without_end
         with pytest.raises(Rejected, match="reasoning_content"):
             await answered(server, FOREIGN)
     assert len(server.seen) <= 4
+
+
+async def test_a_server_s_own_template_gets_turns_folded_too():
+    asked = []
+
+    async def ask(path, body):
+        asked.append([turn["role"] for turn in body["messages"]])
+        if (words := one_system(asked[-1])) is not None:
+            raise Rejected(words, backend="vllm", model="m", status=400)
+        return {"tokens": [1, 2]}
+
+    remote = Remote(ask, "m")
+    turns = [message.on_wire() for message in (BRIEF, *HELLO, ENGLISH, ASK)]
+    for _ in range(2):
+        assert await remote.chat_ids(turns) == (1, 2)
+    assert [len(roles) for roles in asked] == [5, 4, 4]

@@ -11,6 +11,7 @@ from duet_sdk.errors import (
     SignalError,
 )
 from duet_sdk.rendering import Renderer
+from duet_sdk.types import Message, ProviderParts
 
 
 async def test_tokens_are_counted_by_the_server_where_no_tokenizer_is_at_hand():
@@ -36,6 +37,20 @@ async def test_a_local_tokenizer_that_is_the_servers_counts_without_asking(token
         asked = len(server.seen)
         assert await backend.count_tokens(QUESTION) == Renderer(files).count(QUESTION)
         assert len(server.seen) == asked
+
+
+async def test_what_goes_back_to_its_model_counts_as_part_of_the_prompt(tokenizer_folder):
+    async with served(files=templates.files("qwen3"), tokenizer=str(tokenizer_folder)) as (_, backend):
+        told = '{"message": {"reasoning_content": "one two three"}, "calls": {}}'
+        sizes = [
+            await backend.count_tokens([*QUESTION, Message("assistant", "17", provider_parts=parts), *QUESTION])
+            for parts in (
+                None,
+                ProviderParts(backend.endpoint_id, backend.model, told),
+                ProviderParts(backend.endpoint_id, "another", told),
+            )
+        ]
+    assert sizes[1] > sizes[0] == sizes[2]
 
 
 async def test_a_local_tokenizer_that_is_not_the_servers_is_not_used(tokenizer_folder, caplog):

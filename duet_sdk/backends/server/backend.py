@@ -21,6 +21,7 @@ from typing_extensions import override
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
+from duet_sdk.backends.provider_parts import own_parts
 from duet_sdk.backends.server.address import DEFAULT_URL, Secret, checked_url, is_private, request_headers, secrets_in
 from duet_sdk.backends.server.client import Generation, Prepare, Server
 from duet_sdk.backends.server.decoding import Decoder
@@ -221,7 +222,10 @@ class VllmBackend(Backend):
         facts = await self._facts.get()
         kwargs = {"enable_thinking": thinking} if thinking is not None and facts.dialect.switch_thinking else {}
         if facts.renderer is not None and not any(message.images for message in messages):
-            return len(await asyncio.to_thread(facts.renderer.chat_ids, messages, tools=tools, **kwargs))
+            read = await asyncio.to_thread(facts.renderer.chat_ids, messages, tools=tools, **kwargs)
+            # The template writes some of what goes back, or none; a bound must not be too low.
+            back = [part.text for m in messages if (part := own_parts(m, self.endpoint_id, self.model)) is not None]
+            return len(read) + (await asyncio.to_thread(facts.renderer.count_text, "".join(back)) if back else 0)
         ids = await self.chat_ids(messages, tools=tools, **kwargs)
         return None if ids is None else len(ids)
 

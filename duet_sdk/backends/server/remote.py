@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from duet_sdk.errors import BackendError, ConfigError, InvalidRequest
 from duet_sdk.rendering.control import Span
+from duet_sdk.rendering.folding import Folding, folded
 from duet_sdk.types import Json
 
 _CONTROL = re.compile(r"\s*(?:[\[<{◁＜｟｛]\S.*[\]>}▷＞｠｝]|/\w+)\s*", re.DOTALL)
@@ -35,6 +36,7 @@ class Remote:
     def __init__(self, ask: Ask, model: str) -> None:
         self._ask = ask
         self._model = model
+        self._folding = Folding()
 
     async def chat_ids(
         self, turns: Sequence[Json], *, tools: Sequence[Json] = (), kwargs: Mapping[str, object] | None = None
@@ -87,17 +89,21 @@ class Remote:
     async def _chat(
         self, turns: Sequence[Json], tools: Sequence[Json], kwargs: Mapping[str, object] | None, end: Json
     ) -> tuple[int, ...]:
-        asked: dict[str, object] = {"model": self._model, "messages": list(turns), **end}
+        asked: dict[str, object] = {"model": self._model, **end}
         if tools:
             asked["tools"] = list(tools)
         if kwargs:
             asked["chat_template_kwargs"] = dict(kwargs)
-        try:
-            return self._ids(await self._ask("//tokenize", asked))
-        except BackendError as error:
-            if error.status is not None and 400 <= error.status < 500:
-                raise InvalidRequest(f"the server's chat template refuses these messages: {error}") from error
-            raise
+        given = [dict(turn) for turn in turns]
+        while True:
+            level = self._folding.level
+            try:
+                return self._ids(await self._ask("//tokenize", {**asked, "messages": folded(given, level)}))
+            except BackendError as error:
+                if error.status is None or not 400 <= error.status < 500:
+                    raise
+                if not self._folding.learns(given, level=level, words=str(error)):
+                    raise InvalidRequest(f"the server's chat template refuses these messages: {error}") from error
 
     def _ids(self, answer: object) -> tuple[int, ...]:
         ids = answer.get("tokens") if isinstance(answer, Mapping) else None
