@@ -9,7 +9,7 @@ Source: arXiv 2605.01111 for ``think``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -69,6 +69,13 @@ class LocalThinkRenderer:
         return self.renderer.think_ids(messages, signal)
 
 
+class Reader(Protocol):
+    """A model that is to read untrusted text."""
+
+    async def neutraliser(self, texts: Iterable[str]) -> Callable[[str], str]:
+        """What makes these texts harmless to the model: no control token and no role marker is left in them."""
+
+
 class Handoff(Protocol):
     """How the reasoner is asked for a signal and how the signal reaches the generator."""
 
@@ -108,8 +115,8 @@ class Instruct:
     '2+2?\n\n<notes>\n4\n</notes>'
     """
 
-    generator: Renderer | None = None
-    """The generator's own template, for neutralising the signal; None if it is not available."""
+    generator: Reader | None = None
+    """Who reads the signal, and so knows what must not stand in it; without one, all published families count."""
     name: HandoffName = "instruct"
 
     def ask(self, messages: Sequence[Message], *, limit: int, prompts: Prompts, tools: Sequence[Json]) -> Call:
@@ -140,11 +147,14 @@ class Instruct:
 
         So everything before a new signal stays the same, and with it what a server has cached.
         """
-        guided = with_notes(messages, signal, quote=self._quote)
-        return Call(max_tokens=0, messages=with_system(guided, prompts.generator or GENERATOR_PROMPT), thinking=False)
+        written = [one for one in (signal, *(message.signal for message in messages)) if one]
+        neutralise = await self.generator.neutraliser(written) if self.generator else neutralise_unknown
 
-    def _quote(self, signal: str) -> str:
-        return quoted(self.generator.neutralise(signal) if self.generator else neutralise_unknown(signal), NOTES_TAG)
+        def quote(one: str) -> str:
+            return quoted(neutralise(one), NOTES_TAG)
+
+        guided = with_notes(messages, signal, quote=quote)
+        return Call(max_tokens=0, messages=with_system(guided, prompts.generator or GENERATOR_PROMPT), thinking=False)
 
 
 @dataclass(frozen=True, slots=True)

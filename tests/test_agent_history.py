@@ -5,8 +5,9 @@ import time
 import pytest
 from support import agents
 
-from duet_sdk.agents.history import guarded, has_failed, in_force, why_ask_again
+from duet_sdk.agents.history import guarded, has_failed, in_force, untrusted, why_ask_again
 from duet_sdk.policies import RunScope
+from duet_sdk.rendering import neutralise_unknown
 from duet_sdk.types import ImagePart, Message, TextPart, ToolCall
 
 
@@ -140,3 +141,33 @@ def test_the_texts_of_parts_are_guarded_and_images_stay():
 def test_system_messages_are_the_callers_own():
     messages = (Message("system", "Write <notes>."),)
     assert guarded(messages, str.upper) == messages
+
+
+def test_calls_ids_and_names_are_guarded_too_and_stay_in_step():
+    call = ToolCall("<s>1", "<s>f", '{"a": "<s>"}')
+    turns = (
+        Message("user", "q", name="<s>me"),
+        Message("assistant", "<s>", (call,)),
+        Message("tool", "r", tool_call_id="<s>1"),
+    )
+    user, assistant, answer = guarded(turns, neutralise_unknown)
+    assert (user.name, user.text) == ("<\u200bs>me", "q")
+    assert assistant.tool_calls == (ToolCall("<\u200bs>1", "<\u200bs>f", '{"a": "<\u200bs>"}'),)
+    assert answer.tool_call_id == assistant.tool_calls[0].id
+    assert list(untrusted(turns)) == ["<s>me", "<s>1", "<s>f", '{"a": "<s>"}', "r", "<s>1"]
+
+
+@pytest.mark.parametrize(
+    ("written", "clean"),
+    [
+        (r'{"a": "\u003c|im_end|\u003e"}', '{"a": "<\u200b|im_end|>"}'),
+        (r'{"a": ["<\/think>", {"<\/s>": 1}]}', '{"a": ["<\u200b/think>", {"<\u200b/s>": 1}]}'),
+        (r'{"a": "\u003cnotes>"}', '{"a": "<\u200bnotes>"}'),
+        (r'{"a": "C:\\temp\n\u00e9",  "b": 1.50}', r'{"a": "C:\\temp\n\u00e9",  "b": 1.50}'),
+        (r'{"a": "\u003c', r'{"a": "\u003c'),
+        ("[" * 100_000 + "\\", "[" * 100_000 + "\\"),
+    ],
+)
+def test_no_control_string_hides_behind_the_escapes_of_a_calls_arguments(written, clean):
+    turn = Message("assistant", "", (ToolCall("c", "f", written),))
+    assert guarded([turn], neutralise_unknown)[0].tool_calls[0].arguments == clean

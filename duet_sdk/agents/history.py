@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -105,8 +105,8 @@ def has_failed(message: Message) -> bool:
 def guarded(messages: Sequence[Message], neutralise: Callable[[str], str]) -> tuple[Message, ...]:
     """The messages with nothing in them that passes for a signal, and tools' results as nothing but data.
 
-    The tags around signals are broken wherever they stand but in system messages. Tools' results are also rid of
-    control tokens and role markers by ``neutralise``, which knows the model that reads them.
+    The tags around signals are broken wherever they stand but in system messages. Tools' results, calls and names are
+    also rid of control tokens and role markers by ``neutralise``, which knows the model that reads them.
     """
 
     def break_notes(text: str) -> str:
@@ -115,20 +115,58 @@ def guarded(messages: Sequence[Message], neutralise: Callable[[str], str]) -> tu
     def clean(text: str) -> str:
         return break_notes(neutralise(text))
 
-    return tuple(
-        message if message.role == "system" else _changed(message, clean if message.role == "tool" else break_notes)
-        for message in messages
-    )
+    return tuple(message if message.role == "system" else _changed(message, break_notes, clean) for message in messages)
 
 
-def _changed(message: Message, change: Callable[[str], str]) -> Message:
+def untrusted(messages: Sequence[Message]) -> Iterator[str]:
+    """The texts that `guarded` neutralises."""
+    for message in messages:
+        if message.role == "tool":
+            yield message.text
+        yield from filter(None, (message.name, message.tool_call_id))
+        for call in message.tool_calls:
+            yield from (call.id, call.name, call.arguments)
+
+
+def _changed(message: Message, break_notes: Callable[[str], str], clean: Callable[[str], str]) -> Message:
+    change = clean if message.role == "tool" else break_notes
     content: str | tuple[Part, ...]
     if isinstance(message.content, str):
         content = change(message.content)
     else:
         content = tuple(TextPart(change(p.text)) if isinstance(p, TextPart) else p for p in message.content)
-    calls = tuple(replace(call, arguments=change(call.arguments)) for call in message.tool_calls)
-    return replace(message, content=content, tool_calls=calls)
+    calls = tuple(
+        ToolCall(clean(call.id), clean(call.name), _clean_arguments(call.arguments, clean))
+        for call in message.tool_calls
+    )
+    answers, name = (None if given is None else clean(given) for given in (message.tool_call_id, message.name))
+    return replace(message, content=content, tool_calls=calls, tool_call_id=answers, name=name)
+
+
+def _clean_arguments(written: str, clean: Callable[[str], str]) -> str:
+    r"""A call's arguments without control strings, also none that JSON's escapes hide (``\u003c``, ``\/``).
+
+    Templates get arguments parsed, and write the values out.
+    """
+    arguments = clean(written)
+    given = _object(arguments) if "\\" in arguments else None
+    if given is None:
+        return arguments
+    try:
+        cleaned = _each_string(given, clean)
+    except RecursionError:
+        return arguments
+    return arguments if cleaned == given else json.dumps(cleaned, ensure_ascii=False)
+
+
+def _each_string(value: object, clean: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_each_string(one, clean) for one in value]
+    if isinstance(value, dict):
+        return {clean(name): _each_string(one, clean) for name, one in value.items()}
+    return value
 
 
 def _is_invalid(call: ToolCall, tools: Sequence[Json]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -251,6 +251,10 @@ class Backend(ABC):
         """The model's tokenizer and chat template, None if they are not available."""
         return None
 
+    async def control_strings(self, written: Collection[str]) -> frozenset[str]:
+        """Those of these strings that the model's server reads as control tokens; empty where it does not tell."""
+        return frozenset()
+
     async def server_renderer(self) -> ThinkRenderer | None:
         """Renders by the template and tokenizer of the model's server, None if it does not share them.
 
@@ -332,6 +336,10 @@ class Wrapped(Backend):
     @override
     async def tokenizer(self) -> TokenizerFiles | None:
         return await self._backend.tokenizer()
+
+    @override
+    async def control_strings(self, written: Collection[str]) -> frozenset[str]:
+        return await self._backend.control_strings(written)
 
     @override
     async def server_renderer(self) -> ThinkRenderer | None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any, Final, Protocol, TypeVar
 
-from duet_sdk.agents.history import guarded
+from duet_sdk.agents.history import guarded, untrusted
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
 from duet_sdk.errors import (
@@ -28,7 +28,6 @@ from duet_sdk.pipeline.lifetime import OutOfTime
 from duet_sdk.pipeline.models import Parts, StageModel
 from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.policies import Prompts
-from duet_sdk.rendering import neutralise_unknown
 from duet_sdk.reply import Attempt, StageUsage
 from duet_sdk.types import AttemptKind, HandoffName, Json, Message, Stage
 
@@ -138,7 +137,7 @@ class Flow:
         handoff = await self.parts.handoff(reasoner, generator)
         if handoff.name == "instruct" or self._why_notes(handoff) is None:
             return handoff
-        return Instruct(await generator.find_renderer())
+        return Instruct(generator)
 
     def _why_notes(self, handoff: Handoff) -> str | None:
         """What keeps this request's signal from being the generator's own thought, None if nothing does."""
@@ -194,7 +193,7 @@ class Flow:
             model.name,
             reason or "its server would not parse this signal as one thought",
         )
-        notes = Instruct(await model.find_renderer())
+        notes = Instruct(model)
         return notes.name, await notes.answer(seen, signal, prompts=self.prompts, tools=tools)
 
     def seen_by(self, stage: Stage) -> tuple[Message, ...]:
@@ -223,8 +222,7 @@ class Flow:
         if self._read is None:
             self._read = {}
         if (stage, model.name) not in self._read:
-            renderer = await model.find_renderer()
-            self._read[stage, model.name] = guarded(seen, renderer.neutralise if renderer else neutralise_unknown)
+            self._read[stage, model.name] = guarded(seen, await model.neutraliser(untrusted(seen)))
         return self._read[stage, model.name]
 
     async def down_the_chain(self, work: StageWork) -> BackendError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duet_sdk.agents.run import RunMemory
@@ -17,12 +18,13 @@ from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think
 from duet_sdk.pipeline.lifetime import Cancellable, Lifetime
 from duet_sdk.policies import FailurePolicy, Progressive, Prompts
 from duet_sdk.pricing import PriceBook
-from duet_sdk.rendering import Renderer
+from duet_sdk.rendering import Renderer, neutralise_unknown
+from duet_sdk.rendering.control import suspects
 from duet_sdk.signal import CutPolicy
 from duet_sdk.types import HandoffName, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from duet_sdk.gate.calibration import Calibration
 
@@ -97,6 +99,14 @@ class StageModel:
             self._looked = epoch
         return self.renderer
 
+    async def neutraliser(self, texts: Iterable[str]) -> Callable[[str], str]:
+        """What makes these texts harmless to this model: by its tokenizer, else by its server's, else by a table."""
+        if (renderer := await self.find_renderer()) is not None:
+            return renderer.neutralise
+        asked = suspects(texts)
+        found = await self.backend.control_strings(asked) if asked else frozenset[str]()
+        return partial(neutralise_unknown, also=found) if found else neutralise_unknown
+
 
 @dataclass(slots=True)
 class Parts:
@@ -146,12 +156,11 @@ class Parts:
         known = self._handoffs.get(key)
         if known is not None and known[0] == epochs:
             return known[1]
-        renderer = await generator.find_renderer()
         handoff: Handoff
         if self.wanted_handoff == "think" and _same_weights(generator, self.generators[0]):
             handoff = await _think(reasoner, generator)
         else:
-            handoff = Instruct(renderer)
+            handoff = Instruct(generator)
         self._handoffs[key] = (epochs, handoff)
         return handoff
 
@@ -190,4 +199,4 @@ async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
         generator.name,
         "its tokenizer is not available" if able.prompt_ids else "it does not accept prompts as token ids",
     )
-    return Instruct(renderer)
+    return Instruct(generator)

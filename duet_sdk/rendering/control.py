@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from duet_sdk.rendering.control_strings import PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 ZERO_WIDTH_SPACE = "\u200b"
 WORD_JOINER = "\u2060"
@@ -23,15 +23,18 @@ UNUSABLE = "\ufdd0"
 """A noncharacter that no text holds after `clean`; it renames vocabulary that text must not reach."""
 
 Span = tuple[int, int]
+_MARKED = re.compile(r"[\[<{◁＜｟｛]{1,2}[^\s\[\]<>{}]{1,64}[\]>}▷＞｠｝]{1,2}")
+_MOST_SUSPECTS = 256
+"""More different ones stand in no text but one that means to hide some; a question to the server stays short."""
 
 _UNSAFE = re.compile(f"[\ud800-\udfff{UNUSABLE}]")
 
 
-def neutralise_unknown(text: str) -> str:
+def neutralise_unknown(text: str, *, also: Collection[str] = ()) -> str:
     r"""Untrusted text for a model whose tokenizer is not available: well-known control strings are broken.
 
     A zero-width space after its first character breaks each; all other text comes out unchanged. Idempotent. The
-    strings are those of `duet_sdk.rendering.control_strings`.
+    strings are those of `duet_sdk.rendering.control_strings`, and ``also`` those.
 
     >>> neutralise_unknown("17 primes</think>").encode()
     b'17 primes<\xe2\x80\x8b/think>'
@@ -39,6 +42,8 @@ def neutralise_unknown(text: str) -> str:
     if not text:
         return text
     text = clean(text)
+    for string in also:
+        text = text.replace(string, f"{string[0]}{ZERO_WIDTH_SPACE}{string[1:]}")
     if text.isascii():
         return PATTERN.sub(rf"\g<0>{ZERO_WIDTH_SPACE}", text)
     pieces, done = [], 0
@@ -46,6 +51,19 @@ def neutralise_unknown(text: str) -> str:
         pieces += [text[done:end], ZERO_WIDTH_SPACE]
         done = end
     return "".join(pieces) + text[done:]
+
+
+def suspects(texts: Iterable[str]) -> list[str]:
+    """What of untrusted texts looks like a control token but is in no table; not more than a server is to be asked."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for match in _MARKED.finditer(text):
+            string = match[0]
+            if ZERO_WIDTH_SPACE not in string and any(map(str.isalpha, string)) and not PATTERN.match(string):
+                found[string] = None
+                if len(found) == _MOST_SUSPECTS:
+                    return list(found)
+    return list(found)
 
 
 def clean(text: str) -> str:

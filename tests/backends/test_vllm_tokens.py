@@ -6,6 +6,7 @@ import pytest
 from support import templates
 from support.served import QUESTION, TOOL, served
 
+from duet_sdk import AsyncDuetClient
 from duet_sdk.errors import (
     ConfigError,
     SignalError,
@@ -107,3 +108,27 @@ async def test_a_template_that_cannot_hold_a_signal_is_refused_there_too(family)
 async def test_a_server_that_does_not_share_its_tokenizer_has_no_renderer():
     async with served(vllm=False) as (_, backend):
         assert await backend.server_renderer() is None
+
+
+async def test_the_server_says_what_its_control_strings_are_in_one_request():
+    files = templates.with_tokens(templates.files("qwen3"), {"<turn:user>": True, "[[end]]": False})
+    async with served(files=files) as (server, backend):
+        await backend.connect()
+        asked = len(server.seen)
+        found = await backend.control_strings(["<turn:user>", "<div>", "[i]", "[[end]]", "{x}", "<|im_end|>"])
+        assert found == {"<turn:user>", "[[end]]"}
+        assert len(server.seen) == asked + 1
+
+
+async def test_a_server_that_does_not_share_its_tokenizer_says_nothing_of_control_strings():
+    async with served(vllm=False) as (_, backend):
+        assert await backend.control_strings(["<s>"]) == frozenset()
+
+
+async def test_a_signal_is_made_harmless_by_the_servers_own_tokenizer():
+    files = templates.with_tokens(templates.files("qwen3"), {"<turn:user>": True})
+    async with served(files=files) as (server, backend):
+        async with AsyncDuetClient("scripted/17 <turn:user> <div> </s>", backend) as duet:
+            await duet.chat("How many?")
+        sent = next(seen.body for seen in reversed(server.seen) if seen.path.endswith("/chat/completions"))
+        assert "17 <\u200bturn:user> <div> <\u200b/s>" in sent["messages"][-1]["content"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support import templates
 
 from duet_sdk.rendering import Renderer, TokenizerFiles, neutralise_unknown
+from duet_sdk.rendering.control import suspects
 from duet_sdk.rendering.control_strings import SHAPES, STRINGS
 from duet_sdk.rendering.quoting import quoted
 from duet_sdk.types import Message
@@ -318,3 +319,20 @@ def test_a_control_string_is_found_behind_characters_that_fold_to_several_or_non
     assert neutralise_unknown("ﬁﷺ\u2060㌀ <ﬁ> ＜|im_end|＞ ﬁ </think>") == (
         f"ﬁﷺ\u2060㌀ <ﬁ> ＜{BREAK}|im_end|＞ ﬁ <{BREAK}/think>"
     )
+
+
+def test_what_a_server_says_is_control_is_broken_too():
+    safe = neutralise_unknown("a <turn:user> [b] <turn:user> </s>", also=["<turn:user>"])
+    assert safe == f"a <{BREAK}turn:user> [b] <{BREAK}turn:user> <{BREAK}/s>"
+    assert neutralise_unknown(safe, also=["<turn:user>"]) == safe
+
+
+def test_suspects_are_what_looks_like_control_and_is_in_no_table():
+    assert suspects(["a <x> [y] </s> <|im_end|> <x> {z} [1] <> <a b>", "｟w｠ <\u200bv> [[u]]"]) == [
+        "<x>",
+        "[y]",
+        "{z}",
+        "｟w｠",
+        "[[u]]",
+    ]
+    assert len(suspects([" ".join(f"<t{n}>" for n in range(1000))])) == 256

@@ -29,6 +29,7 @@ from duet_sdk.backends.server.fields import OwnFields, rank_headers, thinking_bu
 from duet_sdk.backends.server.http import Http
 from duet_sdk.backends.server.knowledge import Knowledge
 from duet_sdk.backends.server.probing import Facts, Said, probe, tokenize
+from duet_sdk.backends.server.remote import Remote
 from duet_sdk.backends.server.renderer import ServerRenderer
 from duet_sdk.backends.server.route import route_to
 from duet_sdk.backends.server.scale_out import Derender
@@ -40,7 +41,7 @@ from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.pricing import FREE, Price
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Sequence
 
     from duet_sdk.rendering import TokenizerFiles
     from duet_sdk.types import Json, Message
@@ -251,6 +252,17 @@ class VllmBackend(Backend):
     async def tokenizer(self) -> TokenizerFiles | None:
         """The local tokenizer and template, where they were found and are the server's."""
         return (await self._facts.get()).files
+
+    @override
+    async def control_strings(self, written: Collection[str]) -> frozenset[str]:
+        """Those of these strings that ``/tokenize`` makes control tokens of; empty where the server does not tell."""
+        if not (await self._facts.get()).tokenize:
+            return frozenset()
+        try:
+            return await Remote(self._server.ask, self.model).spoken(written)
+        except (BackendError, ConfigError) as error:
+            _log.debug("/tokenize does not tell control strings (%s)", type(error).__name__)
+            return frozenset()
 
     async def server_renderer(self) -> ServerRenderer | None:
         """Renders the think handoff by the server's own template and tokenizer, None where it does not share them.

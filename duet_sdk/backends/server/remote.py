@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from duet_sdk.errors import BackendError, ConfigError, InvalidRequest
@@ -85,6 +85,16 @@ class Remote:
     async def control_spans(self, text: str) -> list[Span]:
         """Where control tokens stand in trusted text."""
         return control_spans(text, (await self.tokens(text))[1])
+
+    async def spoken(self, written: Collection[str]) -> frozenset[str]:
+        """Those of these strings that hold a control token; they are asked about in one request."""
+        spans = await self.control_spans("\n".join(written))
+        found, end = set[str](), 0
+        for string in written:
+            begin, end = end, end + len(string) + 1
+            if any(begin <= start < end for start, _ in spans):
+                found.add(string)
+        return frozenset(found)
 
     async def _chat(
         self, turns: Sequence[Json], tools: Sequence[Json], kwargs: Mapping[str, object] | None, end: Json
