@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from duet_sdk.reply import StageUsage
     from duet_sdk.types import Json
 
-MODEL_NOT_FOUND: Final = "model_not_found"
-CONTEXT_LENGTH_EXCEEDED: Final = "context_length_exceeded"
 _NO_MODEL: Final = re.compile(
     r"model\b.{0,200}?\b(?:not (?:exist|found|supported)|unknown|no such)|(?:unknown|no such) model"
     r"|model_not_found|model\b.{0,200}?does ?n['o]t|^models?[:/]",
@@ -56,7 +54,7 @@ _ERRORS: Final[Mapping[Meaning | None, tuple[type[BackendError], str, bool]]] = 
 """What an error means → its class, what it says, and whether trying again may help."""
 _CONSIDERED: Final = 4096
 """Characters of a server's words in which its meaning is looked for: a page; it stands at their beginning."""
-_LASTING: Final = frozenset(("quota", "filtered", "key", "forbidden"))
+_LASTING: Final = frozenset(("quota", "filtered", "key", "forbidden", "overflow"))
 """What does not pass within seconds, also where an answer had begun."""
 _CANNOT: Final = 501
 """The status of a server that cannot do this and never will."""
@@ -225,7 +223,7 @@ class Failures:
         )
 
     def _overflow(self, refusal: Refusal, said: str, sent: Json, context_tokens: int | None) -> ContextOverflow:
-        needed, window = numbers_of(refusal.words, refusal.fields, sent)
+        needed, window = numbers_of(refusal.words[:_CONSIDERED], refusal.fields, sent)
         return ContextOverflow(
             f"prompt and limits do not fit the context of {self._who}{said}; shorten the conversation or lower the "
             "limits",

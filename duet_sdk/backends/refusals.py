@@ -70,6 +70,8 @@ _ALL_WELL: Final = (
     "text_completion",
 )
 """What stands in an answer's codes and kind where there is no error."""
+_EVENT: Final = ("data:", "event:")
+"""What an error begins with that is sent as an event of a stream in place of a body."""
 _DECODER: Final = json.JSONDecoder()
 _DEEPEST: Final = 6
 """Levels of error objects within each other; the deepest known has four, as JSON in the words of another."""
@@ -228,7 +230,8 @@ def _embedded(text: str) -> Json | None:
         found, _ = _DECODER.raw_decode(text, at)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and (at == 0 or "error" in found) else None
+    is_whole = at == 0 or text.startswith(_EVENT)
+    return found if isinstance(found, dict) and (is_whole or "error" in found) else None
 
 
 def _code(value: object) -> str | None:

@@ -105,6 +105,7 @@ def test_an_error_is_found_in_every_form(body, words, encoding):
         (b'{"error": {"message": "no eggs, and what is more', ": no eggs, and what is more"),
         (b'{"error": {"message": "no eggs", "code": 5', ": no eggs"),
         (b'data: {"error": {"message": "no eggs"}}\n\ndata: [DONE]\n\n', ": no eggs"),
+        (b'event: error\ndata: {"code": 1, "msg": "no eggs"}\n\n', ": no eggs"),
         (b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>", ": 502 Bad Gateway"),
         (b"<!DOCTYPE html>\n<html lang='en'><title>\n  Attention\n Required! </title>", ": Attention Required!"),
         (b"<html><h1>It works!</h1></html>", ""),
