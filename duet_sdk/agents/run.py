@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from threading import Lock
+from typing import Final
 
 from duet_sdk.agents.history import in_force, question_at, turns, why_ask_again, without_signals
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.receipt import Account
 from duet_sdk.reply import GateDecision, RunTotals, Signal, Usage
 from duet_sdk.request import Request
-from duet_sdk.types import Message, ToolCall
+from duet_sdk.types import Message, ProviderParts, ToolCall
 
 _UNSURE = "the generator was unsure how to continue"
 POLICY = "run"
@@ -42,11 +43,17 @@ class Tally:
     usd: Decimal | None = Decimal(0)
     signals: dict[tuple[int, str], str] = field(default_factory=dict)
     """The signal behind each turn, by its number and the ids of its tool calls."""
+    parts: dict[tuple[int, str], ProviderParts] = field(default_factory=dict)
+    """What each turn's model wants back with it, likewise."""
     used_s: float = 0.0
 
 
+_MOST_PARTS_CHARS: Final = 16 << 20
+"""Most that is remembered for callers who drop what providers want back: a few long runs, or hundreds of usual ones."""
+
+
 class RunMemory:
-    """Remembers the runs of a client for callers whose history does not carry their signals. Safe in many threads.
+    """Remembers the runs of a client for callers who drop what its messages carry. Safe in many threads.
 
     A run is known by tenant, session and user, by both models, by the messages up to its question, and by the ids of
     its first tool calls. Nothing crosses from one tenant to another.
@@ -64,6 +71,8 @@ class RunMemory:
         self._idle_s = idle_s
         self._clock = clock
         self._tallies: OrderedDict[str, Tally] = OrderedDict()
+        self._parts: deque[tuple[Tally, tuple[int, str], int]] = deque()  # the oldest first
+        self._parts_chars = 0
         self.lock = Lock()
 
     def find(self, key: str) -> Tally:
@@ -82,6 +91,16 @@ class RunMemory:
         self._tallies[key] = tally
         while len(self._tallies) > self._max_entries:
             self._tallies.popitem(last=False)
+
+    def keep_parts(self, tally: Tally, turn: tuple[int, str], parts: ProviderParts) -> None:
+        """Remember what a turn's model wants back, and forget the oldest of too much; call it with the lock held."""
+        tally.parts[turn] = parts
+        self._parts.append((tally, turn, len(parts.text)))
+        self._parts_chars += len(parts.text)
+        while self._parts_chars > _MOST_PARTS_CHARS:
+            oldest, key, chars = self._parts.popleft()
+            oldest.parts.pop(key, None)
+            self._parts_chars -= chars
 
 
 class AgentRun:
@@ -172,8 +191,11 @@ class AgentRun:
             tally.calls -= self._spared(account)
             tally.usage, tally.usd = _plus(tally.usage, account.usage()), _sum(tally.usd, account.cost().usd)
             if message.tool_calls:
+                turn = self._turn, _ids(message.tool_calls)
                 if message.signal:
-                    tally.signals[self._turn, _ids(message.tool_calls)] = message.signal
+                    tally.signals[turn] = message.signal
+                if message.provider_parts is not None:
+                    self._memory.keep_parts(tally, turn, message.provider_parts)
                 if not self._turn:
                     self._memory.keep(self._key(message.tool_calls), tally)
 
@@ -188,15 +210,16 @@ class AgentRun:
         return GateDecision(ask=False, policy=POLICY, reason=reason)
 
     def _restored(self, own: Sequence[int]) -> tuple[Message, ...]:
-        """The messages with the signals that the caller dropped, where this client remembers them."""
-        if self._request.signal_scope is None:
-            return without_signals(self._request.messages)
+        """The messages with the signals and providers' parts that the caller dropped, where they are remembered."""
         messages = list(self._request.messages)
         for turn, at in enumerate(own):
-            if messages[at].signal is None:
-                found = self._tally.signals.get((turn, _ids(messages[at].tool_calls)))
-                messages[at] = replace(messages[at], signal=found)
-        return in_force(messages)
+            message, key = messages[at], (turn, _ids(messages[at].tool_calls))
+            messages[at] = replace(
+                message,
+                signal=message.signal or self._tally.signals.get(key),
+                provider_parts=message.provider_parts or self._tally.parts.get(key),
+            )
+        return without_signals(messages) if self._request.signal_scope is None else in_force(messages)
 
     def _first_calls(self, own: Sequence[int]) -> tuple[ToolCall, ...]:
         calls = (self._request.messages[at].tool_calls for at in own)

@@ -9,7 +9,7 @@ import pytest
 from support import agents
 
 from duet_sdk import AsyncDuetClient, Budget, Message
-from duet_sdk.agents.run import RunMemory
+from duet_sdk.agents.run import RunMemory, Tally
 from duet_sdk.backends import Capabilities
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cache import MemorySignalCache
@@ -17,7 +17,7 @@ from duet_sdk.errors import ConfigError, ConnectFailed
 from duet_sdk.policies import Retry, RunScope
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.reply import GateDecision
-from duet_sdk.types import ToolCall
+from duet_sdk.types import ProviderParts, ToolCall
 
 PLAN = "<notes>\nread them all\n</notes>"
 
@@ -184,6 +184,23 @@ async def test_openai_messages_carry_the_signal():
     reply = await turn(duet, told(signal="the plan"))
     assert (reply.signal.text, reply.gate.reason) == ("the plan", "the run already has a signal")
     assert reasoner.calls == []
+
+
+@pytest.mark.parametrize("scope", ["run", "turn"])
+async def test_what_a_model_wants_back_is_remembered_for_callers_who_drop_it(scope):
+    wants = {"message": {"reasoning_content": "I look it up."}, "calls": {}}
+    generator = Scripted(*(Script(tool_calls=(agents.call(at),), provider_parts=wants) for at in (0, 1)), "done")
+    duet, _ = pair("plan", generator, signal_scope=scope)
+    await agents.work(duet, keeps=agents.forgetful)
+    sent = [message.provider_parts for message in prompts(generator)[2] if message.role == "assistant"]
+    assert [json.loads(parts.text)["message"] for parts in sent] == [wants["message"]] * 2
+
+
+def test_what_models_want_back_is_remembered_within_bounds():
+    memory, tally = RunMemory(), Tally()
+    for at in range(40):
+        memory.keep_parts(tally, (at, "c"), ProviderParts("e", "m", "x" * (1 << 20)))
+    assert sorted(at for at, _ in tally.parts) == list(range(24, 40))
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])

@@ -206,3 +206,20 @@ async def test_thinking_in_a_text_is_captured_as_thinking(spans, monkeypatch):
         {"type": "reasoning", "content": "walnut"},
         {"type": "text", "content": "beech"},
     ]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_a_provider_wants_back_is_no_content(spans, monkeypatch, whole):
+    monkeypatch.setenv(VARIABLE, "SPAN_AND_EVENT")
+    wants = {"message": {"encrypted_content": "otter"}, "calls": {}}
+    generator = Scripted(Script("beech", provider_parts=wants))
+    async with AsyncDuetClient(Scripted("walnut"), generator) as duet:
+        first = await duet.chat("squirrel")
+        if whole:
+            await duet.chat([Message("user", "squirrel"), first.message, Message("user", "squirrel")])
+        else:
+            async with duet.stream([Message("user", "squirrel"), first.message, Message("user", "squirrel")]) as run:
+                async for _ in run:
+                    pass
+    assert generator.calls[-1].messages[-2].provider_parts is not None
+    assert "otter" not in spans.written()
