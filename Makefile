@@ -48,11 +48,12 @@ test-integrations: ## run each integration's tests in its framework's own enviro
 	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/environment vllm) && \
 	$(IN) -m pytest tests/frameworks $(if $(ONLY),-k $(ONLY)) $(ARGS)
 
-lint: ## style and format, by ruff, and words, by .ci/words
+lint: ## style and format, by ruff; words, by .ci/words; workflows, by zizmor
 	$(SETUP) lint
 	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/words
 	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/words
 	$(IN) .ci/words
+	.venv/bin/zizmor --offline --quiet .github/workflows
 
 train-demo: ## train a toy pair from nothing, measure it, and ask it (at most ten minutes; first some minutes for its environment)
 	@python=$$($(PYTHON) .ci/environment train) && export PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=2 && \
