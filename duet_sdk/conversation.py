@@ -39,7 +39,7 @@ class AsyncConversation:
     async def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
         """Ask the next question, or give the results of the tools that the last reply called.
 
-        A request that fails leaves the conversation as it was.
+        A request that fails, or whose answer says nothing, leaves the conversation as it was.
 
         Args:
             said: the question, or messages such as ``Message("tool", result, tool_call_id=call.id)``.
@@ -74,6 +74,6 @@ class AsyncConversation:
         return asked if goes_on else without_signals(asked)
 
     def _keep(self, asked: Sequence[Message], reply: Reply) -> None:
-        if reply.mode != "signal":
+        if reply.mode != "signal" and not reply.is_empty:  # many servers refuse a turn that is empty
             said = [*asked, reply.message]
             self.messages = said if reply.tool_calls else list(without_signals(said))

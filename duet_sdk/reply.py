@@ -258,6 +258,11 @@ class Reply:
         return Message("assistant", self.text, self.tool_calls, signal=signal, provider_parts=self.provider_parts)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing: it has neither text nor tool calls, or no signal where only that was asked for."""
+        return not (self.signal.text if self.mode == "signal" else self.text.strip() or self.tool_calls)
+
+    @property
     def new_signal(self) -> str:
         """The signal's text where this request brought it; empty where it is one that the run already had."""
         return self.signal.text if self.gate is None or self.gate.ask else ""

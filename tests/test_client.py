@@ -280,6 +280,12 @@ async def test_a_conversation_takes_text_or_messages():
         await AsyncDuetClient("scripted/a", "scripted/b").conversation().chat(3)
 
 
+async def test_an_answer_that_says_nothing_is_no_turn_of_a_conversation():
+    talk = AsyncDuetClient("scripted/a", "scripted/<think>b").conversation()
+    reply = await talk.chat("q", mode="generator")
+    assert (reply.is_empty, reply.finish_reason, talk.messages) == (True, "empty", [])
+
+
 async def test_a_turn_that_fails_leaves_the_conversation_as_it_was():
     broken = Scripted(Script(error=ConnectFailed("x", backend="b", model="m")))
     talk = AsyncDuetClient(broken, broken).conversation()

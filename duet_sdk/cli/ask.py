@@ -101,7 +101,7 @@ def ask(
                     print_tree(Screen(stderr=True), reply)
             else:
                 reply = show(duet.stream(text, mode=mode), last_lines)
-        if says_nothing(reply):
+        if reply.is_empty:
             raise typer.Exit(1)
 
 
@@ -178,11 +178,6 @@ def show(run: SyncRun, last_lines: Callable[[Screen, Reply], None]) -> Reply:
     say_how_it_ended(screen, run.reply)
     last_lines(screen, run.reply)
     return run.reply
-
-
-def says_nothing(reply: Reply) -> bool:
-    """Whether a reply has neither text nor tool calls, nor a signal where that was asked for."""
-    return not (reply.signal.text if reply.mode == "signal" else reply.text.strip() or reply.tool_calls)
 
 
 def say_how_it_ended(screen: Screen, reply: Reply) -> None:

@@ -147,9 +147,17 @@ async def _ask(client: AsyncDuetClient, question: Question, seed: int) -> _Answe
         alone = await client.chat(question.messages, mode="generator", seed=seed)
     except DuetError as error:
         return error
+    if _said_nothing(guided):
+        return _Answers("", alone.text, guided.usage.reasoner.output_tokens)
     if guided.served_by not in ("pair", "pair_cut") and not _was_silent(guided):
         return EvaluationError(f"an answer was served by {guided.served_by}, not by the pair")
     return _Answers(guided.text, alone.text, guided.usage.reasoner.output_tokens)
+
+
+def _said_nothing(reply: Reply) -> bool:
+    """Whether the generator ended without an answer: the pair's answer is then none, whoever stood in for it."""
+    attempts = [attempt for attempt in reply.receipt.attempts if attempt.stage == "generator"]
+    return bool(attempts) and all(attempt.error_type == "NoAnswer" for attempt in attempts)
 
 
 def _was_silent(reply: Reply) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from duet_sdk import AsyncDuetClient, Message, Pair
+from duet_sdk import AsyncDuetClient, Message, Pair, Retry
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.cli.ask import app
 from duet_sdk.errors import ConnectFailed, EvaluationError
@@ -107,6 +107,13 @@ async def test_a_pair_that_learned_silence_is_measured_all_the_same():
         found = await measure_utility(client, asked(10), Exact())
     assert (found.questions, found.failed) == (10, 0)
     assert (found.guided.value, found.alone.value) == (1.0, 1.0)
+
+
+async def test_a_guided_answer_that_says_nothing_is_the_pair_s_own_whoever_stands_in():
+    client = AsyncDuetClient(Scripted("17"), answers("<think>", "17"), retry=Retry(attempts=1))
+    async with client:
+        found = await measure_utility(client, asked(4), Exact())
+    assert (found.failed, found.guided.value, found.alone.value) == (0, 0.0, 1.0)
 
 
 async def test_a_reasoner_that_fails_is_not_silent():
