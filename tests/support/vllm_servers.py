@@ -1,4 +1,4 @@
-"""Real vLLM servers on the CPU: the embedded model as it is, a copy of it that has think tags, and one that counts."""
+"""Real vLLM servers on the CPU: the embedded model as it is, copies of it that have think tags, and one that counts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import save_file
 from support import server_process, templates
 from support.server_process import ServerProcess
 
@@ -29,6 +31,9 @@ RENAMED = {
 """Tokens that SmolLM2 never learned to use → what Qwen3 calls its own; not special there either."""
 TAKES_SIGNALS = "takes_signals.jinja"
 """The file in a model's folder that holds its template made to take a signal."""
+ADAPTER = "gen"
+"""The name of the adapter on the server ``drafted``, and of its folder."""
+_RANK = 8
 FLAGS = {
     "plain": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
     "thinker": [
@@ -37,8 +42,14 @@ FLAGS = {
         *("--structured-outputs-config", '{"enable_in_reasoning": true}'),
         "--enable-scale-out",
     ],
-    "counter": [],
+    "counter": ["--data-parallel-size", "2"],
+    "drafted": [
+        *("--reasoning-parser", "qwen3"),
+        *("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}'),
+        *("--enable-lora", "--max-lora-rank", str(_RANK), "--lora-modules", f"{ADAPTER}={ADAPTER}"),
+    ],
 }
+"""How each server is started; adapters are folders next to the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,22 @@ def think_copy(folder: Path) -> Path:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
     (folder / "chat_template.jinja").write_text(templates.template("qwen3"), "utf-8")
     (folder / TAKES_SIGNALS).write_text(signal_template(TokenizerFiles.from_folder(folder)), "utf-8")
+    return folder
+
+
+def adapter(folder: Path, base: Path) -> Path:
+    """A LoRA adapter of the model in ``base`` that changes nothing."""
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    width, weights = config["hidden_size"], {}
+    for layer in range(config["num_hidden_layers"]):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        weights[f"{name}.lora_A.weight"] = np.zeros((_RANK, width), dtype=np.float32)
+        weights[f"{name}.lora_B.weight"] = np.zeros((width, _RANK), dtype=np.float32)
+    folder.mkdir()
+    save_file(weights, folder / "adapter_model.safetensors")
+    facts = {"peft_type": "LORA", "r": _RANK, "lora_alpha": _RANK, "target_modules": ["q_proj"], "bias": "none"}
+    facts |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(facts), "utf-8")
     return folder
 
 

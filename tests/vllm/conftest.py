@@ -24,10 +24,13 @@ def running(
     if not PYTHON:
         pytest.skip("needs the environment with vLLM; run `make test-vllm`")
     folder = tmp_path_factory.mktemp("vllm")
+    thinks = vllm_servers.think_copy(folder / "thinker-model")
+    vllm_servers.adapter(folder / vllm_servers.ADAPTER, thinks)
     folders = {
         "plain": vllm_servers.models.embedded(),
-        "thinker": vllm_servers.think_copy(folder / "thinker-model"),
+        "thinker": thinks,
         "counter": tiny_model.recite(folder / "counter-model", WORDS),
+        "drafted": thinks,
     }
     started: list[vllm_servers.Server] = []
     try:
@@ -54,8 +57,17 @@ def thinker(running: list[vllm_servers.Server]) -> vllm_servers.Server:
 
 @pytest.fixture(scope="session")
 def counter(running: list[vllm_servers.Server]) -> vllm_servers.Server:
-    """A tiny model that counts from one to eight, as the backends' contract wants it."""
+    """A tiny model that counts from one to eight, as the backends' contract wants it, on two data-parallel engines."""
     return running[2]
+
+
+@pytest.fixture(scope="session")
+def drafted(running: list[vllm_servers.Server]) -> vllm_servers.Server:
+    """The copy with think tags once more, as servers are by default: grammars begin where thinking ends.
+
+    What was said before is a draft of what follows (speculative decoding), and there is an adapter.
+    """
+    return running[3]
 
 
 @pytest.fixture(scope="session")
