@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 
@@ -240,6 +241,59 @@ async def answering(body, *, status=200, kind="application/json", headers=()):
     finally:
         await backend.aclose()
         await runner.cleanup()
+
+
+STATUSES = st.sampled_from(
+    [200, 201, 202, 301, 307, 400, 401, 402, 403, 404, 408, 413, 422, 429, 498, 500, 501, 503, 529]
+)
+KINDS = st.sampled_from(
+    ["application/json", "text/event-stream", "text/html", "application/problem+json", "text/plain"]
+)
+EVENTS = st.lists(BODIES, max_size=4).map(lambda bodies: b"".join(b"data: " + body + b"\n\n" for body in bodies))
+
+
+def test_only_errors_of_ours_come_of_any_answer_over_http():
+    """Whole and streamed, with any status, type and body: an answer, or an error of ours without a secret."""
+    told = {}
+
+    async def reply(request):
+        if request.method == "GET":
+            return web.json_response({"data": [{"id": "m"}]})
+        await request.read()
+        return web.Response(**told)
+
+    @given(status=STATUSES, kind=KINDS, headers=HEADERS, body=BODIES | EVENTS, whole=st.booleans())
+    @settings(max_examples=80, deadline=None)
+    def try_all(status, kind, headers, body, whole):
+        safe = {name: value for name, value in headers.items() if value.isascii() and value.isprintable()}
+        told.update(status=status, headers={"Content-Type": kind, **safe}, body=body)
+        loop.run_until_complete(asked(Call(max_tokens=8, messages=(Message("user", PROMPT),), whole=whole)))
+
+    async def asked(call):
+        try:
+            async for _ in backend.stream(call):
+                pass
+        except DuetError as error:
+            check(error)
+
+    async def started():
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", reply)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]
+        return runner, VllmBackend("m", base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY)
+
+    loop = asyncio.new_event_loop()
+    runner, backend = loop.run_until_complete(started())
+    try:
+        try_all()
+    finally:
+        loop.run_until_complete(backend.aclose())
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
 
 
 def event(value):
