@@ -25,6 +25,8 @@ _HOUR_S = Decimal(3600)
 _SMALLEST_USD = Decimal("1e-12")
 _MOST_REPORTED_USD: Final = Decimal(9_000_000)
 """The most that a ledger counts, and no call costs: a provider that says more says nothing."""
+_HIGHEST_USD: Final = Decimal(10**12)
+"""A price beyond it is a mistake, and could not be multiplied within our decimals for ever."""
 _LOCAL = frozenset({"scripted", "transformers", "vllm", "vllm-engine"})
 
 
@@ -35,6 +37,8 @@ def _usd(name: str, given: object) -> Decimal:
         usd = Decimal("nan")
     if not usd.is_finite() or usd < 0:
         raise ConfigError(f"{name} must be a number of USD of at least 0, got {given!r}")
+    if usd > _HIGHEST_USD:
+        raise ConfigError(f"{name} must be at most 10¹² USD, got {given!r}")
     return usd
 
 
@@ -130,7 +134,8 @@ class PriceBook:
         """
         own = self._find(model)
         if own is None and reported_usd is not None and _is_meant(reported_usd):
-            return reported_usd
+            with localcontext(_EXACT):  # a server may write more digits than anybody wants to read
+                return reported_usd.quantize(_SMALLEST_USD) if _is_long(reported_usd) else reported_usd
         price, size = own or backend_price, _Size.of(usage)
         return _published(model, size) if price is None else _apply(price, size, seconds)
 
@@ -215,6 +220,11 @@ class _Size:
 
 def _is_meant(usd: Decimal) -> bool:
     return usd.is_finite() and 0 <= usd <= _MOST_REPORTED_USD
+
+
+def _is_long(usd: Decimal) -> bool:
+    exponent = usd.as_tuple().exponent
+    return isinstance(exponent, int) and exponent < _SMALLEST_USD.adjusted()
 
 
 def _apply(price: Price, size: _Size, seconds: float) -> Decimal:

@@ -133,6 +133,21 @@ def test_a_price_that_is_no_amount_is_refused(price):
         GpuHour(price)
 
 
+@pytest.mark.parametrize("price", ["1e13", "9e999999"])
+def test_a_price_that_nobody_can_mean_is_refused(price):
+    with pytest.raises(ConfigError, match="output_usd must be at most 10¹² USD, got"):
+        TokenPrice(1, price)
+
+
+@pytest.mark.parametrize(
+    ("said", "usd"), [("1e-999999", "1e-12"), ("0.03", "0.03"), ("0.0000000000001", "1e-12"), (f"0.{'3' * 5000}", None)]
+)
+def test_a_reported_amount_is_kept_to_a_trillionth_rounded_up(said, usd):
+    cost = PriceBook().cost("x/m", USAGE, seconds=1, reported_usd=Decimal(said))
+    assert str(cost) == "0.333333333334" if usd is None else cost == Decimal(usd)
+    assert len(f"{cost:f}") < 20
+
+
 def test_a_price_of_another_kind_is_refused():
     with pytest.raises(ConfigError, match="must be a TokenPrice or GpuHour, got float"):
         PriceBook({"x/m": 0.5})

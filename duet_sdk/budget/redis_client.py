@@ -58,6 +58,8 @@ class _Connected:
     is_cluster: bool = False
     free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONNECTIONS))
     """A cluster's connections that are free; the pool of a single server counts its own."""
+    left: list[Client] = field(default_factory=list)
+    """The client of a single server that turned out to belong to a cluster; calls may still be under way on it."""
 
 
 class RedisScript:
@@ -154,7 +156,7 @@ class RedisScript:
         from redis.asyncio import RedisCluster
 
         here.redis, here.is_cluster = RedisCluster.from_url(self._url, **self._options()), True
-        await _hang_up(used)
+        here.left.append(used)
 
     async def _here(self) -> _Connected:
         if self._closed:
@@ -183,7 +185,8 @@ class RedisScript:
 
 
 async def _close(connected: _Connected) -> None:
-    await connected.redis.aclose()
+    for client in (connected.redis, *connected.left):
+        await client.aclose()
 
 
 async def _hang_up(redis: Client) -> None:

@@ -506,6 +506,8 @@ class Counter:
         estimated = reported.estimated or not self._is_told
         if not self.complete:
             estimated = not all(meter.counted_by in ("token_ids", "logprobs", "usage") for meter in self._meters)
+        if not reported.input_tokens and prompt_tokens:  # no prompt is empty: a placeholder
+            reported, estimated = replace(reported, input_tokens=prompt_tokens), True
         return _consistent(replace(reported, output_tokens=self.tokens, estimated=estimated))
 
     def _counted(self) -> int:

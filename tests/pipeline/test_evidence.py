@@ -270,6 +270,11 @@ def test_a_usage_that_stands_at_nothing_is_none():
     assert (counter.tokens, counter.counted_by, counter.usage(10).estimated) == (5, "estimate", True)
 
 
+def test_a_prompt_of_nothing_is_a_placeholder():
+    counter, _ = take(Chunk("one", finish_reason="stop"), Chunk(usage=StageUsage(0, 1)))
+    assert counter.usage(12) == StageUsage(12, 1, estimated=True)
+
+
 def test_a_bill_for_hidden_thinking_takes_nothing_from_the_text():
     counter, text = take(Chunk("17, by sieve", usage=StageUsage(10, 900), finish_reason="stop"), limit=16)
     assert text == "17, by sieve"
