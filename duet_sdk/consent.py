@@ -33,8 +33,6 @@ _VALUE: Final = "value"
 """A value of any kind: it reaches nothing outside the process."""
 _MODEL: Final = "model"
 """A model, or a list of models: on loopback, or in this process without a download."""
-_EACH: Final = "each"
-"""A table of tables by names that the file chooses, of values only."""
 
 
 def _values(names: str) -> dict[str, _Allowed]:
@@ -44,7 +42,7 @@ def _values(names: str) -> dict[str, _Allowed]:
 _RETRY: Final = _values("attempts first_wait_s longest_wait_s longest_retry_after_s")
 _SAMPLING: Final = _values("temperature top_p top_k min_p seed stop logprobs")
 ALLOWED: Final[Mapping[str, _Allowed]] = {
-    **_values("gate_deadline_s handoff on_cut context ledger_wait_s trace_dialects"),
+    **_values("gate_deadline_s handoff on_cut context ledger_wait_s trace_dialects prices"),
     "reasoner": _MODEL,
     "generator": _MODEL,
     "budget": _values("signal_tokens answer_tokens total_tokens cost_usd deadline_s signal_deadline_s"),
@@ -59,7 +57,6 @@ ALLOWED: Final[Mapping[str, _Allowed]] = {
     },
     "signal_scope": _values("ask_again_on after_tool_turns most_calls"),
     "retry": _RETRY,
-    "prices": _EACH,
     "prompts": _values("reasoner generator"),
     "reasoner_params": _SAMPLING,
     "generator_params": _SAMPLING,

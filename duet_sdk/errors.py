@@ -38,6 +38,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from duet_sdk._shown import shown
+
 if TYPE_CHECKING:
     from decimal import Decimal
 
@@ -45,7 +47,14 @@ if TYPE_CHECKING:
 
 
 class DuetError(Exception):
-    """Root of every error that DUET raises on purpose."""
+    """Root of every error that DUET raises on purpose.
+
+    Its text holds nothing that a terminal obeys, whoever wrote a part of it.
+    """
+
+    @override
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class ConfigError(DuetError, ValueError):

@@ -1,17 +1,22 @@
 """The command line: what goes where, exit codes, interrupts."""
 
 import json
+import pickle
 import subprocess
 import sys
+import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support import templates
 from typer.testing import CliRunner
 
-from duet_sdk.cli import terminal
+from duet_sdk import _shown
 from duet_sdk.cli.ask import app
+from duet_sdk.errors import ConfigError, InvalidRequest, StreamBroken
 from duet_sdk.rendering import signal_template
+from duet_sdk.settings import load_settings
 
 PAIR = ["--reasoner", "scripted/17 of them", "--generator", "scripted/There are 17."]
 
@@ -286,9 +291,25 @@ def test_log_messages_and_warnings_are_printed_with_nothing_to_obey():
 
 
 def test_a_half_character_of_a_model_is_shown_and_ends_nothing():
-    assert terminal.shown("a\ud800b") == "a\\ud800b"
+    assert _shown.shown("a\ud800b") == "a\\ud800b"
 
 
 def test_ordinary_text_is_shown_as_it_is():
     text = "Grüße, Ελλάδα, \u05e9\u05dc\u05d5\u05dd\u200f, 数学, 👩\u200d🔬\n\tnext"
-    assert terminal.shown(text) == text
+    assert _shown.shown(text) == text
+
+
+@pytest.mark.parametrize("kind", [ConfigError, InvalidRequest, partial(StreamBroken, backend="vllm", model="m")])
+def test_no_error_of_ours_has_anything_in_its_text_that_a_terminal_obeys(kind):
+    error = kind(f"bad {OBEYED}")
+    assert not obeyed_in(str(error) + repr(error))
+    assert not obeyed_in("".join(traceback.format_exception(error)))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_the_keys_of_a_found_settings_file_are_shown_with_nothing_to_obey():
+    Path("duet.toml").write_text('[generator]\nmodel = "vllm/m"\n"\\u001b]0;x\\u0007" = 1\n"\\u202e" = 2\n')
+    assert not obeyed_in(duet("ask", "q").stderr)
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+    assert not obeyed_in(str(refused.value))

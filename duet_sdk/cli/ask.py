@@ -69,7 +69,8 @@ def main() -> None:
 @app.callback()
 def every_command(context: typer.Context) -> None:
     """A large reasoner writes a short signal, a light generator writes the answer."""
-    context.with_resource(safe_streams())
+    if context.invoked_subcommand != "train":  # its libraries draw bars, and write nothing of servers
+        context.with_resource(safe_streams())
 
 
 @app.command(epilog='Example: duet ask "How many primes are below 60?" --signal-tokens 128')

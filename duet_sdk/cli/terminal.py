@@ -8,11 +8,10 @@ same in pipes. JSON is exact: its own notation says what the characters are.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Annotated, Any, Final, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -21,26 +20,10 @@ from rich.segment import Segment
 from rich.text import Text
 from typing_extensions import override
 
+from duet_sdk._shown import OBEYED, shown
 from duet_sdk.errors import ConfigError, DuetError, InvalidRequest
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
-_OBEYED: Final = re.compile(
-    "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # ECMA-48: C0 but tab and newline, DEL, C1
-    "\u202a-\u202e\u2066-\u2069"  # Unicode UAX 9: what sets another direction for what follows
-    "\ud800-\udfff"  # no stream takes lone surrogates
-    "]"
-)
-
-
-def shown(text: str) -> str:
-    r"""The text with what a terminal would obey written as Python writes it; carriage returns go.
-
-    >>> shown("done\r\n\x1b[31mred")
-    'done\n\\x1b[31mred'
-    """
-    return _OBEYED.sub(lambda found: _notation(found[0], short=True), text.replace("\r", ""))
 
 
 def in_a_line(text: str) -> str:
@@ -55,11 +38,7 @@ def in_a_line(text: str) -> str:
 def print_json(value: object, *, indent: int | None = 2) -> None:
     """Print a value as JSON, its text exact: what a terminal would obey has JSON's own notation."""
     written = json.dumps(value, ensure_ascii=False, indent=indent)
-    sys.stdout.write(_OBEYED.sub(lambda found: _notation(found[0], short=False), written) + "\n")
-
-
-def _notation(character: str, *, short: bool) -> str:
-    return f"\\x{ord(character):02x}" if short and ord(character) < 256 else f"\\u{ord(character):04x}"
+    sys.stdout.write(OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", written) + "\n")
 
 
 @contextmanager
