@@ -56,6 +56,16 @@ class DuetError(Exception):
     def __str__(self) -> str:
         return shown(super().__str__())
 
+    @override
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python's own way calls the class with the message alone, which most of these cannot be made of.
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[DuetError], args: tuple[object, ...]) -> DuetError:
+    """An error as it was pickled, in the process that reads it; its attributes follow."""
+    return kind.__new__(kind, *args)
+
 
 class ConfigError(DuetError, ValueError):
     """A setting, model name, price or option cannot work."""

@@ -1,7 +1,6 @@
 """The command line: what goes where, exit codes, interrupts."""
 
 import json
-import pickle
 import subprocess
 import sys
 import traceback
@@ -304,7 +303,6 @@ def test_no_error_of_ours_has_anything_in_its_text_that_a_terminal_obeys(kind):
     error = kind(f"bad {OBEYED}")
     assert not obeyed_in(str(error) + repr(error))
     assert not obeyed_in("".join(traceback.format_exception(error)))
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_the_keys_of_a_found_settings_file_are_shown_with_nothing_to_obey():
