@@ -34,10 +34,13 @@ MEANING_OF_STATUS: Final[Mapping[int, Meaning]] = {
     402: "quota",
     403: "forbidden",
     408: "rate",
+    409: "failed",  # OpenAI: locked for now, and tried again by its client
+    424: "failed",  # TGI: the generation failed
     425: "rate",
     429: "rate",
     451: "forbidden",
     498: "rate",  # Groq: no capacity for its flex tier; https://console.groq.com/docs/errors
+    499: "failed",  # a proxy in between gave up
     503: "overloaded",
     529: "overloaded",  # Anthropic; https://docs.claude.com/en/api/errors
 }
@@ -53,7 +56,7 @@ _WHERE: Final[Mapping[Meaning, frozenset[int]]] = {
     "overflow": frozenset(_AT_ANY) - _FOR_NOW - {401, 402, 404, 501},
     "model": frozenset((200, 400, 403, 404, 410, 422, 500)),
     "rate": frozenset((200, 400, 403, 408, 425, 429, 500, 503)),
-    "overloaded": frozenset((200, 429, 500, 502, 503, 529)),
+    "overloaded": frozenset((200, 500, 502, 503, 529)),
     "failed": frozenset((200,)),
     "refused": frozenset((200,)),
 }
@@ -296,7 +299,8 @@ SPELLINGS: Final = (
         "model",
         "OpenAI, vLLM, Groq, LM Studio, DashScope",
         ("model_not_found", "model_not_available", "invalid_model", "DeploymentNotFound", "unknown_model"),
-        r"model(?:[^.]|\.\w){0,120}(?:not exist|doesn't exist|not found)|(?:unknown|no such) model\b"
+        r"model(?:(?!tool|file|image|message|call|function)(?:[^.]|\.\w)){0,120}?(?:not exist|doesn't exist|not found)"
+        r"|(?:unknown|no such) model\b"
         r"|invalid model(?: name| id\b| identifier|:|[ :]*['\"`]|\.?$)",
     ),
     Spelling("model", "OpenRouter 400", words=r"is not a valid model"),
