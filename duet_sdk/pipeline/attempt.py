@@ -288,8 +288,7 @@ class RunningAttempt:
             if counter.done and not (counter.complete or counter.stopped):
                 await self._hear_last_words(read)
             if counter.holds_back:
-                self.incoming = _replayed((), self.incoming)  # a step in which nothing arrives, and the rest is taken
-                await read()
+                await self._hear_the_rest(read)
         except TimeoutError as error:
             raise self._broken("the model's server timed out") from error
         except UnexpectedOutput as error:
@@ -297,6 +296,15 @@ class RunningAttempt:
         except (KeyboardInterrupt, SystemExit) as error:
             return raising(error)
         return _nothing_to_raise
+
+    async def _hear_the_rest(self, read: Read) -> None:
+        """Let what the counter held back be read, in a step in which nothing arrives."""
+        stream, self.incoming = self.incoming, _one_step()
+        try:
+            await read()
+        finally:
+            await self.incoming.aclose()
+            self.incoming = stream
 
     async def _hear_last_words(self, read: Read) -> None:
         """Let the server say its usage, though not for long."""
@@ -459,6 +467,10 @@ def _nothing_to_raise() -> None:
 def _end(over: asyncio.Future[None], _: object = None) -> None:
     if not over.done():
         over.set_result(None)
+
+
+async def _one_step() -> AsyncGenerator[Sequence[Chunk], None]:
+    yield ()
 
 
 async def _replayed(

@@ -424,7 +424,7 @@ class Counter:
         self.overflowed = True
         room = max(0, self._limit - before)
         # Tokens that were never shown are billed, too, and each that was has a byte at least.
-        shown = min(meter.tokens - before, max(1, len(written.encode("utf-8", "surrogatepass"))))
+        shown = max(1, min(meter.tokens - before, len(written.encode("utf-8", "surrogatepass"))))
         if shown <= room and index not in self._held and chunk.finish_reason is not None and was_writing:
             self._finish(index, chunk.finish_reason)  # only the bill is above the limit
             return chunk

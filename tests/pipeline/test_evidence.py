@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -13,6 +14,7 @@ from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends import Chunk
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.endpoints import Endpoint
+from duet_sdk.events import ToolCallDelta
 from duet_sdk.pipeline.counting import Counter
 from duet_sdk.policies import Retry
 from duet_sdk.reply import StageUsage
@@ -185,6 +187,47 @@ def _tokens_of(text, tokens):
             break
         left, count = left - len(shown), count + 1
     return count
+
+
+PIECES = ["one ", "two", "\n", "   ", "五", "🙂", "ответ ", "x" * 40, "", "\ud800", "é"]
+USAGES = st.builds(StageUsage, st.sampled_from([0, 5, -1, 10**12]), st.sampled_from([0, 1, 5, 30, 64, 65, -5, 10**30]))
+CHUNKS = st.builds(
+    Chunk,
+    st.lists(st.sampled_from(PIECES), max_size=6).map("".join),
+    st.sampled_from(["", "", "thought so "]),
+    st.sampled_from([0, 0, 1, 2, 5, 100]).map(lambda count: tuple(range(count))),
+    st.sampled_from([(), (), (TokenLogprob("one", -1.0),) * 2]),
+    st.sampled_from([(), (), (), (ToolCallDelta(0, "a", "f", "{}", 0),)]),
+    st.one_of(st.none(), st.none(), USAGES),
+    finish_reason=st.sampled_from([None] * 6 + ["stop", "length"]),
+    index=st.integers(0, 2),
+)
+
+
+@given(
+    chunks=st.lists(CHUNKS, max_size=25),
+    limit=st.sampled_from([1, 2, 5, 20, 64]),
+    outputs=st.integers(1, 3),
+    count_text=st.sampled_from([None, lambda text: math.ceil(len(text) / 3)]),
+    in_time=st.booleans(),
+)
+@settings(max_examples=500, deadline=None)
+def test_no_contradiction_makes_a_count_fail(chunks, limit, outputs, count_text, in_time):
+    counter = Counter(limit, outputs, count_text, lambda: 0.0)
+    written, kept = [0] * 3, [0] * 3
+    for chunk in chunks:
+        chunk.index %= outputs
+        written[chunk.index] += len(chunk.text)
+    for chunk in chunks:
+        for one in counter.take([replace(chunk)]):
+            kept[one.index] += len(one.text)
+    counter.end() if in_time else counter.cut_short()
+    for one in counter.take(()):
+        kept[one.index] += len(one.text)
+    assert all(have <= most for have, most in zip(kept, written, strict=True))
+    assert not counter.holds_back
+    assert counter.usage(3).output_tokens == counter.tokens >= 0
+    assert counter.honours(counter.tokens) <= (not counter.overflowed)
 
 
 # What is not believed
