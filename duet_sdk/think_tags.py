@@ -103,6 +103,7 @@ _BEHIND_A_THOUGHT: Final = frozenset({"<response>"})
 """Marks that people use for other things, too: they introduce an answer only behind a thought."""
 BLOCKS: Final = tuple(family for family in FAMILIES if not family.is_prose)
 """The families whose marks are tags."""
+_TAG_OPENS: Final = tuple(mark for family in BLOCKS for mark in family.opens)
 _OPENED: Final = Family((), _CLOSES, is_prose=True)
 """The block that a template has opened: whether there is one, and of which family, shows at its end."""
 _OPEN: Final = re.compile("|".join(re.escape(mark) for mark, family in _OPENS.items() if not family.is_prose))
@@ -303,6 +304,11 @@ def _is_mentioned(text: str, start: int, end: int) -> bool:
         return True
     is_apart = line[-1:].isspace() and not _SENTENCE_END.search(line)
     return is_apart and _GOES_ON.match(text, end) is not None
+
+
+def is_left_open(prompt: str) -> bool:
+    """Whether a prompt ends inside a block, which the answer then goes on in."""
+    return prompt.rstrip().endswith(_TAG_OPENS)
 
 
 def overlap(text: str, tag: str) -> int:

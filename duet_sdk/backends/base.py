@@ -275,6 +275,14 @@ class Backend(ABC):
         """The token ids that the model's server makes of these messages, None if it does not say."""
         return None
 
+    async def opens_thinking(self, *, thinking: bool | None = None) -> bool:
+        """Whether the prompt that the model's server makes ends inside a think block; False where it does not tell.
+
+        Args:
+            thinking: as in the call.
+        """
+        return False
+
     async def aclose(self) -> None:  # noqa: B027
         """Free what this backend holds; calling it twice is harmless."""
 
@@ -352,6 +360,10 @@ class Wrapped(Backend):
     @override
     async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...] | None:
         return await self._backend.chat_ids(messages)
+
+    @override
+    async def opens_thinking(self, *, thinking: bool | None = None) -> bool:
+        return await self._backend.opens_thinking(thinking=thinking)
 
     @override
     async def aclose(self) -> None:

@@ -118,7 +118,8 @@ class AnswerStage:
     async def _write(self, attempt: RunningAttempt, *, again: Stage | None = None) -> None:
         """One attempt: what the model writes goes into the draft, ``again`` in place of what is there."""
         flow = self._flow
-        outputs = Outputs(flow, attempt)
+        holds = flow.outbox.is_read and await flow.in_time(attempt.model.may_open_thought(attempt.call))
+        outputs = Outputs(flow, attempt, holds=holds)
         async with attempt:
             if again is not None:
                 flow.tell(Retried(again, self.void()))

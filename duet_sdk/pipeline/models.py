@@ -49,6 +49,8 @@ class StageModel:
     """Compares the connected model with what its pair's manifest says; called until it is content."""
     leaves_thoughts_open: bool = False
     """Whether its last answer held a closing tag of thinking alone: its template opens the block in the prompt."""
+    _opens: dict[tuple[int, bool | None], bool] = field(default_factory=dict, repr=False)
+    """By the backend's epoch and the call's switch, whether the server's template opens a block."""
     _looked: int | None = field(default=None, repr=False)
     """The backend's epoch in which the renderer was looked for, None if it was not yet."""
 
@@ -74,12 +76,18 @@ class StageModel:
             await self.find_renderer()  # its output is counted by its tokenizer
         return able
 
-    def may_open_thought(self, call: Call) -> bool:
+    async def may_open_thought(self, call: Call) -> bool:
         """Whether its answer to that call may begin amid thinking, without a tag that says so."""
         if call.prompt_ids or call.thought is not None:
             return False  # the prompt is ours, and its block closed
-        by_template = self.renderer is not None and call.thinking is not False and self.renderer.opens_thinking
-        return self.leaves_thoughts_open or by_template
+        if self.leaves_thoughts_open:
+            return True
+        if self.renderer is not None:
+            return call.thinking is not False and self.renderer.opens_thinking
+        key = (self.backend.epoch, call.thinking)
+        if key not in self._opens:
+            self._opens = {key: await self.backend.opens_thinking(thinking=call.thinking)}
+        return self._opens[key]
 
     async def find_renderer(self) -> Renderer | None:
         """The model's own template and tokenizer, None if they, or the libraries for them, are not available."""

@@ -23,9 +23,14 @@ _log = logging.getLogger(__name__)
 class Outputs:
     """The outputs of one attempt while they are written.
 
-    In a stream a text is held back where it may be thinking that a template has opened: where the template at hand says
-    so, or where the model's last answer held a closing tag alone. The first answer of a model that nothing is known of
-    is shown as it comes; the reply, and `AnswerDone`, are right all the same.
+    In a stream a text is held back where it may be thinking that a template has opened: where the template, or its
+    server, says so, or where the model's last answer held a closing tag alone. The first answer of a model that nothing
+    is known of is shown as it comes; the reply, and `AnswerDone`, are right all the same.
+
+    Args:
+        flow: the request.
+        attempt: who writes them.
+        holds: hold texts back.
 
     Attributes:
         thoughts: by output, what takes its thinking off.
@@ -33,10 +38,10 @@ class Outputs:
 
     __slots__ = ("_flow", "_holds", "_model", "thoughts")
 
-    def __init__(self, flow: Flow, attempt: RunningAttempt) -> None:
+    def __init__(self, flow: Flow, attempt: RunningAttempt, *, holds: bool) -> None:
         self._flow = flow
         self._model = attempt.model
-        self._holds = flow.outbox.is_read and self._model.may_open_thought(attempt.call)
+        self._holds = holds
         self.thoughts = [LeadingThought(opened=self._holds) for _ in range(flow.request.n)]
 
     def complete(self) -> None:

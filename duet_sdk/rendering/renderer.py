@@ -18,6 +18,7 @@ from duet_sdk.rendering.files import TokenizerFiles, parse
 from duet_sdk.rendering.folding import Folding, folded
 from duet_sdk.rendering.probe import NO_ROOM, ThinkBlock, find_block, find_role_markers
 from duet_sdk.rendering.template import ChatTemplate, as_turn
+from duet_sdk.think_tags import is_left_open
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from duet_sdk.types import Json, Message
 
-_OPEN_TAGS = ("<think>", "<thinking>", "[THINK]", "◁think▷", "<seed:think>")
 _BLANK = re.compile(r"[\s▁]+")
 
 
@@ -196,7 +196,7 @@ class Renderer:
             prompt = self._template.render([{"role": "user", "content": "?"}], generation=True)
         except InvalidRequest:
             return False
-        return prompt.rstrip().endswith(_OPEN_TAGS)
+        return is_left_open(prompt)
 
     def think_ids(
         self, messages: Sequence[Message], signal: str, *, closed: bool = True, tools: Sequence[Json] = ()

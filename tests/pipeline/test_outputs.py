@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from support import templates
+from support.fault_server import Answer, FaultServer
 
 from duet_sdk import AsyncDuetClient, BreakerPolicy, Budget, FailurePolicy, NoAnswer
 from duet_sdk.backends.scripted import Script, Scripted
@@ -60,6 +62,15 @@ async def test_a_stream_is_held_back_once_a_model_is_known_to_open_its_thinking(
         assert first.text.strip() == done.text.strip() == "Bergen is one."
         shown, _, second = await streamed(client, **ANSWER_ONLY)
         assert shown == second.text == first.text
+
+
+@pytest.mark.parametrize("template", ["deepseek_r1_distill", "llama3"])
+async def test_a_server_that_shares_its_template_tells_whether_it_opens_thinking(template):
+    said = "We count.\n</think>\n\nBergen."
+    async with FaultServer(Answer(said), files=templates.files(template)) as server:
+        async with AsyncDuetClient("scripted/a", f"vllm/m@{server.url}") as client:
+            shown, _, reply = await streamed(client, **ANSWER_ONLY)
+    assert (shown.strip(), reply.text.strip()) == ("Bergen." if "r1" in template else said, "Bergen.")
 
 
 async def test_holding_back_ends_with_the_first_answer_without_thinking():

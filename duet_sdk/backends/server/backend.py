@@ -37,8 +37,9 @@ from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
 from duet_sdk.backends.server.wire import encode_call, path_of, request_body
 from duet_sdk.backends.shared import Shared
 from duet_sdk.backends.turns import Form, WireTurns
-from duet_sdk.errors import BackendError, ConfigError
+from duet_sdk.errors import BackendError, ConfigError, InvalidRequest
 from duet_sdk.pricing import FREE, Price
+from duet_sdk.think_tags import is_left_open
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from duet_sdk.types import Json, Message
 
 _log = logging.getLogger(__name__)
+
+_PROMPT_END = 32
+"""Ids at the end of a prompt that are read for a tag: room for the longest of them where it is no token of its own."""
 
 
 class VllmBackend(Backend):
@@ -263,6 +267,21 @@ class VllmBackend(Backend):
         except (BackendError, ConfigError) as error:
             _log.debug("/tokenize does not tell control strings (%s)", type(error).__name__)
             return frozenset()
+
+    @override
+    async def opens_thinking(self, *, thinking: bool | None = None) -> bool:
+        """Whether the server's template opens a block, by the end of a prompt as ``/detokenize`` writes it."""
+        facts = await self._facts.get()
+        if not facts.tokenize:
+            return False
+        kwargs = {"enable_thinking": thinking} if thinking is not None and facts.dialect.switch_thinking else None
+        remote = Remote(self._server.ask, self.model)
+        try:
+            ids = await remote.chat_ids([{"role": "user", "content": "?"}], kwargs=kwargs)
+            return is_left_open(await remote.text(ids[-_PROMPT_END:]))
+        except (BackendError, ConfigError, InvalidRequest) as error:
+            _log.debug("the end of a prompt is not told (%s)", type(error).__name__)
+            return False
 
     async def server_renderer(self) -> ServerRenderer | None:
         """Renders the think handoff by the server's own template and tokenizer, None where it does not share them.
