@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from duet_sdk._shown import shown
 from duet_sdk.backends import keys
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _NUMBERS: Final = re.compile(r"(?<!\d)\d++(?:\s*+,\s*+\d++){3,}")
 _SPACE: Final = re.compile(r"\s")
 _LABEL: Final = 1000
 """Characters of one of our own errors in a label: the longest of them, foreign words and advice included, fits."""
-_CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Escape sequences, control characters, and marks that turn the direction of writing."""
 
 
 def redacted(words: str, *, texts: Iterable[str] = (), secrets: Iterable[str] = ()) -> str:
@@ -74,8 +73,8 @@ def redacted(words: str, *, texts: Iterable[str] = (), secrets: Iterable[str] = 
 
 def one_line(words: str) -> str:
     """An error's own words for a label: on one line, no control character, nothing that looks like a key."""
-    shown = keys.hidden(_CONTROL.sub("", " ".join(words[:_READ].split())))
-    return shown if len(shown) <= _LABEL else shown[: _LABEL - 1] + "…"
+    safe = keys.hidden(shown(" ".join(words[:_READ].split())))
+    return safe if len(safe) <= _LABEL else safe[: _LABEL - 1] + "…"
 
 
 def texts_of(sent: Json) -> Iterator[str]:
