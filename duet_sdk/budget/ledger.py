@@ -233,18 +233,13 @@ class BaseLedger(ABC):
         """Delete the entries booked before; returns how many."""
 
 
-async def released_if_cancelled(making: Coroutine[None, None, Hold]) -> Hold:
+async def released_if_cancelled(ledger: BaseLedger, asked: HoldRequest, making: Coroutine[None, None, Hold]) -> Hold:
     """The hold, where it is made in another thread or place; a caller cancelled meanwhile leaves none behind."""
-    made: list[Hold] = []
-
-    async def make() -> None:
-        made.append(await making)
-
     try:
-        await to_the_end(make())
+        return await to_the_end(making)
     except asyncio.CancelledError:
-        for hold in made:
-            with suppress(DuetError):  # the store failed: then it expires
-                await to_the_end(hold.release())
+        # Made or not: where an event loop ends, the making is cancelled as well, and nobody learns which.
+        hold = Hold(asked.id, asked.scopes, asked.amount, asked.facts, 0, ledger)
+        with suppress(DuetError):  # the store failed: then it expires
+            await to_the_end(hold.release())
         raise
-    return made[0]

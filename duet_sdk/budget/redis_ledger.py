@@ -83,7 +83,7 @@ class RedisLedger(BaseLedger):
 
     @override
     async def _make(self, asked: HoldRequest) -> Hold:
-        return await released_if_cancelled(self._hold(asked))
+        return await released_if_cancelled(self, asked, self._hold(asked))
 
     async def _hold(self, asked: HoldRequest) -> Hold:
         word, *rest = await self._call(

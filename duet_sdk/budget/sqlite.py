@@ -109,7 +109,7 @@ class SqliteLedger(BaseLedger):
             made_us = await self._write(lambda db, now: sqlite_book.make(db, asked, now))
             return Hold(asked.id, asked.scopes, asked.amount, asked.facts, made_us, self)
 
-        return await released_if_cancelled(make())
+        return await released_if_cancelled(self, asked, make())
 
     @override
     async def _settle(self, hold: Hold, settlement: Settlement) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any, Final
 
@@ -135,12 +135,13 @@ def settle(db: sqlite3.Connection, hold: Hold, settlement: Settlement, now: int)
 def release(db: sqlite3.Connection, hold: Hold, now: int) -> None:
     """Give the hold back; after its expiry take the charge back."""
     known = db.execute(
-        "SELECT usd, reasoner_tokens, generator_tokens, requests, priced, charged, ended, real_usd "
+        "SELECT usd, reasoner_tokens, generator_tokens, requests, priced, charged, made, real_usd "
         "FROM hold WHERE id = ?",
         (hold.id,),
     ).fetchone()
     if known is None or known[7] is not None:
         return
+    hold = replace(hold, made_us=known[6])
     if known[5]:
         settle(db, hold, Settlement(Amount(), NOTHING, bool(known[4]), hold.facts), now)
         return

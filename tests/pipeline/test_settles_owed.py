@@ -158,3 +158,22 @@ async def test_a_stream_that_is_left_or_cancelled_is_settled(store):
                     raise asyncio.CancelledError
     async with store() as ledger:
         assert (await ledger.balance("tenant:a")).held == Amount()
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_an_event_loop_that_ends_at_any_step_of_a_hold_leaves_none_behind(store, steps):
+    async def main():
+        ledger = store()
+        await ledger.balance("tenant:a")  # connected, and the file is there
+        main.holding = asyncio.create_task(ledger.hold(["tenant:a"], Amount(requests=1)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    made = 0 if main.holding.cancelled() else 1
+
+    async def held():
+        async with store() as ledger:
+            return (await ledger.balance("tenant:a")).held.requests
+
+    assert asyncio.run(held()) == made
