@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, Protocol
 
+from duet_sdk._tasks import apart
 from duet_sdk.agents.history import NOTES_TAG
 from duet_sdk.backends.base import Call, ThinkPlacer, ThinkRenderer
 from duet_sdk.policies import Prompts, Sampling
@@ -66,7 +67,8 @@ class LocalThinkRenderer:
 
     async def think_ids(self, messages: Sequence[Message], signal: str) -> tuple[int, ...]:
         """Render the prompt whose open turn holds the signal as closed thinking, by `Renderer.think_ids`."""
-        return self.renderer.think_ids(messages, signal)
+        characters = len(signal) + sum(len(message.text) for message in messages)
+        return await apart(lambda: self.renderer.think_ids(messages, signal), characters=characters)
 
 
 class Reader(Protocol):

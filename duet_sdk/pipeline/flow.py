@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any, Final, Protocol, TypeVar
 
+from duet_sdk._tasks import apart
 from duet_sdk.agents.history import guarded, untrusted
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.resilience import wait_s
@@ -222,7 +223,9 @@ class Flow:
         if self._read is None:
             self._read = {}
         if (stage, model.name) not in self._read:
-            self._read[stage, model.name] = guarded(seen, await model.neutraliser(untrusted(seen)))
+            characters = sum(len(text) for text in untrusted(seen))
+            neutralise = await model.neutraliser(untrusted(seen))
+            self._read[stage, model.name] = await apart(lambda: guarded(seen, neutralise), characters=characters)
         return self._read[stage, model.name]
 
     async def down_the_chain(self, work: StageWork) -> BackendError | None:

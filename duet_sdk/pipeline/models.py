@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from duet_sdk._tasks import apart
 from duet_sdk.agents.run import RunMemory
 from duet_sdk.backends.base import Backend, Call, Capabilities, ThinkRenderer
 from duet_sdk.cache import SignalCache
@@ -111,7 +112,8 @@ class StageModel:
         """What makes these texts harmless to this model: by its tokenizer, else by its server's, else by a table."""
         if (renderer := await self.find_renderer()) is not None:
             return renderer.neutralise
-        asked = suspects(texts)
+        written = list(texts)
+        asked = await apart(lambda: suspects(written), characters=sum(map(len, written)))
         found = await self.backend.control_strings(asked) if asked else frozenset[str]()
         return partial(neutralise_unknown, also=found) if found else neutralise_unknown
 

@@ -44,8 +44,6 @@ def neutralise_unknown(text: str, *, also: Collection[str] = ()) -> str:
     text = clean(text)
     for string in also:
         text = text.replace(string, f"{string[0]}{ZERO_WIDTH_SPACE}{string[1:]}")
-    if text.isascii():
-        return PATTERN.sub(rf"\g<0>{ZERO_WIDTH_SPACE}", text)
     pieces, done = [], 0
     for _, end in find(PATTERN, text):  # what matches is the first character of each
         pieces += [text[done:end], ZERO_WIDTH_SPACE]

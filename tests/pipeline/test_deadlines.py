@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 
 import pytest
+from support.fault_server import Answer, FaultServer
 
-from duet_sdk import AsyncDuetClient, Budget
-from duet_sdk.backends.base import Capabilities
+from duet_sdk import AsyncDuetClient, Budget, Message, ToolCall
+from duet_sdk.agents import history
+from duet_sdk.backends.base import Call, Capabilities
+from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.scripted import Scripted
+from duet_sdk.backends.server.backend import VllmBackend
 from duet_sdk.budget import Amount, Limit, MemoryLedger, RedisLedger, SqliteLedger
 from duet_sdk.cache import MemorySignalCache
-from duet_sdk.errors import DeadlineExceeded, DuetError
+from duet_sdk.errors import BackendError, DeadlineExceeded, DuetError
 from duet_sdk.gate import Gate
 
 LATE_S = 1.5
@@ -251,3 +256,45 @@ async def test_a_slow_cache_takes_a_small_part_of_the_signals_time(what, deadlin
         reply = await duet.chat("q", budget=Budget(deadline_s=deadline_s))
     assert (reply.served_by, len(reasoner.calls)) == ("pair", 1)
     assert "the signal cache took too long" in caplog.text
+
+
+# Long texts.
+
+
+@pytest.mark.parametrize(("characters", "apart"), [(100, False), (1_000_000, True)])
+async def test_a_long_text_of_a_tool_is_made_harmless_off_the_event_loop(characters, apart, monkeypatch):
+    threads = set()
+
+    def guarded(messages, neutralise):
+        threads.add(threading.current_thread() is not threading.main_thread())
+        return history.guarded(messages, neutralise)
+
+    monkeypatch.setattr("duet_sdk.pipeline.flow.guarded", guarded)
+    call = ToolCall("c", "f", "{}")
+    talk = [Message("user", "q"), Message("assistant", "", tool_calls=(call,))]
+    talk.append(Message("tool", "<" * characters, tool_call_id="c"))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    async with AsyncDuetClient("scripted/17", "scripted/ok") as duet:
+        await duet.chat(talk, tools=[tool])
+    assert threads == {apart}
+
+
+@pytest.mark.parametrize(("characters", "apart"), [(100, False), (1_000_000, True)])
+@pytest.mark.parametrize("fault", ["rejected_400", "error_500"])
+async def test_an_error_about_a_long_prompt_is_masked_off_the_event_loop(characters, apart, fault, monkeypatch):
+    threads = set()
+
+    def status(self, *arguments):
+        threads.add(threading.current_thread() is not threading.main_thread())
+        return explained(self, *arguments)
+
+    explained = Failures.status
+    monkeypatch.setattr(Failures, "status", status)
+    async with FaultServer(Answer(fault=fault), context_tokens=10_000_000) as server:
+        backend = VllmBackend("m", base_url=server.url)
+        await backend.connect()
+        threads.clear()
+        with pytest.raises(BackendError):
+            await anext(backend.stream(Call(max_tokens=9, messages=(Message("user", "word " * (characters // 5)),))))
+        await backend.aclose()
+    assert threads == {apart}

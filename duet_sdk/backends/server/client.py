@@ -11,6 +11,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from duet_sdk._tasks import apart
 from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.server.decoding import UNREADABLE, Decoder
@@ -106,7 +107,8 @@ class Server:
                     self._send("GET", path, None, None) if body is None else self._post(path, body, headers)
                 )
                 try:
-                    return json.loads(await read_body(response))
+                    said = await read_body(response)
+                    return await apart(lambda: json.loads(said), characters=len(said))
                 finally:
                     response.close()
         except UNREADABLE:

@@ -258,7 +258,7 @@ async def tokenize(ask: Ask, body: Json) -> list[int] | None:
         _log.debug("/tokenize does not answer (%s)", type(error).__name__)
         return None
     ids = answer.get("tokens") if isinstance(answer, dict) else None
-    return ids if isinstance(ids, list) and all(type(at) is int for at in ids) else None
+    return ids if isinstance(ids, list) and set(map(type, ids)) <= {int} else None
 
 
 async def _tokenize_probe(ask: Ask, model: str) -> tuple[bool, bool]:

@@ -117,7 +117,7 @@ class Remote:
 
     def _ids(self, answer: object) -> tuple[int, ...]:
         ids = answer.get("tokens") if isinstance(answer, Mapping) else None
-        if not isinstance(ids, list) or not all(type(at) is int for at in ids):
+        if not isinstance(ids, list) or not set(map(type, ids)) <= {int}:
             raise self._silent("what tokens it makes")
         return tuple(ids)
 
