@@ -6,11 +6,33 @@ Counting and the limit itself live in `duet_sdk.pipeline.counting`, rendering sa
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from duet_sdk.errors import ConfigError, SignalError
 from duet_sdk.think_tags import BLOCKS, Family, LeadingThought, overlap, split
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """The tags that are looked for in a reasoner's output."""
+
+    families: Mapping[str, Family]
+    """By opening tag."""
+    marks: tuple[str, ...]
+    begins: re.Pattern[str]
+    """The first character of any."""
+
+    @classmethod
+    def of(cls, families: Sequence[Family]) -> _Tags:
+        marks = tuple(dict.fromkeys(mark for family in families for mark in (*family.opens, *family.closes)))
+        first = "".join(sorted({mark[0] for mark in marks}))
+        opened = {mark: family for family in families for mark in family.opens}
+        return cls(opened, marks, re.compile(f"[{re.escape(first)}]"))
+
+
+_ALL_TAGS: Final = _Tags.of(BLOCKS)
 
 
 class Extractor:
@@ -40,10 +62,8 @@ class Extractor:
         self, take: Literal["thinking", "answer"], *, tags: tuple[str, str] | None = None, opened: bool = False
     ) -> None:
         self._leading = LeadingThought() if take == "answer" else None
-        families = BLOCKS if tags is None else (Family(tags[:1], tags[1:]),)
-        self._families = {mark: family for family in families for mark in family.opens}
-        self._marks = tuple(dict.fromkeys(mark for family in families for mark in (*family.opens, *family.closes)))
-        self._begins = re.compile("[" + re.escape("".join({mark[0] for mark in self._marks})) + "]")
+        self._tags = _ALL_TAGS if tags is None else _Tags.of((Family(tags[:1], tags[1:]),))
+        self._marks = self._tags.marks
         self._inside = opened
         self._pending = ""
         self._thinking: list[str] = []
@@ -70,7 +90,7 @@ class Extractor:
         if text:
             if self._thinking and not self._inside and not self._outside:
                 self.closed = True  # the server's reasoning part is over
-            if not self._pending and self._begins.search(text) is None:
+            if not self._pending and self._tags.begins.search(text) is None:
                 self._put(text, shown)  # most pieces: no tag begins in them
             else:
                 self._pending += text
@@ -91,7 +111,7 @@ class Extractor:
         at, mark = min(found)
         self._put(self._pending[:at], shown)
         self._pending = self._pending[at + len(mark) :]
-        if (family := self._families.get(mark)) is not None:
+        if (family := self._tags.families.get(mark)) is not None:
             self._inside, self._marks = True, (*family.opens, *family.closes)
             return True
         if not self._inside:

@@ -97,8 +97,10 @@ FAMILIES: Final = (
 _OPENS: Final = {mark: family for family in FAMILIES for mark in family.opens}
 _ANSWERS: Final = {mark: ends for family in FAMILIES for mark, ends in family.answers}
 _CLOSES: Final = tuple(dict.fromkeys(mark for family in FAMILIES if not family.is_prose for mark in family.closes))
-_MARKS: Final = (*_OPENS, *_ANSWERS, *_CLOSES)
-_FIRST: Final = frozenset(mark[0] for mark in _MARKS)
+_CLOSE_SET: Final = frozenset(_CLOSES)
+_MARKS: Final = tuple(dict.fromkeys((*_CLOSES, *_ANSWERS, *_OPENS)))
+_BY_FIRST: Final = {first: tuple(mark for mark in _MARKS if mark[0] == first) for first in {mark[0] for mark in _MARKS}}
+"""First character → what may begin with it: most answers begin with none."""
 _BEHIND_A_THOUGHT: Final = frozenset({"<response>"})
 """Marks that people use for other things, too: they introduce an answer only behind a thought."""
 BLOCKS: Final = tuple(family for family in FAMILIES if not family.is_prose)
@@ -108,6 +110,8 @@ _OPENED: Final = Family((), _CLOSES, is_prose=True)
 """The block that a template has opened: whether there is one, and of which family, shows at its end."""
 _OPEN: Final = re.compile("|".join(re.escape(mark) for mark, family in _OPENS.items() if not family.is_prose))
 _CLOSE: Final = re.compile("|".join(re.escape(mark) for mark in sorted(_CLOSES, key=len, reverse=True)))
+_HINTS: Final = ("</", "[/", "◁/", "|>")
+"""Every closing tag holds one of them. Few texts do, and to search for four costs a fraction of the whole pattern."""
 _MOST_TALK: Final = 64
 """Tags that a text is looked through for one that is meant: a text with more is about them, and each costs a look back
 to where the text begins."""
@@ -195,31 +199,32 @@ class LeadingThought:
         start = self._pending.lstrip()
         if not start:
             return ""
-        if start[0] in _FIRST:
-            if self._opens(start):
-                return None
-            if any(mark.startswith(start) for mark in _MARKS):
+        if (marks := _BY_FIRST.get(start[0])) is not None:
+            for mark in marks:
+                if start.startswith(mark) and self._take(mark, start):
+                    return None
+            if any(mark.startswith(start) for mark in marks):
                 return ""  # one may be split over two pieces
         self.is_over, rest, self._pending = True, self._pending, ""
         return rest
 
-    def _opens(self, start: str) -> bool:
-        """Whether a thought or an answer is marked here; the mark is taken off."""
-        for mark in _CLOSES:
-            if start.startswith(mark):
-                self._pending, self.found = start[len(mark) :], True
-                return True
-        for mark, ends in _ANSWERS.items():
-            if start.startswith(mark) and (self.found or mark not in _BEHIND_A_THOUGHT):
-                self._pending, self._ends = start[len(mark) :], ends
-                return True
-        for mark, family in _OPENS.items():
+    def _take(self, mark: str, start: str) -> bool:
+        """Take a mark off the start of what is pending; whether it is one here."""
+        rest = start[len(mark) :]
+        if mark in _CLOSE_SET:
+            self.found = True
+        elif mark in _ANSWERS:
+            if not self.found and mark in _BEHIND_A_THOUGHT:
+                return False
+            self._ends = _ANSWERS[mark]
+        else:
+            family = _OPENS[mark]
             # A word of its own is no mark: where a server has left out the tokens around it, nothing stands between.
-            is_word = family.is_prose and mark[-1].isalpha() and start[len(mark) : len(mark) + 1].isspace()
-            if start.startswith(mark) and not is_word:
-                self._opener, self._family, self._pending = mark, family, start[len(mark) :]
-                return True
-        return False
+            if family.is_prose and mark[-1].isalpha() and rest[:1].isspace():
+                return False
+            self._opener, self._family = mark, family
+        self._pending = rest
+        return True
 
     def _introduced(self, ends: Sequence[str]) -> str:
         """The answer up to the mark that ends it."""
@@ -277,7 +282,7 @@ def split(text: str, *, anywhere: bool = False) -> tuple[str, str]:
     answer = thought.feed(text) + thought.end()
     if thought.found or answer != text:
         return thought.text, answer
-    if (close := _first_meant(_CLOSE, text)) is None:
+    if not any(hint in text for hint in _HINTS) or (close := _first_meant(_CLOSE, text)) is None:
         return "", text
     before = text[: close.start()]
     if not anywhere and _first_meant(_OPEN, before) is not None:

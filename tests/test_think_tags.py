@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from duet_sdk import think_tags
 from duet_sdk.signal import Extractor
 from duet_sdk.think_tags import FAMILIES, LeadingThought, overlap, split
 
@@ -198,3 +199,9 @@ def test_a_long_text_is_read_in_time_that_grows_with_its_length():
 
 def test_an_overlap_is_the_start_of_a_tag_at_the_end_of_a_text():
     assert [overlap(text, "</think>") for text in ("a</thi", "a<", "a", "</think>")] == [5, 1, 0, 0]
+
+
+def test_every_closing_tag_holds_what_texts_are_searched_for():
+    for family in FAMILIES:
+        for mark in family.closes:
+            assert family.is_prose or any(hint in mark for hint in think_tags._HINTS), mark

@@ -140,7 +140,8 @@ class Draft:
 
     def says_nothing(self, index: int) -> bool:
         """Whether answer number ``index`` has neither text nor tool calls."""
-        return not self.answer(index).strip() and not self.calls_of(index)
+        has_text = any(not piece.isspace() for piece in self._texts[index] if piece)
+        return not has_text and not self.calls_of(index)
 
     def add_call(self, delta: ToolCallDelta) -> None:
         """Append to a tool call."""
