@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-vllm test-training train-demo lint types imports docs bench releases dist pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-vllm test-training train-demo lint types imports docs bench releases dist pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -26,6 +26,11 @@ test-vllm: ## run the tests against a real vLLM (first some 4 minutes for its en
 	$(SETUP) test
 	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/environment vllm) && \
 	$(IN) -m pytest tests/vllm $(ARGS) && "$$DUET_VLLM_PYTHON" -m pytest tests/vllm_engine $(ARGS)
+
+test-llama-cpp: ## run the tests against llama.cpp's own server (some seconds)
+	$(SETUP) test
+	export DUET_LLAMA_CPP_PYTHON && DUET_LLAMA_CPP_PYTHON=$$($(PYTHON) .ci/environment llama-cpp) && \
+	$(IN) -m pytest tests/llama_cpp $(ARGS)
 
 test-stores: ## kill processes while they use a ledger's store (needs redis-server; 1 to 3 minutes)
 	$(SETUP) test
