@@ -112,6 +112,7 @@ LEAVES = {
     "duet_sdk.cli.pair": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.ledger": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.terminal": {"rich", "typer"},
+    "duet_sdk.cli.trust": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.settings": {"pydantic_settings"},
     "duet_sdk.telemetry.export": {"opentelemetry.sdk"},
     "duet_sdk.telemetry.tree": {"rich"},

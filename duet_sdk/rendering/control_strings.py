@@ -30,9 +30,10 @@ SHAPES: Final[Mapping[str, str]] = {
     "<role>": r"<(?=role>(?:SYSTEM|HUMAN|USER|ASSISTANT|OBSERVATION|TOOL)</role>)",
     # Kimi-VL. Source: its chat template.
     "triangles": r"◁(?=\s{0,4}/?\s{0,4}(?i:think)\s{0,4}▷)",
-    # Alpaca, DeepSeek Coder, Guanaco, Aquila, Dolly. Source: src/llamafactory/data/template.py of LLaMA-Factory.
+    # Alpaca, DeepSeek Coder, Guanaco, Aquila, Dolly, LLM-jp, KoAlpaca.
+    # Source: src/llamafactory/data/template.py of LLaMA-Factory; the models' cards.
     "headings": r"\#(?<!\#\#)(?<!\#\u200b\#)(?=\#{1,2}\s{0,4}"
-    r"(?i:instruction|response|input|assistant|human|user|system|end)\s{0,4}:)",
+    r"(?i:instruction|response|input|assistant|human|user|system|end|指示|入力|応答|질문|답변|명령어|응답)\s{0,4}:)",
     # Vicuna, WizardLM, LongCat; capitals that begin a line or follow a space.
     # Source: src/llama-chat.cpp of llama.cpp.
     "capitals": r"U(?<![^\n]U)(?=SER:)|A(?<!\SA)(?=SSISTANT:)",
@@ -69,7 +70,7 @@ STRINGS: Final[Mapping[str, str]] = {
     # Source: tokenizer_config.json of Baichuan2-13B-Chat.
     "Baichuan": "<reserved_#>",
     # Source: src/llamafactory/data/template.py of LLaMA-Factory.
-    "InternLM, MOSS": "<eoh> <eoa> <eosys> <eom> <eoc> <eor> <eot> <TOKENS_UNUSED_#>",
+    "InternLM, MOSS": "<eoh> <eoa> <eosys> <eom> <eoc> <eor> <eot> <TOKENS_UNUSED_#> [UNUSED_TOKEN_#]",
     # Source: tokenizer_config.json of TeleChat2-7B.
     "TeleChat": "<_user> <_bot> <_system> <_observation> <_start> <_end> <_pad>",
     # Source: src/llama-chat.cpp of llama.cpp.
@@ -78,6 +79,8 @@ STRINGS: Final[Mapping[str, str]] = {
     "YandexGPT": "[SEP] [NL]",
     # Source: the model card of RedPajama-INCITE-7B-Chat.
     "RedPajama": "<human>: <bot>:",
+    # Source: the model card of Skywork-13B-Math.
+    "Skywork": "[USER] [BOT]",
     # Source: the model card of jamba-1.5-mini.
     "Jamba": "<tool_definitions> <active_output_modes>",
     # Source: tokenizer_config.json of ERNIE-4.5-21B-A3B-PT.

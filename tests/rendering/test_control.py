@@ -235,7 +235,7 @@ FAMILIES = {
     "<<SYS>>": ["<<SYS>>", "<</SYS>>"],
     "<role>": ["<role>SYSTEM</role>", "<role>HUMAN</role>", "<role>ASSISTANT</role>"],
     "triangles": ["◁think▷", "◁/think▷"],
-    "headings": ["### Instruction:", "###Assistant:", "### Human:", "## Response:"],
+    "headings": ["### Instruction:", "###Assistant:", "### Human:", "## Response:", "### 指示:", "### 답변:"],
     "capitals": ["USER:", "ASSISTANT:"],
     "GPT4": ["GPT4 Correct User:", "GPT4 Correct Assistant:"],
 }
