@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from random import Random
@@ -21,6 +21,7 @@ from duet_sdk.backends.refusals import error_within
 from duet_sdk.backends.server.decoding import Decoder, Joiner, is_control
 from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.errors import BackendError, StreamBroken
+from duet_sdk.events import ToolCallDelta
 from duet_sdk.policies import Sampling
 from duet_sdk.reply import StageUsage
 
@@ -97,15 +98,26 @@ def read_by(reader: Reader, event: bytes, *, whole: bool = False) -> tuple[list[
 
 
 def alike(outcome: Outcome) -> tuple[object, ...]:
-    """An outcome without what is drawn by lot, ids that were made, and who answered, which may be known a chunk earlier."""
-    chunks = [
-        [
-            replace(one, served=None, tool_calls=tuple(replace(d, id=d.id and "id") for d in one.tool_calls))
-            for one in read
-        ]
-        for read in outcome.chunks
-    ]
-    return chunks, outcome.failure, outcome.done
+    """What counts of an outcome: without ids that were made, and who answered, which may be known a chunk earlier.
+
+    Usage is what is known at the end of each read: a running total that says no more than the token ids is left out.
+    """
+    chunks = [[replace(one, served=None, usage=None, tool_calls=drawn(one)) for one in read] for read in outcome.chunks]
+    return chunks, list(known_after(outcome.chunks)), outcome.failure, outcome.done
+
+
+def drawn(chunk: Chunk) -> tuple[ToolCallDelta, ...]:
+    return tuple(replace(delta, id=delta.id and "id") for delta in chunk.tool_calls)
+
+
+def known_after(reads: Sequence[Sequence[Chunk]]) -> Iterator[StageUsage | None]:
+    """The usage told so far, after each read: of token ids at least as many as have come."""
+    known, ids = None, 0
+    for read in reads:
+        for chunk in read:
+            ids += len(chunk.token_ids)
+            known = chunk.usage or known
+        yield known and replace(known, output_tokens=max(known.output_tokens, ids))
 
 
 class Events:
@@ -165,16 +177,23 @@ class Events:
             }
         )
 
-    def usage(self) -> str:
-        details = self.written({"cached_tokens": lambda: self.one("null", "0", "2", "-3")})
-        cost = {"cost": lambda: self.one("null", "0.5")} if self.random.random() < 0.1 else {}
+    def usage(self, *, is_running: bool) -> str:
+        """A usage; one that comes with token ids is vLLM's, which has no more than these fields."""
+        cached = {"cached_tokens": lambda: self.one("null", "0", "2", "-3")}
+        hidden = {"reasoning_tokens": lambda: self.one("null", "0", "2")}
+        more: dict[str, Callable[[], str]] = {
+            "total_tokens": lambda: self.one("9"),
+            "prompt_cache_hit_tokens": lambda: self.one("2"),
+            "cost": lambda: self.one("null", "0.5"),
+        }
+        told = {} if is_running else {name: write for name, write in more.items() if self.random.random() < 0.3}
         return self.written(
             {
                 "prompt_tokens": lambda: self.one("7", "4096", "0", *self.rare("-1")),
                 "completion_tokens": lambda: self.one("0", "1", "2"),
-                "total_tokens": lambda: self.one("9"),
-                "prompt_tokens_details": lambda: self.one("null", details),
-                **cost,
+                "prompt_tokens_details": lambda: self.one("null", self.written(cached)),
+                "completion_tokens_details": lambda: self.one("null", self.written(hidden)),
+                **told,
             }
         )
 
@@ -188,7 +207,7 @@ class Events:
                 "id": lambda: self.one('"c"'),
                 "é": lambda: self.one(*self.ODD),
                 "choices": lambda: self.one(choices),
-                "usage": lambda: self.one("null", self.usage()),
+                "usage": lambda: self.one("null", self.usage(is_running='"token_ids":[' in choices)),
                 **(error if self.random.random() < 0.1 else {}),
             }
         )

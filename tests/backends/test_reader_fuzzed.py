@@ -126,7 +126,7 @@ class Damage:
             return self.random.choice(ODD)
         if kind < 0.8:
             return [value]
-        for _ in range(self.random.choice([3, 50, 150, 400])):
+        for _ in range(self.random.choice([3, 50, 150, 210])):
             value = {"text": value} if kind < 0.9 else [value]
         return value
 

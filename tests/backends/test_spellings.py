@@ -375,3 +375,13 @@ def test_who_answers_comes_with_the_first_chunk_that_can_say_it(at_once: bool) -
 def test_a_name_that_could_not_be_shown_is_not_told(name: object) -> None:
     chunks = streamed(piece({"content": "1"}, "stop", id=name, model=name), b"[DONE]")
     assert [chunk.served for chunk in chunks if chunk.served] == []
+
+
+def test_running_totals_are_told_where_they_say_more_than_the_token_ids() -> None:
+    def event(ids: list[int], output: int) -> dict[str, Any]:
+        usage = {"prompt_tokens": 9, "completion_tokens": output, "total_tokens": 9 + output}
+        return {"choices": [{"index": 0, "delta": {"content": "a"}, "token_ids": ids}], "usage": usage}
+
+    events = [event([1], 1), event([2], 2), event([3], 5), event([4], 6), event([5, 6], 6)]
+    chunks = streamed(*events, piece({}, "stop", usage={"prompt_tokens": 9, "completion_tokens": 6}), b"[DONE]")
+    assert [chunk.usage and chunk.usage.output_tokens for chunk in chunks] == [None, 1, None, 5, 6, 6, 6]

@@ -23,7 +23,7 @@ from duet_sdk.types import Json
 
 _MOST_NAME_CHARS: Final = 256
 """Of the names of a model or an answer: no server's own are longer."""
-_RANK: Final = {"stop": 0, "tool_calls": 1, "length": 2, "content_filter": 3}
+RANK: Final = {"stop": 0, "tool_calls": 1, "length": 2, "content_filter": 3}
 """Of two reasons for one end, the one that tells more."""
 
 
@@ -120,6 +120,11 @@ class Reader:
             chunk.provider_parts = self.parts[chunk.index].found
         return chunks
 
+    @property
+    def reason(self) -> str | None:
+        """Why the first output ended, as far as it has said so."""
+        return self._reasons.get(0)
+
     def ended(self, index: int, reason: str) -> str | None:
         """Note why an output ended; None if nothing new was said."""
         known = self._reasons.get(index)
@@ -128,7 +133,7 @@ class Reader:
         if self._refused >> index & 1 and reason == "stop":
             reason = "content_filter"
         self.unfinished &= ~(1 << index)
-        if known is not None and _RANK[known] >= _RANK[reason]:
+        if known is not None and RANK[known] >= RANK[reason]:
             return None
         self._reasons[index] = reason
         return reason

@@ -20,8 +20,8 @@ def usage_in(value: Mapping[str, object]) -> tuple[StageUsage | None, Decimal | 
 
 def usage_of(given: Mapping[str, object]) -> StageUsage | None:
     """The tokens of a usage object; None where it does not tell them, or where all of them are 0: a placeholder."""
-    prompt, output = _most(given, spellings.INPUT_TOKENS), _most(given, spellings.OUTPUT_TOKENS)
-    total = _most(given, spellings.TOTAL_TOKENS)
+    prompt, output = _first(given, spellings.INPUT_TOKENS), _first(given, spellings.OUTPUT_TOKENS)
+    total = _first(given, spellings.TOTAL_TOKENS)
     if output is None and prompt is not None and total is not None and total > prompt:
         output = total - prompt
     if prompt is None or output is None or not (prompt or output):
@@ -58,6 +58,12 @@ def at(value: object, path: spellings.Path) -> object:
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def _first(given: Mapping[str, object], paths: Iterable[spellings.Path]) -> int | None:
+    """The count under the first of these names that is there."""
+    told = (found for path in paths if (found := at(given, path)) is not None)
+    return count(next(told, None))
 
 
 def _most(given: Mapping[str, object], paths: Iterable[spellings.Path]) -> int | None:

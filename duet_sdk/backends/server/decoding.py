@@ -14,20 +14,21 @@ import msgspec
 from pydantic_core import from_json
 
 from duet_sdk.backends.answers.numbers import MOST_TOKENS
-from duet_sdk.backends.answers.reader import Reader
+from duet_sdk.backends.answers.reader import RANK, Reader
 from duet_sdk.backends.answers.unreadable import OutputFailed, Unreadable
-from duet_sdk.backends.answers.usage import settled
+from duet_sdk.backends.answers.usage import settled, usage_in
 from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.backends.refusals import error_within, parsed
 from duet_sdk.backends.server.sse import EventParser, LineTooLong
-from duet_sdk.reply import StageUsage
 
 if TYPE_CHECKING:
     from duet_sdk.backends.failures import Failures
     from duet_sdk.backends.server.wire import Dialect
+    from duet_sdk.reply import StageUsage
     from duet_sdk.types import Json
 
 _END: Final = b"[DONE]"
+_THOUGHTS: Final = ("", "reasoning", "reasoning_content")
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What taking apart an answer of vLLM's own endpoints raises when it does not have the expected form."""
 _EVENT_FIELDS: Final = (b"data:", b"event:", b":", b"id:", b"retry:")
@@ -46,11 +47,6 @@ _AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 # the typed decoder does not: an event that has it is not a usual one.
 class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: _Count | None = None
-    cache_read_tokens: None = None
-    cache_write_tokens: None = None
-    cache_creation_tokens: None = None
-    created_cache_tokens: None = None
-    cache_creation_input_tokens: None = None
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
@@ -58,25 +54,12 @@ class _OutputDetails(msgspec.Struct, gc=False):
 
 
 class _Usage(msgspec.Struct, gc=False):
+    """vLLM's running totals; what comes without token ids is read by `usage_in`."""
+
     prompt_tokens: _AtLeastOne
     completion_tokens: _Count
-    total_tokens: _Count | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
-    input_tokens: None = None
-    output_tokens: None = None
-    input_tokens_details: None = None
-    output_tokens_details: None = None
-    prompt_cache_hit_tokens: None = None
-    cached_tokens: None = None
-    cache_read_input_tokens: None = None
-    num_cached_tokens: None = None
-    cache_creation_input_tokens: None = None
-    cache_write_input_tokens: None = None
-    cache_write_tokens: None = None
-    reasoning_tokens: None = None
-    cost: None = None
-    estimated_cost: None = None
 
 
 class _Said(msgspec.Struct, gc=False):
@@ -117,15 +100,10 @@ class _Groq(msgspec.Struct, gc=False):
 class _Event(msgspec.Struct, gc=False):
     choices: Annotated[list[_Choice], msgspec.Meta(max_length=1)] | None = None
     usage: _Usage | None = None
-    object: Literal["chat.completion.chunk", "text_completion"] | None = None
     x_groq: _Groq | None = None
     error: None = None
     errors: None = None
-    detail: None = None
-    message: None = None
-    msg: None = None
     base_resp: None = None
-    type: None = None
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -173,9 +151,11 @@ class Decoder:
         "_failures",
         "_is_usual",
         "_joiner",
+        "_most",
         "_naming_left",
         "_only_answers",
         "_parser",
+        "_prompt_tokens",
         "_reader",
         "_sent",
         "_taken",
@@ -195,6 +175,8 @@ class Decoder:
         # The first reads say who answers: from them on each one is taken for a usual one, until one is not.
         self._is_usual = False
         self._naming_left = _NAMED_READS if call.n == 1 and call.sampling.logprobs is None else 0
+        self._most = self._joiner.left
+        self._prompt_tokens = 0  # as told, while the running totals say no more than the token ids
         self._only_answers = call.thought is not None
         self._failures = failures
         self._sent = sent
@@ -214,8 +196,8 @@ class Decoder:
         reader, left = self._reader, self._joiner.left
         begun = reader.begun
         chunks: list[Chunk] = []
-        usages: list[_Usage | None] = []
-        thought = ""
+        reason, most, known = reader.reason, self._most, self._prompt_tokens
+        thought = 0  # a bit for each field that it stands in
         open_one: Chunk | None = None
         for event in usual:
             text, reasoning = "", ""
@@ -231,12 +213,29 @@ class Decoder:
                     reasoning = said.reasoning or said.reasoning_content or ""
                     if reasoning and self._only_answers:
                         text, reasoning = reasoning + text, ""
-                    thought = reasoning or thought
+                    if reasoning:
+                        thought |= (said.reasoning is not None) | 2 * (said.reasoning_content is not None)
                 if finish is not None:
-                    finish = reader.ended(0, finish)
+                    if reason is None or RANK[finish] > RANK[reason]:
+                        reason = finish
+                    else:
+                        finish = None  # said before
             elif event.usage is None:
-                continue
+                return self._unusual(events)  # nothing, or an error in a form of its own
             left -= len(ids)
+            usage = cost = None
+            if (used := event.usage) is not None and (
+                used.completion_tokens != most - left
+                or used.prompt_tokens != known
+                or used.prompt_tokens_details is not None
+                or used.completion_tokens_details is not None
+                or not ids
+            ):
+                if ids:
+                    usage, known = _told(used, most - left)
+                else:
+                    usage, cost = usage_in(from_json(events[next(i for i, one in enumerate(usual) if one is event)]))
+                    known = 0
             is_counted = bool(ids) or not (text or reasoning)
             begun = begun or len(ids) > 0 or not is_counted
             if open_one is not None and left >= 0 and is_counted and not (reasoning and open_one.text):
@@ -244,29 +243,24 @@ class Decoder:
                 open_one.reasoning += reasoning
                 open_one.token_ids += ids
                 open_one.finish_reason = finish
-                usages[-1] = event.usage or usages[-1]
+                if usage is not None:
+                    open_one.usage = usage
+                if cost is not None:
+                    open_one.cost_usd = cost
             else:
-                open_one = Chunk(text, reasoning, ids, (), (), None, None, finish)
+                open_one = Chunk(text, reasoning, ids, (), (), usage, cost, finish)
                 chunks.append(open_one)
-                usages.append(event.usage)
             if not is_counted or finish is not None:
                 open_one = None  # nothing more may be merged into it
-        reader.begun, self._joiner.left = begun, left
-        if thought or not reader.unfinished:
+        reader.begun, self._joiner.left, self._prompt_tokens = begun, left, known
+        if reason is not reader.reason:
+            reader.ended(0, reason or "stop")
             self._keep(usual, chunks)
-        for chunk, usage in zip(chunks, usages, strict=True):
-            if usage is None:
-                continue
-            prompt, output, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
-            cached = hidden = None
-            if usage.prompt_tokens_details is not None:
-                cached = usage.prompt_tokens_details.cached_tokens
-            if usage.completion_tokens_details is not None:
-                hidden = usage.completion_tokens_details.reasoning_tokens
-            if hidden is None and (total is None or total <= prompt + output):
-                chunk.usage = StageUsage(prompt, output, cached)
+        elif thought and not self._only_answers:
+            if thought == 3:
+                self._keep(usual, chunks)
             else:
-                chunk.usage = settled(prompt, output, total, cached=cached, written=None, thought=hidden)
+                reader.parts[0].text(_THOUGHTS[thought], "".join([chunk.reasoning for chunk in chunks]))
         return chunks
 
     def _keep(self, events: Sequence[_Event], chunks: Sequence[Chunk]) -> None:
@@ -444,6 +438,16 @@ def _add(chunk: Chunk, then: Chunk) -> None:
     chunk.finish_reason = then.finish_reason
     chunk.provider_parts = then.provider_parts or chunk.provider_parts
     chunk.served = chunk.served or then.served
+
+
+def _told(used: _Usage, counted: int) -> tuple[StageUsage, int]:
+    """A running total, and the prompt's tokens where it says no more than that and the token ids, else 0."""
+    inputs, outputs = used.prompt_tokens_details, used.completion_tokens_details
+    cached = None if inputs is None else inputs.cached_tokens
+    hidden = None if outputs is None else outputs.reasoning_tokens
+    usage = settled(used.prompt_tokens, used.completion_tokens, None, cached=cached, written=None, thought=hidden)
+    is_plain = inputs is None and outputs is None and used.completion_tokens == counted
+    return usage, used.prompt_tokens if is_plain else 0
 
 
 def is_control(event: bytes) -> bool:
