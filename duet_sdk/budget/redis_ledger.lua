@@ -239,7 +239,7 @@ end
 
 local operations = {}
 
--- id, scopes, priced, u1-u4, ttl, facts -> made, made at | used | refused, time, the standing of each limited scope
+-- id, scopes, priced, u1-u4, ttl, facts -> made, made at, known or new (the ledger) | used | refused, time, the standing of each limited scope
 function operations.hold(now)
   local id, scopes, priced, ttl, facts = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[10]), ARGV[11]
   local asked = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])}
@@ -273,7 +273,7 @@ function operations.hold(now)
   return {'made', text(now)}
 end
 
--- id, scopes, made, priced, r1-r4, facts, u1-u4 -> done | otherwise, r1-r4 of before
+-- id, scopes, made, priced, r1-r4, facts, u1-u4 -> done, known or new | otherwise, r1-r4 of before
 function operations.settle(now)
   expire(now, EXPIRED_AT_ONCE)
   local real = {tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
@@ -363,7 +363,8 @@ local migrations = {
   [1] = function() end, -- format 2 has input_tokens and output_tokens in facts; where they lack they read as 0
 }
 
-local version = tonumber(call('HGET', meta, 'version') or FORMAT)
+local known = call('HGET', meta, 'version')
+local version = tonumber(known or FORMAT)
 if version > FORMAT then return {'newer', version, FORMAT} end
 while version < FORMAT do
   migrations[version]()
@@ -379,4 +380,6 @@ end
 now = math.max(now, tonumber(call('HGET', meta, 'time') or 0))
 call('HSET', meta, 'time', text(now))
 
-return operations[ARGV[1]](now)
+local answer = operations[ARGV[1]](now)
+if answer[1] == 'made' or answer[1] == 'done' then answer[#answer + 1] = known and 'known' or 'new' end
+return answer

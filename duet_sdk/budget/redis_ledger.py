@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -26,6 +27,7 @@ from duet_sdk.budget.rules import (
 from duet_sdk.budget.window import SECOND, microseconds_of, moment_of
 from duet_sdk.errors import ConfigError, LedgerError
 
+_log = logging.getLogger(__name__)
 _AT_ONCE: Final = 500
 """Holds expired, or entries deleted, in one call of a longer work: a few milliseconds, in which the server does nothing
 else."""
@@ -66,10 +68,13 @@ class RedisLedger(BaseLedger):
         self._script = RedisScript(url, prefix=f"{{duet:{name}}}", password=password)
         self._name = f"{name!r} at {self._script.address}"
         self._clock = clock
+        self._is_known = False
+        """Whether it was used here, so that one that is new was lost."""
 
     @override
     async def release(self, hold: Hold) -> None:
-        await self._call("release", hold.id, " ".join(hold.scopes), hold.made_us, *hold.amount.units)
+        answer = await self._call("release", hold.id, " ".join(hold.scopes), hold.made_us, *hold.amount.units)
+        self._look(answer[1])
 
     @override
     async def limits(self) -> Mapping[str, Limit]:
@@ -99,6 +104,7 @@ class RedisLedger(BaseLedger):
             raise used_otherwise(asked.id)
         if word == "refused":
             self._refuse(asked, rest)
+        self._look(rest[1])
         return Hold(asked.id, asked.scopes, asked.amount, asked.facts, int(rest[0]), self)
 
     @override
@@ -116,6 +122,17 @@ class RedisLedger(BaseLedger):
         )
         if word == "otherwise":
             raise settled_otherwise(hold.id, _units(before), real)
+        self._look(before[0])
+
+    def _look(self, word: str) -> None:
+        """Warn where a ledger that was there is new."""
+        if word == "new" and self._is_known:
+            _log.warning(
+                "the keys of the ledger %s are gone (a failover to an empty server, or a flush): it counts from "
+                "nothing, and its limits have to be set again",
+                self._name,
+            )
+        self._is_known = True
 
     @override
     async def _set_limit(self, scope: str, limit: Limit | None) -> None:

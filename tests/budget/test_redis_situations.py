@@ -160,6 +160,19 @@ async def test_a_primary_that_was_a_replica_for_a_moment_is_asked_again(server, 
         await promoting
 
 
+@pytest.mark.parametrize("settles", [True, False])
+async def test_a_failover_to_an_empty_server_is_said_in_the_log(server, admin, caplog, settles):
+    async with RedisLedger(server.url) as ledger:
+        hold = await ledger.hold(["tenant:a"], tokens(1))
+        await (await ledger.hold(["tenant:a"], tokens(1))).settle(tokens(1))
+        assert caplog.messages == []
+        await admin.flushall()
+        await (hold.settle(tokens(1)) if settles else ledger.hold(["tenant:a"], tokens(1)))
+        await ledger.hold(["tenant:a"], tokens(1))
+        assert [message for message in caplog.messages if "its limits have to be set again" in message]
+        assert len(caplog.messages) == 1
+
+
 async def test_a_failover_to_an_empty_server_loses_no_settle_and_stops_nothing(server, admin):
     async with RedisLedger(server.url) as ledger:
         await ledger.set_limit("tenant:a", Limit(reasoner_tokens=100))
