@@ -290,6 +290,12 @@ def test_what_is_nested_deeply_ends_no_process(depth: int) -> None:
     assert "cannot be parsed" in str(decoded(CALL, [[event]]).failure)
 
 
+def test_what_is_nested_deeply_next_to_a_usage_is_an_error_in_both_ways() -> None:
+    event = b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"x":' + b"[" * 300 + b"]" * 300 + b"}}"
+    assert "cannot be parsed" in str(decoded(CALL, [[event]]).failure)
+    assert alike(decoded(CALL, [[event]])) == alike(read_tolerantly(CALL, [[event]]))
+
+
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("last", [b'{"error":{"message":"died"}}', b"{", b'{"choices":[{"finish_reason":"abort"}]}'])
 def test_an_error_comes_after_what_came_before_it_in_the_same_read(last: bytes, joined: bool) -> None:

@@ -7,7 +7,7 @@ stream goes to that tolerant reader.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
@@ -234,8 +234,10 @@ class Decoder:
                 if ids:
                     usage, known = _told(used, most - left)
                 else:
-                    usage, cost = usage_in(from_json(events[next(i for i, one in enumerate(usual) if one is event)]))
-                    known = 0
+                    value = _json_of(events[next(at for at, one in enumerate(usual) if one is event)])
+                    if value is None:
+                        return self._unusual(events)
+                    (usage, cost), known = usage_in(value), 0
             is_counted = bool(ids) or not (text or reasoning)
             begun = begun or len(ids) > 0 or not is_counted
             if open_one is not None and left >= 0 and is_counted and not (reasoning and open_one.text):
@@ -448,6 +450,15 @@ def _told(used: _Usage, counted: int) -> tuple[StageUsage, int]:
     usage = settled(used.prompt_tokens, used.completion_tokens, None, cached=cached, written=None, thought=hidden)
     is_plain = inputs is None and outputs is None and used.completion_tokens == counted
     return usage, used.prompt_tokens if is_plain else 0
+
+
+def _json_of(event: bytes) -> Mapping[str, object] | None:
+    """An event of which the typed decoder skips the rest; None where that is nested too deeply to be read."""
+    try:
+        value: Mapping[str, object] = from_json(event)
+    except ValueError:
+        return None
+    return value
 
 
 def is_control(event: bytes) -> bool:
