@@ -15,10 +15,13 @@ Turn: TypeAlias = dict[str, Any]
 """A message in OpenAI's form."""
 
 AS_IT_IS: Final = 0
+"""Not folded; every level includes the ones before it."""
 SYSTEM_FIRST: Final = 1
+"""One system message, in front."""
 ALTERNATING: Final = 2
+"""A user first, then assistant and user in turn."""
 NO_SYSTEM: Final = 3
-"""What a conversation is folded to; each includes the ones before."""
+"""What the system message says stands before the first user's text."""
 
 # By few words each: an error is masked before it is read here, so that a short word of the prompt may be missing in it.
 _REFUSALS: Final[Sequence[tuple[int, re.Pattern[str]]]] = tuple(
