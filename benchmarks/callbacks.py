@@ -32,8 +32,8 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 FAULTS = ("", "rejected_400", "error_500", "error_event", "overflow_400")
 
 
-def texts(length: int) -> dict[str, str]:
-    rows = json.dumps({f"k{at}": [f"value {at}"] * 3 for at in range(length // 40)})
+def texts(size: int) -> dict[str, str]:
+    rows = json.dumps({f"k{at}": [f"value {at}"] * 3 for at in range(size // 40)})
     shapes = {
         "words": "word ",
         "Chinese": "数学很有意思。",
@@ -41,7 +41,7 @@ def texts(length: int) -> dict[str, str]:
         "spaces": " ",
         "<": "< ",
     }
-    return {name: (shape * length)[:length] for name, shape in shapes.items()} | {"JSON": rows}
+    return {name: shape * (size // len(shape.encode())) for name, shape in shapes.items()} | {"JSON": rows}
 
 
 def talks(text: str) -> dict[str, list[Message]]:
@@ -56,7 +56,7 @@ def talks(text: str) -> dict[str, list[Message]]:
     return {
         "question": [Message("user", text)],
         "result": turns("{}", text),
-        "arguments": turns(json.dumps({"a": text}), "r"),
+        "arguments": turns(json.dumps({"a": text}, ensure_ascii=False), "r"),
     }
 
 
@@ -115,7 +115,7 @@ async def longest_s(url: str, messages: list[Message], *, fault: str, streamed: 
                         pass
             else:
                 await duet.chat(messages, **options)
-        return taken[0]
+        return taken[0] if taken else 0.0
 
 
 def main(megabytes: float) -> bool:

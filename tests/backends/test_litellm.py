@@ -54,6 +54,13 @@ USAGE = {
 }
 
 
+ALIVE = {
+    "comments": b": keep-alive\n\n",
+    "empty deltas": b'data: {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "tiny", '
+    b'"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": null}]}\n\n',
+}
+
+
 class Server:
     """Answers every chat completion with ``deltas``; runs in a thread, so that it outlives any event loop."""
 
@@ -119,6 +126,9 @@ class Server:
         if self.fault == "stall":
             self.reached.set()
             await asyncio.Event().wait()
+        while self.fault in ALIVE:
+            await response.write(ALIVE[self.fault])
+            await asyncio.sleep(0.05)
         if self.fault == "cut":
             request.transport.abort()
             return response
@@ -417,6 +427,16 @@ async def test_a_stream_that_breaks_off_keeps_what_was_written(backend, server, 
     with pytest.raises(StreamBroken) as caught:
         await collect(backend, Call(max_tokens=8, messages=QUESTION))
     assert caught.value.partial == "Seventeen."
+
+
+@pytest.mark.parametrize("fault", ALIVE)
+async def test_a_stream_that_is_only_kept_alive_ends_after_timeout_s(server, provider, fault):
+    server.fault = fault
+    backend = LiteLLMBackend(f"{provider}/tiny", base_url=server.url, api_key=secret(KEY), timeout_s=1.0)
+    with pytest.raises(StreamBroken, match="nothing more arrived within timeout_s") as caught:
+        await collect(backend, Call(max_tokens=8, messages=QUESTION))
+    assert caught.value.partial == "Seventeen."
+    await backend.aclose()
 
 
 async def test_closing_the_stream_closes_the_connection(backend, server):

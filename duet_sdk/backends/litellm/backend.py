@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 from contextlib import aclosing
 from importlib.util import find_spec
+from time import monotonic
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from duet_sdk.backends.litellm.connections import Clients, load, refusing_redire
 from duet_sdk.backends.litellm.errors import is_silence, redirect_of, refusal_of
 from duet_sdk.backends.litellm.wire import request_of, value_of
 from duet_sdk.backends.options import Known, checked
+from duet_sdk.backends.progress import Progress
 from duet_sdk.backends.turns import WireTurns
 from duet_sdk.environment import secrets
 from duet_sdk.errors import BackendError, ConfigError, DuetError, MissingExtra, Rejected, StreamBroken
@@ -60,7 +62,7 @@ class LiteLLMBackend(Backend):
         boundary: how far requests travel; None for ``local`` on a loopback address, else ``any``.
         price: what a call costs; None takes LiteLLM's prices.
         context_tokens: the window; None asks LiteLLM's list of models.
-        timeout_s: seconds that the server may be silent.
+        timeout_s: longest wait for the answer to go on, in seconds.
     """
 
     name = "litellm"
@@ -169,17 +171,21 @@ class LiteLLMBackend(Backend):
     async def _deltas(self, answer: Any, request: Json, reader: Reader) -> AsyncGenerator[Chunk, None]:
         written: list[str] = []
         usage: StageUsage | None = None
-        first = True
+        first, progress, left_s = True, Progress(), self._timeout_s
         try:
             while True:
+                began, timeout = monotonic(), asyncio.timeout(left_s)
                 try:
                     # Some providers' requests are sent with the first step.
                     with self._clients.watch() if first else refusing_redirects():
-                        piece = await anext(answer)
+                        async with timeout:
+                            piece = await anext(answer)
                     first = False
                 except StopAsyncIteration:
                     break
                 except Exception as error:  # noqa: BLE001 - as above
+                    if timeout.expired():
+                        raise self._broken("nothing more arrived within timeout_s", written) from None
                     if not written:
                         raise self._failed(error, request) from None
                     refusal, partial = refusal_of(error), "".join(written)
@@ -188,6 +194,9 @@ class LiteLLMBackend(Backend):
                     chunks = reader.event(value_of(piece, with_usage=_is_reported(answer)))
                 except Unreadable as error:
                     raise self._broken(str(error), written) from None
+                # What says nothing keeps the answer alive, but is no reason to wait longer.
+                waited_s = monotonic() - began
+                left_s = self._timeout_s if progress.is_made_by(chunks) else max(0.0, left_s - waited_s)
                 for chunk in self._billed(chunks, piece):
                     written.append(chunk.text)
                     if chunk.finish_reason is not None and not _was_ended(answer):

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from duet_sdk._tasks import PerLoop
 from duet_sdk.backends.base import Chunk, trace_headers
+from duet_sdk.backends.progress import Progress
 from duet_sdk.backends.server.pulse import FIRST_LOOK_S, FIRST_LOOK_UNBEGUN_S, Pulse, ServerStopped
 from duet_sdk.backends.server.route import Route
 from duet_sdk.backends.shared import in_common
@@ -199,9 +200,9 @@ class Silence:
         "_longest_s",
         "_looking",
         "_loop",
+        "_progress",
         "_pulse",
         "_timer",
-        "_used",
         "has_begun",
         "idle_s",
         "since",
@@ -211,7 +212,7 @@ class Silence:
         self.since: float | None = None
         self.idle_s = 0.0
         self.has_begun = False
-        self._used = 0
+        self._progress = Progress()
         self._content = response.content
         self._longest_s = longest_s
         self._pulse = pulse
@@ -225,22 +226,10 @@ class Silence:
 
     def heard(self, chunks: Sequence[Chunk], waited_s: float) -> None:
         """What came after a wait; whether it is progress decides what counts of the wait."""
-        if self._is_progress(chunks):
+        if self._progress.is_made_by(chunks):
             self.idle_s, self.has_begun = 0.0, True
         else:
             self.idle_s += waited_s
-
-    def _is_progress(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether the answer is longer now, or nearer to its end: what goes on for ever so is ended by its limit."""
-        for chunk in chunks:
-            if chunk.text or chunk.token_ids or chunk.reasoning or chunk.finish_reason is not None:
-                return True
-            if any(call.name or call.arguments for call in chunk.tool_calls):
-                return True
-            if chunk.usage is not None and chunk.usage.output_tokens > self._used:
-                self._used = chunk.usage.output_tokens
-                return True
-        return False
 
     def over(self) -> None:
         """Stop the timer."""
