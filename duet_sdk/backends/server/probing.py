@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk import models
+from duet_sdk.backends.answers.listing import model_cards, token_ids
 from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.server.vllm_limits import REFUSED_BESIDE_DRAFTS, VllmLimits, find_limits
 from duet_sdk.backends.server.wire import Dialect
@@ -206,10 +207,9 @@ async def _cards(ask: Ask, model: str, failures: Failures) -> dict[str, Json]:
         if error.status == 404 and await _answers(ask, "/v1/models"):
             raise failures.wrong_url("the API is one level below, at /v1", status=404) from None
         return {}
-    cards = listed.get("data") if isinstance(listed, dict) else None
-    if not isinstance(cards, list):
+    by_id = model_cards(listed)
+    if by_id is None:
         raise failures.wrong_url("its list of models is none")
-    by_id: dict[str, Json] = {str(card.get("id")): card for card in cards if isinstance(card, dict)}
     if model not in by_id:
         await _check_answered(ask, model, failures, listed=list(by_id))
     return by_id
@@ -257,8 +257,7 @@ async def tokenize(ask: Ask, body: Json) -> list[int] | None:
     except DuetError as error:
         _log.debug("/tokenize does not answer (%s)", type(error).__name__)
         return None
-    ids = answer.get("tokens") if isinstance(answer, dict) else None
-    return ids if isinstance(ids, list) and set(map(type, ids)) <= {int} else None
+    return token_ids(answer)
 
 
 async def _tokenize_probe(ask: Ask, model: str) -> tuple[bool, bool]:

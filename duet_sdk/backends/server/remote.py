@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from duet_sdk.backends.answers.listing import token_ids
 from duet_sdk.errors import BackendError, ConfigError, InvalidRequest
 from duet_sdk.rendering.control import Span
 from duet_sdk.rendering.folding import Folding, folded
@@ -116,8 +117,8 @@ class Remote:
                     raise InvalidRequest(f"the server's chat template refuses these messages: {error}") from error
 
     def _ids(self, answer: object) -> tuple[int, ...]:
-        ids = answer.get("tokens") if isinstance(answer, Mapping) else None
-        if not isinstance(ids, list) or not set(map(type, ids)) <= {int}:
+        ids = token_ids(answer)
+        if ids is None:
             raise self._silent("what tokens it makes")
         return tuple(ids)
 
