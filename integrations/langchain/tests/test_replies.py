@@ -46,6 +46,7 @@ def test_the_metadata_tells_what_the_pair_did():
         "finish_reason": "stop",
         "mode": "duet",
         "served_by": "pair",
+        "why": "the generator answered from the reasoner's signal",
         "handoff": "instruct",
         "gate": {"ask": True, "policy": "always", "score": None, "threshold": None, "reason": ""},
         "signal": {"tokens": 3, "limit": 64, "truncated": False, "honoured": True, "counted_by": "usage"},
