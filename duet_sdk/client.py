@@ -10,9 +10,10 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast, get_args
 
 from duet_sdk._checks import one_of, seconds
+from duet_sdk._signatures import shows, with_attributes
 from duet_sdk.backends.base import Backend
 from duet_sdk.backends.connect import ModelLike, connect, split_name, with_tokenizer
 from duet_sdk.backends.resilience import Breaker
@@ -20,10 +21,10 @@ from duet_sdk.backends.shared import one_client
 from duet_sdk.budget import RequestBudget, connect_ledger
 from duet_sdk.context import context_policy
 from duet_sdk.conversation import AsyncConversation
-from duet_sdk.errors import BudgetExceeded, ConfigError
+from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
 from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike
-from duet_sdk.options import CallOptions, ClientOptions, expect, over, request_of
+from duet_sdk.options import TABLES, CallOptions, ClientOptions, dial, expect, over, request_of
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import DEFAULT_GATE_DEADLINE_S, Parts, StageModel
@@ -46,18 +47,22 @@ from duet_sdk.request import Request
 from duet_sdk.signal import cut_policy
 from duet_sdk.stream import Run, attach_reply
 from duet_sdk.telemetry.dialects import check_dialects
-from duet_sdk.types import HandoffName, Stage
+from duet_sdk.types import HandoffName, Json, Stage
 
 if TYPE_CHECKING:
+    from duet_sdk.budget import LedgerLike
     from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
     from duet_sdk.pair.conformity import Conformity
     from duet_sdk.pipeline.observer import Observer
+    from duet_sdk.policies import OnFailure, SignalScope
+    from duet_sdk.pricing import Price
     from duet_sdk.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 EMBEDDED = "transformers/embedded"
+Options = TypeVar("Options", ClientOptions, CallOptions)
 
 
 class AsyncDuetClient:
@@ -82,6 +87,7 @@ class AsyncDuetClient:
         ConfigError: a name, option or combination that cannot work; nothing has been loaded or sent.
     """
 
+    @shows(ClientOptions)
     def __init__(
         self,
         reasoner: ModelLike | None = None,
@@ -91,11 +97,16 @@ class AsyncDuetClient:
         **options: Unpack[ClientOptions],
     ) -> None:
         conformity: Conformity | None = None
-        options = over(options, {})
+        options = over(_with_objects(options, ConfigError), {})
+        reasoner, generator = _model_of("reasoner", reasoner), _model_of("generator", generator)
         if settings is None and reasoner is None and generator is None:
             from duet_sdk.settings import load_settings
 
             settings = load_settings()
+        if settings is not None and not callable(getattr(settings, "client_options", None)):
+            raise ConfigError(
+                f"settings must be Settings, as load_settings(path) reads them, got {type(settings).__name__}"
+            )
         if settings is not None:
             options = over(options, _options_of(settings, reasoner, generator))
             if settings.pair is not None and reasoner is None and generator is None:
@@ -118,7 +129,7 @@ class AsyncDuetClient:
         self._is_limit_looked_at = False
         self._look_at_limit(self._base.budget.cost_usd)
         named = options.get("ledger")
-        self._ledger = None if named is None else connect_ledger(named)
+        self._ledger = None if named is None else connect_ledger(cast("LedgerLike", named))
         self._owns_ledger = self._ledger is not named
         self._ledger_wait_s = options.get("ledger_wait_s") or 0.0
         seconds("ledger_wait_s", self._ledger_wait_s, or_zero=True)
@@ -132,6 +143,7 @@ class AsyncDuetClient:
             self._expect(conformity)
 
     @classmethod
+    @shows(ClientOptions)
     def from_pair(
         cls,
         pair: str | Path | Pair,
@@ -178,8 +190,9 @@ class AsyncDuetClient:
         client._expect(loaded.conformity(strict=strict, elsewhere={"reasoner": reasoner, "generator": generator}))
         return client
 
+    @shows(CallOptions)
     async def chat(
-        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | Json | None = None, **options: Unpack[CallOptions]
     ) -> Reply:
         """Answer, and return the reply once it is complete.
 
@@ -201,7 +214,10 @@ class AsyncDuetClient:
             attach_reply(error, draft)
             raise
 
-    def stream(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Run:
+    @shows(CallOptions)
+    def stream(
+        self, messages: MessagesLike, *, gate: GateLike | Json | None = None, **options: Unpack[CallOptions]
+    ) -> Run:
         """Answer, event by event: ``async with duet.stream(…) as run: async for event in run: …``.
 
         Raises:
@@ -237,7 +253,7 @@ class AsyncDuetClient:
             )
 
     def _prepare(
-        self, messages: MessagesLike, gate: GateLike | None, *, whole: bool, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, gate: GateLike | Json | None, *, whole: bool, **options: Unpack[CallOptions]
     ) -> tuple[Parts, Draft, Observer]:
         if self._closed:
             raise ConfigError("this client is closed; make a new one")
@@ -245,7 +261,9 @@ class AsyncDuetClient:
             self._conformity.check_tools(options.get("tools"))
         parts = self._parts
         if gate is not None:
-            parts = replace(parts, gate=find_gate(gate, parts.calibration))
+            given = _with_objects(ClientOptions(gate=gate), InvalidRequest)
+            parts = replace(parts, gate=find_gate(cast("GateLike", given["gate"]), parts.calibration))
+        options = _with_objects(options, InvalidRequest)
         request = request_of(messages, options, base=self._base, whole=whole)
         if not self._is_limit_looked_at:
             self._look_at_limit(request.budget.cost_usd)
@@ -276,22 +294,56 @@ class AsyncDuetClient:
             closing.push_async_callback(self._parts.lifetime.end)  # first: what runs settles while all is open
 
 
+AsyncDuetClient.__doc__ = with_attributes(AsyncDuetClient.__doc__, ClientOptions)
+
+
+def _with_objects(options: Options, error: type[ConfigError | InvalidRequest]) -> Options:
+    """Options with objects in place of tables, which may be written as in a settings file.
+
+    Raises:
+        ConfigError: or the ``error`` given instead: a table that cannot be used.
+    """
+    tables = {name: value for name, value in options.items() if name in TABLES and _is_table(name, value)}
+    if not tables:
+        return options
+    from duet_sdk.settings import from_tables
+
+    return cast("Options", {**options, **from_tables(tables, error=error)})
+
+
+def _is_table(name: str, value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return name != "prices" or any(isinstance(price, Mapping) for price in value.values())
+
+
+def _model_of(stage: Stage, given: ModelLike | Mapping[str, object] | None) -> ModelLike | None:
+    """A model, or a chain of them, that may be given as a table, such as ``{"model": …, "base_url": …}``.
+
+    Raises:
+        ConfigError: a table that cannot be used.
+    """
+    chain = given if isinstance(given, list | tuple) else (given,)
+    if not any(isinstance(one, Mapping) for one in chain):
+        return cast("ModelLike | None", given)
+    from duet_sdk.settings import from_tables
+
+    return cast("ModelLike", from_tables({stage: given})[stage])
+
+
 def _base_request(options: ClientOptions) -> Request:
     """What every request of a client begins with.
 
     Raises:
         InvalidRequest: an option of another kind.
     """
-    budget = options.get("budget")
-    reasoner_params, generator_params = options.get("reasoner_params"), options.get("generator_params")
-    expect(Budget, budget=budget)
-    expect(Sampling, reasoner_params=reasoner_params, generator_params=generator_params)
+    budget = dial(Budget, options, "budget")
     return Request(
         messages=(),
         budget=DEFAULT_BUDGET if budget is None else budget.over(DEFAULT_BUDGET),
-        reasoner_sampling=reasoner_params or Sampling(),
-        generator_sampling=generator_params or Sampling(),
-        signal_scope=run_scope(options.get("signal_scope") or "run"),
+        reasoner_sampling=dial(Sampling, options, "reasoner_params") or Sampling(),
+        generator_sampling=dial(Sampling, options, "generator_params") or Sampling(),
+        signal_scope=run_scope(cast("SignalScope", options.get("signal_scope") or "run")),
     )
 
 
@@ -325,31 +377,36 @@ def _build_parts(reasoner: ModelLike, generator: ModelLike, options: ClientOptio
         ConfigError: an option or a combination that cannot work.
         InvalidRequest: an option of another kind.
     """
-    failure = failure_policy(options.get("on_failure") or "answer", _retry(options))
+    failure = failure_policy(cast("OnFailure", options.get("on_failure") or "answer"), dial(Retry, options, "retry"))
     measured = _calibration(options.get("calibration"))
     handoff = options.get("handoff") or "instruct"
     one_of("handoff", handoff, get_args(HandoffName))
-    gate_deadline_s, progressive = options.get("gate_deadline_s"), options.get("progressive")
-    prices, prompts = options.get("prices"), options.get("prompts")
+    gate_deadline_s, prices, signal_cache = (
+        options.get("gate_deadline_s"),
+        options.get("prices"),
+        options.get("signal_cache"),
+    )
     if gate_deadline_s is not None:
         seconds("gate_deadline_s", gate_deadline_s)
-    expect(Progressive, progressive=progressive)
     expect(Mapping, prices=prices)
-    expect(Prompts, prompts=prompts)
+    if signal_cache is not None and not all(callable(getattr(signal_cache, name, None)) for name in ("get", "put")):
+        raise ConfigError(
+            f"signal_cache must be a cache, such as MemorySignalCache(), got {type(signal_cache).__name__}"
+        )
     parts = Parts(
         reasoners=_stage_models("reasoner", reasoner, failure.breaker),
         generators=_stage_models("generator", generator, failure.breaker),
-        gate=find_gate(options.get("gate") or (measured.policy if measured else "always"), measured),
+        gate=find_gate(cast("GateLike", options.get("gate")) or (measured.policy if measured else "always"), measured),
         cut=cut_policy(options.get("on_cut") or "sentence"),
         failure=failure,
         context=context_policy(options.get("context") or "all"),
-        prices=PriceBook(prices or {}),
-        prompts=prompts or Prompts(),
+        prices=PriceBook(cast("Mapping[str, Price]", prices or {})),
+        prompts=dial(Prompts, options, "prompts") or Prompts(),
         wanted_handoff=handoff,
-        signal_cache=options.get("signal_cache"),
+        signal_cache=signal_cache,
         calibration=measured,
         gate_deadline_s=gate_deadline_s or DEFAULT_GATE_DEADLINE_S,
-        progressive=progressive,
+        progressive=dial(Progressive, options, "progressive"),
     )
     if measured is not None:
         measured.warn_of_other_models(reasoner=parts.reasoners[0].name, generator=parts.generators[0].name)
@@ -366,12 +423,6 @@ def _build_parts(reasoner: ModelLike, generator: ModelLike, options: ClientOptio
             _handoffs={},
         )
     return parts
-
-
-def _retry(options: ClientOptions) -> Retry | None:
-    retry = options.get("retry")
-    expect(Retry, retry=retry)
-    return retry
 
 
 def _served(pair: Pair, stage: Stage, given: ModelLike) -> ModelLike:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, Unpack
 
+from duet_sdk._signatures import shows
 from duet_sdk.agents.history import without_signals
 from duet_sdk.errors import InvalidRequest
 from duet_sdk.messages import MessagesLike, parse_messages
+from duet_sdk.options import CallOptions
 from duet_sdk.reply import Reply
 from duet_sdk.types import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duet_sdk.options import CallOptions
     from duet_sdk.stream import Run
 
 
@@ -36,6 +37,7 @@ class AsyncConversation:
         self._client = client
         self.messages: list[Message] = [Message("system", system)] if system else []
 
+    @shows(CallOptions)
     async def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
         """Ask the next question, or give the results of the tools that the last reply called.
 
@@ -53,6 +55,7 @@ class AsyncConversation:
         self._keep(asked, reply)
         return reply
 
+    @shows(CallOptions)
     def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Run:
         """As `chat`, event by event; the turn is kept once its answer is complete.
 

@@ -107,6 +107,10 @@ class InvalidRequest(DuetError, ValueError):
     """The request cannot be answered as it stands; nothing was spent."""
 
 
+class UnknownOption(InvalidRequest, TypeError):
+    """A keyword argument that clients or requests do not have; the message says what was probably meant."""
+
+
 class ContextOverflow(DuetError):
     """The prompt and its limits do not fit the model's context window.
 

@@ -29,7 +29,9 @@ def parse_messages(given: MessagesLike) -> tuple[Message, ...]:
         return (Message("user", given),)
     if isinstance(given, str):
         given = [Message("user", given)]
-    if isinstance(given, Mapping | Message) or not isinstance(given, Sequence):
+    if isinstance(given, Mapping | Message):
+        raise InvalidRequest(f"messages must be a list, got one {type(given).__name__}: write [{{…}}], a list of one")
+    if not isinstance(given, Sequence):
         raise InvalidRequest(f"messages must be a string or a list of messages, got {type(given).__name__}")
     messages = tuple(_parse(item, at) for at, item in enumerate(given))
     if not messages:

@@ -6,19 +6,20 @@ uses it. ``tests/test_options_parity.py`` names the exceptions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, TypedDict, get_args
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast, get_args
 
 from duet_sdk._checks import one_of
-from duet_sdk.errors import InvalidRequest
+from duet_sdk.errors import InvalidRequest, UnknownOption
 from duet_sdk.messages import check_tools, parse_messages
 from duet_sdk.policies import Budget, FailurePolicy, Retry, Sampling, run_scope
 from duet_sdk.request import Labels, Request
 from duet_sdk.types import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from duet_sdk.budget import LedgerLike
@@ -32,96 +33,175 @@ if TYPE_CHECKING:
     from duet_sdk.signal import CutPolicy
     from duet_sdk.types import HandoffName, Json, TraceDialect, Vote
 
+Kind = TypeVar("Kind")
+
 MOST_ANSWERS = 64
 """Answers of one request: bounds its cost and memory, and a vote gains little beyond that."""
 
 
 class ClientOptions(TypedDict, total=False):
-    """What a client is made of; every key can be left out."""
+    """What a client is made of; every key can be left out. Dials can also be tables, as a settings file has them.
 
-    budget: Budget | None
-    """Limits of every request; a request's own override them."""
-    gate: GateLike | None
-    """Whether the reasoner is asked: ``always``, ``never``, ``heuristic``, ``confidence``, ``race``, one of these with
-    numbers of your own (`GateConfig`), or an object of your own; by default the calibration's, else ``always``."""
+    Attributes:
+        budget: limits of every request; a request's own override them.
+        gate: whether the reasoner is asked: ``always``, ``never``, ``heuristic``, ``confidence``, ``race``, one of
+            these with numbers of your own (`GateConfig`), or an object of your own; by default the calibration's,
+            else ``always``.
+        calibration: thresholds measured on your own questions, and what the reasoner alone would have written; an
+            object or a file's path.
+        gate_deadline_s: seconds that a gate's own code may take to decide, 2 by default, and at most a quarter of
+            ``deadline_s``; past them the reasoner is asked.
+        progressive: stops the reasoner as soon as what it has written suffices the generator; off by default.
+        handoff: ``instruct`` (default), or ``think`` for pairs trained together.
+        on_cut: what a cut signal becomes: ``sentence`` (default), ``keep``, ``wrap_up``, ``error``, or a policy of your
+            own.
+        on_failure: ``answer`` (default) continues with the stage that works and says so; ``raise`` fails; or a
+            `FailurePolicy`, which also says when to retry, when to stop calling a model for a while, and which pair
+            takes over; or just a `Ladder`.
+        retry: short for ``on_failure=FailurePolicy(retry=…)``: by default up to three calls, with full jitter;
+            Retry-After is honoured.
+        signal_cache: keeps whole signals for questions asked again; none by default. It stays the caller's to close.
+        ledger: holds limits over many requests, by scopes of their labels; none by default. One named by its URL is
+            opened and closed by the client; an object stays the caller's to close.
+        ledger_wait_s: longest wait for room in the ledger that only others' holds take; by default such a request is
+            refused.
+        signal_scope: how long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a
+            `RunScope`.
+        context: what each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function.
+        trace_dialects: further names that spans carry, for tools that do not read the standard's: ``openinference``,
+            ``langfuse``, ``mlflow``.
+        prices: prices by model name; they override every other source.
+        prompts: system prompts by stage, in place of DUET's own.
+        reasoner_params: how the reasoner samples; a request's own values override these.
+        generator_params: how the generator samples; likewise.
+    """
+
+    budget: Budget | Json | None
+    gate: GateLike | Json | None
     calibration: str | Path | Calibration | None
-    """Thresholds measured on your own questions, and what the reasoner alone would have written; an object or a
-    file's path."""
     gate_deadline_s: float | None
-    """Seconds that a gate's own code may take to decide, 2 by default, and at most a quarter of ``deadline_s``; past
-    them the reasoner is asked."""
-    progressive: Progressive | None
-    """Stops the reasoner as soon as what it has written suffices the generator; off by default."""
+    progressive: Progressive | Json | None
     handoff: HandoffName | None
-    """``instruct`` (default), or ``think`` for pairs trained together."""
     on_cut: str | CutPolicy | None
-    """What a cut signal becomes: ``sentence`` (default), ``keep``, ``wrap_up``, ``error``, or a policy of your own."""
-    on_failure: OnFailure | None
-    """``answer`` (default) continues with the stage that works and says so; ``raise`` fails; or a `FailurePolicy`,
-    which also says when to retry, when to stop calling a model for a while, and which pair takes over; or just a
-    `Ladder`."""
-    retry: Retry | None
-    """Short for ``on_failure=FailurePolicy(retry=…)``: by default up to three calls, with full jitter; Retry-After is
-    honoured."""
+    on_failure: OnFailure | Json | None
+    retry: Retry | Json | None
     signal_cache: SignalCache | None
-    """Keeps whole signals for questions asked again; none by default. It stays the caller's to close."""
-    ledger: LedgerLike | None
-    """Holds limits over many requests, by scopes of their labels; none by default. One named by its URL is opened and
-    closed by the client; an object stays the caller's to close."""
+    ledger: LedgerLike | Json | None
     ledger_wait_s: float | None
-    """Longest wait for room in the ledger that only others' holds take; by default such a request is refused."""
-    signal_scope: SignalScope | None
-    """How long a signal holds while tools are called: for the ``run`` (default), a ``turn``, or by a `RunScope`."""
+    signal_scope: SignalScope | Json | None
     context: str | ContextPolicy | None
-    """What each stage sees of a long conversation: ``all`` (default), ``last_turn``, or a function."""
     trace_dialects: Sequence[TraceDialect] | None
-    """Further names that spans carry, for tools that do not read the standard's: ``openinference``, ``langfuse``,
-    ``mlflow``."""
-    prices: Mapping[str, Price] | None
-    """Prices by model name; they override every other source."""
-    prompts: Prompts | None
-    """System prompts by stage, in place of DUET's own."""
-    reasoner_params: Sampling | None
-    """How the reasoner samples; a request's own values override these. Likewise the next."""
-    generator_params: Sampling | None
+    prices: Mapping[str, Price | Json] | None
+    prompts: Prompts | Json | None
+    reasoner_params: Sampling | Json | None
+    generator_params: Sampling | Json | None
 
 
 class CallOptions(TypedDict, total=False):
-    """What one request can set; every key can be left out."""
+    """What one request can set; every key can be left out.
+
+    Attributes:
+        mode: ``duet`` (default: the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written).
+        budget: limits of this request; what it leaves open is the client's.
+        tools: functions in OpenAI form; the stage that answers may call them, DUET never does.
+        tool_choice: ``auto``, ``none``, ``required``, or the tool to call, in OpenAI form.
+        response_format: the form of the answer, in OpenAI form.
+        temperature: how freely the stage that answers samples.
+        top_p: the share of likely tokens that the stage that answers samples from.
+        top_k: the number of likely tokens that the stage that answers samples from.
+        seed: makes the sampling of the stage that answers repeatable, where its server can.
+        stop: texts that end the answer.
+        n: how many answers to write from one signal.
+        vote: chooses among the ``n`` answers: ``majority``, or a function.
+        signal_scope: how long a signal holds while tools are called; in place of the client's.
+        reasoner_params: sampling of the reasoner; overrides the values above.
+        generator_params: sampling of the generator; overrides the values above.
+        session: a label for traces, and the scope ``session:…`` of a ledger.
+        user: likewise, and the scope ``user:…``.
+        tenant: likewise, and the scope ``tenant:…``; tenants share no cached signal.
+        scopes: further scopes of the ledger, ``kind:name`` each.
+        metadata: further labels for traces.
+        boundary: where the request may go: ``local``, named regions, or ``any``; by default where the pair's first
+            models are.
+    """
 
     mode: Mode
-    """``duet`` (default: the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written)."""
-    budget: Budget | None
+    budget: Budget | Json | None
     tools: Sequence[Json] | None
-    """Functions in OpenAI form; the stage that answers may call them."""
     tool_choice: str | Json | None
     response_format: Json | None
     temperature: float | None
-    """This and the next four set the stage that answers."""
     top_p: float | None
     top_k: int | None
     seed: int | None
     stop: str | Sequence[str] | None
     n: int
-    """How many answers to write from one signal."""
     vote: Vote | None
-    """Chooses among the ``n`` answers."""
-    signal_scope: SignalScope | None
-    """In place of the client's."""
-    reasoner_params: Sampling | None
-    """Sampling of one stage; overrides the values above."""
-    generator_params: Sampling | None
+    signal_scope: SignalScope | Json | None
+    reasoner_params: Sampling | Json | None
+    generator_params: Sampling | Json | None
     session: str | None
-    """This and the next four are labels: for traces, and as scopes ``session:…``, ``tenant:…`` of a ledger."""
     user: str | None
     tenant: str | None
     scopes: Sequence[str]
-    """Further scopes of the ledger, ``kind:name`` each."""
     metadata: Json | None
     boundary: str | Sequence[str] | None
-    """Where the request may go: ``local``, named regions, or ``any``; by default where the pair's first models are."""
 
 
+TABLES = frozenset(
+    {
+        "budget",
+        "gate",
+        "progressive",
+        "on_failure",
+        "retry",
+        "ledger",
+        "signal_scope",
+        "prices",
+        "prompts",
+        "reasoner_params",
+        "generator_params",
+    }
+)
+"""Options that can be given as a table, the way a settings file has them."""
+_LIMIT = "write budget=Budget({}=…)"
+_MODEL = (
+    "models are the client's: DuetClient(reasoner=…, generator=…), named backend/model; mode='reasoner' or "
+    "mode='generator' asks one of them alone"
+)
+_WHERE = (
+    "each model has its own: 'vllm/MODEL@http://host:port/v1', or Endpoint(model='vllm/MODEL', base_url=…, "
+    "api_key_env=…)"
+)
+_ELSEWHERE = {
+    "max_tokens": f"{_LIMIT.format('answer_tokens')} for the answer, or signal_tokens for the reasoner's signal",
+    "max_completion_tokens": f"{_LIMIT.format('answer_tokens')} for the answer, or signal_tokens for the signal",
+    "max_output_tokens": f"{_LIMIT.format('answer_tokens')} for the answer, or signal_tokens for the signal",
+    "timeout": _LIMIT.format("deadline_s"),
+    "max_retries": "write on_failure=FailurePolicy(retry=Retry(attempts=…)) for the client",
+    "system": "begin the messages with {'role': 'system', 'content': …}, or use duet.conversation(system=…)",
+    "system_prompt": "begin the messages with {'role': 'system', 'content': …}, or use duet.conversation(system=…)",
+    "messages": "the messages are the first argument: duet.chat([…])",
+    "prompt": "the question is the first argument: duet.chat('…')",
+    "question": "the question is the first argument: duet.chat('…')",
+    "input": "the question is the first argument: duet.chat('…')",
+    "model": _MODEL,
+    "models": _MODEL,
+    "base_url": _WHERE,
+    "api_key": _WHERE,
+    "api_base": _WHERE,
+    "headers": "each model has its own: Endpoint(model=…, options={'headers': {…}})",
+    "stream": "write duet.stream(…), which gives events, or run.text_stream for the text alone",
+    "functions": "write tools=[…], in OpenAI form or as Python functions",
+    "function_call": "write tool_choice=…",
+    "reasoning_effort": f"the reasoner's work is bounded by its limit: {_LIMIT.format('signal_tokens')}",
+    "schema": "write response_format=…, a pydantic model, a TypedDict, or OpenAI's form",
+    "output_type": "write response_format=…, a pydantic model, a TypedDict, or OpenAI's form",
+    "callbacks": "read the events of duet.stream(…), or the receipt of the reply",
+    "cache": "write signal_cache=MemorySignalCache() for the client",
+    "verbose": "read reply.summary(), or the receipt of the reply",
+}
+"""What other libraries take as an argument → where it stands here."""
 _CLIENT_OPTIONS = frozenset(ClientOptions.__annotations__)
 _CALL_OPTIONS = frozenset(CallOptions.__annotations__)
 
@@ -130,12 +210,12 @@ def over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
     """The options, with ``base`` where they leave a choice open; budgets are joined limit by limit.
 
     Raises:
-        TypeError: there is no such option.
+        UnknownOption: there is no such option.
     """
     _refuse_unknown(options, _CLIENT_OPTIONS)
     given = {key: value for key, value in options.items() if value is not None}
     merged: ClientOptions = {**base, **given}  # type: ignore[typeddict-item]
-    if (budget := options.get("budget")) and (below := base.get("budget")):
+    if (budget := dial(Budget, options, "budget")) and (below := dial(Budget, base, "budget")):
         merged["budget"] = budget.over(below)
     # The nearer way to say when to retry wins; both from one source are refused when the client is made.
     policy = merged.get("on_failure")
@@ -156,21 +236,25 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
 
     Raises:
         InvalidRequest: it cannot be answered as it stands.
-        TypeError: there is no such option.
+        UnknownOption: there is no such option.
     """
     _refuse_unknown(options, _CALL_OPTIONS)
-    mode, n, vote = options.get("mode", "duet"), options.get("n", 1), options.get("vote")
+    mode, n, vote = options.get("mode") or "duet", options.get("n"), options.get("vote")
+    n = 1 if n is None else n
     one_of("mode", mode, get_args(Mode), error=InvalidRequest)
     if type(n) is not int or not 1 <= n <= MOST_ANSWERS:
         raise InvalidRequest(f"n must be a whole number from 1 to {MOST_ANSWERS}, got {n!r}")
     if vote is not None and vote != "majority" and not callable(vote):
         raise InvalidRequest(f"vote must be 'majority' or a function, got {vote!r}")
-    budget, tools, stop = options.get("budget"), options.get("tools"), options.get("stop")
-    scopes, boundary, scope = options.get("scopes", ()), options.get("boundary"), options.get("signal_scope")
-    expect(Budget, budget=budget)
-    expect(Sampling, reasoner_params=options.get("reasoner_params"), generator_params=options.get("generator_params"))
+    budget, tools, stop = dial(Budget, options, "budget"), options.get("tools"), options.get("stop")
+    scopes, boundary, scope = options.get("scopes") or (), options.get("boundary"), options.get("signal_scope")
     expect((list, tuple), tools=tools)
     expect((str, list, tuple), stop=stop, scopes=scopes, boundary=boundary)
+    expect(str, session=options.get("session"), user=options.get("user"), tenant=options.get("tenant"))
+    if not all(isinstance(one, str) for one in scopes):
+        raise InvalidRequest("scopes must be texts such as 'team:research'")
+    expect((str, Mapping), tool_choice=options.get("tool_choice"))
+    expect(Mapping, metadata=options.get("metadata"), response_format=options.get("response_format"))
     common = _AS_IT_IS
     if not _SAMPLED.isdisjoint(options):
         common = Sampling(
@@ -180,7 +264,8 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
             seed=options.get("seed"),
             stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         )
-    reasoner, generator = options.get("reasoner_params") or _AS_IT_IS, options.get("generator_params") or _AS_IT_IS
+    reasoner = dial(Sampling, options, "reasoner_params") or _AS_IT_IS
+    generator = dial(Sampling, options, "generator_params") or _AS_IT_IS
     if mode == "reasoner":
         reasoner = reasoner.over(common)
     return Request(
@@ -192,7 +277,7 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
         response_format=options.get("response_format"),
         n=n,
         vote=vote,
-        signal_scope=base.signal_scope if scope is None else run_scope(scope),
+        signal_scope=base.signal_scope if scope is None else run_scope(cast("SignalScope", scope)),
         reasoner_sampling=reasoner.over(base.reasoner_sampling),
         generator_sampling=generator.over(common).over(base.generator_sampling),
         labels=Labels(
@@ -207,6 +292,18 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
     )
 
 
+def dial(kind: type[Kind], options: ClientOptions | CallOptions, name: str) -> Kind | None:
+    """An option that is an object of ours; tables have been made into objects before.
+
+    Raises:
+        InvalidRequest: it is neither None nor of that kind.
+    """
+    value: object = options.get(name)
+    if value is None or isinstance(value, kind):
+        return value
+    raise InvalidRequest(f"{name} must be a {kind.__name__}, or a dict with its fields, got {type(value).__name__}")
+
+
 def expect(kind: type | tuple[type, ...], **given: object) -> None:
     """Refuse arguments of another kind by name, before they fail somewhere inside.
 
@@ -216,13 +313,32 @@ def expect(kind: type | tuple[type, ...], **given: object) -> None:
     for name, value in given.items():
         if value is not None and not isinstance(value, kind):
             kinds = kind if isinstance(kind, tuple) else (kind,)
-            wanted = " or ".join(one.__name__ for one in kinds)
+            wanted = " or ".join("dict" if one is Mapping else one.__name__ for one in kinds)
             raise InvalidRequest(f"{name} must be a {wanted}, got {type(value).__name__}")
 
 
 def _refuse_unknown(given: Iterable[str], known: frozenset[str]) -> None:
     for name in given:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+            raise UnknownOption(f"{name!r} is not an option here; {_meant(name, known)}")
+
+
+def _meant(name: str, known: frozenset[str]) -> str:
+    if (instead := _ELSEWHERE.get(name)) is not None:
+        return instead
+    if name in Budget.__dataclass_fields__:
+        return f"write budget=Budget({name}=…)"
+    if name in Sampling.__dataclass_fields__:
+        return f"write generator_params=Sampling({name}=…), or reasoner_params="
+    if name in _CLIENT_OPTIONS:
+        return f"it is an option of the client: DuetClient(…, {name}=…)"
+    if name in _CALL_OPTIONS:
+        return f"it is an option of a request: duet.chat(…, {name}=…)"
+    if known is _CLIENT_OPTIONS:
+        known |= {"reasoner", "generator", "settings"}
+    close = get_close_matches(name, [*known, *_ELSEWHERE], n=1)
+    if not close:
+        return f"the options are {', '.join(sorted(known))}"
+    if close[0] in known:
+        return f"did you mean {close[0]!r}?"
+    return f"for {close[0]!r}: {_ELSEWHERE[close[0]]}"

@@ -56,6 +56,8 @@ class Sampling:
             raise InvalidRequest("stop contains an empty string, which would end every output at once")
         if self.temperature is not None:
             _check_temperature(self.temperature)
+        if self.seed is not None and type(self.seed) is not int:
+            raise InvalidRequest(f"seed must be a whole number, got {self.seed!r}")
         if self.top_p is not None:
             if self.top_p == 0:
                 raise InvalidRequest("top_p must be above 0; for greedy decoding set temperature=0")

@@ -24,11 +24,13 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Discriminator,
     Field,
     InstanceOf,
     Tag,
     ValidationError,
+    create_model,
     model_validator,
 )
 from pydantic_settings import (
@@ -42,7 +44,7 @@ from pydantic_settings import (
 from duet_sdk.consent import FoundFile
 from duet_sdk.endpoints import PRICE_KEYS, LedgerSetting, ModelSetting, PriceSetting
 from duet_sdk.environment import PREFIX, own_variables, variable
-from duet_sdk.errors import ConfigError
+from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.options import ClientOptions
 from duet_sdk.policies import (
     Budget,
@@ -60,6 +62,7 @@ from duet_sdk.pricing import TokenPrice
 from duet_sdk.types import GateName, HandoffName, TraceDialect
 
 _log = logging.getLogger(__name__)
+_STRANGERS_REFUSED = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 _OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a key that a model, or a dataclass, has no field for."""
@@ -247,6 +250,27 @@ def load_settings(path: str | Path | None = None, **overrides: Any) -> Settings:
         _named_file.reset(named)
 
 
+def from_tables(
+    given: Mapping[str, object], *, error: type[ConfigError | InvalidRequest] = ConfigError
+) -> dict[str, Any]:
+    """Options written as in a settings file, as the objects that a client takes.
+
+    Args:
+        given: fields of `Settings` by name, each a table, a name, or already an object.
+        error: what is raised.
+
+    Raises:
+        ConfigError: or the ``error`` given instead: an unknown key, or a value of the wrong kind.
+    """
+    kinds = get_type_hints(Settings, include_extras=True)
+    fields: dict[str, Any] = {name: (kinds[name], ...) for name in given}
+    try:
+        made = create_model("Options", __config__=_STRANGERS_REFUSED, **fields).model_validate(given)
+    except ValidationError as problem:
+        raise error(_explain(problem, "the options")) from None
+    return {name: getattr(made, name) for name in given}
+
+
 def _read_file() -> dict[str, Any]:
     """What the settings file says: the one named, else that of ``DUET_CONFIG``, else ``duet.toml`` where there is one.
 
@@ -321,7 +345,7 @@ def _warn_of_unknown_variables() -> None:
             _log.warning("the environment variable %s matches no setting and is ignored", name)
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, what: str = "the settings") -> str:
     """One clause for each problem: which key, what is wrong, and what was probably meant."""
     problems = error.errors(include_input=False, include_url=False, include_context=False)
     misspelt = {problem["loc"][:-1] for problem in problems if problem["type"] in _UNKNOWN}
@@ -336,9 +360,9 @@ def _explain(error: ValidationError) -> str:
             known = _known_keys(place)
             close = get_close_matches(str(place[-1]), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            clause = f"{where} is not a setting; {hint}"
+            clause = f"{where} is not {'a setting' if what == 'the settings' else 'an option'}; {hint}"
         clauses.append(clause)
-    return "the settings cannot be used: " + "; ".join(clauses)
+    return f"{what} cannot be used: " + "; ".join(clauses)
 
 
 def _known_keys(place: tuple[int | str, ...]) -> list[str]:

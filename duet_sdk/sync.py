@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
+from duet_sdk._signatures import shows, with_attributes
 from duet_sdk._tasks import finished
 from duet_sdk.backends.connect import ModelLike
 from duet_sdk.client import AsyncDuetClient
@@ -22,7 +23,7 @@ from duet_sdk.messages import MessagesLike
 from duet_sdk.options import CallOptions, ClientOptions
 from duet_sdk.reply import Reply
 from duet_sdk.stream import Run
-from duet_sdk.types import Message, Stage
+from duet_sdk.types import Json, Message, Stage
 
 if TYPE_CHECKING:
     from duet_sdk.gate import GateLike
@@ -265,14 +266,16 @@ class DuetClient:
     'There are 17.'
 
     Args:
-        reasoner: as in `AsyncDuetClient`, like all options.
-        generator: the model that answers.
+        reasoner: the model that writes the signal, as ``backend/model`` or an object.
+        generator: the model that answers. With neither named, settings are read, and without any the embedded pair
+            is used.
         options: see `duet_sdk.options.ClientOptions`.
 
     Raises:
         ConfigError: a name, option or combination that cannot work.
     """
 
+    @shows(ClientOptions)
     def __init__(
         self,
         reasoner: ModelLike | None = None,
@@ -284,6 +287,7 @@ class DuetClient:
         self._begin(AsyncDuetClient(reasoner, generator, settings=settings, **options))
 
     @classmethod
+    @shows(ClientOptions)
     def from_pair(
         cls,
         pair: str | Path | Pair,
@@ -323,7 +327,10 @@ class DuetClient:
         self._client = client
         self._loop = BackgroundLoop(at_end or client.aclose)
 
-    def chat(self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]) -> Reply:
+    @shows(CallOptions)
+    def chat(
+        self, messages: MessagesLike, *, gate: GateLike | Json | None = None, **options: Unpack[CallOptions]
+    ) -> Reply:
         """Answer, and return the reply once it is complete.
 
         Raises:
@@ -331,8 +338,9 @@ class DuetClient:
         """
         return self._loop.wait(self._client.chat(messages, gate=gate, **options))
 
+    @shows(CallOptions)
     def stream(
-        self, messages: MessagesLike, *, gate: GateLike | None = None, **options: Unpack[CallOptions]
+        self, messages: MessagesLike, *, gate: GateLike | Json | None = None, **options: Unpack[CallOptions]
     ) -> SyncRun:
         """Answer, event by event: ``with duet.stream(…) as run: for event in run: …``.
 
@@ -367,6 +375,9 @@ class DuetClient:
                 self._loop.close()
 
 
+DuetClient.__doc__ = with_attributes(DuetClient.__doc__, ClientOptions)
+
+
 class Conversation:
     """Keeps the messages of a conversation; as `AsyncConversation`."""
 
@@ -379,6 +390,7 @@ class Conversation:
         """What has been said; yours to change between turns."""
         return self._inner.messages
 
+    @shows(CallOptions)
     def chat(self, said: MessagesLike, **options: Unpack[CallOptions]) -> Reply:
         """Ask the next question, or give tools' results; a request that fails leaves the conversation as it was.
 
@@ -387,6 +399,7 @@ class Conversation:
         """
         return self._loop.wait(self._inner.chat(said, **options))
 
+    @shows(CallOptions)
     def stream(self, said: MessagesLike, **options: Unpack[CallOptions]) -> SyncRun:
         """As `chat`, event by event; the turn is kept once its answer is complete.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 from typing_extensions import override
 
 from duet_sdk.backends.base import Backend, Wrapped
+from duet_sdk.backends.names import meant, without_scheme
 from duet_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,11 +105,13 @@ def split_name(name: str) -> tuple[str, str, str | None]:
     Raises:
         ConfigError: it lacks a backend or a model.
     """
+    if (whole := without_scheme(name)) is not None:
+        raise ConfigError(f"{name!r}: the address must begin with http:// or https://; did you mean {whole!r}?")
     match = re.fullmatch(r"(?P<backend>[\w-]+)/(?P<model>.+?)(?:@(?P<url>https?://.+))?", name, re.DOTALL)
     if match is None:
         raise ConfigError(
             f"{name!r} does not name a model: write 'backend/model', such as 'transformers/embedded' "
-            f"(backends here: {', '.join(sorted(available()))})"
+            f"(backends here: {', '.join(sorted(available()))})" + _hint(name)
         )
     return match["backend"], match["model"], match["url"]
 
@@ -122,7 +125,7 @@ def _by_name(name: str, options: Mapping[str, object]) -> tuple[str, Backend]:
     backend, model, url = split_name(name)
     if url is not None:
         options = {**options, "base_url": url}
-    made = _provider(backend)(model, options)
+    made = _provider(backend, name)(model, options)
     if not isinstance(made, Backend):
         raise ConfigError(
             f"the entry point {backend!r} of {GROUP!r} made a {type(made).__name__}, which does not derive from "
@@ -139,13 +142,18 @@ def _is_endpoint(given: object) -> TypeGuard[Endpoint]:
     return isinstance(given, Endpoint)
 
 
-def _provider(backend: str) -> Connect:
+def _hint(name: str) -> str:
+    likely = meant(name, available())
+    return f"; {likely}" if likely else ""
+
+
+def _provider(backend: str, name: str) -> Connect:
     if backend in _OURS:
         return cast("Connect", import_module(_OURS[backend]).connect)
     for point in entry_points(group=GROUP):
         if point.name == backend:
             return cast("Connect", point.load())
     raise ConfigError(
-        f"there is no backend {backend!r}; there are {', '.join(sorted(available()))}. "
-        f"Other packages add theirs through the entry-point group {GROUP!r}"
+        f"there is no backend {backend!r}; there are {', '.join(sorted(available()))}, and other packages add theirs "
+        f"through the entry-point group {GROUP!r}" + _hint(name)
     )
