@@ -79,7 +79,7 @@ STRINGS: Final[Mapping[str, str]] = {
     "YandexGPT": "[SEP] [NL]",
     # Source: the model card of RedPajama-INCITE-7B-Chat.
     "RedPajama": "<human>: <bot>:",
-    # Source: the model card of Skywork-13B-Math.
+    # Source: swift/llm/utils/template.py of ms-swift.
     "Skywork": "[USER] [BOT]",
     # Source: the model card of jamba-1.5-mini.
     "Jamba": "<tool_definitions> <active_output_modes>",
