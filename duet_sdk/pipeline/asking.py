@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from duet_sdk._tasks import apart
 from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.backends.provider_parts import without_parts
 from duet_sdk.budget import UsdOf
@@ -149,8 +150,9 @@ async def way_of_asking(
 ) -> Callable[[int], Call]:
     """How this request's signal is asked for: limit → call; ``joined`` if its pieces are not shown."""
     agent = flow.draft.agent
-    seen = flatten_tools(flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model))
-    seen = without_parts(seen)
+    read = flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model)
+    flat = await apart(lambda: flatten_tools(read), characters=sum(len(message.text) for message in read))
+    seen = without_parts(flat)
     if agent is not None and any(message.signal for message in seen):
         seen = review(seen, agent.why)
     seen = seen if able.images else without_images(seen)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from typing_extensions import override
 
+from duet_sdk._tasks import apart
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
@@ -211,7 +212,9 @@ class VllmBackend(Backend):
         decoder = Decoder(call, dialect=facts.dialect, failures=self._failures, sent=body)
         again = partial(self._otherwise, call, form) if call.messages else None
         headers = rank_headers(call, self._ranks or facts.ranks)
-        return Generation(path_of(call), body, encode_call(call, body), decoder, derender, again, headers)
+        characters = sum(len(message.text) for message in call.messages)
+        payload = await apart(lambda: encode_call(call, body), characters=characters)
+        return Generation(path_of(call), body, payload, decoder, derender, again, headers)
 
     def _otherwise(self, call: Call, form: Form, error: BackendError) -> Prepare | None:
         """The call with its messages as the server seems to want them; remembered for later ones."""
