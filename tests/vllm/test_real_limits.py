@@ -87,6 +87,23 @@ async def test_a_budget_of_nothing_leads_to_the_answer_that_a_grammar_wants(draf
 
 
 @pytest.mark.parametrize("whole", [False, True])
+async def test_an_answer_that_a_grammar_keeps_in_the_thinking_is_the_answer(thinker, whole):
+    said = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"enum": ["yes", "no"]}}}
+    before = thinker.generated()
+    async with backend_for(thinker) as model, AsyncDuetClient(model, model) as duet:
+        options = {"mode": "reasoner", "response_format": said, "budget": Budget(answer_tokens=16)}
+        if whole:
+            reply = await duet.chat("Is Paris in France?", **options)
+        else:
+            async with duet.stream("Is Paris in France?", **options) as run:
+                _ = [event async for event in run]
+            reply = run.reply
+    assert json.loads(reply.text) in ("yes", "no")
+    assert (len(reply.receipt.attempts), reply.finish_reason) == (1, "stop")
+    assert thinker.generated() - before == reply.usage.reasoner.output_tokens
+
+
+@pytest.mark.parametrize("whole", [False, True])
 async def test_a_budget_stands_next_to_tools(thinker, whole):
     async with backend_for(thinker, capabilities={"switch_thinking": False}) as backend:
         call = Call(32, messages=QUESTION, tools=(cues.WEATHER,), thinking=False, whole=whole)
