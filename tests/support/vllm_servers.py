@@ -42,8 +42,9 @@ FLAGS = {
         *("--structured-outputs-config", '{"enable_in_reasoning": true}'),
         "--enable-scale-out",
     ],
-    "counter": ["--data-parallel-size", "2"],
+    "counter": [],
     "drafted": [
+        *("--data-parallel-size", "2"),
         *("--reasoning-parser", "qwen3"),
         *("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}'),
         *("--enable-lora", "--max-lora-rank", str(_RANK), "--lora-modules", f"{ADAPTER}={ADAPTER}"),

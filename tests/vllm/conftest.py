@@ -57,7 +57,7 @@ def thinker(running: list[vllm_servers.Server]) -> vllm_servers.Server:
 
 @pytest.fixture(scope="session")
 def counter(running: list[vllm_servers.Server]) -> vllm_servers.Server:
-    """A tiny model that counts from one to eight, as the backends' contract wants it, on two data-parallel engines."""
+    """A tiny model that counts from one to eight, as the backends' contract wants it."""
     return running[2]
 
 
@@ -65,7 +65,8 @@ def counter(running: list[vllm_servers.Server]) -> vllm_servers.Server:
 def drafted(running: list[vllm_servers.Server]) -> vllm_servers.Server:
     """The copy with think tags once more, as servers are by default: grammars begin where thinking ends.
 
-    What was said before is a draft of what follows (speculative decoding), and there is an adapter.
+    What was said before is a draft of what follows (speculative decoding), there is an adapter, and there are two
+    data-parallel engines.
     """
     return running[3]
 

@@ -78,9 +78,10 @@ async def test_a_pair_with_the_budget_keeps_its_signal_limit(thinker):
 async def test_tenants_have_prefix_caches_of_their_own(plain):
     model = VllmBackend("plain", base_url=f"{plain.root}/v1", cache_salt="{tenant}", priority=1)
     cached = []
-    async with AsyncDuetClient(model, model) as duet:
+    # An answer that says nothing would be asked for once more.
+    async with AsyncDuetClient(model, model, generator_params=cues.never_ends()) as duet:
         for tenant in ("acme", "acme", "globex", "globex", None):
-            budget = Budget(answer_tokens=1)
+            budget = Budget(answer_tokens=8)
             reply = await duet.chat("word " * 200, mode="generator", tenant=tenant, budget=budget)
             cached.append(reply.usage.generator.cached_tokens)
     assert cached[0] == cached[2] == cached[4] == 0

@@ -112,14 +112,14 @@ async def test_a_budget_stands_next_to_tools(thinker, whole):
     assert chunks[-1].usage is not None or any(chunk.finish_reason for chunk in chunks)
 
 
-async def test_the_turns_of_a_session_are_found_in_the_prefix_cache_of_one_engine(counter):
+async def test_the_turns_of_a_session_are_found_in_the_prefix_cache_of_one_engine(drafted):
     cached = {}
-    async with backend_for(counter) as model, AsyncDuetClient(model, model) as duet:
+    async with backend_for(drafted) as model, AsyncDuetClient(model, model, generator_params=cues.never_ends()) as duet:
         for turn in range(2):
             for session in "abcdef":
                 question = f"{session} " * 400
                 reply = await duet.chat(
-                    question, mode="generator", session=session, budget=Budget(answer_tokens=1 + turn)
+                    question, mode="generator", session=session, budget=Budget(answer_tokens=7 + turn)
                 )
                 cached.setdefault(session, []).append(reply.usage.generator.cached_tokens)
     assert all(first == 0 < again for first, again in cached.values()), cached

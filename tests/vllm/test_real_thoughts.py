@@ -115,8 +115,9 @@ async def test_without_any_way_the_generator_gets_notes_and_the_reply_says_so(th
         tokenizer=str(thinker.folder),
         capabilities={"tokenize": False, "tokenizer": True, "switch_thinking": True},
     )
-    async with AsyncDuetClient(Scripted(Script(reasoning=cues.THOUGHT)), model, handoff="think") as duet:
-        with_tools = await duet.chat(QUESTION, tools=list(TOOLS), budget=Budget(answer_tokens=2))
-        without = await duet.chat(QUESTION, budget=Budget(answer_tokens=2))
+    options = {"handoff": "think", "generator_params": cues.never_ends()}
+    async with AsyncDuetClient(Scripted(Script(reasoning=cues.THOUGHT)), model, **options) as duet:
+        with_tools = await duet.chat(QUESTION, tools=list(TOOLS), budget=Budget(answer_tokens=8))
+        without = await duet.chat(QUESTION, budget=Budget(answer_tokens=8))
     assert (with_tools.handoff, without.handoff) == ("instruct", "think")
     assert "gets the signal as notes (instruct)" in caplog.text
