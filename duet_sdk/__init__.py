@@ -115,6 +115,7 @@ _MODULES = {
         "Rejected",
         "SignalError",
         "StreamBroken",
+        "UnknownOption",
         "TrainingError",
     ),
     "events": (
@@ -215,6 +216,7 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "TrainingError",
+    "UnknownOption",
     "Usage",
     "__version__",
 ]

@@ -88,7 +88,7 @@ def test_a_backend_is_what_the_protocol_asks_for() -> None:
 
 async def test_connect_tells_what_the_model_can_do(random_model: TransformersBackend) -> None:
     assert await random_model.connect() == Capabilities(
-        context_tokens=4096, prompt_ids=True, logprobs=True, switch_thinking=True
+        context_tokens=4096, prompt_ids=True, token_ids=True, logprobs=True, switch_thinking=True
     )
 
 
