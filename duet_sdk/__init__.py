@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         SignalError,
         StreamBroken,
         TrainingError,
+        UnknownOption,
     )
     from duet_sdk.events import (
         AnswerDelta,

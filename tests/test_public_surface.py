@@ -82,6 +82,7 @@ ROOT_NAMES = {
     "MissingExtra",
     "ModelNotFound",
     "NoAnswer",
+    "UnknownOption",
     "PairError",
     "QuotaExceeded",
     "RateLimited",
