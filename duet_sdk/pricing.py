@@ -182,8 +182,10 @@ class PriceBook:
         for name in self._own:
             if name in known:
                 continue
-            close = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"its models are {', '.join(sorted(set(models)))}"
+            folded = {model.casefold(): model for model in sorted(known)}
+            close = get_close_matches(name.casefold(), sorted(folded), n=1, cutoff=0.5)
+            meant = f"did you mean {folded[close[0]]!r}?" if close else ""
+            hint = meant or f"its models are {', '.join(sorted(set(models)))}"
             raise ConfigError(f"prices has {name!r}, which is no model of this client; {hint}")
 
     def is_free(self, model: str, backend_price: Price | None) -> bool:

@@ -304,6 +304,12 @@ SPELLINGS: Final = (
         r"|invalid model(?: name| id\b| identifier|:|[ :]*['\"`]|\.?$)",
     ),
     Spelling("model", "OpenRouter 400", words=r"is not a valid model"),
+    Spelling(
+        "model",
+        "Groq: https://console.groq.com/docs/deprecations; OpenAI says deprecated, Anthropic and Together retired",
+        ("model_decommissioned", "model_deprecated", "model_retired"),
+        r"model.{0,120}? (?:has been|is|was) (?:decommissioned|deprecated|retired|sunset|discontinued|shut down)",
+    ),
     Spelling("model", "GLM", ("1211", "1221"), r"模型不存在"),
     Spelling("model", "Kimi", words=r"not found the model"),
     Spelling("model", "Bedrock", words=r"model identifier is invalid"),

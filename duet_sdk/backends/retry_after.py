@@ -27,14 +27,15 @@ _EPOCH_S: Final = 1_000_000_000
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, by the headers; None where none says it, or none that can be read.
 
-    ``Retry-After`` holds seconds or a date (RFC 9110, section 10.2.3), ``retry-after-ms`` is OpenAI's and Azure's.
+    ``Retry-After`` holds seconds or a date (RFC 9110, section 10.2.3), and at some gateways a duration such as ``2m``
+    or seconds since 1970; ``retry-after-ms`` is OpenAI's and Azure's.
     Where neither is there, a limit that is used up says when it is full again (``x-ratelimit-reset-…``).
     """
     given = {name.lower(): value.strip() for name, value in headers.items()}
     if _SECONDS.fullmatch(millis := given.get("retry-after-ms", "")):
         return float(millis) / 1000
     if (asked := given.get("retry-after")) is not None:
-        return float(asked) if _SECONDS.fullmatch(asked) else _until(asked)
+        return _reset(asked)
     resets = [_reset(value) for name, value in given.items() if _is_used_up(name, given)]
     return max((wait for wait in resets if wait is not None), default=None)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duet_sdk.backends.base import Backend
-    from duet_sdk.reply import GateDecision, Signal
+    from duet_sdk.reply import GateDecision
     from duet_sdk.types import Mode, ServedBy
 
 _SERVED: Final[dict[ServedBy, str]] = {
@@ -65,7 +65,6 @@ def why(
     mode: Mode,
     served_by: ServedBy,
     gate: GateDecision | None,
-    signal: Signal,
     causes: Sequence[str],
     *,
     finish_reason: str,
@@ -77,7 +76,6 @@ def why(
         mode: the request's.
         served_by: who answered.
         gate: what the gate decided.
-        signal: the signal that was used.
         causes: what failed on the way, in words.
         finish_reason: how the answer ended.
         answer_tokens: its limit.
@@ -91,8 +89,6 @@ def why(
     told = []
     if served_by == "generator" and gate is not None and not gate.ask:
         told.append(f"the gate {gate.policy!r} did not ask the reasoner" + (f" ({gate.reason})" if gate.reason else ""))
-    if served_by == "pair_cut":
-        told.append(f"its limit was {signal.limit} tokens")
     told += causes
     if finish_reason == "length":
         told.append(f"the answer was cut at its limit of {answer_tokens} tokens" if mode != "signal" else "it was cut")

@@ -37,6 +37,8 @@ LONGEST_TOKEN: Final = 128
 """Characters of the longest tokens there are, runs of spaces."""
 BYTES_IN_TOKEN: Final = 4
 """Mean UTF-8 bytes of a token in ordinary text, where nothing better tells."""
+BYTES_IN_CHARACTER: Final = 4
+"""Most of UTF-8, and so the most tokens that one character can be."""
 MOST_TOKENS: Final = 10**9
 """No call reads or writes a billion tokens, a hundred times the largest window: a usage that says so says nothing."""
 _WORD: Final = re.compile(r"\S+")
@@ -338,7 +340,11 @@ class Counter:
         usage = self._heard(chunk)
         written, ids = _written(chunk), len(chunk.token_ids)
         meter, limit = self._meters[index], self._limit
-        if ids and not written and meter.tokens + ids > limit and (chunk.finish_reason or not meter.tokens):
+        if (
+            ids > len(written) * BYTES_IN_CHARACTER
+            and meter.tokens + ids > limit
+            and (chunk.finish_reason or not meter.tokens)
+        ):
             # Nobody writes so much at once that is not shown: some say the prompt's ids first, or all once more at
             # the end. A stream that goes on without text is another matter.
             ids, chunk.token_ids = 0, ()
@@ -424,7 +430,8 @@ class Counter:
         self.overflowed = True
         room = max(0, self._limit - before)
         # Tokens that were never shown are billed, too, and each that was has a byte at least.
-        shown = max(1, min(meter.tokens - before, len(written.encode("utf-8", "surrogatepass"))))
+        hidden = 0 if chunk.usage is None or chunk.reasoning else chunk.usage.reasoning_tokens or 0
+        shown = max(1, min(meter.tokens - before - hidden, len(written.encode("utf-8", "surrogatepass"))))
         if shown <= room and index not in self._held and chunk.finish_reason is not None and was_writing:
             self._finish(index, chunk.finish_reason)  # only the bill is above the limit
             return chunk

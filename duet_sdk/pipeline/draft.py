@@ -209,7 +209,6 @@ class Draft:
                 request.mode,
                 self.served_by,
                 self.gate,
-                self.signal,
                 self.causes,
                 finish_reason=ended,
                 answer_tokens=self.budget.limits.answer_tokens,

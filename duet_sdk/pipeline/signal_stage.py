@@ -294,17 +294,16 @@ class SignalStage:
             draft.signal = replace(draft.signal, truncated=truncated)
         if truncated and flow.request.mode == "duet":
             draft.served_by = "pair_cut"
+            if text:
+                draft.causes.append(_cut_by(asking))
         if flow.request.mode == "signal":
             draft.finish = "length" if truncated else "stop"
         if asking.key is not None:
             await self._keep(asking.key)
         self._tell(SignalDone(draft.signal, asking.handoff.name))
         if not text:
-            what = "was still thinking when it was cut off" if thought else "wrote no signal"
-            hint = "raise signal_tokens, or set on_cut='wrap_up'" if thought else "raise signal_tokens"
-            if asking.attempts and "content_filter" in asking.attempts[-1].counter.finish_reasons:
-                hint = "a content filter ended it"
-            self._without_signal(SignalError(f"the reasoner {what}; {hint}"))
+            what = "was still thinking when it was cut off" if truncated and thought else "wrote no signal"
+            self._without_signal(SignalError(f"the reasoner {what}; {_nothing_by(asking, thought=bool(thought))}"))
 
     async def _wrap_up(self, asking: Asking, call: Call, limit: int) -> str:
         """Let the reasoner end a cut signal; empty where it gave nothing."""
@@ -353,3 +352,23 @@ class SignalStage:
         _log.warning("no signal (%s: %s); %s answers alone", type(error).__name__, said, name)
         draft.causes.append(said)
         self._tell(FellBack("reasoner", "generator_fallback", type(error).__name__, model=name, error=said))
+
+
+def _cut_by(asking: Asking) -> str:
+    """What ended a signal that was cut: an error, the time, or its limit."""
+    if asking.failure is not None:
+        return f"it broke off ({cause(asking.failure, asking.model.backend)})"
+    if any(attempt.timed_out for attempt in asking.attempts):
+        return "its time was up"
+    return f"its limit was {asking.limit} tokens"
+
+
+def _nothing_by(asking: Asking, *, thought: bool) -> str:
+    """Why there is no signal, or what helps."""
+    if asking.attempts and "content_filter" in asking.attempts[-1].counter.finish_reasons:
+        return "a content filter ended it"
+    if any(attempt.timed_out for attempt in asking.attempts):
+        return "its time was up: raise signal_deadline_s or deadline_s"
+    if not asking.truncated:
+        return "it ended by itself"
+    return "raise signal_tokens, or set on_cut='wrap_up'" if thought else "raise signal_tokens"

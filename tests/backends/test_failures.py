@@ -135,6 +135,10 @@ def test_an_overflow_says_its_numbers_as_far_as_they_are_told(words, window, nee
         (" 0.25 ", 0.25),
         ("0", 0.0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("120s", 120.0),
+        ("2m", 120.0),
+        ("1h 30m", 5400.0),
+        ("1000000001", 0.0),
         ("-5", None),
         ("1e400", None),
         ("inf", None),
@@ -202,6 +206,7 @@ def test_a_wait_is_found_where_providers_write_it(headers, seconds):
 def test_a_limit_that_is_full_again_at_a_date_is_a_wait_until_then():
     for reset in ("4102444800000", "4102444800", "2100-01-01T00:00:00Z"):
         assert retry_after({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset}) > 60 * 365 * 86_400
+        assert retry_after({"Retry-After": reset}) > 60 * 365 * 86_400
 
 
 @pytest.mark.parametrize(

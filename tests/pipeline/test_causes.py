@@ -137,3 +137,37 @@ def test_the_command_line_tells_causes_and_cuts():
     assert "the answer was cut at its limit of 2 tokens" in done.stderr
     reply = json.loads(CliRunner().invoke(app, ["ask", "q", *pair, "--json"]).stdout)
     assert url in reply["why"]
+
+
+@pytest.mark.parametrize(
+    ("script", "budget", "served_by", "why"),
+    [
+        (
+            Script("One two. Three four", token_s=0.2),
+            Budget(deadline_s=5, signal_deadline_s=0.5),
+            "pair_cut",
+            "the generator answered from a signal that was cut: its time was up",
+        ),
+        (
+            Script("One two.", first_s=60.0),
+            Budget(deadline_s=60, signal_deadline_s=0.05),
+            "generator_fallback",
+            "there was no signal, so the generator answered alone: the reasoner wrote no signal; its time was up: raise "
+            "signal_deadline_s or deadline_s",
+        ),
+    ],
+)
+async def test_a_signal_whose_time_was_up_is_not_said_to_have_met_its_limit(script, budget, served_by, why):
+    async with duet(Scripted(script), "scripted/a") as client:
+        reply = await client.chat("q", budget=budget)
+    assert (reply.served_by, reply.why) == (served_by, why)
+
+
+async def test_a_signal_that_broke_off_and_is_kept_is_told_with_its_error():
+    broken = StreamBroken("gone", backend="scripted", model="lines")
+    policy = FailurePolicy(retry=ONCE, signal_broken="keep")
+    reasoner = Scripted(Script("One two. Three", error=broken, fail_after=3))
+    async with AsyncDuetClient(reasoner, "scripted/a", on_failure=policy) as client:
+        reply = await client.chat("q")
+    assert reply.served_by == "pair_cut"
+    assert reply.why == "the generator answered from a signal that was cut: it broke off (scripted/lines says: gone)"

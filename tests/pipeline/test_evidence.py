@@ -292,6 +292,15 @@ def test_ids_of_the_prompt_or_of_all_once_more_are_not_counted(limit):
     assert counter.honours(3)
 
 
+@pytest.mark.parametrize(("first", "last"), [(500, 1), (1, 66)])
+def test_ids_that_the_text_beside_them_cannot_have_are_those_of_the_prompt_or_of_all(first, last):
+    chunks = [Chunk("one", token_ids=(1,) * first), Chunk(" two", token_ids=(2,))]
+    counter, text = take(*chunks, Chunk(" three", token_ids=(3,) * last, finish_reason="stop"), limit=16)
+    assert (text, counter.finish_reasons) == ("one two three", ("stop",))
+    assert counter.honours(counter.tokens)
+    assert counter.tokens < 8
+
+
 def test_a_stream_of_ids_without_text_is_cut_at_its_limit():
     counter, _ = take(*[Chunk(token_ids=(1,))] * 100)
     assert (counter.overflowed, counter.stopped, counter.tokens) == (True, True, 65)
@@ -322,6 +331,13 @@ def test_a_bill_for_hidden_thinking_takes_nothing_from_the_text():
     counter, text = take(Chunk("17, by sieve", usage=StageUsage(10, 900), finish_reason="stop"), limit=16)
     assert text == "17, by sieve"
     assert (counter.tokens, counter.honours(900), counter.finish_reasons) == (900, False, ("stop",))
+
+
+def test_thinking_that_is_billed_beside_the_limit_takes_nothing_from_a_text_within_it():
+    usage = StageUsage(10, 564, reasoning_tokens=500)
+    counter, text = take(Chunk("word " * 64, usage=usage, finish_reason="length"), limit=64)
+    assert text == "word " * 64
+    assert (counter.tokens, counter.honours(564), counter.finish_reasons) == (564, False, ("length",))
 
 
 def test_a_server_without_a_usage_that_ends_at_its_limit_is_billed_at_most_the_limit():

@@ -94,6 +94,7 @@ async def test_without_a_price_of_ones_own_the_servers_word_counts():
     [
         ("scripted/bgi", "did you mean 'scripted/big'"),
         ("bigg", "did you mean 'big'"),
+        ("SCRIPTED/Big", "did you mean 'scripted/big'"),
         ("vllm/big", "did you mean '(scripted/)?big'"),
         ("openai/gpt-4o-mini", "its models are scripted/big, scripted/small"),
     ],

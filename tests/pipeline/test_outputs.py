@@ -270,7 +270,7 @@ async def test_an_empty_signal_says_why_the_generator_was_alone():
     async with duet("Bergen", reasoner=Scripted("")) as client:
         reply = await client.chat("q")
     assert reply.why == (
-        "there was no signal, so the generator answered alone: the reasoner wrote no signal; raise signal_tokens"
+        "there was no signal, so the generator answered alone: the reasoner wrote no signal; it ended by itself"
     )
 
 

@@ -855,6 +855,25 @@ MEANINGS = [
         QuotaExceeded,
         False,
     ),
+    (
+        "Groq, a model that is gone",
+        400,
+        openai(
+            "The model `m` has been decommissioned and is no longer supported. Please refer to "
+            "https://console.groq.com/docs/deprecations for a recommendation on which model to use instead.",
+            "invalid_request_error",
+            "model_decommissioned",
+        ),
+        ModelNotFound,
+        False,
+    ),
+    (
+        "OpenAI, a model that is gone",
+        404,
+        openai("The model `m` has been deprecated", None, None),
+        ModelNotFound,
+        False,
+    ),
     ("OpenRouter, name", 400, openai("foo/bar is not a valid model ID", None, 400), ModelNotFound, False),
     (
         "OpenRouter, filter",
