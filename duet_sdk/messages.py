@@ -159,7 +159,7 @@ def _tool_call(call: object, at: int) -> ToolCall:
     raise InvalidRequest(f"message {at} has a tool call without id or function name")
 
 
-def check_tools(tools: Sequence[Json]) -> tuple[Json, ...]:
+def check_tools(tools: Sequence[object]) -> tuple[Json, ...]:
     """Check that each tool is a function in OpenAI form, names unique.
 
     Raises:
@@ -184,4 +184,4 @@ def check_tools(tools: Sequence[Json]) -> tuple[Json, ...]:
         json.dumps(list(tools))
     except (TypeError, ValueError):
         raise InvalidRequest("the tools contain a value that is not JSON") from None
-    return tuple(tools)
+    return tuple(cast("Sequence[Json]", tools))

@@ -16,6 +16,7 @@ from duet_sdk.errors import InvalidRequest, UnknownOption
 from duet_sdk.messages import check_tools, parse_messages
 from duet_sdk.policies import Budget, FailurePolicy, Retry, Sampling, run_scope
 from duet_sdk.request import Labels, Request
+from duet_sdk.schemas import response_form, tool_of
 from duet_sdk.types import Mode
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from duet_sdk.messages import MessagesLike
     from duet_sdk.policies import OnFailure, Progressive, Prompts, SignalScope
     from duet_sdk.pricing import Price
+    from duet_sdk.schemas import ResponseFormat, ToolLike
     from duet_sdk.signal import CutPolicy
     from duet_sdk.types import HandoffName, Json, TraceDialect, Vote
 
@@ -103,9 +105,10 @@ class CallOptions(TypedDict, total=False):
     Attributes:
         mode: ``duet`` (default: the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written).
         budget: limits of this request; what it leaves open is the client's.
-        tools: functions in OpenAI form; the stage that answers may call them, DUET never does.
+        tools: Python functions, or functions in OpenAI form; the stage that answers may call them, DUET never does.
         tool_choice: ``auto``, ``none``, ``required``, or the tool to call, in OpenAI form.
-        response_format: the form of the answer, in OpenAI form.
+        response_format: the form of the answer: a pydantic model, a TypedDict or another type, for ``reply.parsed``; or
+            OpenAI's own form.
         temperature: how freely the stage that answers samples.
         top_p: the share of likely tokens that the stage that answers samples from.
         top_k: the number of likely tokens that the stage that answers samples from.
@@ -127,9 +130,9 @@ class CallOptions(TypedDict, total=False):
 
     mode: Mode
     budget: Budget | Json | None
-    tools: Sequence[Json] | None
+    tools: Sequence[ToolLike] | None
     tool_choice: str | Json | None
-    response_format: Json | None
+    response_format: ResponseFormat | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -254,7 +257,8 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
     if not all(isinstance(one, str) for one in scopes):
         raise InvalidRequest("scopes must be texts such as 'team:research'")
     expect((str, Mapping), tool_choice=options.get("tool_choice"))
-    expect(Mapping, metadata=options.get("metadata"), response_format=options.get("response_format"))
+    expect(Mapping, metadata=options.get("metadata"))
+    form, parser = response_form(options.get("response_format"))
     common = _AS_IT_IS
     if not _SAMPLED.isdisjoint(options):
         common = Sampling(
@@ -272,9 +276,10 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
         messages=parse_messages(messages),
         mode=mode,
         budget=base.budget if budget is None else budget.over(base.budget),
-        tools=check_tools(tools or ()),
+        tools=check_tools([tool_of(tool) for tool in tools]) if tools else (),
         tool_choice=options.get("tool_choice"),
-        response_format=options.get("response_format"),
+        response_format=form,
+        parser=parser,
         n=n,
         vote=vote,
         signal_scope=base.signal_scope if scope is None else run_scope(cast("SignalScope", scope)),

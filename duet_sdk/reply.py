@@ -21,6 +21,9 @@ from duet_sdk.types import (
     ToolCall,
 )
 
+_SHOWN = 80
+"""Characters of an answer in a reply's line: more leaves no room for the rest."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageUsage:
@@ -192,6 +195,13 @@ class Receipt:
     reasoner_only: ReasonerOnlyEstimate | None = None
     """What the reasoner alone would have cost, None if there is no basis for an estimate."""
 
+    def _repr_html_(self) -> str:
+        """A table of the attempts, for notebooks."""
+        from duet_sdk.notebook import table
+
+        heads = ("stage", "for", "model", "input", "output", "limit", "USD", "seconds", "ended by")
+        return table(heads, [_row(attempt) for attempt in self.attempts])
+
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -246,6 +256,8 @@ class Reply:
     logprobs: tuple[TokenLogprob, ...] = ()
     models: Mapping[Stage, str] = field(default_factory=dict)
     receipt: Receipt = Receipt()
+    parsed: Any = None
+    """The answer as the type that ``response_format`` named; None where it does not match, and ``why`` says so."""
     why: str = ""
     """In a sentence, why it was served as it was: what failed on the way, with its cause, and how the answer ended."""
     provider_parts: ProviderParts | None = field(default=None, repr=False)
@@ -266,6 +278,22 @@ class Reply:
     def new_signal(self) -> str:
         """The signal's text where this request brought it; empty where it is one that the run already had."""
         return self.signal.text if self.gate is None or self.gate.ask else ""
+
+    def __str__(self) -> str:
+        """One line: the answer's beginning, who gave it, and what it took."""
+        text = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}…"
+        spent = f"{self.usage.reasoner.output_tokens} + {self.usage.generator.output_tokens} output tokens"
+        ended = f"served_by={self.served_by!r}, finish_reason={self.finish_reason!r}"
+        return f"Reply({text!r}, {ended}, {spent}, {_usd(self.cost.usd)})"
+
+    def _repr_html_(self) -> str:
+        """The answer and what it took, for notebooks."""
+        from duet_sdk.notebook import paragraph
+
+        signal = paragraph("signal", self.signal.text) if self.signal.text else ""
+        spent = f"{_usd(self.cost.usd)}, {self.receipt.duration_s:.2f} s"
+        table = self.receipt._repr_html_()
+        return f"{signal}{paragraph('answer', self.text)}{table}{paragraph(self.served_by, f'{self.why}; {spent}')}"
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-ready values, keys as the attributes; money as text, to the last digit."""
@@ -291,6 +319,17 @@ def _sum(one: int | None, other: int | None) -> int | None:
     return one if other is None else other if one is None else one + other
 
 
+def _row(one: Attempt) -> tuple[object, ...]:
+    ended = one.error or ", ".join(one.finish_reasons)
+    usage, seconds = one.usage, f"{one.duration_s:.2f}"
+    limit = one.limit_tokens
+    return one.stage, one.kind, one.model, usage.input_tokens, usage.output_tokens, limit, _usd(one.usd), seconds, ended
+
+
+def _usd(usd: Decimal | None) -> str:
+    return "price unknown" if usd is None else f"{usd:f} USD"
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -300,4 +339,6 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Decimal):
         return format(value, "f")
+    if callable(dump := getattr(value, "model_dump", None)):  # what ``parsed`` holds
+        return dump(mode="json")
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from duet_sdk.policies import DEFAULT_BUDGET, ResolvedBudget, RunScope, Sampling
+from duet_sdk.schemas import Parser
 from duet_sdk.types import Json, Message, Mode, Vote
 
 
@@ -29,6 +30,8 @@ class Request:
     tools: tuple[Json, ...] = ()
     tool_choice: str | Json | None = None
     response_format: Json | None = None
+    parser: Parser | None = None
+    """Reads the answer as the type that was given as its format."""
     n: int = 1
     vote: Vote | None = None
     signal_scope: RunScope | None = RunScope()

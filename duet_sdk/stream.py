@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 from duet_sdk._tasks import finished
 from duet_sdk.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest
-from duet_sdk.events import Done, Event
+from duet_sdk.events import AnswerDelta, Done, Event
 from duet_sdk.pipeline.lifetime import carried
 from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.pipeline.request import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
     from duet_sdk.pipeline.draft import Draft
@@ -72,6 +72,17 @@ class Run:
         if self._reply is None:
             raise InvalidRequest("the reply is not complete: iterate the run to its end, or leave its context, first")
         return self._reply
+
+    @property
+    async def text_stream(self) -> AsyncGenerator[str, None]:
+        """The text of the answer alone, piece by piece; of the first answer, where there are several.
+
+        A model that starts over after a failure (`Retried`, `FellBack`) writes its text once more: ``reply.text`` is
+        what counts.
+        """
+        async for event in self:
+            if isinstance(event, AnswerDelta) and event.index == 0 and event.text:
+                yield event.text
 
     @property
     def is_over(self) -> bool:

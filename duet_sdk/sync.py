@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from duet_sdk.backends.connect import ModelLike
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
-from duet_sdk.events import Event
+from duet_sdk.events import AnswerDelta, Event
 from duet_sdk.messages import MessagesLike
 from duet_sdk.options import CallOptions, ClientOptions
 from duet_sdk.reply import Reply
@@ -187,6 +187,13 @@ class SyncRun:
             InvalidRequest: the run is still going on.
         """
         return self._run.reply
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The text of the answer alone; as `Run.text_stream`."""
+        for event in self:
+            if isinstance(event, AnswerDelta) and event.index == 0 and event.text:
+                yield event.text
 
     def __enter__(self) -> Self:
         self._entered = True

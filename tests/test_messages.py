@@ -63,7 +63,7 @@ def test_thoughts_of_other_models_are_left_out():
         (" \n", "the question is empty"),
         ([], "messages is empty"),
         (None, "got NoneType"),
-        ({"role": "user", "content": "q"}, "got dict"),
+        ({"role": "user", "content": "q"}, "got one dict"),
         (
             [{"role": "robot", "content": "q"}],
             "message 0 has the role 'robot'; known: system, user, assistant, tool",

@@ -69,6 +69,7 @@ def why(
     *,
     finish_reason: str,
     answer_tokens: int,
+    misfit: str = "",
 ) -> str:
     """Why a reply was served as it was, in a sentence.
 
@@ -79,6 +80,7 @@ def why(
         causes: what failed on the way, in words.
         finish_reason: how the answer ended.
         answer_tokens: its limit.
+        misfit: why it is not of the type that was asked for.
     """
     if mode == "signal":
         served = "only the signal was asked for"
@@ -94,4 +96,6 @@ def why(
         told.append(f"the answer was cut at its limit of {answer_tokens} tokens" if mode != "signal" else "it was cut")
     elif finish_reason in _ENDED:
         told.append(_ENDED[finish_reason])
+    if misfit:
+        told.append(f"the answer does not match response_format ({misfit})")
     return f"{served}: {'; '.join(told)}" if told else served

@@ -185,12 +185,16 @@ class Draft:
         answers = tuple([self.answer(index) for index in range(request.n)])
         winner, agreement = next((index for index in range(request.n) if not self.says_nothing(index)), 0), None
         if finish_reason is None and request.vote is not None and request.mode != "signal":
-            calls = [self.calls_of(index) for index in range(request.n)]
-            winner, agreement = choose(answers, request.vote, calls=calls)
+            all_calls = [self.calls_of(index) for index in range(request.n)]
+            winner, agreement = choose(answers, request.vote, calls=all_calls)
         ended = finish_reason or self.finish or self.finish_of(winner)
         usage, cost, receipt = self.account.books(self.budget.elapsed_s(), self._estimate_reasoner_only())
+        text, calls = answers[winner], self.calls_of(winner)
+        parsed, misfit = None, ""
+        if request.parser is not None and text and not calls and request.mode != "signal":
+            parsed, misfit = request.parser.read(text)
         return Reply(
-            text=answers[winner],
+            text=text,
             signal=self.signal,
             usage=usage,
             cost=cost,
@@ -199,7 +203,7 @@ class Draft:
             handoff=self.handoff,
             gate=self.gate,
             finish_reason=ended,
-            tool_calls=self.calls_of(winner),
+            tool_calls=calls,
             answers=() if request.mode == "signal" else answers,
             agreement=agreement,
             logprobs=tuple(self._logprobs.get(winner, ())),
@@ -212,7 +216,9 @@ class Draft:
                 self.causes,
                 finish_reason=ended,
                 answer_tokens=self.budget.limits.answer_tokens,
+                misfit=misfit,
             ),
+            parsed=parsed,
             provider_parts=self._parts_of(winner) if self._parts else None,
         )
 

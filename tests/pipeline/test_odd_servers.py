@@ -211,7 +211,7 @@ def test_a_cut_policy_that_reserves_an_impossible_share_is_refused(reserve):
     "options",
     [
         {"budget": 5},
-        {"budget": {"signal_tokens": 5}},
+        {"budget": {"signal_tokens": "five"}},
         {"tools": 5},
         {"tools": "abc"},
         {"tools": ["x"]},
@@ -220,7 +220,7 @@ def test_a_cut_policy_that_reserves_an_impossible_share_is_refused(reserve):
         {"temperature": "hot"},
         {"stop": 5},
         {"stop": [5]},
-        {"reasoner_params": {"temperature": 1}},
+        {"reasoner_params": {"temperature": "hot"}},
         {"scopes": 5},
     ],
 )
