@@ -115,6 +115,8 @@ _HINTS: Final = ("</", "[/", "◁/", "|>")
 _MOST_TALK: Final = 64
 """Tags that a text is looked through for one that is meant: a text with more is about them, and each costs a look back
 to where the text begins."""
+_STEP: Final = 1 << 13
+"""Characters that are looked at in one go: each mark copies what is behind it, and a text may be nothing but marks."""
 _QUOTED: Final = re.compile(r"[`\"'“”‘’«»]")
 _GOES_ON: Final = re.compile(r"[^\S\n]*(?:[a-z]|[,.;:)])")
 """How a sentence goes on behind a tag that it is about."""
@@ -169,6 +171,8 @@ class LeadingThought:
             self._separate.append(reasoning)
             if self._family is _OPENED:
                 self._family = None  # its server knows where the thinking ends
+        if len(text) > _STEP:
+            return "".join(self.feed(text[at : at + _STEP]) for at in range(0, len(text), _STEP))
         if not text or self._is_done:
             return ""
         self._pending += text

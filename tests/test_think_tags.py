@@ -205,3 +205,19 @@ def test_every_closing_tag_holds_what_texts_are_searched_for():
     for family in FAMILIES:
         for mark in family.closes:
             assert family.is_prose or any(hint in mark for hint in think_tags._HINTS), mark
+
+
+@pytest.mark.parametrize("piece", ["</think>", "<think></think>", "<think>\n\n</think>\n\n"])
+def test_a_long_text_of_nothing_but_tags_takes_time_in_proportion(piece):
+    def seconds(times):
+        began = time.process_time()
+        assert split(piece * times + "17")[1].strip() == "17"
+        return time.process_time() - began
+
+    assert min(seconds(80_000) for _ in range(2)) < 10 * min(seconds(20_000) for _ in range(3))
+
+
+def test_a_long_answer_comes_whole_behind_its_thought():
+    answer = "".join(f"{number} " for number in range(20_000))
+    assert split(f"<think>{'so ' * 5000}</think>{answer}") == (("so " * 5000).strip(), answer)
+    assert split(answer) == ("", answer)
