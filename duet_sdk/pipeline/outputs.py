@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from duet_sdk.answer_form import calls_written
 from duet_sdk.backends.answers.tool_calls import ToolCalls
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from duet_sdk.pipeline.flow import Flow
 
 _log = logging.getLogger(__name__)
+_BY_CALLS: Final = ("tool_calls", "stop")
+"""How an output ends by itself, with and without calls."""
 
 
 class Outputs:
@@ -57,12 +59,14 @@ class Outputs:
             if not rest.strip():
                 # A parser that found no end of the thinking has taken the answer for more of it.
                 is_answer = ended == "stop" and not thought.found and draft.says_nothing(index)
-                rest = thought.separate.strip() if is_answer else ""
+                rest = split(thought.separate)[1].strip() if is_answer else ""
                 if rest and self._calls(index, rest):
                     return
             if rest:
                 draft.add_text(rest, index)
                 self._flow.tell(AnswerDelta(rest, index))
+        if ended in _BY_CALLS and ended != (fitting := _BY_CALLS[not draft.calls_of(index)]):
+            draft.end_answer(index, fitting)  # some say so without a call, or end before the call
         if thought.separate:
             return
         if not thought.found:

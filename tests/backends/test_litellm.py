@@ -67,6 +67,7 @@ class Server:
     def __init__(self):
         self.requests, self.keys = [], []
         self.deltas, self.finish, self.usage = [{"content": "Seven"}, {"content": "teen."}], "stop", USAGE
+        self.told_at_end = {}
         self.fail = None  # (status, body, headers)
         self.fault = None  # "stall", "hang", "cut", "end"
         self.gone = threading.Event()
@@ -133,7 +134,7 @@ class Server:
             request.transport.abort()
             return response
         if self.fault != "end":
-            last = base | {"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish}]}
+            last = base | {"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish}]} | self.told_at_end
             await response.write(f"data: {json.dumps(last)}\n\n".encode())
             if self.usage and (body.get("stream_options") or {}).get("include_usage"):
                 await response.write(f"data: {json.dumps(base | {'choices': [], 'usage': self.usage})}\n\n".encode())
@@ -270,6 +271,13 @@ async def test_thinking_is_kept_short_where_the_model_thinks(server, model, effo
     await collect(backend, Call(max_tokens=32, messages=QUESTION, thinking=False))
     assert server.requests[0].get("reasoning_effort") == effort
     await backend.aclose()
+
+
+@pytest.mark.parametrize("provider", ["openai"])  # hosted_vllm leaves it out
+async def test_usage_that_stands_elsewhere_is_read_without_a_cost(backend, server):
+    server.usage, server.told_at_end = None, {"x_groq": {"id": "r", "usage": USAGE}}
+    (chunk,) = [c for c in await collect(backend, Call(max_tokens=32, messages=QUESTION)) if c.usage]
+    assert (chunk.usage.input_tokens, chunk.usage.output_tokens, chunk.cost_usd) == (12, 7, None)
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -385,3 +385,64 @@ def test_running_totals_are_told_where_they_say_more_than_the_token_ids() -> Non
     events = [event([1], 1), event([2], 2), event([3], 5), event([4], 6), event([5, 6], 6)]
     chunks = streamed(*events, piece({}, "stop", usage={"prompt_tokens": 9, "completion_tokens": 6}), b"[DONE]")
     assert [chunk.usage and chunk.usage.output_tokens for chunk in chunks] == [None, 1, None, 5, 6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("word", "ended"),
+    [
+        ("content_filter: RECITATION", "content_filter"),
+        ("content-filter", "content_filter"),
+        ("MAX-TOKENS", "length"),
+    ],
+)
+def test_a_word_for_an_end_may_be_explained_or_hyphenated(word: str, ended: str) -> None:
+    assert finishes(streamed(piece({"content": "1"}, word), b"[DONE]")) == [ended]
+    assert finishes(whole(answer({"content": "1"}, word))) == [ended]
+    with pytest.raises(StreamBroken, match="gave its answer up"):
+        whole(answer({"content": "1"}, "function_call_filter: MALFORMED_FUNCTION_CALL"))
+
+
+def test_anthropics_own_usage_counts_the_cache_beside_its_input() -> None:
+    own = {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20}
+    assert used(own) == {StageUsage(130, 5, 100, cache_write_tokens=20)}
+
+
+def test_geminis_own_usage_is_read_where_a_gateway_passes_it_on() -> None:
+    own = {"promptTokenCount": 10, "candidatesTokenCount": 5, "thoughtsTokenCount": 7, "totalTokenCount": 22}
+    told = StageUsage(10, 12, reasoning_tokens=7)
+    end = piece({"content": "1"}, "stop", usageMetadata=own)
+    for chunks in (streamed(end, b"[DONE]"), streamed(end, b"[DONE]", at_once=True)):
+        assert usage_of(chunks) == told
+    assert usage_of(whole(answer({"content": "1"}, usageMetadata=own))) == told
+
+
+@pytest.mark.parametrize("numbers", [({}, {}), ({"index": 0}, {"index": 0})])
+def test_outputs_that_share_a_number_are_told_apart_by_their_places(numbers: Any) -> None:
+    choices = [
+        {**number, "message": {"content": text}, "finish_reason": "stop"}
+        for number, text in zip(numbers, "ab", strict=True)
+    ]
+    chunks = whole({"choices": choices}, Call(max_tokens=64, n=2))
+    assert [(chunk.index, chunk.text) for chunk in chunks if chunk.text] == [(0, "a"), (1, "b")]
+
+
+def test_a_whole_answer_may_begin_with_a_byte_order_mark() -> None:
+    reader = decoder()
+    assert text_of(reader.whole(b"\xef\xbb\xbf" + json.dumps(answer({"content": "17"})).encode())) == "17"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "end"),
+    [
+        (b"data: ", b"\n", b"[DONE]"),
+        (b"data: data: ", b"\n\n", b"[DONE]"),
+        (b"data: ", b"\n\n", b"[done]"),
+    ],
+    ids=["one newline", "framed twice", "small letters"],
+)
+def test_a_stream_that_is_framed_wrongly_is_read(before: bytes, after: bytes, end: bytes) -> None:
+    events = [json.dumps(event).encode() for event in (FIRST, piece({"content": "1"}), piece({"content": "7"}, "stop"))]
+    reader = decoder()
+    chunks = reader.read(reader.cut(b"".join(before + event + after for event in [*events, end])))
+    chunks += reader.close()
+    assert (text_of(chunks), finishes(chunks), reader.failure) == ("17", ["stop"], None)

@@ -15,7 +15,7 @@ from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.server.decoding import Decoder
 from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.errors import StreamBroken
-from duet_sdk.types import ToolCall
+from duet_sdk.types import Message, ToolCall
 
 FAILURES = Failures(backend="vllm", model="m", url="http://127.0.0.1/v1")
 OSLO, BERGEN = '{"town": "Oslo"}', '{"town": "Bergen"}'
@@ -286,6 +286,22 @@ def test_more_calls_than_any_request_asks_for_end_the_stream() -> None:
     assert len(read(*many)) == MOST_CALLS
     with pytest.raises(StreamBroken, match="more than 128 tool calls"):
         read(*many, fragment("look_up", "{}", index=MOST_CALLS, id="c"))
+
+
+def test_an_id_that_the_history_holds_is_not_used_again() -> None:
+    earlier = Message("assistant", "", (ToolCall("call_0", "look_up", "{}"),))
+    calls = ToolCalls(0, (earlier,))
+    ((first, _), (second, _)) = calls.read(
+        [{"id": at, "function": {"name": "look_up", "arguments": "{}"}} for at in ("call_0", "call_1")], whole=True
+    )
+    assert first.id not in (None, "call_0")
+    assert second.id == "call_1"
+
+
+@pytest.mark.parametrize("arguments", [" ", "\n "])
+def test_arguments_of_nothing_but_space_are_none(arguments: str) -> None:
+    (call,) = read(fragment("look_up", arguments, index=0, id="c"))
+    assert json.loads(call.arguments) == {}
 
 
 ODD = st.recursive(

@@ -284,3 +284,20 @@ async def test_the_ladder_decides():
     async with duet("", on_failure=Ladder(generator="raise")) as client:
         with pytest.raises(NoAnswer):
             await client.chat("q")
+
+
+# Ends that do not fit
+
+
+@pytest.mark.parametrize("said", ["<think>Oslo? No.</think>Bergen.", "Oslo? No.\n</think>\n\nBergen."])
+async def test_an_answer_in_the_reasoning_field_is_shown_without_its_thinking(said):
+    async with FaultServer(Answer("", reasoning=said)) as server:
+        async with AsyncDuetClient("scripted/17", f"vllm/m@{server.url}") as client:
+            reply = await client.chat("q", **ANSWER_ONLY)
+    assert (reply.text, reply.finish_reason) == ("Bergen.", "stop")
+
+
+async def test_an_output_that_names_calls_as_its_end_and_has_none_has_just_stopped():
+    async with duet(saying("Bergen.", finish="tool_calls")) as client:
+        reply = await client.chat("q", tools=[TOOL], **ANSWER_ONLY)
+    assert (reply.text, reply.finish_reason, reply.tool_calls) == ("Bergen.", "stop", ())

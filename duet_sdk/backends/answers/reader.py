@@ -45,6 +45,7 @@ class Reader:
         "_by_message",
         "_calls",
         "_ended_by_nothing",
+        "_messages",
         "_only_answers",
         "_outputs",
         "_per_output",
@@ -62,6 +63,7 @@ class Reader:
         self.unfinished = (1 << call.n) - 1
         self.begun = 0
         self._outputs = call.n
+        self._messages = call.messages
         # Parsers that know nothing of the block in the prompt take the answer for more thinking.
         self._only_answers = call.thought is not None
         self._per_output = usage_per_output and call.n > 1
@@ -101,6 +103,7 @@ class Reader:
         choices = _choices(value) if isinstance(value, Mapping) else []
         if not isinstance(value, Mapping) or not choices:
             raise Unreadable("its answer has no output")
+        choices = _numbered(choices)
         usage, cost = usage_in(value)
         if usage is None and cost is None:
             usage, cost = usage_in(choices[-1])
@@ -178,7 +181,7 @@ class Reader:
         return other
 
     def _called(self, sent: Sequence[object], index: int, *, whole: bool) -> list[Called]:
-        calls = self._calls.get(index) or ToolCalls(index)
+        calls = self._calls.get(index) or ToolCalls(index, self._messages)
         called = calls.read(sent, whole=whole)
         if calls:
             self._calls[index] = calls
@@ -246,6 +249,13 @@ def _choices(value: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
     return [choice for choice in choices if isinstance(choice, Mapping)] if isinstance(choices, list) else []
 
 
+def _numbered(choices: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
+    """Outputs of a whole answer, by their places where their numbers do not tell them apart."""
+    if len({position(choice.get("index")) for choice in choices}) == len(choices):
+        return choices
+    return [{**choice, "index": at} for at, choice in enumerate(choices)]
+
+
 def _finish(given: object) -> str | None:
     """Why an output ended, in DUET's words; None if it goes on, empty if the server wrote an empty text for it.
 
@@ -256,7 +266,7 @@ def _finish(given: object) -> str | None:
         given = given.get("type")
     if not isinstance(given, str):
         return None
-    word = given.strip().lower().rpartition(".")[2]  # an enumeration of some language, written out
+    word = given.partition(":")[0].strip().lower().replace("-", "_").rpartition(".")[2]  # an enumeration, written out
     if word in spellings.FAILED:
         raise OutputFailed(f"the server gave its answer up ({word})")
     if word in spellings.UNFINISHED:

@@ -50,11 +50,29 @@ FINISH: Final[Mapping[str, str]] = {
     "content_filtered": "content_filter",
     # OpenAI's Responses API behind gateways, https://platform.openai.com/docs/api-reference/responses/object
     "max_output_tokens": "length",
+    # MiniMax, https://platform.minimax.io/docs/api-reference/text-post
+    "max_output": "length",
+    # watsonx, https://cloud.ibm.com/apidocs/watsonx-ai#text-generation
+    "token_limit": "length",
+    "time_limit": "length",
+    # Cohere's first version
+    "error_limit": "length",
+    # GigaChat, https://developers.sber.ru/docs/ru/gigachat/api/reference/rest/post-chat
+    "blacklist": "content_filter",
+    # vLLM, where it looks for repetition
+    "repetition": "length",
+    # the Responses API's status behind gateways
+    "incomplete": "length",
+    # other names of the limit and the window behind gateways
+    "max_length": "length",
+    "max_new_tokens": "length",
+    "context_length_exceeded": "length",
     # llama.cpp's own endpoint, https://github.com/ggml-org/llama.cpp/tree/master/tools/server
     "limit": "length",
     "word": "stop",
 }
-"""Why an output ended, in lower case → as DUET says it. A word that is not here counts as ``stop``."""
+"""Why an output ended, in lower case with underscores → as DUET says it. What follows a colon is left out: Gemini's
+OpenAI endpoint writes ``content_filter: RECITATION``. A word that is not here counts as ``stop``."""
 
 FAILED: Final = frozenset(
     {
@@ -68,6 +86,8 @@ FAILED: Final = frozenset(
         # Gemini, as above: what the model wrote is not given
         "malformed_function_call",
         "malformed_response",
+        # the same by its OpenAI endpoint, before a colon
+        "function_call_filter",
         # the Responses API's status behind gateways
         "server_error",
         "failed",
@@ -93,6 +113,8 @@ TEXT_PARTS: Final[Mapping[str, str]] = {
     "text": "text",  # OpenAI, Mistral, Anthropic
     "output_text": "text",  # OpenAI's Responses API
     "text_delta": "text",  # Anthropic's streams
+    "input_text": "text",  # OpenAI's Responses API, echoed by gateways
+    "message": "content",  # OpenAI's Responses API, an item within the content
     "refusal": "refusal",  # OpenAI
 }
 """Type of a part of the content → the field that holds its text."""
@@ -122,12 +144,18 @@ PART_TEXTS: Final = ("text", "thinking", "content", "summary", "reasoning")
 INPUT_TOKENS: Final[tuple[Path, ...]] = (
     ("prompt_tokens",),  # OpenAI
     ("input_tokens",),  # Anthropic, the Responses API
+    ("inputTokens",),  # Bedrock's own
+    ("promptTokenCount",),  # Gemini's own
+    ("prompt_eval_count",),  # Ollama's own
 )
 OUTPUT_TOKENS: Final[tuple[Path, ...]] = (
     ("completion_tokens",),
     ("output_tokens",),
+    ("outputTokens",),
+    ("candidatesTokenCount",),  # without thinking, which the total has
+    ("eval_count",),
 )
-TOTAL_TOKENS: Final[tuple[Path, ...]] = (("total_tokens",),)
+TOTAL_TOKENS: Final[tuple[Path, ...]] = (("total_tokens",), ("totalTokens",), ("totalTokenCount",))
 
 CACHED_TOKENS: Final[tuple[Path, ...]] = (
     ("prompt_tokens_details", "cached_tokens"),  # OpenAI, vLLM, SGLang, llama.cpp, xAI, OpenRouter
@@ -137,6 +165,8 @@ CACHED_TOKENS: Final[tuple[Path, ...]] = (
     ("cache_read_input_tokens",),  # Anthropic, and LiteLLM for it
     ("prompt_tokens_details", "cache_read_tokens"),
     ("num_cached_tokens",),  # Mistral
+    ("cacheReadInputTokens",),  # Bedrock's own
+    ("cachedContentTokenCount",),  # Gemini's own
 )
 CACHE_WRITE_TOKENS: Final[tuple[Path, ...]] = (
     ("prompt_tokens_details", "cache_write_tokens"),  # OpenAI, OpenRouter
@@ -149,12 +179,17 @@ CACHE_WRITE_TOKENS: Final[tuple[Path, ...]] = (
     ("input_tokens_details", "cache_write_tokens"),
     ("cache_creation_input_tokens",),  # Anthropic, and LiteLLM for it
     ("cache_write_input_tokens",),  # Bedrock
+    ("cacheWriteInputTokens",),
     ("cache_write_tokens",),
 )
+BESIDE_INPUT: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
+"""What Anthropic does not count in ``input_tokens``:
+https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching#tracking-cache-performance."""
 REASONING_TOKENS: Final[tuple[Path, ...]] = (
     ("completion_tokens_details", "reasoning_tokens"),  # OpenAI, vLLM, DeepSeek, xAI, OpenRouter
     ("output_tokens_details", "reasoning_tokens"),  # the Responses API
     ("reasoning_tokens",),  # SGLang, Perplexity
+    ("thoughtsTokenCount",),  # Gemini's own
 )
 COST_USD: Final[tuple[Path, ...]] = (
     ("cost",),  # OpenRouter
@@ -166,5 +201,6 @@ COST_USD: Final[tuple[Path, ...]] = (
 USAGES: Final[tuple[Path, ...]] = (
     ("usage",),  # OpenAI
     ("x_groq", "usage"),  # Groq's streams before `include_usage`
+    ("usageMetadata",),  # Gemini's own, passed on by gateways
 )
 """Where usage stands in an answer or an event; Kimi puts it into the last choice, under the first of these names."""

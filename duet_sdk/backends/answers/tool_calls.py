@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from duet_sdk.backends.answers.numbers import position
 from duet_sdk.backends.answers.unreadable import Unreadable
 from duet_sdk.events import ToolCallDelta
+from duet_sdk.types import Message
 
 Called: TypeAlias = tuple[ToolCallDelta, Mapping[str, object]]
 """A piece of a call, and what was sent for it."""
@@ -86,13 +87,20 @@ class _Fragment:
 
 
 class ToolCalls:
-    """The tool calls of one output; fragments in, deltas with their own positions and ids out."""
+    """The tool calls of one output; fragments in, deltas with their own positions and ids out.
 
-    __slots__ = ("_calls", "_output")
+    Args:
+        output: its number.
+        history: the conversation that it answers. An id of a call in it is not used again: servers that number their
+            calls begin anew with each answer, and others refuse a history with two of one id.
+    """
 
-    def __init__(self, output: int) -> None:
+    __slots__ = ("_calls", "_output", "_used")
+
+    def __init__(self, output: int, history: Sequence[Message] = ()) -> None:
         self._calls: list[_Call] = []
         self._output = output
+        self._used = {call.id for message in history for call in message.tool_calls}
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -119,7 +127,7 @@ class ToolCalls:
 
     def end(self) -> list[ToolCallDelta]:
         """The output is over: calls without arguments have none, which JSON writes as an empty object."""
-        bare = [call for call in self._calls if not any(call.pieces)]
+        bare = [call for call in self._calls if not any(piece.strip() for piece in call.pieces)]
         for call in bare:
             call.pieces.append("{}")
         return [ToolCallDelta(call.position, arguments="{}", index=self._output) for call in bare]
@@ -141,10 +149,11 @@ class ToolCalls:
         if len(self._calls) == MOST_CALLS:
             raise Unreadable(f"its answer has more than {MOST_CALLS} tool calls")
         theirs = fragment.id
-        is_taken = theirs is None or any(call.id == theirs for call in self._calls)
+        is_taken = theirs is None or theirs in self._used
         made = "".join(secrets.choice(_ID_CHARS) for _ in range(_MADE_ID_CHARS)) if is_taken else theirs
         call = _Call(len(self._calls), fragment.index, theirs, made or "")
         self._calls.append(call)
+        self._used.add(call.id)
         return call
 
     def _call_of(self, fragment: _Fragment, at: int | None) -> _Call | None:

@@ -22,6 +22,9 @@ def usage_of(given: Mapping[str, object]) -> StageUsage | None:
     """The tokens of a usage object; None where it does not tell them, or where all of them are 0: a placeholder."""
     prompt, output = _first(given, spellings.INPUT_TOKENS), _first(given, spellings.OUTPUT_TOKENS)
     total = _first(given, spellings.TOTAL_TOKENS)
+    if prompt is not None and total is None and at(given, spellings.INPUT_TOKENS[0]) is None:
+        # Anthropic's own form, which has no total: its input is what neither came from the cache nor went there.
+        prompt += sum(count(given.get(name)) or 0 for name in spellings.BESIDE_INPUT)
     if output is None and prompt is not None and total is not None and total > prompt:
         output = total - prompt
     if prompt is None or output is None or not (prompt or output):

@@ -222,7 +222,7 @@ class LiteLLMBackend(Backend):
     def _billed(self, chunks: Sequence[Chunk], answer: Any) -> Sequence[Chunk]:
         """The same chunks; one with usage has what it cost."""
         for chunk in chunks:
-            chunk.cost_usd = self._cost(answer.usage) if chunk.usage is not None else None
+            chunk.cost_usd = self._cost(getattr(answer, "usage", None)) if chunk.usage is not None else None
         return chunks
 
     def _cost(self, reported: object) -> Decimal | None:

@@ -7,7 +7,8 @@ stream goes to that tolerant reader.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import codecs
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from duet_sdk.types import Json
 
 _END: Final = b"[DONE]"
+_DATA: Final = b"data:"
 _THOUGHTS: Final = ("", "reasoning", "reasoning_content")
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What taking apart an answer of vLLM's own endpoints raises when it does not have the expected form."""
@@ -101,6 +103,7 @@ class _Event(msgspec.Struct, gc=False):
     choices: Annotated[list[_Choice], msgspec.Meta(max_length=1)] | None = None
     usage: _Usage | None = None
     x_groq: _Groq | None = None
+    usageMetadata: None = None  # noqa: N815 - Gemini's own name
     error: None = None
     errors: None = None
     base_resp: None = None
@@ -121,6 +124,7 @@ class _Answer(msgspec.Struct, gc=False):
     id: Any = None
     model: Any = None
     x_groq: Any = None
+    usageMetadata: Any = None  # noqa: N815 - as above
     error: Any = None
     errors: Any = None
     base_resp: Any = None
@@ -301,6 +305,7 @@ class Decoder:
             said: all of it.
             kind: its content type, for the error.
         """
+        said = said.removeprefix(codecs.BOM_UTF8)
         if said[:_FIRST_BYTES].lstrip().startswith(_EVENT_FIELDS):
             return self._whole_of_events(said)
         try:
@@ -328,8 +333,8 @@ class Decoder:
         if self._naming_left:
             return self._first(events)
         chunks: list[Chunk] = []
-        for event in events:
-            if event.strip() == _END:
+        for event in _apart(events):
+            if event.strip().upper() == _END:
                 self.done = True
                 chunks += self._reader.over()
                 break
@@ -459,6 +464,24 @@ def _json_of(event: bytes) -> Mapping[str, object] | None:
     except ValueError:
         return None
     return value
+
+
+def _apart(events: Sequence[bytes]) -> Iterator[bytes]:
+    """The events, also those that a server or a proxy has framed wrongly: twice, or with one newline between them."""
+    for event in events:
+        data = event[len(_DATA) :].lstrip() if event.startswith(_DATA) else event
+        if b"\n" in data and not _is_json(data):
+            yield from data.split(b"\n")
+        else:
+            yield data
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        from_json(data)
+    except ValueError:
+        return False
+    return True
 
 
 def is_control(event: bytes) -> bool:
