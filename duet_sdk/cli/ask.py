@@ -196,7 +196,8 @@ def _show_event(screen: Screen, event: Event, heading: str) -> str:
             screen.print(text, style="dim", end="", soft_wrap=True)
             return "signal"
         case SignalDone(signal):
-            cut = f" (cut at {signal.limit} tokens)" if signal.truncated else ""
+            by_limit = f" at {signal.limit} tokens" if signal.tokens >= signal.limit else ""
+            cut = f" (cut{by_limit})" if signal.truncated else ""
             screen.print(f"{cut}\n", style="dim")
             return ""
         case FellBack(stage, served_by, error_type, error=error):

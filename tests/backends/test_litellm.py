@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import pytest
 from aiohttp import web
 from support.provider_errors import MEANINGS, OVERFLOWS
+from support.raw_server import answering
 
 from duet_sdk import AsyncDuetClient, Message, Sampling
 from duet_sdk.backends import Call
@@ -27,6 +28,7 @@ from duet_sdk.errors import (
     ConnectFailed,
     ContextOverflow,
     ModelNotFound,
+    QuotaExceeded,
     RateLimited,
     Rejected,
     StreamBroken,
@@ -614,3 +616,25 @@ def secret(key):
     from pydantic import SecretStr
 
     return SecretStr(key)
+
+
+@pytest.mark.parametrize(
+    ("sent", "whole", "kind", "status"),
+    [
+        ({"error": {"code": 429, "message": "slow down"}}, False, RateLimited, 429),
+        ({"error": {"code": "insufficient_quota", "message": "x"}}, False, QuotaExceeded, None),
+        ({"error": {"code": "insufficient_quota", "message": "x"}}, True, QuotaExceeded, None),
+        ({"error": "no eggs"}, False, BackendError, 500),
+        ({"error": "no eggs"}, True, BackendError, 500),
+    ],
+)
+async def test_an_error_with_status_200_means_what_it_says(sent, whole, kind, status):
+    async with answering(lambda asked: [sent] if asked.get("stream") else sent) as url:
+        backend = LiteLLMBackend("openai/tiny", base_url=url, api_key=secret(KEY))
+        with pytest.raises(kind) as failed:
+            async with aclosing(backend.stream(Call((Message("user", "q"),), max_tokens=8, whole=whole))) as chunks:
+                async for _ in chunks:
+                    pass
+        await backend.aclose()
+    assert (type(failed.value), failed.value.status) == (kind, status)
+    assert f"litellm/openai/tiny at {url}" in str(failed.value)

@@ -24,7 +24,7 @@ from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk, endpoint_
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.litellm.catalogue import ModelFacts, facts_of
 from duet_sdk.backends.litellm.connections import Clients, load, refusing_redirects
-from duet_sdk.backends.litellm.errors import is_silence, redirect_of, refusal_of
+from duet_sdk.backends.litellm.errors import event_of, is_silence, redirect_of, refusal_of
 from duet_sdk.backends.litellm.wire import request_of, value_of
 from duet_sdk.backends.options import Known, checked
 from duet_sdk.backends.progress import Progress
@@ -90,7 +90,7 @@ class LiteLLMBackend(Backend):
         self._turns = WireTurns(self.endpoint_id, model)
         # Without a key given LiteLLM takes the environment's, and of several providers' which one is its own matter.
         keys = (api_key.get_secret_value(),) if api_key else secrets()
-        self._failures = Failures(backend=self.name, model=model, secrets=keys)
+        self._failures = Failures(backend=self.name, model=model, url=base_url, secrets=keys)
 
     @property
     def price(self) -> Price | None:
@@ -213,6 +213,8 @@ class LiteLLMBackend(Backend):
         """The error of a call that failed before its answer began."""
         if (status := redirect_of(error)) is not None:
             return self._failures.status(status, {}, b"", request)
+        if (sent := event_of(error)) is not None:
+            return self._failures.event(sent, request, begun=False)
         refusal = refusal_of(error)
         if is_silence(error):
             return self._failures.no_answer(refusal, request)

@@ -15,6 +15,8 @@ _ASIDE: Final = re.compile(r"\s*(Traceback \(most recent call last\)|,? ?Origina
 """What LiteLLM adds to the server's words: its own traceback, and the answer that it could not read."""
 _LONGEST_ANSWER: Final = 1 << 16
 """Characters of an answer that is read for its error: far more than any server explains."""
+_LOST: Final = "Error in response object"
+"""What LiteLLM says, with a 422 that it made up, in place of an error that was a text in an answer with status 200."""
 _CODES: Final[Mapping[str, str]] = {
     "ContextWindowExceededError": "context_length_exceeded",
     "ContentPolicyViolationError": "content_policy_violation",
@@ -31,7 +33,10 @@ def refusal_of(raised: Exception) -> Refusal:
     said = _body(error)
     if code := next((_CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _CODES), None):
         said["error_type"] = code
-    return Refusal.of(_status(error), said, wait_s=retry_after(_headers(error)))
+    if isinstance(named := getattr(error, "status_code", None), str) and not named.isdigit():
+        said["code"] = named  # the code of an error in an answer that claims to be a success
+    status = None if event_of(error) is not None else _status(error)
+    return Refusal.of(status, said, wait_s=retry_after(_headers(error)))
 
 
 def is_silence(raised: Exception) -> bool:
@@ -43,6 +48,20 @@ def is_silence(raised: Exception) -> bool:
     if isinstance(error, known.RateLimitError | known.NotFoundError) or _status(error) in (401, 403):
         return False
     return any(isinstance(cause, OSError) for cause in _causes(error))
+
+
+def event_of(raised: Exception) -> object:
+    """The error that a server sent within its stream, None for any other.
+
+    The openai package raises it as an `APIError` with neither status nor response, of which LiteLLM makes a connection
+    that failed.
+    """
+    for cause in _causes(_original(raised)):
+        if type(cause).__name__ == "APIError" and getattr(cause, "status_code", None) is None:
+            body = getattr(cause, "body", None)
+            if isinstance(body, Mapping | str) and body:
+                return body
+    return None
 
 
 def redirect_of(raised: Exception) -> int | None:
@@ -62,7 +81,7 @@ def _body(error: Exception) -> dict[str, Any]:
     """The error object; LiteLLM hands it on as one, within an answer, as JSON in its own words, or as words."""
     body = getattr(error, "body", None)
     if not isinstance(body, Mapping):
-        body = _answer(error) or body
+        body = _answer(error) or event_of(error) or body
     said = dict(body) if isinstance(body, Mapping) else {"errors": body}
     if not Refusal.of(None, said).words:
         words = _ASIDE.sub("", _WRAPPING.sub("", str(getattr(error, "message", None) or error))).strip()
@@ -87,6 +106,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: Exception) -> int | None:
+    if str(error).endswith(_LOST):
+        return 500
     status = getattr(error, "status_code", None)
     return int(status) if isinstance(status, int | str) and str(status).isdigit() else None
 
