@@ -632,7 +632,9 @@ async def test_an_error_with_status_200_means_what_it_says(sent, whole, kind, st
     async with answering(lambda asked: [sent] if asked.get("stream") else sent) as url:
         backend = LiteLLMBackend("openai/tiny", base_url=url, api_key=secret(KEY))
         with pytest.raises(kind) as failed:
-            async with aclosing(backend.stream(Call((Message("user", "q"),), max_tokens=8, whole=whole))) as chunks:
+            async with aclosing(
+                backend.stream(Call(messages=(Message("user", "q"),), max_tokens=8, whole=whole))
+            ) as chunks:
                 async for _ in chunks:
                     pass
         await backend.aclose()
