@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast, get_args
 
@@ -15,6 +16,7 @@ MessagesLike: TypeAlias = str | Sequence[MessageLike]
 """A conversation, or the text of one question."""
 
 _ROLES = get_args(Role)
+_THOUGHT = re.compile(r"think|thought|reasoning")
 _ALIASES = {"developer": "system", "function": "tool"}
 
 
@@ -67,7 +69,10 @@ def _parse(item: object, at: int) -> Message:
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InvalidRequest(f"message {at}: tool_calls must be a list, got {type(given).__name__}")
     calls = tuple(_tool_call(call, at) for call in given)
-    content = _content(item.get("content"), at, may_be_empty=role == "tool" or (role == "assistant" and bool(calls)))
+    written = item.get("content")
+    if role == "assistant" and not written and isinstance(item.get("refusal"), str):
+        written = item["refusal"]  # OpenAI's: what was said in place of an answer
+    content = _content(written, at, may_be_empty=role == "tool" or (role == "assistant" and bool(calls)))
     tool_call_id = item.get("tool_call_id")
     if tool_call_id is not None and not isinstance(tool_call_id, str):
         raise InvalidRequest(f"message {at}: tool_call_id must be a string, got {type(tool_call_id).__name__}")
@@ -129,10 +134,12 @@ def _part(piece: object, at: int) -> Part | None:
         return TextPart(piece)
     if isinstance(piece, Mapping):
         kind = piece.get("type")
+        if kind == "refusal" and isinstance(piece.get("refusal"), str):
+            return TextPart(piece["refusal"])
+        if (isinstance(kind, str) and _THOUGHT.search(kind)) or piece.get("thought") is True:
+            return None  # another model's thoughts: neither stage should take them for its own
         if kind in ("text", "input_text", "output_text") and isinstance(piece.get("text"), str):
             return TextPart(piece["text"])
-        if kind in ("thinking", "redacted_thinking", "reasoning"):
-            return None  # another model's thoughts: neither stage should take them for its own
         if kind == "image_url":
             image = piece.get("image_url")
             url = image.get("url") if isinstance(image, Mapping) else image
@@ -149,7 +156,7 @@ def _tool_call(call: object, at: int) -> ToolCall:
         call = {**call, "function": call}  # ours, as `dataclasses.asdict` writes it
     if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
         function = call["function"]
-        arguments = function.get("arguments", "{}")
+        arguments = {} if function.get("arguments") is None else function["arguments"]
         if isinstance(function.get("name"), str) and isinstance(call.get("id"), str):
             try:
                 text = arguments if isinstance(arguments, str) else json.dumps(arguments)

@@ -177,3 +177,38 @@ def test_a_signal_where_none_can_be_is_refused(message, words):
 def test_a_tool_result_can_be_marked_as_failed(mark):
     wire = {"role": "tool", "content": "no", "tool_call_id": "c", **mark}
     assert parse_messages([Message("user", "q"), wire])[1] == Message("tool", "no", tool_call_id="c", failed=True)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thought", "text": "mumble"},
+        {"type": "reasoning_text", "text": "mumble"},
+        {"type": "text", "text": "mumble", "thought": True},
+    ],
+)
+def test_a_foreign_thought_in_a_history_is_left_out_however_it_is_marked(part):
+    history = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": [part, {"type": "text", "text": "17"}]},
+        {"role": "user", "content": "sure?"},
+    ]
+    assert parse_messages(history)[1].content == "17"
+
+
+@pytest.mark.parametrize(
+    "said", [{"content": None, "refusal": "I cannot."}, {"content": [{"type": "refusal", "refusal": "I cannot."}]}]
+)
+def test_a_refusal_in_a_history_is_what_was_said(said):
+    history = [{"role": "user", "content": "q"}, {"role": "assistant", **said}, {"role": "user", "content": "why?"}]
+    assert parse_messages(history)[1].content == "I cannot."
+
+
+def test_arguments_that_are_null_in_a_history_are_none():
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": None}}
+    history = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "r", "tool_call_id": "c1"},
+    ]
+    assert parse_messages(history)[1].tool_calls[0].arguments == "{}"

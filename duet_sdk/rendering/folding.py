@@ -28,7 +28,7 @@ _REFUSALS: Final[Sequence[tuple[int, re.Pattern[str]]]] = tuple(
     (level, re.compile(words, re.IGNORECASE))
     for level, words in (
         # Qwen3.5 ("System message must be at the beginning."), Mistral's API, Perplexity, MiniMax
-        (SYSTEM_FIRST, r"system[^.]{0,60}\b(?:beginning|start|first|one|once)\b"),
+        (SYSTEM_FIRST, r"system[^.]{0,60}\b(?:beginning|start|first|one|once|top|head|(?:index|position) 0)\b"),
         (SYSTEM_FIRST, r"\b(?:multiple|more than one|one|single)\W+system|unexpected role\W+system"),
         # Mistral, Gemma, Llama 2, Bedrock, Databricks, Gemini; DeepSeek: "does not support successive user or …"
         (ALTERNATING, r"alternat|in a row|successive user|consecutive (?:user|assistant|messages)"),
@@ -36,6 +36,8 @@ _REFUSALS: Final[Sequence[tuple[int, re.Pattern[str]]]] = tuple(
         (ALTERNATING, r"\btool\W+(?:must be|messages? must follow)|without\b[^.]{0,6}\b(?:preceding|previous)"),
         # Gemma 2 ("System role not supported"), Mistral 7B ("Only user and assistant roles are supported!"), o1-mini
         (NO_SYSTEM, r"system (?:role|messages?|prompts?)?\W{0,3}(?:is |are )?not (?:be )?supported"),
+        # OpenAI's o1-mini in another release, Gemma behind Gemini's API
+        (NO_SYSTEM, r"invalid value: 'system'|system\W+is invalid|developer instruction is not enabled"),
         (NO_SYSTEM, r"only user\W+(?:and )?assistant|does not support\W+system|unexpected message role"),
     )
 )

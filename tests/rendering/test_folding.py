@@ -93,6 +93,10 @@ def test_no_text_is_lost_and_folding_twice_changes_nothing(roles, level):
 
 REFUSALS = [
     ("System message must be at the beginning.", SYSTEM_FIRST),
+    ("messages[2]: role 'system' is only allowed at index 0", SYSTEM_FIRST),
+    ("System role should appear at the top", SYSTEM_FIRST),
+    ("Invalid value: 'system'. Supported values are: 'user', 'assistant'", NO_SYSTEM),
+    ("Developer instruction is not enabled for models/gemma-3-27b-it", NO_SYSTEM),
     ("Jinja Exception: System message must be the first message", SYSTEM_FIRST),
     ("Unexpected role 'system' after role 'user'", SYSTEM_FIRST),
     ("only one system message is allowed", SYSTEM_FIRST),
