@@ -7,7 +7,9 @@ and let the model write what it likes: their answers are checked here, and one t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
 
 from duet_sdk.request import Request
 from duet_sdk.types import Json, Message, ToolCall
@@ -45,7 +47,7 @@ def calls_written(request: Request, text: str) -> list[Json]:
     except (ValueError, RecursionError):
         return []
     if isinstance(choice, Mapping) and isinstance(value, Mapping):
-        return [{"name": choice.get("function", {}).get("name"), "arguments": text}]
+        return [{"name": _name_in(choice), "arguments": text}]
     known = {tool["function"]["name"] for tool in request.tools}
     calls = value if isinstance(value, list) and len(value) <= _MOST_CALLS else []
     if not all(isinstance(call, Mapping) and call.get("name") in known for call in calls):
@@ -72,7 +74,7 @@ def ask_again(text: str, calls: Sequence[ToolCall], problem: str) -> tuple[Messa
 
 def _call_problem(request: Request, calls: Sequence[ToolCall]) -> str | None:
     choice = request.tool_choice
-    wanted = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else None
+    wanted = _name_in(choice)
     if not calls:
         return f"the tool {wanted} was not called" if wanted else "no tool was called"
     known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.tools}
@@ -96,26 +98,78 @@ def _text_problem(wanted: Json, text: str) -> str | None:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
         return "the answer must be JSON, with nothing before or after it"
-    schema = wanted.get("json_schema", {}).get("schema") if kind == "json_schema" else {"type": "object"}
+    form = wanted.get("json_schema") if kind == "json_schema" else {"schema": {"type": "object"}}
+    schema = form.get("schema") if isinstance(form, Mapping) else None
     return _violation(value, schema) if isinstance(schema, Mapping) else None
+
+
+def _name_in(choice: object) -> str | None:
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    return function.get("name") if isinstance(function, Mapping) else None
 
 
 def _violation(value: object, schema: Json) -> str | None:
     """The first thing about a value that its schema forbids; a value that is not a schema forbids nothing."""
     try:
         from jsonschema.exceptions import SchemaError, best_match
-        from jsonschema.validators import validator_for
+        from jsonschema.validators import extend, validator_for
         from referencing import Registry
         from referencing.exceptions import Unresolvable
     except ImportError:
         return None
-    kind = validator_for(schema)
     try:
+        kind = validator_for(schema)
         kind.check_schema(schema)
         # An empty registry: a reference in a schema must not make the client fetch anything.
-        problem = best_match(kind(schema, registry=Registry()).iter_errors(value))
-    except (SchemaError, Unresolvable):
+        problem = best_match(extend(kind, _LINEAR)(schema, registry=Registry()).iter_errors(value))
+    except (SchemaError, Unresolvable, TypeError):
         return None
     except RecursionError:
         return "it is nested too deeply"
     return None if problem is None else f"{problem.json_path}: {problem.message}"
+
+
+@lru_cache(maxsize=256)
+def _pattern(pattern: str) -> Callable[[str], bool]:
+    """Whether a text has a match, in linear time; any text has one where the engine cannot read the pattern."""
+    from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+    try:
+        found = SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except SchemaError:
+        return lambda text: True
+    return found.isinstance_python
+
+
+def _text_pattern(validator: Any, pattern: str, text: object, schema: Json) -> Iterator[Exception]:
+    from jsonschema.exceptions import ValidationError
+
+    if isinstance(text, str) and not _pattern(pattern)(text):
+        yield ValidationError(f"{text[:_SHOWN]!r} does not match {pattern!r}")
+
+
+def _name_patterns(validator: Any, patterns: Json, value: Any, schema: Json) -> Iterator[Exception]:
+    for pattern, within in patterns.items():
+        for name in value if isinstance(value, Mapping) else ():
+            if _pattern(pattern)(name):
+                yield from validator.descend(value[name], within, path=name, schema_path=pattern)
+
+
+def _other_names(validator: Any, within: object, value: Any, schema: Json) -> Iterator[Exception]:
+    from jsonschema.exceptions import ValidationError
+
+    known, patterns = schema.get("properties", ()), schema.get("patternProperties", ())
+    others = [
+        name
+        for name in (value if isinstance(value, Mapping) else ())
+        if name not in known and not any(_pattern(pattern)(name) for pattern in patterns)
+    ]
+    if within is False and others:
+        yield ValidationError(f"it has other properties than allowed: {', '.join(others)}"[:_SHOWN])
+    elif isinstance(within, Mapping):
+        for name in others:
+            yield from validator.descend(value[name], within, path=name)
+
+
+# Python's own engine takes exponential time for some patterns, which a model's answer could then make use of.
+_LINEAR: Final = {"pattern": _text_pattern, "patternProperties": _name_patterns, "additionalProperties": _other_names}

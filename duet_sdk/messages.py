@@ -160,7 +160,7 @@ def _tool_call(call: object, at: int) -> ToolCall:
         if isinstance(function.get("name"), str) and isinstance(call.get("id"), str):
             try:
                 text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, RecursionError):
                 raise InvalidRequest(f"message {at} has a tool call whose arguments are not JSON") from None
             return ToolCall(call["id"], function["name"], text)
     raise InvalidRequest(f"message {at} has a tool call without id or function name")
@@ -189,6 +189,6 @@ def check_tools(tools: Sequence[object]) -> tuple[Json, ...]:
         names.add(name)
     try:
         json.dumps(list(tools))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise InvalidRequest("the tools contain a value that is not JSON") from None
     return tuple(cast("Sequence[Json]", tools))

@@ -289,7 +289,7 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
             options.get("session"),
             options.get("user"),
             options.get("tenant"),
-            tuple(scopes),
+            (scopes,) if isinstance(scopes, str) else tuple(scopes),
             options.get("metadata") or {},
         ),
         allowed=None if boundary is None else frozenset([boundary] if isinstance(boundary, str) else boundary),

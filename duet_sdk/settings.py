@@ -66,6 +66,7 @@ _STRANGERS_REFUSED = ConfigDict(extra="forbid", hide_input_in_errors=True, arbit
 _OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a key that a model, or a dataclass, has no field for."""
+_TOO_DEEP = "{} cannot be used: a list or a table in them is nested too deeply"
 _named_file: ContextVar[Path | None] = ContextVar("settings file of this load", default=None)
 _found_file: ContextVar[tuple[FoundFile, dict[str, Any]] | None] = ContextVar("file found by this load", default=None)
 
@@ -241,6 +242,8 @@ def load_settings(path: str | Path | None = None, **overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+    except RecursionError:
+        raise ConfigError(_TOO_DEEP.format("the settings")) from None
     except SettingsError as error:
         raise ConfigError(
             f"the settings cannot be used: {error}: a list or a table in the environment must be JSON; or set its "
@@ -268,6 +271,8 @@ def from_tables(
         made = create_model("Options", __config__=_STRANGERS_REFUSED, **fields).model_validate(given)
     except ValidationError as problem:
         raise error(_explain(problem, "the options")) from None
+    except RecursionError:
+        raise error(_TOO_DEEP.format("the options")) from None
     return {name: getattr(made, name) for name in given}
 
 
@@ -278,7 +283,7 @@ def _read_file() -> dict[str, Any]:
         ConfigError: a file that was named is missing, or a file cannot be read or is not TOML.
     """
     config = variable("DUET_CONFIG")
-    named = _named_file.get() or (Path(config).expanduser() if config else None)
+    named = _named_file.get() or (Path(config) if config else None)
     if named is None:
         found = FoundFile.in_folder(Path())
         if found is None:
@@ -287,12 +292,13 @@ def _read_file() -> dict[str, Any]:
         _found_file.set((found, values))
         return values
     try:
-        return parse_toml(named.read_bytes(), named)
+        content = named.expanduser().read_bytes()
     except FileNotFoundError as error:
         source = f"DUET_CONFIG names {named}" if _named_file.get() is None else f"the settings file is {named}"
         raise ConfigError(f"{source}, which does not exist") from error
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, or a NUL in the name
         raise ConfigError(f"the settings file {named} cannot be read: {type(error).__name__}") from error
+    return parse_toml(content, named)
 
 
 def parse_toml(content: bytes, file: Path) -> dict[str, Any]:
@@ -307,6 +313,8 @@ def parse_toml(content: bytes, file: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings file {file} is not TOML: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the settings file {file} is not UTF-8 text (byte {error.start})") from error
+    except ValueError:  # Python reads no number of more than 4300 digits
+        raise ConfigError(f"the settings file {file} cannot be used: a number in it is too long") from None
     except RecursionError:
         raise ConfigError(f"the settings file {file} is not TOML: its lists are too deep") from None
 
@@ -333,7 +341,7 @@ def _json_for(annotation: object, given: object) -> object:
         return given
     try:
         return json.loads(given)
-    except ValueError:
+    except (ValueError, RecursionError):
         return given
 
 

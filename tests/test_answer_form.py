@@ -110,3 +110,39 @@ def test_tools_that_may_be_called_stay_as_they_are(choice):
 def test_a_tool_that_says_not_strict_stays_so():
     loose = {"type": "function", "function": {**ADD["function"], "strict": False}}
     assert strict_tools(request(tools=(loose,), tool_choice="required")) == (loose,)
+
+
+def wanted(schema):
+    return request(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+
+
+def test_a_pattern_takes_an_answer_linear_time():
+    slow = wanted({"type": "string", "pattern": "^(a+)+$"})
+    assert "does not match" in unmet(slow, '"' + "a" * 5000 + '!"', ())
+    assert unmet(slow, '"aaa"', ()) is None
+    names = wanted({"patternProperties": {"^(a+)+$": {"type": "integer"}}, "additionalProperties": False})
+    assert "has other properties than allowed: aaaa" in unmet(names, '{"' + "a" * 60 + '!": 1}', ())
+    assert "is not of type 'integer'" in unmet(names, '{"aa": "x"}', ())
+    assert unmet(names, '{"aa": 1}', ()) is None
+    others = wanted({"properties": {"a": {}}, "additionalProperties": {"type": "integer"}})
+    assert "$.b" in unmet(others, '{"a": "x", "b": "x"}', ())
+
+
+@pytest.mark.parametrize(
+    "schema", [{"pattern": "("}, {"pattern": "(?=x)"}, {"type": "nothing"}, {"enum": 3}, {"$schema": []}, None, "x"]
+)
+def test_what_is_no_schema_forbids_nothing(schema):
+    assert unmet(wanted(schema), '"a"', ()) is None
+
+
+@pytest.mark.parametrize("form", [None, "x", {}])
+def test_a_form_without_a_schema_asks_for_json(form):
+    bare = request(response_format={"type": "json_schema", "json_schema": form})
+    assert (unmet(bare, "1", ()), bool(unmet(bare, "x", ()))) == (None, True)
+
+
+@pytest.mark.parametrize("choice", [{"type": "function"}, {"function": None}, {"function": "add"}])
+def test_a_choice_that_names_no_tool_is_any_tool(choice):
+    asked = request(tools=(ADD,), tool_choice=choice)
+    assert unmet(asked, "", (ToolCall("1", "add", '{"a": 1}'),)) is None
+    assert unmet(asked, "", ()) == "no tool was called"

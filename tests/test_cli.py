@@ -1,6 +1,7 @@
 """The command line: what goes where, exit codes, interrupts."""
 
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -311,3 +312,26 @@ def test_the_keys_of_a_found_settings_file_are_shown_with_nothing_to_obey():
     with pytest.raises(ConfigError) as refused:
         load_settings()
     assert not obeyed_in(str(refused.value))
+
+
+def test_an_output_that_lacks_a_character_gets_its_notation():
+    for switches, wanted in (((), b"\\u540d\n"), (("--json",), b'"text": "\\u540d"')):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "duet_sdk",
+                "ask",
+                "q",
+                *switches,
+                "--reasoner",
+                "scripted/é",
+                "--generator",
+                "scripted/名",
+            ],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        assert wanted in done.stdout

@@ -189,6 +189,7 @@ def test_the_ledger_of_the_settings_is_taken_where_none_is_named(filled):
         (["report", "--json", "--csv", "--ledger", URL], 2, "not both"),
         (["report", "--by", "user", "--ledger", URL], 2, "user"),
         (["report", "--since", "yesterday", "--ledger", URL], 2, "invalid time 'yesterday'"),
+        (["report", "--since", "999999d", "--ledger", URL], 2, "invalid time '999999d'"),
         (["report", "--scope", "nobody", "--ledger", URL], 2, "must be kind:name"),
         (["set-limit", "tenant:a", "--ledger", URL], 2, "a limit must limit at least one of"),
         (["set-limit", "tenant:a", "--usd", "much", "--ledger", URL], 2, "--usd must be a number"),

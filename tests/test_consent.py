@@ -220,6 +220,8 @@ def test_trusted_files_are_listed_and_removed():
     assert "trusted until it changes" in said.stderr
     assert "generator" in said.stderr
     assert duet("trust", "--list").stdout == f"{Path('duet.toml').resolve()}\n"
+    assert duet("trust", "duet.toml", "--remove").exit_code == 0
+    assert duet("trust", "./duet.toml").exit_code == 0
     assert duet("trust", "--remove").exit_code == 0
     assert duet("trust", "--list").stdout == ""
     with pytest.raises(ConfigError, match="needs your consent"):

@@ -41,6 +41,7 @@ PAIR: dict[str, Any] = {"reasoner": "scripted/17", "generator": "scripted/There 
         ({"metadata": 5}, "metadata must be a dict"),
         ({"tenant": 5}, "tenant must be a str"),
         ({"scopes": [5]}, "scopes must be texts"),
+        ({"schema": {}}, r"write response_format="),
     ],
 )
 def test_an_option_of_a_request(options: dict[str, Any], words: str) -> None:
@@ -62,6 +63,10 @@ def test_an_option_of_a_request(options: dict[str, Any], words: str) -> None:
         ({"progressive": True}, "progressive must be a Progressive, or a dict"),
         ({"prices": 5}, "prices must be a dict"),
         ({"settings": "duet.toml"}, r"as load_settings\(path\) reads them, got str"),
+        ({"trace_dialects": 3}, "trace_dialects must be a list of names"),
+        ({"reasoner": {"model": "vllm/m", "options": {"headers": {"X-Own": 3}}}}, "header 'X-Own' must be a text"),
+        ({"reasoner": "vllm/m@ftp://h/v1"}, "must be an address such as http://"),
+        ({"reasoner": "vllm/m@"}, "must be an address such as http://"),
         ({"reasoner": {"modl": "x"}}, "reasoner.modl is not an option; did you mean 'model'"),
     ],
 )
@@ -150,3 +155,24 @@ def test_signature_and_docstring_show_every_option(call: Callable[..., Any], opt
     told = inspect.getdoc(call) or ""
     assert [name for name in options.__annotations__ if f"    {name}: " not in told] == []
     assert "`duet_sdk.options" not in told
+
+
+def deep(levels: int = 5000) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": deep()}}]},
+        {"budget": deep()},
+    ],
+)
+def test_what_is_nested_too_deeply_is_an_error_of_ours(options: dict[str, Any]) -> None:
+    with DuetClient(**PAIR) as duet, pytest.raises(DuetError):
+        duet.chat("q", **options)
+    with pytest.raises(DuetError, match="nested too deeply"):
+        DuetClient(**{**PAIR, "reasoner": {"model": "vllm/m", "options": deep()}})

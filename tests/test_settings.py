@@ -411,3 +411,25 @@ def test_a_file_that_is_no_toml_is_an_error_of_ours(content):
     for path in (None, "duet.toml"):
         with pytest.raises(ConfigError, match=r"is not (TOML|UTF-8 text)"):
             load_settings(path)
+
+
+@pytest.mark.parametrize("content", ["a = " + "9" * 5000, "generator.options." + "a." * 5000 + "b = 1"])
+def test_a_file_with_what_python_cannot_read_is_an_error_of_ours(content):
+    Path("duet.toml").write_text(content)
+    for path in (None, "duet.toml"):
+        with pytest.raises(ConfigError, match=r"cannot be used|is not TOML"):
+            load_settings(path)
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/duet.toml", "."])
+def test_a_named_file_that_cannot_be_read_is_an_error_of_ours(name, monkeypatch):
+    monkeypatch.setenv("DUET_CONFIG", name)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["DUET_BUDGET", "DUET_GENERATOR", "DUET_PRICES", "DUET_BUDGET__SIGNAL_TOKENS"])
+def test_a_variable_that_is_nothing_but_brackets_is_an_error_of_ours(name, monkeypatch):
+    monkeypatch.setenv(name, "[" * 100_000)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        load_settings()

@@ -113,6 +113,8 @@ def split_name(name: str) -> tuple[str, str, str | None]:
             f"{name!r} does not name a model: write 'backend/model', such as 'transformers/embedded' "
             f"(backends here: {', '.join(sorted(available()))})" + _hint(name)
         )
+    if match["backend"] != "scripted" and re.search(r"@(\w+:|$)", match["model"]):
+        raise ConfigError(f"{name!r}: what follows '@' must be an address such as http://127.0.0.1:8000/v1")
     return match["backend"], match["model"], match["url"]
 
 

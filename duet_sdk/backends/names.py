@@ -45,6 +45,7 @@ def meant(name: str, backends: Collection[str]) -> str:
     if re.match(r"https?://", name):
         return f"did you mean 'vllm/MODEL@{name}', with a MODEL that the server at this address lists?"
     first, slash, rest = name.partition("/")
+    slash = slash if first and rest else ""
     if slash and first in _PROVIDERS:
         return f"did you mean 'litellm/{name}'?"
     if slash and (close := get_close_matches(first, backends, n=1, cutoff=0.75)):

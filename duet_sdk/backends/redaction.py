@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from duet_sdk._shown import shown
 from duet_sdk.backends import keys
@@ -29,6 +30,9 @@ _LONGEST_NUMBER_SHOWN: Final = 2
 """Digits of an argument's number that may be shown: hiding every 1 would make nonsense of a message."""
 _IMAGE: Final = 4096
 """Characters of an image's data that are looked for; the rest is hidden as a long run without spaces."""
+
+_IN_URL: Final = 4096
+"""Characters of a text that are looked for as a URL writes them: servers take no longer one."""
 
 _ECHO, _KEY = 1, 2
 _QUOTES: Final = re.compile(r"'([^'\n]{3,60})'|\"([^\"\n]{3,60})\"|`([^`\n]{3,60})`")
@@ -130,10 +134,10 @@ def _echoes(plain: str, texts: Iterable[str]) -> Iterator[tuple[int, int]]:
     for form in forms:
         if len(form) < _SHARED:
             yield from _alone(plain, form)
-    for quote in _QUOTES.finditer(plain):
-        group = quote.lastindex or 0
-        if quote[group] in whole:
-            yield quote.span(group)
+    for found in _QUOTES.finditer(plain):
+        group = found.lastindex or 0
+        if found[group] in whole:
+            yield found.span(group)
 
 
 def _keys(words: str, plain: str, secrets: Iterable[str]) -> Iterator[tuple[int, int]]:
@@ -185,13 +189,14 @@ def _alone(words: str, text: str) -> Iterator[tuple[int, int]]:
 
 
 def _forms(text: str) -> set[str]:
-    """A text as messages write it: as it is, as JSON once and twice, as Python; all in `_plain` form."""
+    """A text as messages write it: as it is, as JSON once and twice, as Python, in a URL; all in `_plain` form."""
     if text.startswith("data:"):
         text = text[:_IMAGE]
     escaped = json.dumps(text)[1:-1]
     written = json.dumps(text, ensure_ascii=False)[1:-1]
     forms = (text, escaped, written, json.dumps(escaped)[1:-1], json.dumps(written, ensure_ascii=False)[1:-1])
-    return {_plain(form) for form in (*forms, repr(text)[1:-1])}
+    in_url = quote(text[:_IN_URL], safe="/", errors="replace")
+    return {_plain(form) for form in (*forms, repr(text)[1:-1], in_url, in_url.replace("/", "%2f"))}
 
 
 def _plain(text: str) -> str:

@@ -204,11 +204,11 @@ def _moment(given: str | None) -> datetime | None:
     """
     if given is None:
         return None
-    if match := re.fullmatch(r"(\d{1,6})([mhd])", given):
-        return datetime.now(UTC) - int(match[1]) * _UNITS[match[2]]
     try:
+        if match := re.fullmatch(r"(\d{1,6})([mhd])", given, re.ASCII):
+            return datetime.now(UTC) - int(match[1]) * _UNITS[match[2]]
         moment = datetime.fromisoformat(given)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidRequest(
             f"invalid time {given!r}: use 2026-11-01, 2026-11-01T12:00Z, or a time ago such as 24h, 7d or 30m"
         ) from None

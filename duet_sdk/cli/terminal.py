@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -37,13 +38,17 @@ def in_a_line(text: str) -> str:
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
     """Print a value as JSON, its text exact: what a terminal would obey has JSON's own notation."""
-    written = json.dumps(value, ensure_ascii=False, indent=indent)
+    plain = "utf" not in (sys.stdout.encoding or "utf").lower()
+    written = json.dumps(value, ensure_ascii=plain, indent=indent)
     sys.stdout.write(OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", written) + "\n")
 
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
     """All that is printed inside is made safe: by commands, log messages, warnings and libraries."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the stream's encoding lacks is no reason to end
     with redirect_stdout(_Safe(sys.stdout)), redirect_stderr(_Safe(sys.stderr)):
         yield
 

@@ -41,6 +41,8 @@ def trust(
     with reporting():
         if listed and remove:
             raise ConfigError("pass --list or --remove, not both")
+        if folder.name == FILE_NAME and not folder.is_dir():
+            folder = folder.parent
         if listed:
             for known in consent.trusted():
                 sys.stdout.write(f"{in_a_line(known)}\n")

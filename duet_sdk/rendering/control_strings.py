@@ -22,8 +22,10 @@ SHAPES: Final[Mapping[str, str]] = {
     "DSML": r"<(?=\s{0,4}/?\s{0,4}[|]\s{0,4}DSML\s{0,4}[|])",
     # EXAONE, BlueLM. Source: src/llama-chat.cpp of llama.cpp; src/llamafactory/data/template.py of LLaMA-Factory.
     "square bars": r"\[(?=[|][A-Za-z]{2,24}[|]\])",
-    # Seed-OSS, MiniMax M2 and M3, LongCat, Muse. Source: their chat templates.
-    "namespaces": r"<(?=\s{0,4}/?\s{0,4}(?:(?:seed|mm|minimax|atem|antml)\s{0,4}:|longcat_)\w{1,32}[^<>\n]{0,64}>)",
+    # Seed-OSS, MiniMax M2 and M3, LongCat, Muse; Step 3.
+    # Source: their chat templates; function_call/step3_detector.py of SGLang.
+    "namespaces": r"<(?=\s{0,4}/?\s{0,4}(?:(?:seed|mm|minimax|atem|antml|steptml)\s{0,4}:|longcat_)"
+    r"\w{1,32}[^<>\n]{0,64}>)",
     # Llama 2. Source: its reference code, llama/generation.py.
     "<<SYS>>": r"<(?=\s{0,4}<\s{0,4}/?\s{0,4}(?i:sys)\s{0,4}>\s{0,4}>)",
     # Ling and Ring. Source: src/llama-chat.cpp of llama.cpp.
@@ -38,7 +40,9 @@ SHAPES: Final[Mapping[str, str]] = {
     # Source: src/llama-chat.cpp of llama.cpp.
     "capitals": r"U(?<![^\n]U)(?=SER:)|A(?<!\SA)(?=SSISTANT:)",
     # OpenChat, Starling. Source: src/llama-chat.cpp of llama.cpp.
-    "GPT4": r"G(?=PT4 Correct (?:User|Assistant):)",
+    "GPT4": r"G(?=PT4 (?:Correct )?(?:User|Assistant):)",
+    # Apriel. Source: models/templates/Apriel-1.6-15b-Thinker-fixed.jinja of llama.cpp.
+    "final response": r"\[(?=(?:BEGIN|END) FINAL RESPONSE\])",
 }
 """Patterns of what many families write alike; each matches the one character after which it is broken."""
 
@@ -81,6 +85,8 @@ STRINGS: Final[Mapping[str, str]] = {
     "RedPajama": "<human>: <bot>:",
     # Source: swift/llm/utils/template.py of ms-swift.
     "Skywork": "[USER] [BOT]",
+    # Source: the tokenizer that Yuan2's README makes.
+    "Yuan": "<eod> <predict> <FIM_PREFIX> <FIM_MIDDLE> <FIM_SUFFIX> <commit_before> <commit_msg> <commit_after>",
     # Source: the model card of jamba-1.5-mini.
     "Jamba": "<tool_definitions> <active_output_modes>",
     # Source: tokenizer_config.json of ERNIE-4.5-21B-A3B-PT.
@@ -88,8 +94,10 @@ STRINGS: Final[Mapping[str, str]] = {
     # Source: tokenizer.json of falcon-7b.
     "Falcon": ">>TITLE<< >>ABSTRACT<< >>INTRODUCTION<< >>SUMMARY<< >>COMMENT<< >>ANSWER<< >>QUESTION<< >>DOMAIN<< "
     ">>PREFIX<< >>SUFFIX<< >>MIDDLE<<",
-    # Source: tokenizer.json of starcoder2-7b and CodeLlama-7b-hf.
-    "code models": "<fim_prefix> <fim_middle> <fim_suffix> <fim_pad> <file_sep> <SUF> <MID> <EOT>",
+    # Source: tokenizer.json of starcoder2-7b, SmolLM2-135M-Instruct and CodeLlama-7b-hf.
+    "code models": "<fim_prefix> <fim_middle> <fim_suffix> <fim_pad> <file_sep> <repo_name> <reponame> <gh_stars> "
+    "<issue_start> <issue_comment> <issue_closed> <jupyter_start> <jupyter_text> <jupyter_code> <jupyter_output> "
+    "<jupyter_script> <empty_output> <SUF> <MID> <EOT>",
     # Source: tokenizer_config.json of Idefics3-8B-Llama3 and InternVL3-8B.
     "models that see": "<end_of_utterance> <fake_token_around_image> <IMG_CONTEXT>",
     # Source: vocab.txt of bert-base-uncased; tokenizer.json of t5-small.

@@ -32,6 +32,8 @@ def check_dialects(given: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(given, str):
         given = (given,)
+    if not isinstance(given, list | tuple):
+        raise ConfigError(f"trace_dialects must be a list of names, got {type(given).__name__}")
     for name in given:
         if name not in get_args(TraceDialect):
             raise ConfigError(f"trace dialect {name!r} is unknown; known: {', '.join(get_args(TraceDialect))}")

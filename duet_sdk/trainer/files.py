@@ -68,6 +68,10 @@ def parse_yaml(text: str, source: str) -> Any:
         return yaml.load(text, Loader=_loader())  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as err:
         raise ConfigError(f"{source} is not YAML: {err}") from err
+    except RecursionError:
+        raise ConfigError(f"{source} cannot be read: its lists are too deep") from None
+    except ValueError as err:
+        raise ConfigError(f"{source} cannot be read: a number or a date in it is impossible") from err
 
 
 def differences(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:

@@ -376,3 +376,12 @@ def test_an_error_carries_no_key_through_a_pickle():
     error = Failures(backend="vllm", model="m", secrets=(KEY,)).refused(Refusal(401, f"bad key {KEY}"), {})
     error.__cause__ = ValueError(KEY)
     assert KEY[:8].encode() not in pickle.dumps(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["Zoë", "Ada Lovelace", "+49 170 1234567", "a/b/ü", "a long prompt of more than one line\nhere"]
+)
+def test_a_prompt_is_hidden_in_a_url(text):
+    for safe in ("/", ""):
+        written = quote(text, safe=safe)
+        assert redacted(f"cannot GET /v1?q={written} now", texts=[text]) == "cannot GET /v1?q=… now"

@@ -231,13 +231,21 @@ FAMILIES = {
     "half bars": ["<|turn>", "<turn|>", '<|"|>', "<|tool_call>", "<channel|>"],
     "DSML": ["<｜DSML｜function_calls>", '<｜DSML｜invoke name="f">', "</｜DSML｜invoke>"],
     "square bars": ["[|system|]", "[|user|]", "[|assistant|]", "[|tool|]", "[|endofturn|]", "[|Human|]", "[|AI|]"],
-    "namespaces": ["<seed:bos>", "</seed:think>", "<mm:think>", "<minimax:tool_call>", "<longcat_user>"],
+    "namespaces": [
+        "<seed:bos>",
+        "</seed:think>",
+        "<mm:think>",
+        "<minimax:tool_call>",
+        "<longcat_user>",
+        "<steptml:invoke name=>",
+    ],
     "<<SYS>>": ["<<SYS>>", "<</SYS>>"],
     "<role>": ["<role>SYSTEM</role>", "<role>HUMAN</role>", "<role>ASSISTANT</role>"],
     "triangles": ["◁think▷", "◁/think▷"],
     "headings": ["### Instruction:", "###Assistant:", "### Human:", "## Response:", "### 指示:", "### 답변:"],
     "capitals": ["USER:", "ASSISTANT:"],
-    "GPT4": ["GPT4 Correct User:", "GPT4 Correct Assistant:"],
+    "GPT4": ["GPT4 Correct User:", "GPT4 Correct Assistant:", "GPT4 User:"],
+    "final response": ["[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"],
 }
 
 

@@ -104,3 +104,11 @@ def test_a_byte_order_mark_is_read_over_and_other_encodings_are_refused(file: Pa
     file.write_bytes(LEAST.encode("utf-16"))
     with pytest.raises(ConfigError, match=r"is not UTF-8 text \(byte 0\)"):
         load_config(file)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "seed: " + "9" * 5000, "seed: 2026-99-99"])
+def test_a_file_that_yaml_cannot_read_is_an_error_of_ours(text, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"cannot be read|is not YAML"):
+        load_config(file)
