@@ -34,7 +34,8 @@ def request_headers(api_key: Secret | str | None, own: Mapping[str, str]) -> dic
     if key and key.strip():
         sent["Authorization"] = f"Bearer {key.strip()}"
     for name, value in sent.items():
-        if not isinstance(name, str) or not isinstance(value, str) or not f"{name}{value}".isprintable():
+        given: tuple[object, ...] = (name, value)  # from a file: of any type
+        if not all(isinstance(text, str) and text.isprintable() for text in given):
             what = "api_key" if name == "Authorization" and key else f"header {name!r}"
             raise ConfigError(f"{what} must be a text without line breaks; its value is not shown")
     return sent
