@@ -30,6 +30,7 @@ from duet_sdk.pipeline.lifetime import OutOfTime
 from duet_sdk.pipeline.models import StageModel
 from duet_sdk.pipeline.outbox import LOOK_AHEAD
 from duet_sdk.signal import Extractor
+from duet_sdk.think_tags import split
 from duet_sdk.types import AttemptKind
 
 _log = logging.getLogger(__name__)
@@ -279,7 +280,7 @@ class SignalStage:
         """Apply the cut policy, announce the signal, and leave the ladder's rung where there is none."""
         flow, draft, cut = self._flow, self._flow.draft, self._flow.parts.cut
         text, truncated = asking.extractor.text, asking.truncated
-        thought = text or asking.extractor.thinking
+        thought = text or _said_within(asking.extractor.thinking)
         if not truncated or cut.name == "keep":
             text = thought  # a reasoner that only thought has still said something, unless it was cut off
         if truncated:
@@ -361,6 +362,11 @@ def _cut_by(asking: Asking) -> str:
     if any(attempt.timed_out for attempt in asking.attempts):
         return "its time was up"
     return f"its limit was {asking.limit} tokens"
+
+
+def _said_within(thinking: str) -> str:
+    """What a parser that took a whole output for thinking has hidden in it, else the thinking."""
+    return split(thinking)[1].strip() or thinking
 
 
 def _nothing_by(asking: Asking, *, thought: bool) -> str:

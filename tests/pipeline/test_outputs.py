@@ -280,6 +280,14 @@ async def test_a_signal_that_a_filter_ended_says_so():
     assert reply.why.endswith("the reasoner wrote no signal; a content filter ended it")
 
 
+@pytest.mark.parametrize("said", ["<think>Oslo? No.</think>Bergen.", "Oslo? No.\n</think>\n\nBergen."])
+async def test_a_signal_in_the_reasoning_field_is_taken_without_its_thinking(said):
+    async with FaultServer(Answer("", reasoning=said)) as server:
+        async with AsyncDuetClient(f"vllm/m@{server.url}", "scripted/ok") as client:
+            reply = await client.chat("q")
+    assert (reply.signal.text, reply.served_by) == ("Bergen.", "pair")
+
+
 async def test_the_ladder_decides():
     async with duet("", on_failure=Ladder(generator="raise")) as client:
         with pytest.raises(NoAnswer):
