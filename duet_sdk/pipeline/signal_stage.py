@@ -283,6 +283,8 @@ class SignalStage:
         thought = text or _said_within(asking.extractor.thinking)
         if not truncated or cut.name == "keep":
             text = thought  # a reasoner that only thought has still said something, unless it was cut off
+        if asking.attempts and asking.attempts[-1].counter.finish_reasons == ("content_filter",):
+            text, truncated = "", False  # a refusal would have the generator refuse, too
         if truncated:
             wrapped = ""
             left = asking.limit - asking.tokens

@@ -274,9 +274,11 @@ async def test_an_empty_signal_says_why_the_generator_was_alone():
     )
 
 
-async def test_a_signal_that_a_filter_ended_says_so():
-    async with duet("Bergen", reasoner=saying(finish="content_filter")) as client:
+@pytest.mark.parametrize("said", [(), ("I cannot.",)])
+async def test_a_signal_that_a_filter_ended_says_so(said):
+    async with duet("Bergen", reasoner=saying(*said, finish="content_filter")) as client:
         reply = await client.chat("q")
+    assert (reply.text, reply.served_by, reply.signal.text) == ("Bergen", "generator_fallback", "")
     assert reply.why.endswith("the reasoner wrote no signal; a content filter ended it")
 
 
