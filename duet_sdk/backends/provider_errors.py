@@ -212,6 +212,11 @@ SPELLINGS: Final = (
         ("API_KEY_INVALID", "UNAUTHENTICATED"),
         r"api key not (?:valid|found)",
     ),
+    Spelling(
+        "key",
+        "openai 3 before it sends anything, which LiteLLM makes a 500 of",
+        words=r"missing credentials\. please pass",
+    ),
     Spelling("key", "GLM", ("1000", "1001", "1002", "1003", "1004"), r"身份验证失败"),
     Spelling("key", "MiniMax", ("base_resp 1004", "base_resp 2049")),
     Spelling("key", "Cohere 401, 498", words=r"invalid api token"),

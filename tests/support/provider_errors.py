@@ -757,6 +757,13 @@ MEANINGS = [
         False,
     ),
     ("GLM, name", 400, openai("Unknown Model, please check the model code.", None, "1211"), ModelNotFound, False),
+    (
+        "openai 3 without a key",
+        500,
+        openai("Missing credentials. Please pass an `api_key`, or set the `OPENAI_API_KEY` environment variable."),
+        Authentication,
+        False,
+    ),
     ("GLM, key", 401, openai("身份验证失败", None, "1000"), Authentication, False),
     ("MiniMax, balance", 500, anthropic("api_error", "insufficient balance (1008)"), QuotaExceeded, False),
     (
