@@ -78,7 +78,11 @@ async def test_a_stream_has_the_id_of_every_token_that_is_billed(plain, renderer
     usage = usage_of(chunks)
     assert usage.output_tokens == len(ids_of(chunks)) == plain.generated() - before
     assert usage.input_tokens == counted == 37
-    assert sum(chunk.usage is not None for chunk in chunks) >= 8  # usage comes with the tokens, not only at the end
+    # What is left early is counted as well: the prompt from the first piece on, each token by its id. A running total that
+    # says no more than the ids is not passed on.
+    assert chunks[0].usage is not None
+    assert chunks[0].usage.input_tokens == counted
+    assert all(chunk.token_ids or chunk.usage is not None for chunk in chunks)
 
 
 @pytest.mark.parametrize("whole", [False, True])
