@@ -7,20 +7,20 @@ import textwrap
 from collections.abc import Callable
 from typing import TypeVar
 
-Call = TypeVar("Call", bound=Callable[..., object])
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 _OPTIONS = "options: "
 _ATTRIBUTES = "Attributes:\n"
 
 
-def shows(options: type) -> Callable[[Call], Call]:
+def shows(options: type) -> Callable[[_Function], _Function]:
     """Show a TypedDict's keys in the signature and the docstring of a call whose ``**options`` they are.
 
     A docstring's line ``options: …`` is replaced by what the TypedDict's own docstring says of its attributes; one
     without that line gets them at its end.
     """
 
-    def show(call: Call) -> Call:
+    def show(call: _Function) -> _Function:
         signature = inspect.signature(call)
         fixed = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         keys = [

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EMBEDDED = "transformers/embedded"
-Options = TypeVar("Options", ClientOptions, CallOptions)
+_Options = TypeVar("_Options", ClientOptions, CallOptions)
 
 
 class AsyncDuetClient:
@@ -297,7 +297,7 @@ class AsyncDuetClient:
 AsyncDuetClient.__doc__ = with_attributes(AsyncDuetClient.__doc__, ClientOptions)
 
 
-def _with_objects(options: Options, error: type[ConfigError | InvalidRequest]) -> Options:
+def _with_objects(options: _Options, error: type[ConfigError | InvalidRequest]) -> _Options:
     """Options with objects in place of tables, which may be written as in a settings file.
 
     Raises:
@@ -308,7 +308,7 @@ def _with_objects(options: Options, error: type[ConfigError | InvalidRequest]) -
         return options
     from duet_sdk.settings import from_tables
 
-    return cast("Options", {**options, **from_tables(tables, error=error)})
+    return cast("_Options", {**options, **from_tables(tables, error=error)})
 
 
 def _is_table(name: str, value: object) -> bool:

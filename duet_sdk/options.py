@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from duet_sdk.signal import CutPolicy
     from duet_sdk.types import HandoffName, Json, TraceDialect, Vote
 
-Kind = TypeVar("Kind")
+_Kind = TypeVar("_Kind")
 
 MOST_ANSWERS = 64
 """Answers of one request: bounds its cost and memory, and a vote gains little beyond that."""
@@ -297,7 +297,7 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
     )
 
 
-def dial(kind: type[Kind], options: ClientOptions | CallOptions, name: str) -> Kind | None:
+def dial(kind: type[_Kind], options: ClientOptions | CallOptions, name: str) -> _Kind | None:
     """An option that is an object of ours; tables have been made into objects before.
 
     Raises:
