@@ -8,8 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from duet_sdk.backends.answers import spellings
+from duet_sdk.backends.answers.usage import usage_of as usage_read
 from duet_sdk.backends.base import Call, Chunk, Served
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.server.decoding import Decoder
@@ -446,3 +449,16 @@ def test_a_stream_that_is_framed_wrongly_is_read(before: bytes, after: bytes, en
     chunks = reader.read(reader.cut(b"".join(before + event + after for event in [*events, end])))
     chunks += reader.close()
     assert (text_of(chunks), finishes(chunks), reader.failure) == ("17", ["stop"], None)
+
+
+@given(
+    prompt=st.one_of(st.integers(-2, 10**10), st.booleans(), st.none()),
+    output=st.one_of(st.integers(-2, 10**10), st.booleans(), st.none()),
+    more=st.integers(-1, 1),
+    rest=st.dictionaries(st.sampled_from(["prompt_tokens_details", "cost", "odd"]), st.none()),
+)
+def test_a_plain_usage_is_read_as_the_search_among_the_spellings_reads_it(prompt, output, more, rest):
+    total = (prompt or 0) + (output or 0) + more
+    told = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": total, **rest}
+    searched = usage_read({**told, "odd": 0})  # one more field with a value: no longer plain
+    assert usage_read(told) == searched

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from duet_sdk.backends.answers import spellings
-from duet_sdk.backends.answers.numbers import amount, count
+from duet_sdk.backends.answers.numbers import MOST_TOKENS, amount, count
 from duet_sdk.reply import StageUsage
+
+_NUMBERS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def usage_in(value: Mapping[str, object]) -> tuple[StageUsage | None, Decimal | None]:
@@ -20,6 +22,8 @@ def usage_in(value: Mapping[str, object]) -> tuple[StageUsage | None, Decimal | 
 
 def usage_of(given: Mapping[str, object]) -> StageUsage | None:
     """The tokens of a usage object; None where it does not tell them, or where all of them are 0: a placeholder."""
+    if (plain := _plain(given)) is not None:
+        return plain
     prompt, output = _first(given, spellings.INPUT_TOKENS), _first(given, spellings.OUTPUT_TOKENS)
     total = _first(given, spellings.TOTAL_TOKENS)
     if prompt is not None and total is None and at(given, spellings.INPUT_TOKENS[0]) is None:
@@ -33,6 +37,18 @@ def usage_of(given: Mapping[str, object]) -> StageUsage | None:
     written = _most(given, spellings.CACHE_WRITE_TOKENS)
     thought = _most(given, spellings.REASONING_TOKENS)
     return settled(prompt, output, total, cached=cached, written=written, thought=thought)
+
+
+def _plain(given: Mapping[str, object]) -> StageUsage | None:
+    """A usage that tells OpenAI's three numbers and nothing else, as most do: no search among spellings."""
+    prompt, output, total = (given.get(name) for name in _NUMBERS)
+    if type(prompt) is not int or type(output) is not int or type(total) is not int:
+        return None
+    if prompt < 0 or output < 0 or not 0 < total <= MOST_TOKENS or total != prompt + output:
+        return None
+    if len(given) > len(_NUMBERS) and any(told is not None for name, told in given.items() if name not in _NUMBERS):
+        return None
+    return StageUsage(prompt, output)
 
 
 def settled(
