@@ -513,9 +513,18 @@ class Counter:
         estimated = reported.estimated or not self._is_told
         if not self.complete:
             estimated = not all(meter.counted_by in ("token_ids", "logprobs", "usage") for meter in self._meters)
-        if not reported.input_tokens and prompt_tokens:  # no prompt is empty: a placeholder
-            reported, estimated = replace(reported, input_tokens=prompt_tokens), True
-        return _consistent(replace(reported, output_tokens=self.tokens, estimated=estimated))
+        prompt = reported.input_tokens
+        if not prompt and prompt_tokens:  # no prompt is empty: a placeholder
+            prompt, estimated = prompt_tokens, True
+        output, cached = self.tokens, _part(reported.cached_tokens, prompt)
+        return StageUsage(
+            prompt,
+            output,
+            cached,
+            estimated,
+            _part(reported.cache_write_tokens, prompt - (cached or 0)),
+            _part(reported.reasoning_tokens, output),
+        )
 
     def _counted(self) -> int:
         """By our own count; a guess beyond the limit is no sign that more was billed than was allowed."""
@@ -567,16 +576,6 @@ def _split(chunk: Chunk, room: int, tokens: int) -> tuple[Chunk, Chunk]:
     return within, replace(chunk, text=chunk.text[text:], reasoning=chunk.reasoning[reasoning:])
 
 
-def _consistent(usage: StageUsage) -> StageUsage:
-    """The usage with no part larger than its whole; a part below zero counts as not told."""
-    cached = _part(usage.cached_tokens, usage.input_tokens)
-    return replace(
-        usage,
-        cached_tokens=cached,
-        cache_write_tokens=_part(usage.cache_write_tokens, usage.input_tokens - (cached or 0)),
-        reasoning_tokens=_part(usage.reasoning_tokens, usage.output_tokens),
-    )
-
-
 def _part(told: int | None, whole: int) -> int | None:
+    """A part that is not larger than its whole; one below zero counts as not told."""
     return None if told is None or told < 0 else min(told, whole)

@@ -21,18 +21,6 @@ def tokens(count):
     return Amount(reasoner_tokens=count)
 
 
-@pytest.fixture
-def server(tmp_path):
-    with RedisServer(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(server):
-    async with Redis.from_url(server.url, decode_responses=True) as connected:
-        yield connected
-
-
 @asynccontextmanager
 async def proxied(server):
     """The server behind a proxy, which counts calls of scripts, and loses the answers to as many as `lose` says."""

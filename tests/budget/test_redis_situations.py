@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from redis.asyncio import Redis
 from support.redis_server import BINARY, WHY_NOT, RedisClusterOf, RedisServer
 
 from duet_sdk.budget import Amount, Balance, Limit, RedisLedger
@@ -16,18 +15,6 @@ PREFIX = "{duet:default}"
 
 def tokens(count):
     return Amount(reasoner_tokens=count)
-
-
-@pytest.fixture
-def server(tmp_path):
-    with RedisServer(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(server):
-    async with Redis.from_url(server.url, decode_responses=True) as connected:
-        yield connected
 
 
 async def lose(admin, how, hold):

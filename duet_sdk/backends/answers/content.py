@@ -29,7 +29,7 @@ def said_in(message: Mapping[str, object]) -> Said:
     texts: list[str] = []
     thoughts: list[str] = []
     _read(message.get("content"), texts, thoughts, said)
-    beside = (_text(message.get(name)) for name in spellings.REASONING_FIELDS)
+    beside = (_text(message[name]) for name in spellings.REASONING_FIELDS if name in message)
     said.reasoning = next(filter(None, beside), "") or "".join(thoughts)
     if refusal := _text(message.get("refusal")):
         said.is_refusal = True

@@ -38,7 +38,8 @@ def amount(given: object) -> Decimal | None:
     (Decimal('0.5'), Decimal('0.001'), None, None, None)
     """
     if (
-        isinstance(given, bool)
+        given is None
+        or isinstance(given, bool)
         or not isinstance(given, int | float | str)
         or (isinstance(given, str) and len(given) > _MOST_CHARS)
     ):

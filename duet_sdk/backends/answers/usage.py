@@ -41,7 +41,7 @@ def usage_of(given: Mapping[str, object]) -> StageUsage | None:
 
 def _plain(given: Mapping[str, object]) -> StageUsage | None:
     """A usage that tells OpenAI's three numbers and nothing else, as most do: no search among spellings."""
-    prompt, output, total = (given.get(name) for name in _NUMBERS)
+    prompt, output, total = given.get("prompt_tokens"), given.get("completion_tokens"), given.get("total_tokens")
     if type(prompt) is not int or type(output) is not int or type(total) is not int:
         return None
     if prompt < 0 or output < 0 or not 0 < total <= MOST_TOKENS or total != prompt + output:
@@ -92,5 +92,7 @@ def _most(given: Mapping[str, object], paths: Iterable[spellings.Path]) -> int |
 
 
 def _first_amount(given: Mapping[str, object]) -> Decimal | None:
-    told = (amount(at(given, path)) for path in spellings.COST_USD)
-    return next((usd for usd in told if usd is not None), None)
+    for path in spellings.COST_USD:
+        if path[0] in given and (usd := amount(at(given, path))) is not None:
+            return usd
+    return None
