@@ -1,4 +1,4 @@
-"""The table in docs/faults.md, cell by cell: each is read from the page, and the fault is made to happen."""
+"""The table in docs/reference/faults.md, cell by cell: each is read from the page, and the fault is made to happen."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from duet_sdk.errors import DuetError
 from duet_sdk.events import AnswerDelta
 from duet_sdk.policies import Retry
 
-PAGE = Path(__file__).parents[1] / "docs" / "faults.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "faults.md"
 WRITTEN = "one two. three four five six"
 CLIENT_SIDE = ("refused", "tls", "untrusted")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+MODULES = REFERENCE / "api"
 # Modules that need TRL, which is not installed here; `make test-training` imports them.
 NEEDS_TRAIN = ("duet_sdk.trainer.build", "duet_sdk.trainer.joint", "duet_sdk.trainer.measure")
 
@@ -33,8 +34,16 @@ class Use(NamedTuple):
 
 def shown() -> list[str]:
     """What the pages of the reference document: modules, and a few single names of modules."""
-    pages = sorted(REFERENCE.glob("*.md"))
-    return [found for page in pages for found in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M)]
+    return [name for name, _ in linked()]
+
+
+def linked() -> list[tuple[str, Path]]:
+    """Those names, each with the file that its page links to."""
+    found = []
+    for page in sorted(MODULES.glob("*.md")):
+        for name, file in re.findall(r"^- \[`(\S+)`\]\((\S+)\)$", page.read_text(encoding="utf-8"), re.M):
+            found.append((name, (MODULES / file).resolve()))
+    return found
 
 
 def source_of(module: str) -> Path | None:
@@ -110,7 +119,13 @@ def test_no_module_has_two_places_in_the_reference() -> None:
 
 def test_every_page_of_the_reference_is_listed() -> None:
     listed = re.findall(r"reference/(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
-    assert sorted(listed) == sorted(page.name for page in REFERENCE.glob("*.md"))
+    assert sorted(listed) == sorted(str(page.relative_to(REFERENCE)) for page in REFERENCE.rglob("*.md"))
+
+
+def test_a_name_of_the_reference_is_linked_to_the_file_that_defines_it() -> None:
+    assert [
+        (name, file) for name, file in linked() if file not in (source_of(name), source_of(name.rpartition(".")[0]))
+    ] == []
 
 
 def test_what_users_are_shown_is_public() -> None:
@@ -127,8 +142,8 @@ def test_what_the_root_has_is_imported_from_the_root() -> None:
 
 def test_the_list_of_public_names_is_the_root() -> None:
     page = (REFERENCE / "index.md").read_text(encoding="utf-8")
-    listed = re.findall(r"\[`(\w+)`\]\[duet_sdk\.([\w.]+)\.\w+\]", page)
-    assert sorted(name for name, _ in listed) == sorted(set(duet_sdk.__all__) - {"__version__"})
+    listed = re.findall(r"\[`(\w+)`\]\(api/[\w-]+\.md#duet_sdk\.[\w.]+\.\w+\)", page)
+    assert sorted(listed) == sorted(set(duet_sdk.__all__) - {"__version__"})
 
 
 def test_the_files_and_names_that_contributing_points_to_exist() -> None:

@@ -81,7 +81,7 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
         if advantages is None or advantages.shape != output["advantages"].shape:
             raise TrainingError(
                 f"a round of {len(inputs)} samples has no advantages; this version of TRL calls the reward "
-                "function differently than DUET expects (docs/training.md names the versions)"
+                "function differently than DUET expects (docs/reference/training.md names the versions)"
             )
         output["advantages"] = advantages.to(output["advantages"])
         return output

@@ -158,7 +158,7 @@ class GeneratorSide:
         if signals is None or [row for row in signals.rows for _ in range(each)] != [int(one) for one in prompts]:
             raise TrainingError(
                 "the two trainers are at different questions, so answers would be graded against wrong ones; this "
-                "version of TRL or accelerate orders data differently than DUET expects (docs/training.md)"
+                "version of TRL or accelerate orders data differently than DUET expects (docs/reference/training.md)"
             )
         self._answers = answers = self._sampled(signals, policy)
         self._advantages = generator_advantages(answers.grades, self.objective).flatten()

@@ -1,4 +1,4 @@
-"""What DUET makes of what each server sends; docs/servers.md has a row for each of them."""
+"""What DUET makes of what each server sends; docs/reference/servers.md has a row for each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from duet_sdk.backends import Call, Chunk
 from duet_sdk.backends.server.backend import VllmBackend
 
 ERRORS = [(name, at) for name, known in KNOWN.items() for at in range(len(known["errors"]))]
-PAGE = Path(__file__).parents[2] / "docs" / "servers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "servers.md"
 every = pytest.mark.parametrize("name", sorted(KNOWN))
 
 

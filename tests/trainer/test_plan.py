@@ -58,7 +58,7 @@ def test_states_of_the_papers_pair_take_what_was_worked_out_by_hand(changes, rea
 
 
 def test_the_plan_of_the_recipe_on_one_gpu_is_what_was_measured_there():
-    # benchmarks/training_gpu.py on an H200 (docs/training-data.md): 57.3 GB in use on the card after two rounds.
+    # benchmarks/training_gpu.py on an H200 (docs/reference/training-data.md): 57.3 GB in use on the card after two rounds.
     recipe = next(path for path in RECIPES if path.stem == "one_h100_lora")
     made = plan(load_config(recipe))
     assert made.peak_gb == pytest.approx(57.3, rel=0.05)

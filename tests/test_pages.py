@@ -1,0 +1,39 @@
+"""Pages read the same on GitHub and on the site: only marks that both know, and links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MARKS = {
+    "an include of the site's": r"--8<--|^\s*:::",
+    "an admonition or tabs of the site's": r"^\s*(?:!!!|\?\?\?\+?|===)\s",
+    "an alert of GitHub's": r"^\s*>\s*\[!\w+\]",
+    "a reference that only the site resolves": r"\]\[",
+    "attributes that only the site reads": r"\{\s*[:.#][^}]*\}\s*$",
+}
+CODE = re.compile(r"^ *(`{3,}).*?^ *\1`*$", re.MULTILINE | re.DOTALL)
+each = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def prose(page: Path) -> str:
+    """The text of a page without blocks of code; of these their first line stays, with its marks."""
+    text = page.read_text(encoding="utf-8")
+    return CODE.sub(lambda block: block[0].splitlines()[0], text)
+
+
+@each
+def test_a_page_has_no_marks_that_only_github_or_only_the_site_knows(page: Path) -> None:
+    text = re.sub(r"`[^`\n]+`", "`code`", prose(page))
+    assert {what: re.findall(mark, text, re.MULTILINE) for what, mark in MARKS.items()} == {what: [] for what in MARKS}
+
+
+@each
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(\s*([^)#\s]+)(?:#[^)\s]*)?\s*\)", prose(page))
+    inside = [link for link in links if not link.startswith(("http://", "https://", "mailto:"))]
+    assert [link for link in inside if not (page.parent / link).exists()] == []
