@@ -1,8 +1,9 @@
 """One question to the embedded pair of models, on this machine, and one to a toy pair that was trained together.
 
-Signal and answer as they are written, then figures.
+Signal and answer as they are written, then figures, and at the end two lines to try next.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def show(duet: DuetClient, question: str) -> None:
         print(f"{attempt.stage:9} {tokens}, {attempt.duration_s:.2f} s")
 
 
+def from_here(path: Path) -> str:
+    """A path as it is typed in a shell: relative where it is below the current folder."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 embedded(progress=progress)
 
 with DuetClient(budget=Budget(signal_tokens=48, answer_tokens=96)) as duet:
@@ -46,3 +53,8 @@ with DuetClient(budget=Budget(signal_tokens=48, answer_tokens=96)) as duet:
 print("\nA toy pair, trained together by examples/train_demo.py: it knows a dial of ten marks and nothing else.\n")
 with DuetClient.from_pair(Path(__file__).parent / "toy_pair" / "pair") as duet:
     show(duet, TOY_QUESTION)
+
+python, examples = Path(sys.executable), Path(__file__).resolve().parent
+print("\nTry next:\n")
+print(f'    {from_here(python.with_name("duet"))} ask "Which ocean is the largest?"')
+print(f"    {from_here(python)} {from_here(examples / 'first.py')}")

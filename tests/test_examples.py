@@ -17,7 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
 TIMEOUT_S = 300.0
 
 
@@ -27,6 +28,8 @@ def examples() -> Sequence[object]:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first = docstring.partition("\n")[0].lower()
         if "needs gpu" in first or "needs a gpu" in first or "needs the extra train" in first:
+            continue
+        if path.stem == "demo":  # the last test here runs it
             continue
         marks = [pytest.mark.model] if "embedded model" in first else []
         found.append(pytest.param(path, id=path.stem, marks=marks))
@@ -44,3 +47,24 @@ def test_example_runs(path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.model
+def test_the_lines_that_the_demo_ends_with_run_as_printed() -> None:
+    def run(command: str | list[str]) -> str:
+        return subprocess.run(
+            command,
+            shell=isinstance(command, str),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=True,
+        ).stdout
+
+    demo = run([sys.executable, "examples/demo.py"])
+    ask, program = [line.strip() for line in demo.partition("Try next:")[2].splitlines() if line.strip()]
+
+    assert "Pacific" in run(ask)
+    assert run(program).startswith("There are 17 of them.\n")
