@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
+    from duet_sdk.budget import Limit
     from duet_sdk.client import AsyncDuetClient
     from duet_sdk.endpoints import Endpoint
     from duet_sdk.errors import (
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
 # Where each name lives. The imports above say it to type checkers, this says it to Python, and `__all__` to readers;
 # tests/test_public_surface.py holds the three together.
 _MODULES = {
+    "budget": ("Limit",),
     "client": ("AsyncDuetClient",),
     "endpoints": ("Endpoint",),
     "errors": (
@@ -190,6 +192,7 @@ __all__ = [
     "InvalidRequest",
     "Ladder",
     "LedgerError",
+    "Limit",
     "Message",
     "MissingExtra",
     "ModelNotFound",

@@ -50,7 +50,7 @@ from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import HandoffName, Json, Stage
 
 if TYPE_CHECKING:
-    from duet_sdk.budget import LedgerLike
+    from duet_sdk.budget import BaseLedger, LedgerLike
     from duet_sdk.gate.calibration import Calibration
     from duet_sdk.pair import Pair
     from duet_sdk.pair.conformity import Conformity
@@ -229,6 +229,20 @@ class AsyncDuetClient:
     def models(self) -> Mapping[Stage, str]:
         """The full names of both models."""
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
+
+    @property
+    def ledger(self) -> BaseLedger:
+        """The limits over many requests, to be set, and what was spent, to be read: ``await duet.ledger.set_limit(…)``.
+
+        Raises:
+            ConfigError: the client was made without one.
+        """
+        if self._ledger is None:
+            raise ConfigError(
+                "this client has no ledger; make it with one, such as DuetClient(…, ledger='sqlite:///ledger.db'), or "
+                'write ledger = "sqlite:///ledger.db" into duet.toml'
+            )
+        return self._ledger
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
         """A conversation that keeps its messages, and signals only until the next question."""

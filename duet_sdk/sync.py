@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 from duet_sdk._signatures import shows, with_attributes
 from duet_sdk._tasks import finished
 from duet_sdk.backends.connect import ModelLike
+from duet_sdk.budget import BlockingLedger
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import ConfigError, InvalidRequest
@@ -360,6 +361,15 @@ class DuetClient:
     def models(self) -> Mapping[Stage, str]:
         """The full names of both models."""
         return self._client.models
+
+    @property
+    def ledger(self) -> BlockingLedger:
+        """The limits over many requests, to be set, and what was spent, to be read: ``duet.ledger.set_limit(…)``.
+
+        Raises:
+            ConfigError: the client was made without one.
+        """
+        return BlockingLedger(self._client.ledger, self._loop.wait)
 
     def conversation(self, *, system: str | None = None) -> Conversation:
         """A conversation that keeps its messages, and signals only until the next question."""

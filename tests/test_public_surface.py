@@ -33,6 +33,7 @@ ROOT_NAMES = {
     "GpuHour",
     "ImagePart",
     "Ladder",
+    "Limit",
     "Message",
     "Pair",
     "Progressive",

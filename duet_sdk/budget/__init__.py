@@ -1,6 +1,7 @@
 """Enforced limits: `Budget` bounds one request, a ledger the spending of a tenant, user or session over many."""
 
 from duet_sdk.budget.amount import Amount, Balance, Limit
+from duet_sdk.budget.blocking import BlockingHold, BlockingLedger
 from duet_sdk.budget.connect import LedgerLike, connect_ledger
 from duet_sdk.budget.entry import Entry, EntryFacts, EntryStatus
 from duet_sdk.budget.ledger import HOLD_TTL_S, BaseLedger, Hold
@@ -17,6 +18,8 @@ __all__ = [
     "Amount",
     "Balance",
     "BaseLedger",
+    "BlockingHold",
+    "BlockingLedger",
     "Budget",
     "Entry",
     "EntryFacts",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
+from difflib import get_close_matches
 from typing import Final, TypeAlias
 
 from duet_sdk._checks import whole
 from duet_sdk.budget.window import window_of
 from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.types import Json
 
 Units: TypeAlias = tuple[int, int, int, int]
 """An amount as it is stored: nano-USD, reasoner tokens, generator tokens, requests."""
@@ -22,6 +25,7 @@ _NANO_DIGITS: Final = 9
 """Decimal places of a USD amount: ledgers count in nano-USD."""
 _EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 _ZERO: Final = Decimal(0)
+_LIMITS_FIELDS: Final = (*DIMENSIONS, "window")
 _MOST_USD: Final = Decimal(MOST).scaleb(-_NANO_DIGITS)
 
 
@@ -138,6 +142,40 @@ class Balance:
     """The part of ``spent`` that no hold covered: models that billed more than they were allowed to."""
     limit: Limit | None
     """None where the scope is only counted."""
+
+    @property
+    def remaining(self) -> Limit | None:
+        """What may still be held in this window, at least 0 of each; None where the scope is only counted."""
+        if self.limit is None:
+            return None
+        usd, *counts = (
+            None if most is None else max(0, most - spent - held)
+            for most, spent, held in zip(self.limit.units, self.spent.units, self.held.units, strict=True)
+        )
+        reasoner, generator, requests = counts
+        return Limit(None if usd is None else usd_of(usd), reasoner, generator, requests, self.limit.window)
+
+
+def limit_of(given: Limit | Json | None) -> Limit | None:
+    """A limit, which may be given as a dict with its fields.
+
+    Raises:
+        ConfigError: it is neither, or has a field that a limit has not.
+    """
+    if given is None or isinstance(given, Limit):
+        return given
+    shown: object = given  # callers pass a bare number, too
+    if not isinstance(shown, Mapping):
+        raise ConfigError(
+            "a limit must be a Limit, such as Limit(usd=Decimal(5), window='day'), or a dict with its fields, got "
+            f"{type(shown).__name__}"
+        )
+    for name in shown:
+        if name not in _LIMITS_FIELDS:
+            close = get_close_matches(str(name), _LIMITS_FIELDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(_LIMITS_FIELDS)}"
+            raise ConfigError(f"a limit has no field {name!r}; {hint}")
+    return Limit(**shown)
 
 
 def amount_of(units: Units, *, priced: bool = True) -> Amount:

@@ -14,12 +14,14 @@ from typing import Final, Self
 
 from duet_sdk._checks import seconds
 from duet_sdk._tasks import to_the_end
-from duet_sdk.budget.amount import Amount, Balance, Limit
+from duet_sdk.budget.amount import Amount, Balance, Limit, limit_of
 from duet_sdk.budget.entry import Entry, EntryFacts
+from duet_sdk.budget.report import Grouping, ReportRow, report
 from duet_sdk.budget.rules import EntryQuery, HoldRequest, Settlement, waiting_helps
 from duet_sdk.budget.scope import check_scope, check_scopes
 from duet_sdk.budget.window import microseconds_of
 from duet_sdk.errors import BudgetExceeded, DuetError, InvalidRequest
+from duet_sdk.types import Json
 
 HOLD_TTL_S: Final = 600.0
 """After so many seconds a hold counts as left behind by a dead process, and is charged in full. Ten minutes outlast
@@ -133,17 +135,22 @@ class BaseLedger(ABC):
             LedgerError: the store failed.
         """
 
-    async def set_limit(self, scope: str, limit: Limit | None) -> None:
+    async def set_limit(self, scope: str, limit: Limit | Json | None) -> None:
         """Limit a scope from now on, None to count it only. What was spent and held in the window counts at once.
 
         A limit below what is spent refuses every further hold, and loses nothing. Another window than before is
         counted anew from the entries, as far back as they are kept.
 
+        Args:
+            scope: ``kind:name``.
+            limit: a dict with a limit's fields does as well.
+
         Raises:
             InvalidRequest: a malformed scope.
+            ConfigError: something that is not a limit.
             LedgerError: the store failed.
         """
-        await self._set_limit(check_scope(scope), limit)
+        await self._set_limit(check_scope(scope), limit_of(limit))
 
     @abstractmethod
     async def limits(self) -> Mapping[str, Limit]:
@@ -185,6 +192,33 @@ class BaseLedger(ABC):
             LedgerError: the store failed.
         """
         return await self._entries(EntryQuery(scope, since, until, after, most))
+
+    async def report(
+        self,
+        by: Grouping,
+        *,
+        scope: str | None = None,
+        model: str | None = None,
+        stage: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[ReportRow]:
+        """What the entries add up to: a row for each group, in the order of their names.
+
+        Args:
+            by: what makes a group: ``scope``, ``model``, ``stage``, ``kind`` or ``day`` (of the hold, in UTC). By
+                scope, an entry is in the row of each of its scopes.
+            scope: only entries in this scope.
+            model: only those of this model, by its full name.
+            stage: only those of this stage.
+            since: only those booked at this moment or later.
+            until: only those booked before it.
+
+        Raises:
+            InvalidRequest: an unknown group, a malformed scope, or a moment without a time zone.
+            LedgerError: the store failed.
+        """
+        return await report(self, by, scope=scope, model=model, stage=stage, since=since, until=until)
 
     async def prune(self, before: datetime) -> int:
         """Delete the entries booked before that moment; returns how many.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
+from duet_sdk._checks import one_of
 from duet_sdk.budget.entry import Entry
-from duet_sdk.budget.ledger import BaseLedger
+from duet_sdk.errors import InvalidRequest
 
 Grouping: TypeAlias = Literal["scope", "model", "stage", "kind", "day"]
 
@@ -20,6 +21,22 @@ _KEYS: Final[Mapping[Grouping, Callable[[Entry], Iterable[str]]]] = {
     "kind": lambda entry: (entry.facts.kind or "unknown",),
     "day": lambda entry: (f"{entry.made:%Y-%m-%d}",),
 }
+
+
+class HasEntries(Protocol):
+    """A ledger, as far as it is read here."""
+
+    async def entries(
+        self,
+        *,
+        scope: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: Entry | None = None,
+        most: int = 1000,
+    ) -> Sequence[Entry]:
+        """As `BaseLedger.entries`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +81,7 @@ class ReportRow:
 
 
 async def report(
-    ledger: BaseLedger,
+    ledger: HasEntries,
     by: Grouping,
     *,
     scope: str | None = None,
@@ -73,17 +90,8 @@ async def report(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[ReportRow]:
-    """A row for each group, in the order of their names; by scope, an entry is in the row of each of its scopes.
-
-    Args:
-        ledger: whose entries.
-        by: what makes a group; the day is that of the hold, in UTC.
-        scope: only entries in this scope.
-        model: only those of this model, by its full name.
-        stage: only those of this stage.
-        since: only those booked at this moment or later.
-        until: only those booked before it.
-    """
+    """As `BaseLedger.report`, of whatever has entries."""
+    one_of("a report's grouping", by, _KEYS, error=InvalidRequest)
     rows: dict[str, ReportRow] = {}
     async for entry in read(ledger, scope=scope, since=since, until=until):
         if model in (None, entry.facts.model) and stage in (None, entry.facts.stage):
@@ -93,7 +101,7 @@ async def report(
 
 
 async def read(
-    ledger: BaseLedger,
+    ledger: HasEntries,
     *,
     scope: str | None = None,
     since: datetime | None = None,

@@ -230,7 +230,8 @@ def _value(name: str, units: int) -> Decimal | int:
 
 
 def _words(name: str, units: int) -> str:
-    return f"{usd_of(units):f} USD" if name == "usd" else f"{units} {name.replace('_', ' ')}"
+    kind = name.replace("_", " ")
+    return f"{usd_of(units):f} USD" if name == "usd" else f"{units} {kind.removesuffix('s') if units == 1 else kind}"
 
 
 def _all(units: Units) -> str:

@@ -6,9 +6,9 @@ from langchain.agents import create_agent
 from langchain_duet import ChatDuet
 from langgraph.checkpoint.memory import InMemorySaver
 
-from duet_sdk import BudgetExceeded, ToolCall
+from duet_sdk import BudgetExceeded, Limit, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.budget import Limit, MemoryLedger
+from duet_sdk.budget import MemoryLedger
 
 PEOPLE = {"Paris": 2_100_000, "Lyon": 520_000}
 

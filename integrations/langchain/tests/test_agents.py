@@ -30,8 +30,8 @@ from pairs import calls, pair
 from pydantic import BaseModel
 from support.fault_server import FaultServer, running
 
-from duet_sdk import BudgetExceeded
-from duet_sdk.budget import Limit, MemoryLedger
+from duet_sdk import BudgetExceeded, Limit
+from duet_sdk.budget import MemoryLedger
 
 QUESTION = {"messages": [HumanMessage("How many people are there in all?")]}
 

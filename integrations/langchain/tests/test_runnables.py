@@ -30,6 +30,7 @@ from duet_sdk import (
     DeadlineExceeded,
     EndpointResting,
     InvalidRequest,
+    Limit,
     ModelNotFound,
     QuotaExceeded,
     RateLimited,
@@ -39,7 +40,7 @@ from duet_sdk import (
 )
 from duet_sdk.backends import Capabilities
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.budget import Limit, MemoryLedger
+from duet_sdk.budget import MemoryLedger
 
 
 class Seen(BaseCallbackHandler):

@@ -23,6 +23,7 @@ from duet_sdk import (
     AsyncDuetClient,
     BudgetExceeded,
     FailurePolicy,
+    Limit,
     Retry,
     TokenPrice,
     ToolCall,
@@ -31,7 +32,7 @@ from duet_sdk import (
     errors as ours,
 )
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Line, Script, Scripted, Source
-from duet_sdk.budget import Limit, MemoryLedger
+from duet_sdk.budget import MemoryLedger
 from duet_sdk.cache import MemorySignalCache
 
 PLAN = "Read both files. Then add."
