@@ -9,10 +9,13 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast, get_args
 
+from typing_extensions import override
+
 from duet_sdk._checks import one_of, seconds
+from duet_sdk._foreign import Client, OnlyAsync, with_completions
 from duet_sdk._signatures import shows, with_attributes
 from duet_sdk.backends.base import Backend
 from duet_sdk.backends.connect import ModelLike, connect, split_name, with_tokenizer
@@ -65,7 +68,7 @@ EMBEDDED = "transformers/embedded"
 _Options = TypeVar("_Options", ClientOptions, CallOptions)
 
 
-class AsyncDuetClient:
+class AsyncDuetClient(Client, OnlyAsync):
     """A pair of models that answers questions; one client serves many tasks of an event loop.
 
     Use it as an async context manager, or call `aclose` when done.
@@ -86,6 +89,8 @@ class AsyncDuetClient:
     Raises:
         ConfigError: a name, option or combination that cannot work; nothing has been loaded or sent.
     """
+
+    _other = MappingProxyType({"close": "write await duet.aclose()"})
 
     @shows(ClientOptions)
     def __init__(
@@ -190,6 +195,7 @@ class AsyncDuetClient:
         client._expect(loaded.conformity(strict=strict, elsewhere={"reasoner": reasoner, "generator": generator}))
         return client
 
+    @with_completions
     @shows(CallOptions)
     async def chat(
         self, messages: MessagesLike, *, gate: GateLike | Json | None = None, **options: Unpack[CallOptions]
@@ -243,6 +249,10 @@ class AsyncDuetClient:
                 'write ledger = "sqlite:///ledger.db" into duet.toml'
             )
         return self._ledger
+
+    @override
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(reasoner={self.models['reasoner']!r}, generator={self.models['generator']!r})"
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
         """A conversation that keeps its messages, and signals only until the next question."""

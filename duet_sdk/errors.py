@@ -5,6 +5,7 @@
     │   └── BoundaryRefused    a request may not travel as far as the model is
     ├── MissingExtra           an optional dependency that is not installed
     ├── InvalidRequest         a request that no model could answer as it stands
+    ├── Misuse                 a client or run is used as something else than it is
     ├── ContextOverflow        the prompt and its limits do not fit a model's context
     ├── SignalError            the signal is unusable and the policy says to fail
     ├── BudgetExceeded         a limit in tokens or money is used up
@@ -28,8 +29,8 @@
         ├── NoAnswer           the answer says nothing: it is empty, or all thinking
         └── StreamBroken       the answer broke off midway
 
-`ConfigError` and `InvalidRequest` are `ValueError`s, too. A message says what happened, with which values, and what to
-do. It never holds a prompt, a signal or a key.
+`ConfigError` and `InvalidRequest` are `ValueError`s, too, `UnknownOption` and `Misuse` `TypeError`s. A message says
+what happened, with which values, and what to do. It never holds a prompt, a signal or a key.
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ class InvalidRequest(DuetError, ValueError):
 
 class UnknownOption(InvalidRequest, TypeError):
     """A keyword argument that clients or requests do not have; the message says what was probably meant."""
+
+
+class Misuse(DuetError, AttributeError, TypeError):
+    """A client or run is used as something else, such as another library's; the message says what to write."""
 
 
 class ContextOverflow(DuetError):

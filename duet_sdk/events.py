@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypeAlias
+
+from typing_extensions import override
 
 from duet_sdk.reply import GateDecision, Reply, Signal, StageUsage
 from duet_sdk.types import HandoffName, ServedBy, Stage, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
-class GateDecided:
+class _Shown:
+    """What all events have in common."""
+
+    def _repr_html_(self) -> str:
+        """The event on one line, for notebooks."""
+        from duet_sdk.notebook import paragraph
+
+        return paragraph(
+            type(self).__name__, ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecided(_Shown):
     """The gate said whether the reasoner is asked (mode ``duet`` only)."""
 
     decision: GateDecision
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptStarted:
+class AttemptStarted(_Shown):
     """A model is about to be called."""
 
     stage: Stage
@@ -26,14 +41,14 @@ class AttemptStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class SignalDelta:
+class SignalDelta(_Shown):
     """The reasoner wrote a piece of its signal. For display: `SignalDone` holds what counts."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class SignalDone:
+class SignalDone(_Shown):
     """The signal is complete, cut where a limit said so."""
 
     signal: Signal
@@ -41,7 +56,7 @@ class SignalDone:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerDelta:
+class AnswerDelta(_Shown):
     """A piece of an answer; ``index`` tells which of the ``n`` answers it belongs to.
 
     For display: `AnswerDone` holds what counts. The two differ where a model that nothing is known of thinks in its
@@ -54,7 +69,7 @@ class AnswerDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCallDelta:
+class ToolCallDelta(_Shown):
     """A piece of a tool call. ``id`` and ``name`` come with the first piece of each ``position``."""
 
     position: int
@@ -65,7 +80,7 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerDone:
+class AnswerDone(_Shown):
     """One of the ``n`` answers is complete."""
 
     text: str
@@ -74,7 +89,7 @@ class AnswerDone:
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(_Shown):
     """The stage starts over; with ``discard`` what it had written so far is void."""
 
     stage: Stage
@@ -84,7 +99,7 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
-class FellBack:
+class FellBack(_Shown):
     """A stage failed and the next rung of the ladder takes over; ``error_type`` is the error's class name."""
 
     stage: Stage
@@ -98,7 +113,7 @@ class FellBack:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(_Shown):
     """A model's call is over, one for each `AttemptStarted` unless the consumer left early."""
 
     stage: Stage
@@ -111,10 +126,14 @@ class AttemptEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Done(_Shown):
     """The last event of a request that succeeded."""
 
     reply: Reply
+
+    @override
+    def _repr_html_(self) -> str:
+        return self.reply._repr_html_()  # a notebook calls it by this name
 
 
 Event: TypeAlias = (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
+from duet_sdk._foreign import OnlyAsync
 from duet_sdk._tasks import finished
-from duet_sdk.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest
+from duet_sdk.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest, Misuse
 from duet_sdk.events import AnswerDelta, Done, Event
 from duet_sdk.pipeline.lifetime import carried
 from duet_sdk.pipeline.outbox import Outbox
@@ -27,7 +28,7 @@ _within: contextvars.ContextVar[Outbox | None] = contextvars.ContextVar("the run
 """Known by its outbox: a run that its own request refers to would never be forgotten."""
 
 
-class Run:
+class Run(OnlyAsync):
     """One request while it runs: a context manager, and an iterator over its events.
 
     The request begins with the first event that is asked for, in a task of its own, and is at most
@@ -95,6 +96,16 @@ class Run:
 
     def __aiter__(self) -> Self:
         return self
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> NoReturn:
+            """Say what to write.
+
+            Raises:
+                Misuse: always.
+            """
+            raise Misuse("a run of AsyncDuetClient is asynchronous: write 'async for', or use DuetClient")
 
     async def __anext__(self) -> Event:
         outbox = self.outbox

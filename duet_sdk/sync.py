@@ -9,9 +9,12 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
+from typing_extensions import override
+
+from duet_sdk._foreign import Client, OnlySync, with_completions
 from duet_sdk._signatures import shows, with_attributes
 from duet_sdk._tasks import finished
 from duet_sdk.backends.connect import ModelLike
@@ -165,7 +168,7 @@ def _stop(
         thread.join(timeout=_CLEAN_UP_S)
 
 
-class SyncRun:
+class SyncRun(OnlySync):
     """One request while it runs: a context manager, and an iterator over its events.
 
     The request works on the background loop, and whoever iterates takes its events from the same outbox as a `Run`
@@ -263,7 +266,7 @@ class SyncRun:
             self._loop.wait(self._run.aclose())
 
 
-class DuetClient:
+class DuetClient(Client, OnlySync):
     """A pair of models that answers questions, for code without an event loop; safe to use from many threads.
 
     Use it as a context manager, or call `close` when done. It also works where an event loop already runs (a
@@ -282,6 +285,8 @@ class DuetClient:
     Raises:
         ConfigError: a name, option or combination that cannot work.
     """
+
+    _other = MappingProxyType({"aclose": "write duet.close()"})
 
     @shows(ClientOptions)
     def __init__(
@@ -335,6 +340,7 @@ class DuetClient:
         self._client = client
         self._loop = BackgroundLoop(at_end or client.aclose)
 
+    @with_completions
     @shows(CallOptions)
     def chat(
         self, messages: MessagesLike, *, gate: GateLike | Json | None = None, **options: Unpack[CallOptions]
@@ -370,6 +376,15 @@ class DuetClient:
             ConfigError: the client was made without one.
         """
         return BlockingLedger(self._client.ledger, self._loop.wait)
+
+    @property
+    def asynchronous(self) -> AsyncDuetClient:
+        """The client that does the work, for asynchronous code of the same program; closing one closes both."""
+        return self._client
+
+    @override
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(reasoner={self.models['reasoner']!r}, generator={self.models['generator']!r})"
 
     def conversation(self, *, system: str | None = None) -> Conversation:
         """A conversation that keeps its messages, and signals only until the next question."""

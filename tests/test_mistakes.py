@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import pytest
 
-from duet_sdk import AsyncDuetClient, DuetClient, DuetError, Message, Settings, TokenPrice
+from duet_sdk import AsyncDuetClient, DuetClient, DuetError, Endpoint, Message, Misuse, Settings, TokenPrice
+from duet_sdk._foreign import METHODS
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.options import TABLES, CallOptions, ClientOptions
 from duet_sdk.settings import _table_in
@@ -176,3 +178,65 @@ def test_what_is_nested_too_deeply_is_an_error_of_ours(options: dict[str, Any]) 
         duet.chat("q", **options)
     with pytest.raises(DuetError, match="nested too deeply"):
         DuetClient(**{**PAIR, "reasoner": {"model": "vllm/m", "options": deep()}})
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda duet: duet.bind_tools([]), r"ChatDuet\(client=duet\)"),
+        (lambda duet: duet.with_structured_output(dict), r"ChatDuet\(client=duet\)"),
+        (lambda duet: duet.invoke("q"), r"ChatDuet\(client=duet\)"),
+        (lambda duet: duet("q"), r"ChatDuet\(client=duet\)"),
+        (lambda duet: duet.complete("q"), r"DuetLLM\("),
+        (lambda duet: duet.request([]), "Pydantic AI"),
+        (lambda duet: duet.get_response(), "OpenAI Agents"),
+        (lambda duet: duet.chat.completions.create(model="m", messages=[]), r"duet\.chat\("),
+        (lambda duet: duet.responses.create(input="q"), r"duet\.chat\("),
+        (lambda duet: duet.messages.create(max_tokens=5), r"duet\.chat\("),
+        (lambda duet: duet.generate_content("q"), r"duet\.chat\("),
+        (lambda duet: duet.achat("q"), r"AsyncDuetClient\(…\)\.chat"),
+    ],
+)
+@pytest.mark.parametrize("kind", [DuetClient, AsyncDuetClient])
+def test_a_client_in_the_place_of_another_librarys(kind: Any, use: Callable[[Any], object], words: str) -> None:
+    with pytest.raises(Misuse, match=words):
+        use(kind(**PAIR))
+
+
+def test_a_client_denies_what_it_does_not_have_like_any_object() -> None:
+    with DuetClient(**PAIR) as duet:
+        assert not any(hasattr(duet, name) for name in (*METHODS, "_repr_html_", "_ipython_display_", "__deepcopy__"))
+        assert not hasattr(duet.chat.completions, "name")  # type: ignore[attr-defined]
+        assert copy.copy(duet).models == duet.models
+        with pytest.raises(AttributeError, match="object has no attribute 'chatt'"):
+            _ = duet.chatt  # type: ignore[attr-defined]
+        assert repr(duet) == "DuetClient(reasoner='scripted/17', generator='scripted/There are 17.')"
+        assert repr(duet.asynchronous).startswith("AsyncDuetClient(reasoner='scripted/17'")
+
+
+async def test_synchronous_code_on_an_asynchronous_client_and_the_reverse() -> None:
+    duet: Any = AsyncDuetClient(**PAIR)
+    with pytest.raises(Misuse, match="async with"), duet:
+        pass
+    with pytest.raises(Misuse, match="async with"), duet.stream("q"):
+        pass
+    with pytest.raises(Misuse, match="async for"):
+        list(duet.stream("q"))
+    with pytest.raises(Misuse, match=r"await duet\.aclose\(\)"):
+        duet.close()
+    blocking: Any = DuetClient(**PAIR)
+    with pytest.raises(Misuse, match="AsyncDuetClient"):
+        async with blocking:
+            pass
+    with pytest.raises(Misuse, match="AsyncDuetClient"):
+        async with blocking.stream("q"):
+            pass
+    blocking.close()
+
+
+def test_a_scripted_model_at_a_price() -> None:
+    priced = Endpoint(model="scripted/There are 17.", price=TokenPrice("1", "2"), context_tokens=4096)
+    with DuetClient("scripted/17", priced) as duet:
+        assert duet.chat("q").cost.usd
+    with pytest.raises(DuetError, match="'scripted' has no option 'base_url'; it has price"):
+        DuetClient("scripted/17", Endpoint(model="scripted/x", base_url="http://127.0.0.1:1/v1"))

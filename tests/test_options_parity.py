@@ -31,6 +31,7 @@ LANGCHAIN_ALONE = {
     "generator": "the client's second argument",
     "settings": "an argument of the client beside its options",
     "api_key": "LangChain keeps keys apart, as references",
+    "client": "in place of all these",
     "mode": "a call's option, as its default",
     "temperature": "a call's option, as its default",
     "stop": "a call's option, as its default",

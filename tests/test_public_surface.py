@@ -79,6 +79,7 @@ ROOT_NAMES = {
     "EvaluationError",
     "HoldMisused",
     "InvalidRequest",
+    "Misuse",
     "LedgerError",
     "MissingExtra",
     "ModelNotFound",

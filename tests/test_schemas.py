@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 import pytest
 from pydantic import BaseModel, Field
 
-from duet_sdk import AsyncDuetClient, DuetClient, InvalidRequest, Reply, ToolCall
+from duet_sdk import AsyncDuetClient, DuetClient, Event, InvalidRequest, Reply, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.reply import Receipt
 
@@ -149,3 +149,14 @@ def test_notebooks_show_replies_and_receipts_with_all_text_escaped() -> None:
     assert "<b>s</b>" not in shown
     assert shown.count("<tr>") == 3
     assert Receipt()._repr_html_().count("<tr>") == 1
+
+
+def test_notebooks_show_every_event_with_all_text_escaped() -> None:
+    with DuetClient("scripted/<b>s</b>", "scripted/<script>x</script>") as duet, duet.stream("q") as run:
+        events = list(run)
+    shown = [event._repr_html_() for event in events]
+    assert {type(event).__name__ for event in events} >= {"GateDecided", "SignalDone", "AnswerDelta", "Done"}
+    assert all(type(event).__name__ in one for event, one in zip(events[:-1], shown, strict=False))
+    assert not any("<script>" in one or "<b>s</b>" in one for one in shown)
+    assert shown[-1] == run.reply._repr_html_()
+    assert all(callable(getattr(kind, "_repr_html_", None)) for kind in get_args(Event))

@@ -20,9 +20,10 @@ from typing import Literal, TypeAlias
 from typing_extensions import override
 
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
-from duet_sdk.errors import BackendError, ConfigError
+from duet_sdk.backends.options import Known, checked_local
+from duet_sdk.errors import BackendError
 from duet_sdk.events import ToolCallDelta
-from duet_sdk.pricing import FREE, Price
+from duet_sdk.pricing import FREE, GpuHour, Price, TokenPrice
 from duet_sdk.rendering import Renderer, TokenizerFiles
 from duet_sdk.reply import StageUsage
 from duet_sdk.types import Json, Message, TokenLogprob, ToolCall
@@ -68,6 +69,8 @@ Source: TypeAlias = Line | Callable[[Call], Line]
 
 DEFAULT_CAPABILITIES = Capabilities(tools=True, response_format=True, images=True, logprobs=True, switch_thinking=True)
 """What a scripted model can do, unless it is told otherwise."""
+_OPTIONS: Known = {"price": (TokenPrice, GpuHour), "context_tokens": (int,)}
+"""What an `Endpoint` can say of one."""
 
 
 class Scripted(Backend):
@@ -200,11 +203,12 @@ def connect(model: str, options: Mapping[str, object]) -> Scripted:
     """``scripted/TEXT`` always says TEXT; ``scripted/echo`` repeats the last user message.
 
     Raises:
-        ConfigError: an option, as this backend knows none.
+        ConfigError: an option that it does not have.
     """
-    if options:
-        raise ConfigError(f"backend 'scripted' has no option {next(iter(options))!r}")
-    return Scripted(_echo if model == "echo" else model, model=model)
+    given = checked_local("scripted", options, _OPTIONS)
+    able = replace(DEFAULT_CAPABILITIES, context_tokens=given.get("context_tokens"))
+    price = given.get("price", FREE)
+    return Scripted(_echo if model == "echo" else model, model=model, capabilities=able, price=price)
 
 
 def _echo(call: Call) -> str:

@@ -15,10 +15,14 @@ from langchain_core.utils import secret_from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from duet_sdk import (
+    AsyncDuetClient,
     Budget,
+    ConfigError,
+    DuetClient,
     Endpoint,
     GateConfig,
     GpuHour,
+    InvalidRequest,
     Progressive,
     Prompts,
     Retry,
@@ -37,7 +41,7 @@ from duet_sdk.options import ClientOptions
 from duet_sdk.settings import FailureSetting, load_settings
 from duet_sdk.signal import CutPolicy
 from duet_sdk.types import HandoffName, Mode, TraceDialect
-from langchain_duet.clients import Clients
+from langchain_duet.clients import Clients, GivenClient
 from langchain_duet.errors import langchain_errors
 from langchain_duet.keys import beside, check_one_server, keyed
 from langchain_duet.messages import to_duet
@@ -60,7 +64,7 @@ OneModel: TypeAlias = str | Endpoint | Backend
 Model: TypeAlias = OneModel | list[OneModel]
 """A model by its full name, with what a name cannot say, or an object; a list is tried in order."""
 
-_PAIR = ("reasoner", "generator", "settings", "api_key")
+_PAIR = ("reasoner", "generator", "settings", "api_key", "client")
 _POLICIES = (
     "gate",
     "calibration",
@@ -88,7 +92,7 @@ class ChatDuet(BaseChatModel):
     It takes what `duet_sdk.DuetClient` takes, and what every LangChain chat model takes. With no model named the
     settings say which (``duet.toml``, environment ``DUET_*``), and without any the embedded pair answers.
 
-    >>> model = ChatDuet(reasoner="scripted/17", generator="scripted/There are 17.", max_tokens=64)
+    >>> model = ChatDuet("scripted/17", "scripted/There are 17.", max_tokens=64)
     >>> message = model.invoke("How many primes are below 60?", budget=Budget(signal_tokens=32))
     >>> message.text, message.additional_kwargs["reasoning_content"], message.usage_metadata["output_tokens"]
     ('There are 17.', '17', 4)
@@ -106,6 +110,8 @@ class ChatDuet(BaseChatModel):
     """In place of what the environment says; here a pair on disk can be named."""
     api_key: SecretStr | None = Field(default_factory=secret_from_env("DUET_API_KEY", default=None))
     """Key of the server, where one serves both models; otherwise each model's `Endpoint` has its own."""
+    client: AsyncDuetClient | DuetClient | None = None
+    """In place of models and of what a client is made of; it serves every event loop, and stays yours to close."""
 
     mode: Mode = "duet"
     """``duet`` (the gate decides), ``reasoner``, ``generator``, or ``signal`` (no answer is written)."""
@@ -173,20 +179,29 @@ class ChatDuet(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     _settings: Settings | None = PrivateAttr(default=None)
-    _clients: dict[str | None, tuple[tuple[object, ...], Clients]] = PrivateAttr(default_factory=dict)
+    _clients: dict[str | None, tuple[tuple[object, ...], Clients | GivenClient]] = PrivateAttr(default_factory=dict)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, reasoner: Model | None = None, generator: Model | None = None, **options: Any) -> None:
+        models = {"reasoner": reasoner, "generator": generator}
+        super().__init__(**{name: model for name, model in models.items() if model is not None}, **options)
         # Not a validator: pydantic would show a ConfigError, which is a ValueError, as an error of its own.
         self._connect()
 
     def _connect(self) -> None:
         """Refuse now what no client could be made of."""
+        if self.client is not None:
+            own = [name for name in _CLIENT_FIELDS if name != "client" and self._is_given(name)]
+            if own:
+                raise ConfigError(f"the client has its own {', '.join(own)}: leave these out, or leave out client")
+            return
         unnamed = self.reasoner is None and self.generator is None
         self._settings = load_settings() if self.settings is None and unnamed else self.settings
         if self.api_key is not None:
             check_one_server([self.reasoner, self.generator])
         self._clients_of(None)
+
+    def _is_given(self, name: str) -> bool:
+        return name in self.model_fields_set and getattr(self, name) is not None
 
     def _generate(
         self,
@@ -329,6 +344,8 @@ class ChatDuet(BaseChatModel):
             (name, getattr(self, name)) for name in (*_CLIENT_FIELDS, *_CALL_FIELDS) if name not in _NOT_IN_ANSWERS
         )
         given = {name: plain(value) for name, value in every if value is not None}
+        if self.client is not None:
+            given["client"] = id(self.client)  # how it was made is not told, and another one may answer otherwise
         if self.settings is None and self._settings is not None:
             given["settings"] = plain(self._settings)
         return {"model_name": self.model_name, **given}
@@ -376,18 +393,29 @@ class ChatDuet(BaseChatModel):
         body = None if self.generator_params is None else self.generator_params.extra_body
         return prepare(given, defaults, stop=stop, body=body)
 
-    def _clients_of(self, generator: str | None) -> Clients:
-        """The clients for that generator in place of the model's own; made anew when an option was changed."""
+    def _clients_of(self, generator: str | None) -> Clients | GivenClient:
+        """The clients for that generator in place of the model's own; made anew when an option was changed.
+
+        Raises:
+            InvalidRequest: another generator than that of a client that was given.
+        """
         made_of = tuple(getattr(self, name) for name in _CLIENT_FIELDS)
         found = self._clients.get(generator)
-        if found is None or not all(map(is_, found[0], made_of)):
+        if found is not None and all(map(is_, found[0], made_of)):
+            return found[1]
+        if self.client is not None:
+            if generator is not None:
+                raise InvalidRequest(
+                    "model= names another generator than the client's: leave it out, or make ChatDuet "
+                    "of models, without client="
+                )
+            made: Clients | GivenClient = GivenClient(self.client)
+        else:
             key = self.api_key
             second = self.generator if generator is None else beside(self.generator, generator)
-            found = self._clients[generator] = (
-                made_of,
-                Clients(keyed(self.reasoner, key), keyed(second, key), self._settings, self._client_options()),
-            )
-        return found[1]
+            made = Clients(keyed(self.reasoner, key), keyed(second, key), self._settings, self._client_options())
+        self._clients[generator] = (made_of, made)
+        return made
 
     def _client_options(self) -> ClientOptions:
         names = (*_POLICIES, *_SAMPLING, *_BOOKS)

@@ -14,6 +14,35 @@ if TYPE_CHECKING:
     from duet_sdk.options import ClientOptions
 
 
+class GivenClient:
+    """A client of the caller's in the place of `Clients`; it stays the caller's to close.
+
+    Attributes:
+        models: both models' full names.
+    """
+
+    def __init__(self, client: AsyncDuetClient | DuetClient) -> None:
+        self._client = client.asynchronous if isinstance(client, DuetClient) else client
+        self._blocking = client if isinstance(client, DuetClient) else None
+        self.models = client.models
+
+    def sync(self) -> DuetClient:
+        """The client for code without an event loop."""
+        if self._blocking is None:
+            self._blocking = DuetClient.over(self._client)
+        return self._blocking
+
+    def of_this_loop(self) -> AsyncDuetClient:
+        """The client for asynchronous code; one serves every event loop."""
+        return self._client
+
+    def close(self) -> None:
+        """Nothing: it is the caller's."""
+
+    async def aclose(self) -> None:
+        """Nothing, as `close`."""
+
+
 class Clients:
     """Makes clients when they are needed, and forgets those of other processes and of loops that have ended.
 

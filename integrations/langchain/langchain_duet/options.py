@@ -12,10 +12,12 @@ from langchain_core.runnables.config import ensure_config
 from duet_sdk import Budget, InvalidRequest, Sampling
 from duet_sdk.gate import Gate
 from duet_sdk.options import CallOptions
+from duet_sdk.settings import from_tables
 from duet_sdk.types import Json
 
 _OWN = ("gate", "max_tokens", "model", "parallel_tool_calls", "stream", "timeout")
 """Known in addition to the options of a DUET request; ``stream`` is LangChain's word for how the model was called."""
+_READ = {"budget": Budget, "generator_params": Sampling}
 KNOWN = (*CallOptions.__annotations__, *_OWN)
 
 
@@ -42,6 +44,7 @@ def prepare(
     Raises:
         InvalidRequest: an option that is unknown.
     """
+    given = _with_objects(given)
     for name in given:
         if name not in KNOWN:
             close = get_close_matches(name, KNOWN, n=1)
@@ -59,6 +62,22 @@ def prepare(
     if "session" not in options and (thread := _thread()) is not None:
         options["session"] = thread
     return Prepared(chosen.get("model"), chosen.get("gate"), cast("CallOptions", options))
+
+
+def _with_objects(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a call sets, with objects in place of tables for what is read here.
+
+    Raises:
+        InvalidRequest: a table that cannot be used, or a value of another kind.
+    """
+    tables = {name: value for name in _READ if isinstance(value := given.get(name), Mapping)}
+    made = {**given, **from_tables(tables, error=InvalidRequest)} if tables else given
+    for name, kind in _READ.items():
+        if (value := made.get(name)) is not None and not isinstance(value, kind):
+            raise InvalidRequest(
+                f"{name} must be a {kind.__name__}, or a dict with its fields, got {type(value).__name__}"
+            )
+    return made
 
 
 def _limits(given: Mapping[str, Any]) -> Budget:

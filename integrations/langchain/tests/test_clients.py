@@ -15,10 +15,16 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_duet import ChatDuet
 from pairs import pair
+from pydantic import ValidationError
 from support.fault_server import Answer, FaultServer, running
 
+from duet_sdk import AsyncDuetClient, ConfigError, DuetClient, InvalidRequest, Misuse
+from duet_sdk.backends.scripted import Scripted
 from duet_sdk.budget import MemoryLedger
 
 
@@ -130,3 +136,68 @@ def test_both_kinds_of_call_share_one_ledger():
     model.invoke("q")
     asyncio.run(model.ainvoke("q"))
     assert asyncio.run(ledger.balance("session:s")).spent.requests == 2
+
+
+def given(kind, **options):
+    reasoner, generator = Scripted("notes"), Scripted("the answer")
+    return kind(reasoner, generator, **options)
+
+
+@pytest.mark.parametrize("kind", [DuetClient, AsyncDuetClient])
+def test_a_client_that_exists_answers_and_stays_open(kind):
+    client = given(kind, gate="never")
+    model = ChatDuet(client=client)
+    assert model.invoke("q").response_metadata["gate"]["policy"] == "never"
+    assert asyncio.run(model.ainvoke("q")).text == "the answer"
+    assert "".join(chunk.text for chunk in model.stream("q")) == "the answer"
+    model.close()
+    asyncio.run(model.aclose())
+    assert model.invoke("q").text == "the answer"
+    assert model.model_name == "scripted/lines"
+    assert copy.copy(model).invoke("q").text == "the answer"
+    if kind is DuetClient:
+        client.close()
+    else:
+        asyncio.run(client.aclose())
+
+
+def test_a_client_comes_alone():
+    with given(DuetClient) as client:
+        with pytest.raises(ConfigError, match="the client has its own reasoner, gate: leave these out"):
+            ChatDuet("scripted/a", client=client, gate="never")
+        with pytest.raises(InvalidRequest, match="model= names another generator than the client's"):
+            ChatDuet(client=client).invoke("q", model="scripted/other")
+        with pytest.raises(ValidationError):
+            ChatDuet(client="scripted/a")
+
+
+def test_two_clients_of_the_same_models_share_no_cached_answer():
+    with given(DuetClient) as one, given(DuetClient, gate="never") as other:
+        keys = {ChatDuet(client=client)._get_llm_string() for client in (one, one, other)}
+    assert len(keys) == 2
+
+
+def test_models_by_their_places():
+    model = ChatDuet("scripted/17", "scripted/There are 17.", gate="never")
+    assert (model.reasoner, model.generator) == ("scripted/17", "scripted/There are 17.")
+    assert model.invoke("q").text == "There are 17."
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def test_a_client_in_an_agents_place_says_what_to_use():
+    with given(DuetClient) as client:
+        for use in (
+            lambda: create_agent(client, [add]).invoke({"messages": "q"}),
+            lambda: client.bind_tools([add]),
+            lambda: client.with_structured_output(dict),
+            lambda: (ChatPromptTemplate.from_messages([("human", "{q}")]) | client).invoke({"q": "q"}),
+            lambda: (client | StrOutputParser()).invoke("q"),
+        ):
+            with pytest.raises(Misuse, match=r"ChatDuet\(client=duet\)"):
+                use()
+        agent = create_agent(ChatDuet(client=client), [add])
+        assert agent.invoke({"messages": "q"})["messages"][-1].text == "the answer"

@@ -63,6 +63,29 @@ def test_parallel_calls_are_switched_off_beside_what_the_model_sends_anyway():
     assert generator.calls[0].sampling.extra_body == {"priority": 1, "parallel_tool_calls": False}
 
 
+def test_tables_stand_for_objects_in_calls_too():
+    model, reasoner, generator = pair(budget={"answer_tokens": 50})
+    model.invoke("q", budget={"signal_tokens": 9}, generator_params={"temperature": 0.5})
+    assert (reasoner.calls[0].max_tokens, generator.calls[0].max_tokens) == (9, 50)
+    assert generator.calls[0].sampling.temperature == 0.5
+    model.bind_tools([], parallel_tool_calls=False).invoke("q", generator_params={"top_k": 3})
+    assert generator.calls[1].sampling.extra_body == {"parallel_tool_calls": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"budget": {"signal_token": 4}}, "did you mean 'signal_tokens'"),
+        ({"budget": 64}, "budget must be a Budget, or a dict with its fields"),
+        ({"generator_params": 0.5}, "generator_params must be a Sampling"),
+    ],
+)
+def test_a_dial_that_cannot_be_used_is_refused(options, words):
+    model, *_ = pair()
+    with pytest.raises(InvalidRequest, match=words):
+        model.invoke("q", **options)
+
+
 @pytest.mark.parametrize("name", ["budgets", "reasoning_effort"])
 def test_an_option_that_is_unknown_is_refused(name):
     model, *_ = pair()
