@@ -24,6 +24,13 @@ def test_the_blocks_of_the_guide_run() -> None:
         exec(block.compile(page), namespace)
 
 
+def test_the_block_of_the_projects_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "README.md"
+    [block] = [block for block in blocks(page.read_text(encoding="utf-8")) if "langchain_duet" in block.source]
+    exec(block.compile(page), {})
+    assert capsys.readouterr().out == "There are 17 of them.\n"
+
+
 def test_the_blocks_of_the_readme_are_python() -> None:
     page = HERE / "README.md"
     found = list(blocks(page.read_text(encoding="utf-8")))
