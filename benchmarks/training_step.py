@@ -113,7 +113,7 @@ def separate(folder: Path, rounds: int) -> float:
             num_generations=group, max_completion_length=tokens, max_steps=rounds, learning_rate=1e-4,
             lr_scheduler_type="constant", beta=0.0, use_cpu=True, bf16=False, report_to=[], save_strategy="no",
             disable_tqdm=True, dataloader_pin_memory=False,
-            gradient_checkpointing=False,  # the joint trainer's default; TRL's own trades time for memory
+            gradient_checkpointing=False,  # as in the toy's configuration
         )  # fmt: skip
         made = GRPOTrainer(
             AutoModelForCausalLM.from_pretrained(start / stage),

@@ -128,10 +128,11 @@ def check_sizes(config: TrainConfig, *, processes: int) -> None:
             "each takes whole questions"
         )
     for stage, part, group in _groups(config):
-        if rollout.questions * group % (shares * part.gradient_accumulation):
+        passes = part.gradient_accumulation or 1  # those that are left to auto divide
+        if rollout.questions * group % (shares * passes):
             raise ConfigError(
                 f"{rollout.questions} questions with {group} samples each do not divide into {processes} processes, "
-                f"{rollout.mini_batches} mini-batches and {part.gradient_accumulation} passes of {stage}; change "
+                f"{rollout.mini_batches} mini-batches and {passes} passes of {stage}; change "
                 f"rollout.mini_batches or {stage}.gradient_accumulation"
             )
 
@@ -234,9 +235,21 @@ def build_policy(
         peft_config=adapter(part.lora),
     )
     policy.log_prefix = f"{stage}/"
+    policy.sampled_at_once = None if part.vllm is not None else part.sampled_at_once
     for shown in (PrinterCallback, ProgressCallback):
         policy.remove_callback(shown)
     return policy
+
+
+def passes_of(part: Model) -> int:
+    """Passes of an update of a run that was fitted to its machine.
+
+    Raises:
+        ConfigError: they are left to ``auto`` still.
+    """
+    if part.gradient_accumulation is None:
+        raise ConfigError("gradient_accumulation is still auto; `duet_sdk.trainer.machine.for_this_machine` chooses it")
+    return part.gradient_accumulation
 
 
 def _groups(config: TrainConfig) -> list[tuple[StageName, Model, int]]:
@@ -255,7 +268,7 @@ def _settings(
 ) -> GRPOConfig:
     rollout, training = config.rollout, config.training
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    passes = part.gradient_accumulation
+    passes = passes_of(part)
     engine: dict[str, Any] = {}
     if part.vllm is not None:
         engine = {

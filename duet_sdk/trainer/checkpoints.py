@@ -22,7 +22,14 @@ MARKER = "duet.json"
 STAGES = ("reasoner", "generator")
 _NAME = re.compile(r"checkpoint-(\d+)")
 _MAY_CHANGE = ("output", "training.rounds", "training.epochs", "training.save_every", "training.keep")
-_MAY_CHANGE_SECTIONS = ("training.validat", "training.log_", "guard.", "warmup.")
+_MAY_CHANGE_SECTIONS = (
+    "reasoner.sampled_at_once",
+    "generator.sampled_at_once",
+    "training.validat",
+    "training.log_",
+    "guard.",
+    "warmup.",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 CountOrNone: TypeAlias = Annotated[int, Field(ge=0)]
+CountOrAuto: TypeAlias = Annotated[Count | None, BeforeValidator(lambda given: None if given == "auto" else given)]
+"""A number, or ``auto`` (None): the largest that fits the card, by the plan."""
 
 RewardName: TypeAlias = Literal["gated", "additive"]
 ScheduleName: TypeAlias = Literal["constant", "dual", "guarded", "pi"]
@@ -82,12 +84,15 @@ class Model(Section):
     """How weights are held. Updates of 1e-6 vanish in bfloat16, so it is only for a frozen base under ``lora``."""
     optimizer: str = "adamw_torch"
     """Optimizer as transformers names it; ``adamw_8bit`` saves memory on a GPU."""
-    gradient_accumulation: Count = 1
-    """Passes into which each update is split to save memory; changes no result but rounding."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice to save memory."""
+    gradient_accumulation: CountOrAuto = None
+    """Passes into which each update is split to save memory; changes no result but rounding. ``auto`` takes as few as
+    fit the card."""
+    gradient_checkpointing: bool = True
+    """Compute activations twice: a third more time, and a tenth of their memory or less."""
     vllm: Vllm | None = None
-    """Rollouts by vLLM; None uses transformers in the training process."""
+    """Rollouts by vLLM; None uses transformers in the training process, in calls of ``sampled_at_once``."""
+    sampled_at_once: CountOrAuto = None
+    """Sequences that transformers samples at once; ``auto`` takes as many as fit the card. vLLM decides by itself."""
     licence: str | None = None
     """Licence of the starting model, as the pair's card should name it."""
 
@@ -95,8 +100,8 @@ class Model(Section):
 class Reasoner(Model):
     """The model that writes the signal."""
 
-    max_new_tokens: Count = 8192
-    """Most tokens of a signal; the paper's 8192."""
+    max_new_tokens: Count = 2048
+    """Most tokens of a signal; the paper's 8192 need four times the memory and time, and few cards have it."""
 
 
 class Generator(Model):

@@ -18,6 +18,7 @@ from duet_sdk.trainer.build import Start, check_context, check_names, check_size
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
 from duet_sdk.trainer.data import check_same_on_all_ranks, prepare
 from duet_sdk.trainer.journal import Journal, write_whole
+from duet_sdk.trainer.machine import for_this_machine
 from duet_sdk.trainer.prompts import PairPrompts
 from duet_sdk.trainer.result import Outcome, save_pair
 from duet_sdk.trainer.trial import RunContext, Trial, prepare_trial
@@ -75,7 +76,6 @@ class JointTrainer:
         grader: QuestionGrader | None = None,
         beside: Path | None = None,
     ) -> None:
-        self._config = config
         self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         check_names(config)
         check_sizes(config, processes=self.processes)
@@ -83,6 +83,8 @@ class JointTrainer:
         self._own_grader = None if grader is not None else _grader_of(config, beside or Path.cwd())
         self.start = locate_models(config)
         check_context(config, self.start)
+        self.config = config = for_this_machine(config, self.start, processes=self.processes)
+        """The run, with numbers in place of ``auto``."""
         self.prompts = prompts = PairPrompts.of(self.start.reasoner, self.start.generator)
         self.data: dict[str, JsonValue] = {}
         """What became of the data's rows."""
@@ -175,7 +177,7 @@ class JointTrainer:
         """Whether a trial that was so gentle collapsed and may be tried again."""
         if monitor.collapsed is None or monitor.stopped:
             return False
-        if gentler < self._config.guard.retries:
+        if gentler < self.config.guard.retries:
             return True
         what = f"collapsed after {gentler} retries: {monitor.collapsed}"
         self._context.journal.decision("stop", what, round=monitor.round)
@@ -189,7 +191,7 @@ class JointTrainer:
         self._context.journal.decision(
             "back",
             f"back to {f'step {step}' if step else 'the start'} with alpha, lambda, its bounds and learning rates "
-            f"times {self._config.guard.gentler**gentler:g}: {monitor.collapsed}",
+            f"times {self.config.guard.gentler**gentler:g}: {monitor.collapsed}",
             round=monitor.round,
             step=step,
         )
@@ -201,17 +203,17 @@ class JointTrainer:
         stopped = "signal" if monitor.stopped else monitor.collapsed
         pair = None
         if stopped is None:
-            outcome = Outcome(self._config, origin, self.start, self.data, monitor.round, trial.validate(monitor.round))
+            outcome = Outcome(self.config, origin, self.start, self.data, monitor.round, trial.validate(monitor.round))
             pair = save_pair(trial.reasoner, trial.generator, outcome, writes=self._rank == 0)
             if self._rank == 0:
-                write_whole(self._config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
+                write_whole(self.config.output / RESULT, json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
         reasoner, generator = (one.accelerator.unwrap_model(one.model) for one in (trial.reasoner, trial.generator))
         return Trained(reasoner, generator, monitor.round, stopped, pair)
 
     def _prepare(self, resume: bool) -> tuple[int | None, int]:
         """The step to start from and how gently, with the folder put in order."""
-        folder, checkpoints, journal = self._config.output, self._context.checkpoints, self._context.journal
-        values = self._config.model_dump(mode="json")
+        folder, checkpoints, journal = self.config.output, self._context.checkpoints, self._context.journal
+        values = self.config.model_dump(mode="json")
         if resume:
             step = checkpoints.last_common()
             begun = read_json(folder / CONFIG) if step is None else self._state(step)["config"]
@@ -249,7 +251,7 @@ class JointTrainer:
         state = self._context.checkpoints.state("reasoner", step)
         if state is None:
             raise TrainingError(
-                f"the checkpoint at step {step} in {self._config.output} is no longer complete; try again"
+                f"the checkpoint at step {step} in {self.config.output} is no longer complete; try again"
             )
         return state
 

@@ -58,6 +58,8 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
 
     log_prefix = ""
     """Before the names of its metrics, so that two policies can share a tracker."""
+    sampled_at_once: int | None = None
+    """Most sequences of one call of the engine; None leaves all to it."""
 
     def __init__(self, side: Side, **given: Any) -> None:
         self._side = side
@@ -71,8 +73,14 @@ class Policy(GRPOTrainer):  # type: ignore[misc]
             each: how often.
         """
         ids = [list(prompt) for prompt in prompts]
-        # The one door to all of TRL's engines (transformers, vLLM beside or behind a server), and private.
-        sampled, logprobs = self._generate_single_turn(ids, None, {}, each)
+        most = self.sampled_at_once or len(ids)
+        sampled: list[list[int]] = []
+        logprobs: list[list[float]] | None = None
+        for first in range(0, len(ids), most):
+            # The one door to all of TRL's engines (transformers, vLLM beside or behind a server), and private. Only
+            # vLLM tells log-probabilities, and it gets all at once.
+            written, logprobs = self._generate_single_turn(ids[first : first + most], None, {}, each)
+            sampled += written
         return sampled, logprobs
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from duet_sdk.errors import ConfigError
 from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.boundary import as_training_errors
-from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer, quiet
+from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer, passes_of, quiet
 from duet_sdk.trainer.checkpoints import refuse_changes
 from duet_sdk.trainer.joint import CONFIG, JointTrainer, Trained
 from duet_sdk.trainer.journal import DECISIONS, write_whole
@@ -53,7 +53,7 @@ class Supervised:
             learning_rate=self.learning_rate,
             batch=batch,
             steps=steps,
-            passes=min(part.gradient_accumulation, batch),
+            passes=min(passes_of(part), batch),
             gradient_checkpointing=part.gradient_checkpointing,
             optimizer=part.optimizer,
             precision=self.config.training.precision,
@@ -78,6 +78,7 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
         ConfigError: as `JointTrainer.train`, or proposals were asked for on several processes.
     """
     trainer = trainer or JointTrainer(config)
+    config = trainer.config
     if config.propose.cycles == 0 and not config.propose.empty:
         return trainer.train(resume=resume)
     if trainer.processes > 1:
@@ -125,6 +126,7 @@ def run_warmup(config: TrainConfig, *, trainer: JointTrainer | None = None) -> d
         ConfigError: it was started on several processes.
     """
     trainer = trainer or JointTrainer(config)
+    config = trainer.config
     if trainer.processes > 1:
         raise ConfigError("the warm-up runs on one process: start it without torchrun")
     pair, origin = _load(config, trainer)

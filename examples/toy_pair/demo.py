@@ -117,11 +117,13 @@ def configure(folder: Path, scale: Scale) -> TrainConfig:
             "model": str(folder / "start" / "reasoner"),
             "learning_rate": 1.5e-4,
             "max_new_tokens": SIGNAL_TOKENS,
+            "gradient_checkpointing": False,
         },
         "generator": {
             "model": str(folder / "start" / "generator"),
             "learning_rate": 1e-4,
             "max_new_tokens": ANSWER_TOKENS,
+            "gradient_checkpointing": False,
         },
         "data": {
             "train": str(folder / "questions.jsonl"),

@@ -58,6 +58,25 @@ def test_both_policies_take_every_step_whatever_their_gradient_accumulation(
     assert steps_of(config) == {"reasoner": 4, "generator": 4}
 
 
+def test_samples_may_be_drawn_in_several_calls(configure: Configure, trainer: Make, pair: Path) -> None:
+    config = configure(reasoner={"sampled_at_once": 3}, generator={"sampled_at_once": 5}, training={"rounds": 2})
+    made = trainer(config)
+    assert moved(made.train(), pair) == {"reasoner": True, "generator": True}
+    assert [row["round"] for row in trained_rounds(config)] == [1, 2]
+
+
+def test_what_is_left_to_auto_is_a_number_in_the_runs_folder(configure: Configure, trainer: Make) -> None:
+    config = configure(training={"rounds": 1})
+    assert config.reasoner.gradient_accumulation is None
+    trainer(config).train()
+    kept = json.loads((config.output / "config.json").read_text())
+    assert {stage: kept[stage]["gradient_accumulation"] for stage in ("reasoner", "generator")} == {
+        "reasoner": 1,
+        "generator": 1,
+    }
+    assert (kept["reasoner"]["sampled_at_once"], kept["generator"]["sampled_at_once"]) == (8, 16)
+
+
 def test_without_the_swap_of_gradient_state_steps_are_lost(
     configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

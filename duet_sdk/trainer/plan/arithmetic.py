@@ -21,6 +21,8 @@ class PolicyBatches:
     """Passes of an update (gradient accumulation)."""
     updates: int
     """Optimizer steps in a round."""
+    sampled_at_once: int
+    """Sequences of one call of transformers' generation on one process; vLLM decides by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Batches:
 
 
 def batches(config: TrainConfig, *, processes: int, questions: int | None = None) -> Batches:
-    """The round that a configuration makes.
+    """The round that a configuration makes; where passes are left to ``auto``, with one sequence in each.
 
     Args:
         config: the run.
@@ -61,30 +63,36 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
     if rollout.questions % processes:
         problems.append(
             f"rollout.questions ({rollout.questions}) is not a multiple of {processes} processes: each takes "
-            "whole questions"
+            f"whole questions; set rollout.questions={_multiple(rollout.questions, processes * rollout.mini_batches)}"
         )
     parts = {}
     groups = {"reasoner": rollout.signals, "generator": rollout.signals * rollout.answers}
     for stage, part in (("reasoner", config.reasoner), ("generator", config.generator)):
         samples = rollout.questions * groups[stage]
-        share = processes * rollout.mini_batches * part.gradient_accumulation
-        if samples % share:
+        update = samples // processes // rollout.mini_batches
+        passes = part.gradient_accumulation or max(1, update)
+        if samples % (processes * rollout.mini_batches * passes):
             problems.append(
                 f"the {stage}'s {samples} samples do not divide into {processes} processes × {rollout.mini_batches} "
-                f"mini-batches × {part.gradient_accumulation} passes; change {stage}.gradient_accumulation"
+                f"mini-batches × {passes} passes; set {stage}.gradient_accumulation to auto or a divisor of {update}"
             )
         parts[stage] = PolicyBatches(
             samples=samples,
             samples_per_process=samples // processes,
-            per_device=max(1, samples // share),
-            passes=part.gradient_accumulation,
+            per_device=max(1, update // passes),
+            passes=passes,
             updates=rollout.mini_batches,
+            sampled_at_once=min(part.sampled_at_once or samples, max(1, samples // processes)),
         )
     rounds = config.training.rounds
     if rounds is None and questions is not None:
         rounds = int(config.training.epochs * (questions // rollout.questions))
     if questions is not None and questions < rollout.questions:
-        problems.append(f"there are {questions} questions and a round takes {rollout.questions}")
+        fewer = questions - questions % (processes * rollout.mini_batches)
+        problems.append(
+            f"there are {questions} questions and a round takes {rollout.questions}; "
+            + (f"set rollout.questions={fewer}, or give more" if fewer else "give more")
+        )
     return Batches(
         questions=rollout.questions,
         signals=rollout.signals,
@@ -96,3 +104,8 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
         rounds=rounds,
         problems=tuple(problems),
     )
+
+
+def _multiple(wanted: int, step: int) -> int:
+    """The multiple of a step that is next to what was wanted."""
+    return max(step, round(wanted / step) * step)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from duet_sdk.errors import ConfigError
+
+_FILL_GPU, _FILL_MACHINE = 0.9, 0.5
+"""Shares of a GPU, as the plan is an estimate, and of a machine, which runs other programs too."""
+_MEMORY_GB = 8.0
+"""Of a machine that does not tell: what the smallest that are in use have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,7 @@ class Hardware:
     nodes: int = 1
     """Machines."""
     gpu_gb: float = 80.0
-    """Memory of a GPU, in 10⁹ bytes; 80 as an H100 has."""
+    """Memory of a GPU, in 10⁹ bytes; 80 as an H100 has. Without GPUs, that of the machine."""
     server_gpus: int = 0
     """GPUs of all machines that vLLM servers have for themselves."""
     sharded: bool = False
@@ -37,7 +43,24 @@ class Hardware:
                 f"servers take {self.server_gpus} of {self.gpus * self.nodes} GPUs, and training needs one itself"
             )
 
+    @classmethod
+    def this_cpu(cls) -> Hardware:
+        """This machine without its GPUs."""
+        return cls(gpus=0, gpu_gb=_memory_gb())
+
+    @property
+    def to_fill_gb(self) -> float:
+        """Memory that batches left to ``auto`` may fill, in 10⁹ bytes: an estimate should not end at the brim."""
+        return self.gpu_gb * (_FILL_GPU if self.gpus else _FILL_MACHINE)
+
     @property
     def processes(self) -> int:
         """Training processes: one for each GPU that no server has."""
         return max(1, self.gpus * self.nodes - self.server_gpus)
+
+
+def _memory_gb() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, ValueError, OSError):  # Windows has none of it
+        return _MEMORY_GB

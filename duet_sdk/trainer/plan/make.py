@@ -9,18 +9,12 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from duet_sdk.trainer.config import Model, TrainConfig
+from duet_sdk.trainer.plan.advice import memory, what_fits
 from duet_sdk.trainer.plan.arithmetic import Batches, batches
+from duet_sdk.trainer.plan.fit import fitted
 from duet_sdk.trainer.plan.hardware import Hardware
 from duet_sdk.trainer.plan.launch import launch_lines
-from duet_sdk.trainer.plan.memory import (
-    RESERVE_GB,
-    MemoryUse,
-    activations,
-    engine_problem,
-    longest_prompts,
-    policy_states,
-    rollouts,
-)
+from duet_sdk.trainer.plan.memory import MemoryUse, engine_problem, longest_prompts, peak
 from duet_sdk.trainer.plan.shape import ModelShape, find_shape
 
 
@@ -47,7 +41,7 @@ class Plan:
 
         None where a shape is not known.
         """
-        return _peak(self.parts) if self.parts else None
+        return peak(self.parts) if self.parts else None
 
     @property
     def fits(self) -> bool:
@@ -89,43 +83,29 @@ def plan(
     Raises:
         TrainingError: a model's ``config.json`` does not describe a decoder.
     """
-    machine = hardware or Hardware(gpus=0 if config.training.use_cpu else 1)
-    made = batches(config, processes=machine.processes, questions=questions)
+    machine = hardware or (Hardware.this_cpu() if config.training.use_cpu else Hardware())
     stages: dict[str, Model] = {"reasoner": config.reasoner, "generator": config.generator}
     shapes = {stage: find_shape(part.model, revision=part.revision) for stage, part in stages.items()}
-    problems, notes, parts = [*made.problems], [], []
+    run = fitted(config, shapes, machine)
+    made = batches(run, processes=machine.processes, questions=questions)
+    problems, notes = [*made.problems], _missing(stages, shapes)
     prompts = longest_prompts(config)
     for stage, part in stages.items():
-        shape = shapes[stage]
-        if shape is None:
-            notes.append(
-                f"{part.model} is not here, so its memory is left out; `duet models pull {part.model}` fetches it"
-            )
-            continue
-        batch = made.reasoner if stage == "reasoner" else made.generator
-        longest = prompts[stage] + part.max_new_tokens
-        parts += policy_states(stage, part, shape, machine)
-        parts += rollouts(stage, part, shape, batch, prompt_tokens=prompts[stage], hardware=machine)
-        parts += activations(
-            stage,
-            part,
-            shape,
-            batch,
-            prompt_tokens=prompts[stage],
-            mixed=config.training.precision != "float32",
-            sharded=machine.sharded,
-        )
-        problems += _length_problems(stage, part, shape, longest)
-        if machine.gpus and (problem := engine_problem(stage, part, shape, longest=longest, gpu_gb=machine.gpu_gb)):
-            problems.append(problem)
-    if None in shapes.values():
-        parts = []
+        if (shape := shapes[stage]) is not None:
+            longest = prompts[stage] + part.max_new_tokens
+            problems += _length_problems(stage, config, shape, longest)
+            if machine.gpus and (problem := engine_problem(stage, part, shape, longest=longest, gpu_gb=machine.gpu_gb)):
+                problems.append(problem)
     problems += _server_problems(stages, machine)
-    notes += _notes(config, machine)
-    if parts and machine.gpus:
-        parts.append(MemoryUse("both", "reserve", RESERVE_GB, "CUDA, NCCL, fragments"))
-        if (peak := _peak(parts)) > machine.gpu_gb:
-            problems.append(f"a GPU has {machine.gpu_gb:g} GB and the run needs about {peak:.0f}: {_advice(parts)}")
+    notes += [*_sampling_notes(run, made, machine), *_notes(config, machine)]
+    known = {stage: shape for stage, shape in shapes.items() if shape is not None}
+    parts = memory(run, known, machine) if len(known) == len(stages) else []
+    if parts and (most := peak(parts)) > machine.gpu_gb:
+        what = "a GPU" if machine.gpus else "this machine"
+        problems.append(
+            f"{what} has {machine.gpu_gb:.0f} GB and the run needs about {most:.0f} ({_largest(parts)}); "
+            f"{what_fits(config, known, machine)}"
+        )
     return Plan(
         hardware=machine,
         batches=made,
@@ -137,29 +117,37 @@ def plan(
     )
 
 
-def _peak(parts: list[MemoryUse] | tuple[MemoryUse, ...]) -> float:
-    held = sum(part.gb for part in parts if part.at_once)
-    passing: dict[tuple[str, bool], float] = {}
-    for part in parts:
-        if not part.at_once:
-            # A policy samples before it trains, and the other waits meanwhile.
-            key = (part.stage, part.name == "keys and values")
-            passing[key] = passing.get(key, 0.0) + part.gb
-    return held + max(passing.values(), default=0.0)
+def _missing(stages: dict[str, Model], shapes: dict[str, ModelShape | None]) -> list[str]:
+    return [
+        f"{part.model} is not here, so its memory is left out; `duet models pull {part.model}` fetches it"
+        for stage, part in stages.items()
+        if shapes[stage] is None
+    ]
 
 
-def _length_problems(stage: str, part: Model, shape: ModelShape, longest: int) -> list[str]:
+def _length_problems(stage: str, config: TrainConfig, shape: ModelShape, longest: int) -> list[str]:
+    part: Model = getattr(config, stage)
     found = []
     if shape.window is not None and longest > shape.window:
+        signal = config.reasoner.max_new_tokens - (longest - shape.window)
+        value = f"set reasoner.max_new_tokens={signal}" if signal > 0 else "take a model with a longer one"
         found.append(
-            f"the {stage}'s window holds {shape.window} tokens, and prompt and output can have {longest}; lower "
-            "data.max_prompt_tokens or max_new_tokens"
+            f"the {stage}'s window holds {shape.window} tokens, and prompt and output can have {longest} "
+            f"({_lengths(stage, config)}); {value}, or lower another of these"
         )
     if part.vllm is not None and part.vllm.max_model_length is not None and longest > part.vllm.max_model_length:
         found.append(
-            f"{stage}.vllm.max_model_length is {part.vllm.max_model_length}, and prompt and output can have {longest}"
+            f"{stage}.vllm.max_model_length is {part.vllm.max_model_length}, and prompt and output can have {longest} "
+            f"({_lengths(stage, config)}); set {stage}.vllm.max_model_length={longest}"
         )
     return found
+
+
+def _lengths(stage: str, config: TrainConfig) -> str:
+    """What makes up a policy's longest sequence, by the names of its settings."""
+    own = f"data.max_prompt_tokens {config.data.max_prompt_tokens}"
+    own += f" + reasoner.max_new_tokens {config.reasoner.max_new_tokens}"
+    return own + (f" + generator.max_new_tokens {config.generator.max_new_tokens}" if stage == "generator" else "")
 
 
 def _server_problems(stages: dict[str, Model], machine: Hardware) -> list[str]:
@@ -195,10 +183,24 @@ def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
     return notes
 
 
-def _advice(parts: list[MemoryUse]) -> str:
+def _sampling_notes(config: TrainConfig, made: Batches, machine: Hardware) -> list[str]:
+    """Where a GPU would wait for transformers' generation, which writes token by token for few sequences."""
+    steps = {}
+    for stage, part, batch in (
+        ("reasoner", config.reasoner, made.reasoner),
+        ("generator", config.generator, made.generator),
+    ):
+        calls = -(-batch.samples_per_process // batch.sampled_at_once)
+        if part.vllm is None and machine.gpus and calls > 1:
+            steps[stage] = f"{stage} {calls} × {part.max_new_tokens}"
+    if not steps:
+        return []
+    return [
+        f"transformers samples a round in up to ({', '.join(steps.values())}) steps, one after the other; vLLM "
+        f"({' '.join(f'{stage}.vllm={{}}' for stage in steps)}) or a lower rollout.questions makes rounds shorter"
+    ]
+
+
+def _largest(parts: list[MemoryUse]) -> str:
     largest = sorted((part for part in parts if part.stage != "both"), key=lambda part: -part.gb)[:3]
-    listed = ", ".join(f"{part.stage} {part.name} {part.gb:.1f}" for part in largest)
-    return (
-        f"the largest parts are {listed}; lora, gradient_checkpointing, more gradient_accumulation, an 8-bit "
-        "optimizer, shorter outputs or FSDP2 make them smaller"
-    )
+    return ", ".join(f"{part.stage}'s {part.name} {part.gb:.1f}" for part in largest)

@@ -16,13 +16,23 @@ KNOWN: Mapping[str, Mapping[str, int | bool]] = {
         "head_dim": 128, "intermediate_size": 9728, "vocab_size": 151936, "tie_word_embeddings": True,
         "max_position_embeddings": 40960,
     },
+    "Qwen/Qwen3-8B": {
+        "num_hidden_layers": 36, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "intermediate_size": 12288, "vocab_size": 151936, "tie_word_embeddings": False,
+        "max_position_embeddings": 40960,
+    },
+    "Qwen/Qwen3-1.7B": {
+        "num_hidden_layers": 28, "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 8,
+        "head_dim": 128, "intermediate_size": 6144, "vocab_size": 151936, "tie_word_embeddings": True,
+        "max_position_embeddings": 40960,
+    },
     "Qwen/Qwen3-0.6B": {
         "num_hidden_layers": 28, "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8,
         "head_dim": 128, "intermediate_size": 3072, "vocab_size": 151936, "tie_word_embeddings": True,
         "max_position_embeddings": 40960,
     },
 }  # fmt: skip
-"""The paper's pair, so that it can be planned for where nothing is downloaded. Source: their config.json on the hub."""
+"""The paper's pair and its siblings, to plan for where nothing is downloaded. Source: their config.json on the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ class ModelShape:
         """Bytes of keys and values of one token, held in two bytes a number.
 
         >>> tuple(ModelShape.of(KNOWN[name]).kv_bytes // 1024 for name in KNOWN)
-        (144, 112)
+        (144, 144, 112, 112)
         """
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_WHILE = {"training": "in training", "sampling": "in sampling", "both": "in both"}
+
 
 def print_plan(plan: Plan, screen: Console) -> None:
     """Print batches, memory by part, launch lines, notes and what does not fit, on a screen without markup."""
@@ -44,21 +46,24 @@ def _batches(plan: Plan) -> Table:
         "updates": (one.updates, two.updates),
         "passes of an update": (one.passes, two.passes),
         "sequences of a pass": (one.per_device, two.per_device),
+        "sampled at once": (one.sampled_at_once, two.sampled_at_once),
     }
     for name, (reasoner, generator) in rows.items():
         table.add_row(name, str(reasoner), str(generator))
     rounds = "unknown until the data is read" if made.rounds is None else str(made.rounds)
-    table.caption = f"{made.processes} processes · {made.graded} answers graded a round · rounds: {rounds}"
+    processes = "1 process" if made.processes == 1 else f"{made.processes} processes"
+    table.caption = f"{processes} · {made.graded} answers graded a round · rounds: {rounds}"
     return table
 
 
 def _memory(plan: Plan) -> Table:
     from rich.table import Table
 
-    table = Table("memory of a GPU", "part", "GB", "how")
+    table = Table("memory of a GPU" if plan.hardware.gpus else "memory", "part", "GB", "how")
     for part in plan.parts:
-        always = "" if part.at_once else " (passing)"
-        table.add_row(part.stage, part.name + always, f"{part.gb:.1f}", part.how)
-    of = f" of {plan.hardware.gpu_gb:g}" if plan.hardware.gpus else ""
-    table.caption = f"peak about {plan.peak_gb:.0f} GB{of}; of what is temporary, the larger counts"
+        while_ = "" if part.when == "always" else f" ({_WHILE[part.when]})"
+        table.add_row(part.stage, part.name + while_, f"{part.gb:.1f}", part.how)
+    table.caption = (
+        f"peak about {plan.peak_gb:.0f} GB of {plan.hardware.gpu_gb:.0f}; of what is temporary, the largest counts"
+    )
     return table
