@@ -72,7 +72,7 @@ class _Card:
 
     @property
     def _room(self) -> float:
-        """What is left beside that which both policies hold all the time, in 10⁹ bytes."""
+        """What is left once both policies hold what they hold all the time, in 10⁹ bytes."""
         both = [part for stage, batch in self.sized.items() for part in self._memory(stage, batch)]
         return self.hardware.to_fill_gb - held(both) - RESERVE_GB
 
