@@ -66,4 +66,4 @@ def test_the_picture_is_there_and_says_in_words_what_it_shows() -> None:
     (name,) = re.findall(r"^!\[.+\]\((.+\.svg)\)$", PAGE, re.M)
     picture = ElementTree.fromstring((DOCS / name).read_text(encoding="utf-8"))
     told = picture.findtext("{http://www.w3.org/2000/svg}desc") or ""
-    assert {label for label in get_args(ServedBy) if "fallback" in label} <= set(told.replace(".", " ").split())
+    assert {label for label in get_args(ServedBy) if "fallback" in label} <= set(re.findall(r"\w+", told))
