@@ -16,6 +16,8 @@ MARKS = {
     "a reference that only the site resolves": r"\]\[",
     "attributes that only the site reads": r"\{\s*[:.#][^}]*\}\s*$",
 }
+APART = ("reference", "results", "changelog.md")
+MOST_WORDS = 15_000  # of the guides: what a reader gets through in an hour or so; the rest is looked up
 CODE = re.compile(r"^ *(`{3,}).*?^ *\1`*$", re.MULTILINE | re.DOTALL)
 each = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -48,3 +50,10 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     words = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in words}
+
+
+def test_the_guides_are_short() -> None:
+    """`find docs -name '*.md' ! -path '*/reference/*' ! -path '*/results/*' ! -name changelog.md | xargs cat | wc -w`."""
+    guides = [page for page in PAGES[1:] if page.relative_to(ROOT / "docs").parts[0] not in APART]
+    words = {str(page.relative_to(ROOT)): len(page.read_text(encoding="utf-8").split()) for page in guides}
+    assert sum(words.values()) <= MOST_WORDS, sorted(words.items(), key=lambda item: -item[1])
