@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-vllm test-training train-demo lint types imports docs bench releases dist pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-vllm test-training train-demo lint types imports docs bench releases dist walk pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -55,8 +55,8 @@ test-integrations: ## run each integration's tests in its framework's own enviro
 
 lint: ## style and format, by ruff; words, by .ci/words; workflows, by zizmor
 	$(SETUP) lint
-	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/words
-	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/words
+	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/walk .ci/words
+	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/walk .ci/words
 	$(IN) .ci/words
 	.venv/bin/zizmor --offline --quiet .github/workflows
 
@@ -98,6 +98,10 @@ releases: ## run each integration's tests on the newest releases, and tell which
 
 dist: ## build the SDK and the adapters into dist/, check them, install each in an empty environment (ARGS=--only-build)
 	$(PYTHON) .ci/dist $(ONLY) $(ARGS)
+
+walk: ## do what README and the task pages say, from clean clones in empty environments (ARGS="docs/tasks/first-pair.md")
+	$(SETUP) demo
+	$(PYTHON) .ci/walk $(ARGS)
 
 pre-commit: ## run the hooks of .pre-commit-config.yaml over every file
 	$(SETUP) test lint

@@ -149,8 +149,8 @@ class ChatDuet(BaseChatModel):
     """When a model that failed is called again; overrides ``max_retries``."""
     prices: dict[str, TokenPrice | GpuHour] | None = None
     """Prices by model name; they override every other source."""
-    ledger: BaseLedger | None = None
-    """Holds limits over many requests; stays yours to close."""
+    ledger: BaseLedger | str | None = None
+    """Holds limits over many requests: an object, which stays yours to close, or a URL such as ``sqlite:///ledger.db``."""
     ledger_wait_s: float | None = None
     """Longest wait for room in the ledger that only others' holds take; none by default."""
     signal_cache: SignalCache | None = None

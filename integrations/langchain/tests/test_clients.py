@@ -138,6 +138,15 @@ def test_both_kinds_of_call_share_one_ledger():
     assert asyncio.run(ledger.balance("session:s")).spent.requests == 2
 
 
+def test_a_ledger_can_be_named_by_its_url(tmp_path):
+    model, *_ = pair(ledger=f"sqlite:///{tmp_path / 'ledger.db'}", session="s")
+    model.invoke("How many?")
+    asyncio.run(model.ainvoke("How many?"))
+    model.close()
+    with DuetClient("scripted/a", "scripted/b", ledger=model.ledger) as duet:
+        assert duet.ledger.balance("session:s").spent.requests == 2
+
+
 def given(kind, **options):
     reasoner, generator = Scripted("notes"), Scripted("the answer")
     return kind(reasoner, generator, **options)
