@@ -53,6 +53,8 @@ class SignalDone(_Shown):
 
     signal: Signal
     handoff: HandoffName
+    cut: str = field(default="", compare=False)
+    """How it was cut, in words: ``at 512 tokens``, ``by its deadline of 1.8 s``, ``by an error``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from support import templates
 from typer.testing import CliRunner
 
 from duet_sdk import _shown
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 from duet_sdk.errors import ConfigError, InvalidRequest, StreamBroken
 from duet_sdk.rendering import signal_template
 from duet_sdk.settings import load_settings
@@ -45,7 +45,7 @@ def test_ask_reads_the_question_from_standard_input():
         "generator",
         stdin="What is this?\n",
     )
-    assert done.stdout == "What is this?\n\n"
+    assert done.stdout == "What is this?\n"  # the newline that ends the input is not part of the question
 
 
 def test_a_byte_order_mark_in_front_of_standard_input_is_read_over():
@@ -122,7 +122,7 @@ def test_mistakes_end_with_what_to_do_and_the_right_code(arguments, code, words)
     assert "Traceback" not in done.stderr
 
 
-def test_chat_keeps_the_conversation_until_an_empty_line():
+def test_chat_takes_each_line_of_its_input_as_a_turn_and_empty_lines_as_none():
     done = duet(
         "chat",
         "--reasoner",
@@ -133,7 +133,7 @@ def test_chat_keeps_the_conversation_until_an_empty_line():
         "generator",
         stdin="one\ntwo\n\nthree\n",
     )
-    assert done.stdout == "one\ntwo\n"
+    assert done.stdout == "one\ntwo\nthree\n"
     assert done.exit_code == 0
 
 
@@ -185,7 +185,7 @@ def test_an_interrupt_ends_at_once_with_130():
     # The reasoner itself interrupts the process once it is asked.
     code = """
 import os, signal, sys
-from duet_sdk.cli import ask as cli
+from duet_sdk.cli import app as cli
 from duet_sdk.backends import scripted
 
 def interrupt(call):

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from duet_sdk.budget import Amount, EntryFacts, Limit, SqliteLedger
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 
 URL = "sqlite:///ledger.db"
 DAY = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()

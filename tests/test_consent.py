@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 from duet_sdk.consent import ALLOWED, FoundFile, forget, needing_consent, trust, trusted
 from duet_sdk.environment import config_dir
 from duet_sdk.errors import ConfigError

@@ -3,6 +3,6 @@
 
 def main() -> None:
     """Run the command."""
-    from duet_sdk.cli.ask import main as run  # Typer and Rich are imported on use
+    from duet_sdk.cli.app import main as run  # Typer and Rich are imported on use
 
     run()

@@ -303,10 +303,18 @@ class SignalStage:
             draft.finish = "length" if truncated else "stop"
         if asking.key is not None:
             await self._keep(asking.key)
-        self._tell(SignalDone(draft.signal, asking.handoff.name))
+        self._tell(SignalDone(draft.signal, asking.handoff.name, self._cut(asking) if truncated else ""))
         if not text:
             what = "was still thinking when it was cut off" if truncated and thought else "wrote no signal"
             self._without_signal(SignalError(f"the reasoner {what}; {_nothing_by(asking, thought=bool(thought))}"))
+
+    def _cut(self, asking: Asking) -> str:
+        """What ended a signal that was cut, for an event."""
+        if asking.failure is not None:
+            return "by an error"
+        if self.until is not None and any(attempt.timed_out for attempt in asking.attempts):
+            return f"by its deadline of {self.until - self._flow.budget.started:g} s"
+        return f"at {asking.limit} tokens"
 
     async def _wrap_up(self, asking: Asking, call: Call, limit: int) -> str:
         """Let the reasoner end a cut signal; empty where it gave nothing."""

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 from duet_sdk.errors import ConnectFailed, RateLimited, StreamBroken
 from duet_sdk.events import AttemptEnded, AttemptStarted, FellBack, Retried
 from duet_sdk.pipeline.causes import cause

@@ -18,7 +18,7 @@ from support.collector import Received, grpc_collector, http_collector
 from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, telemetry
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.pipeline.observer import SILENT
 from duet_sdk.request import Request

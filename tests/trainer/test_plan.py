@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.trainer.config import TrainConfig
 from duet_sdk.trainer.files import load_config

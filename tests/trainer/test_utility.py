@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from duet_sdk import AsyncDuetClient, Message, Pair, Retry
 from duet_sdk.backends.scripted import Script, Scripted
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 from duet_sdk.errors import ConnectFailed, EvaluationError
 from duet_sdk.evaluation.grading import Exact, find_grader
 from duet_sdk.evaluation.intervals import difference_interval, share_interval

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from duet_sdk import DuetClient, Pair, models
-from duet_sdk.cli.ask import app
+from duet_sdk.cli.app import app
 from duet_sdk.errors import TrainingError
 from duet_sdk.pair import merge_adapters
 from duet_sdk.trainer import stages
