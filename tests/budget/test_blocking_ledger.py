@@ -9,10 +9,12 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from support.redis_server import BINARY, WHY_NOT, RedisServer
 
+import duet_sdk
 from duet_sdk import (
     AsyncDuetClient,
     BudgetExceeded,
@@ -29,6 +31,7 @@ from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import (
     Amount,
     BaseLedger,
+    BlockingHold,
     BlockingLedger,
     EntryFacts,
     Hold,
@@ -251,6 +254,42 @@ def test_a_client_without_a_ledger_says_how_to_get_one(client):
         _ = client(*PAIR).ledger
 
 
+def test_closing_the_client_ends_a_call_that_waits_for_room(given):
+    duet = DuetClient(*PAIR, ledger=given)
+    duet.ledger.set_limit("tenant:a", Limit(requests=1))
+    duet.ledger.hold(["tenant:a"], Amount(requests=1))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(duet.ledger.hold, ["tenant:a"], Amount(requests=1), wait_s=30)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.05)
+        duet.close()
+        with pytest.raises(ConfigError, match="the client was closed"):
+            waiting.result(timeout=10)
+
+
+def test_an_interrupt_ends_a_call_that_waits_and_leaves_nothing_held():
+    code = """
+        import os, signal, threading
+        from duet_sdk import DuetClient
+        from duet_sdk.budget import Amount
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script runs this in its background
+        with DuetClient("scripted/s", "scripted/a", ledger="memory:") as duet:
+            duet.ledger.set_limit("tenant:a", {"requests": 1})
+            first = duet.ledger.hold(["tenant:a"], Amount(requests=1))
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                duet.ledger.hold(["tenant:a"], Amount(requests=1), wait_s=30)
+            except KeyboardInterrupt:
+                first.release()
+                print("interrupted", duet.ledger.balance("tenant:a").held.requests)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["interrupted", "0"]
+
+
 def test_a_client_that_is_closed_says_so(given):
     duet = DuetClient(*PAIR, ledger=given)
     ledger = duet.ledger
@@ -356,9 +395,48 @@ def test_every_call_of_a_ledger_has_a_blocking_one_with_its_signature_and_docstr
         assert not inspect.iscoroutinefunction(blocking)
 
 
-def test_a_blocking_hold_has_the_calls_of_a_hold():
-    from duet_sdk.budget import BlockingHold
+def test_a_type_checker_sees_parameters_and_results(tmp_path):
+    pytest.importorskip("mypy")
+    code = """
+        from collections.abc import Mapping, Sequence
+        from typing import assert_type
 
+        from duet_sdk import DuetClient, Limit
+        from duet_sdk.budget import Amount, Balance, BlockingHold, BlockingLedger, Entry
+        from duet_sdk.budget.report import ReportRow
+
+        def of(duet: DuetClient) -> None:
+            ledger = duet.ledger
+            assert_type(ledger, BlockingLedger)
+            ledger.set_limit("tenant:a", {"requests": 1})
+            ledger.set_limit(scope="tenant:a", limit=None)
+            assert_type(ledger.limits(), Mapping[str, Limit])
+            assert_type(ledger.balance("tenant:a"), Balance)
+            assert_type(ledger.report("model", scope="tenant:a"), list[ReportRow])
+            assert_type(ledger.entries(most=3), Sequence[Entry])
+            hold = ledger.hold(["tenant:a"], Amount(), wait_s=1)
+            assert_type(hold, BlockingHold)
+            ledger.settle(hold, Amount())
+            ledger.release(hold.made)
+            ledger.set_limit("tenant:a")  # type: ignore[call-arg]
+            ledger.set_limit("tenant:a", 5)  # type: ignore[arg-type]
+            ledger.report("tenant")  # type: ignore[arg-type]
+            ledger.hold(["tenant:a"], Amount(), wait=1)  # type: ignore[call-arg]
+    """
+    (tmp_path / "typed.py").write_text(textwrap.dedent(code))
+    options = ["--strict", "--config-file=", f"--cache-dir={tmp_path}/cache", "--follow-imports=silent"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "typed.py"],
+        env={**os.environ, "MYPYPATH": str(Path(duet_sdk.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout == "Success: no issues found in 1 source file\n"
+
+
+def test_a_blocking_hold_has_the_calls_of_a_hold():
     assert {name: parameters(call) for name, call in public(BlockingHold).items()} == {
         name: parameters(call) for name, call in public(Hold).items()
     }
