@@ -14,6 +14,9 @@ MARKS = {
     "an admonition or tabs of the site's": r"^\s*(?:!!!|\?\?\?\+?|===)\s",
     "an alert of GitHub's": r"^\s*>\s*\[!\w+\]",
     "a reference that only the site resolves": r"\]\[",
+    "a list or table without an empty line before it, which the site takes for text": (
+        r"^(?! *(?:[-|]|\d+\.) | +\S).+\n(?:- |\d+\. |\|)"
+    ),
     "attributes that only the site reads": r"\{\s*[:.#][^}]*\}\s*$",
 }
 APART = ("reference", "results", "changelog.md")
