@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
-from typing import TypeGuard
+from difflib import get_close_matches
+from typing import Any, Final, TypeGuard, TypeVar
 
-from duet_sdk.errors import ConfigError, DuetError
+from duet_sdk.errors import ConfigError, DuetError, UnknownOption
+
+_Class = TypeVar("_Class", bound=type)
+_FIELDS: Final[Mapping[str, str]] = {
+    "max_tokens": "answer_tokens",
+    "max_completion_tokens": "answer_tokens",
+    "timeout": "deadline_s",
+    "timeout_s": "deadline_s",
+    "max_usd": "cost_usd",
+    "max_cost": "cost_usd",
+    "max_attempts": "attempts",
+    "max_retries": "attempts",
+    "stop_sequences": "stop",
+    "temp": "temperature",
+    "text": "content",
+}
+"""What other libraries call a field → how it is called here."""
 
 
 def whole(name: str, value: object, *, at_least: int = 1, error: type[DuetError] = ConfigError, hint: str = "") -> None:
@@ -54,3 +73,44 @@ def one_of(name: str, value: object, known: Collection[str], *, error: type[Duet
 
 def _is_number(value: object) -> TypeGuard[float | Decimal]:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def tells_fields(kind: _Class) -> _Class:
+    """Let a dataclass answer an argument that it does not have, or one too many, with what was probably meant."""
+    init = kind.__init__  # type: ignore[misc]  # that of this very class
+
+    @functools.wraps(init)
+    def told(self: object, *given: Any, **named: Any) -> None:
+        try:
+            init(self, *given, **named)
+        except TypeError as error:
+            if (problem := _argument_problem(kind, given, named)) is None:
+                raise
+            raise UnknownOption(problem) from error
+
+    setattr(kind, "__init__", told)  # noqa: B010  # assigned, it is an error to type checkers
+    return kind
+
+
+def _argument_problem(kind: type, given: tuple[object, ...], named: Mapping[str, object]) -> str | None:
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for name in named:
+        if name not in fields:
+            meant = _FIELDS.get(name) if _FIELDS.get(name) in fields else None
+            close = [meant] if meant else get_close_matches(name, fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(fields)}"
+            return f"{kind.__name__} has no {name!r}; {hint}"
+    if len(given) > len(fields):
+        return f"{kind.__name__} takes {', '.join(fields)}, and got {len(given)} values; write name=value"
+    twice = [name for name in list(fields)[: len(given)] if name in named]
+    missing = [
+        name
+        for at, (name, field) in enumerate(fields.items())
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and at >= len(given)
+        and name not in named
+    ]
+    if twice:
+        return f"{kind.__name__} got {twice[0]!r} twice, by its place and by its name"
+    return f"{kind.__name__} needs {', '.join(missing)}" if missing else None

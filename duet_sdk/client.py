@@ -181,6 +181,8 @@ class AsyncDuetClient(Client, OnlyAsync):
         """
         from duet_sdk.pair import Pair
 
+        if not isinstance(pair, str | Path | Pair):
+            raise ConfigError(f"from_pair takes a folder, a hub name or a Pair, got {type(pair).__name__}")
         loaded = pair if isinstance(pair, Pair) else Pair.load(pair)
         if settings is not None:
             options = over(
@@ -255,7 +257,12 @@ class AsyncDuetClient(Client, OnlyAsync):
         return f"{type(self).__name__}(reasoner={self.models['reasoner']!r}, generator={self.models['generator']!r})"
 
     def conversation(self, *, system: str | None = None) -> AsyncConversation:
-        """A conversation that keeps its messages, and signals only until the next question."""
+        """A conversation that keeps its messages, and signals only until the next question.
+
+        Raises:
+            InvalidRequest: a system prompt that is not a text.
+        """
+        expect(str, system=system)
         return AsyncConversation(self, system=system)
 
     def _expect(self, conformity: Conformity) -> None:

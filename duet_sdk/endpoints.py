@@ -15,13 +15,15 @@ from pydantic import (
     Field,
     SecretStr,
     Tag,
+    ValidationError,
     model_validator,
 )
 from typing_extensions import override
 
+from duet_sdk._explained import explain
 from duet_sdk.environment import variable
 from duet_sdk.errors import ConfigError
-from duet_sdk.pricing import GpuHour, TokenPrice
+from duet_sdk.pricing import PRICE_KEYS, GpuHour, TokenPrice
 
 # Inputs may hold keys: a validation error must not quote them.
 _TABLE = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -31,8 +33,6 @@ _SECRET_OPTION = re.compile(
 )
 _SECRET_IN_URL = re.compile(r"https?://([^/\s]*@|\S*\?)")
 _SECRET_IN_LEDGER = re.compile(r"\w+://([^/\s]*:[^/\s]*@|\S*\?)")
-PRICE_KEYS = ("input_usd", "output_usd", "cached_usd", "cache_write_usd", "gpu_hour_usd")
-"""The keys of a price's table."""
 
 
 def _price_of(given: object) -> object:
@@ -120,7 +120,20 @@ def _plain(headers: object) -> object:
     }
 
 
-class LedgerStore(BaseModel):
+class _Told(type(BaseModel)):  # type: ignore[misc]  # pydantic names its metaclass in private
+    """Makes the errors of a table that code makes ours; within settings, these tell them."""
+
+    def __call__(cls, *given: object, **fields: Any) -> Any:
+        name, *_ = cls.model_fields
+        if len(given) > 1 or (given and name in fields):
+            raise ConfigError(f"{cls.__name__} takes its {name} by place, and all else by name")
+        try:
+            return super().__call__(**fields, **dict(zip((name,), given, strict=False)))
+        except ValidationError as error:
+            raise ConfigError(explain(error, f"the {cls.__name__}", cls)) from None
+
+
+class LedgerStore(BaseModel, metaclass=_Told):
     """Where a ledger is kept, with what its URL may not say.
 
     >>> LedgerStore(url="redis://127.0.0.1:6379/0", password_env="REDIS_PASSWORD").url
@@ -147,7 +160,7 @@ class LedgerStore(BaseModel):
         return value
 
 
-class Endpoint(BaseModel):
+class Endpoint(BaseModel, metaclass=_Told):
     """A model with what its name cannot say: where it is served, with which key, at which price.
 
     >>> Endpoint(model="vllm/Qwen/Qwen3-4B", base_url="http://127.0.0.1:8101/v1", api_key="sk-1").api_key

@@ -30,7 +30,8 @@
         └── StreamBroken       the answer broke off midway
 
 `ConfigError` and `InvalidRequest` are `ValueError`s, too, `UnknownOption` and `Misuse` `TypeError`s. A message says
-what happened, with which values, and what to do. It never holds a prompt, a signal or a key.
+what happened, with which values, and what to do. It never holds a prompt, a signal or a key. `DegradedWarning` is no
+error.
 """
 
 from __future__ import annotations
@@ -66,6 +67,13 @@ class DuetError(Exception):
 def _unpickled(kind: type[DuetError], args: tuple[object, ...]) -> DuetError:
     """An error as it was pickled, in the process that reads it; its attributes follow."""
     return kind.__new__(kind, *args)
+
+
+class DegradedWarning(UserWarning):
+    """What was asked for by name cannot be had, and the request goes on without it; once for each client and cause.
+
+    ``warnings.simplefilter("error", DegradedWarning)`` makes it end the request instead.
+    """
 
 
 class ConfigError(DuetError, ValueError):

@@ -18,6 +18,24 @@ MessagesLike: TypeAlias = str | Sequence[MessageLike]
 _ROLES = get_args(Role)
 _THOUGHT = re.compile(r"think|thought|reasoning")
 _ALIASES = {"developer": "system", "function": "tool"}
+_OTHER_ROLES = {
+    "human": "user",
+    "ai": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "instruction": "system",
+}
+"""Roles of other libraries → ours."""
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+_PARTS = {
+    "image": "write {'type': 'image_url', 'image_url': {'url': 'data:image/png;base64,…'}}",
+    "input_image": "write {'type': 'image_url', 'image_url': {'url': …}}",
+    "tool_result": "a tool's result is a message: {'role': 'tool', 'tool_call_id': …, 'content': …}",
+    "tool_use": "a call stands in the message's tool_calls",
+    "tool_call": "a call stands in the message's tool_calls",
+}
+"""Parts of other libraries' contents → what stands in their place here."""
 
 
 def parse_messages(given: MessagesLike) -> tuple[Message, ...]:
@@ -33,9 +51,10 @@ def parse_messages(given: MessagesLike) -> tuple[Message, ...]:
         given = [Message("user", given)]
     if isinstance(given, Mapping | Message):
         raise InvalidRequest(f"messages must be a list, got one {type(given).__name__}: write [{{…}}], a list of one")
-    if not isinstance(given, Sequence):
-        raise InvalidRequest(f"messages must be a string or a list of messages, got {type(given).__name__}")
-    messages = tuple(_parse(item, at) for at, item in enumerate(given))
+    items: object = given
+    if not isinstance(items, Sequence) or isinstance(items, bytes):
+        raise InvalidRequest(f"messages must be a string or a list of messages, got {type(items).__name__}")
+    messages = tuple(_parse(item, at) for at, item in enumerate(items))
     if not messages:
         raise InvalidRequest("messages is empty: pass a question, or a list that ends with one")
     last = messages[-1]
@@ -61,10 +80,12 @@ def _parse(item: object, at: int) -> Message:
             "provider_parts": item.provider_parts,
         }
     if not isinstance(item, Mapping):
-        raise InvalidRequest(f"message {at} must be a Message or a mapping, got {type(item).__name__}")
+        raise InvalidRequest(
+            f"message {at} must be a Message or a mapping, got {type(item).__name__}; {_instead_of(item)}"
+        )
     role = _ALIASES.get(str(item.get("role")), item.get("role"))
     if role not in _ROLES:
-        raise InvalidRequest(f"message {at} has the role {role!r}; known: {', '.join(_ROLES)}")
+        raise InvalidRequest(f"message {at} {_wrong_role(item, role)}; known: {', '.join(_ROLES)}")
     given = item.get("tool_calls") or ()
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InvalidRequest(f"message {at}: tool_calls must be a list, got {type(given).__name__}")
@@ -72,6 +93,8 @@ def _parse(item: object, at: int) -> Message:
     written = item.get("content")
     if role == "assistant" and not written and isinstance(item.get("refusal"), str):
         written = item["refusal"]  # OpenAI's: what was said in place of an answer
+    if written is None and ("text" in item or "parts" in item):
+        raise InvalidRequest(f"message {at} has no content: its text belongs in 'content'")
     content = _content(written, at, may_be_empty=role == "tool" or (role == "assistant" and bool(calls)))
     tool_call_id = item.get("tool_call_id")
     if tool_call_id is not None and not isinstance(tool_call_id, str):
@@ -91,6 +114,29 @@ def _parse(item: object, at: int) -> Message:
         failed,
         _provider_parts(item.get("provider_parts"), at) if role == "assistant" else None,
     )
+
+
+def _instead_of(item: object) -> str:
+    """What to write for an object that stands in the place of a message."""
+    if hasattr(item, "receipt"):
+        return "write reply.message"
+    if hasattr(item, "lc_secrets") or type(item).__name__ in ("HumanMessage", "AIMessage", "SystemMessage"):
+        return "messages of LangChain are for ChatDuet of the package langchain-duet"
+    if hasattr(item, "model_dump"):
+        return "write its model_dump()"
+    return "write {'role': 'user', 'content': '…'}"
+
+
+def _wrong_role(item: Json, role: object) -> str:
+    """What is wrong with a role; one that may be a text of the conversation is not shown."""
+    if item.get("content") in _ROLES:
+        return f"has its role in the place of its content: the role comes first, Message({item['content']!r}, '…')"
+    if role is None:
+        return "has no role"
+    if (meant := _OTHER_ROLES.get(str(role))) is not None:
+        return f"has the role {role!r}; did you mean {meant!r}?"
+    shown = f"the role {role!r}" if re.fullmatch(r"\w{1,20}", str(role)) else "an unknown role"
+    return f"has {shown}"
 
 
 def _signal(item: Json, role: str, at: int) -> str | None:
@@ -129,7 +175,9 @@ def _content(content: object, at: int, *, may_be_empty: bool) -> str | tuple[Par
 
 def _part(piece: object, at: int) -> Part | None:
     if isinstance(piece, TextPart | ImagePart):
-        return _part({"type": "text", "text": piece.text}, at) if isinstance(piece, TextPart) else piece
+        if isinstance(piece, TextPart):
+            return _part({"type": "text", "text": piece.text}, at)
+        return _with_url(piece, at)
     if isinstance(piece, str):
         return TextPart(piece)
     if isinstance(piece, Mapping):
@@ -144,9 +192,20 @@ def _part(piece: object, at: int) -> Part | None:
             image = piece.get("image_url")
             url = image.get("url") if isinstance(image, Mapping) else image
             if isinstance(url, str):
-                return ImagePart(url, image.get("detail") if isinstance(image, Mapping) else None)
-        raise InvalidRequest(f"message {at} has a content part of type {kind!r}; known: 'text' and 'image_url'")
+                return _with_url(ImagePart(url, image.get("detail") if isinstance(image, Mapping) else None), at)
+        hint = _PARTS.get(str(kind), "known: 'text' and 'image_url'")
+        raise InvalidRequest(f"message {at} has a content part of type {kind!r}; {hint}")
     raise InvalidRequest(f"message {at} has a content part that is neither a string nor a mapping")
+
+
+def _with_url(image: ImagePart, at: int) -> ImagePart:
+    url: object = image.url
+    if not isinstance(url, str) or _URL.match(url) is None:
+        raise InvalidRequest(
+            f"message {at} has an image without a URL; write https://…, or for a file 'data:image/png;base64,' + "
+            "base64.b64encode(content).decode()"
+        )
+    return image
 
 
 def _tool_call(call: object, at: int) -> ToolCall:
@@ -166,6 +225,48 @@ def _tool_call(call: object, at: int) -> ToolCall:
     raise InvalidRequest(f"message {at} has a tool call without id or function name")
 
 
+def _odd_tool(wire: object) -> str:
+    """What was probably written in the place of a tool."""
+    if isinstance(wire, str):
+        return ", which is given itself and not by its name"
+    if not isinstance(wire, Mapping):
+        return f", got {type(wire).__name__}"
+    if "input_schema" in wire:
+        return "; this is Anthropic's form, whose input_schema is parameters here"
+    if wire.get("type") == "function" and "name" in wire:
+        return "; this is the form of OpenAI's Responses, whose name and parameters stand in 'function' here"
+    if "function_declarations" in wire:
+        return "; this is Gemini's form, whose declarations are a 'function' each here"
+    kind = wire.get("type")
+    return f"; tools of a provider's own, such as {kind!r}, are not known" if kind not in (None, "function") else ""
+
+
+def check_tool_choice(choice: object, tools: Sequence[Json]) -> None:
+    """Check that a choice can be fulfilled by these tools.
+
+    Raises:
+        InvalidRequest: an unknown word, a tool that is not there, or a call where there is none.
+    """
+    if choice in (None, "auto", "none"):
+        return
+    names = [tool["function"]["name"] for tool in tools]
+    if isinstance(choice, str) and choice != "required":
+        named = f"{{'type': 'function', 'function': {{'name': {choice!r}}}}}"
+        meant = {"any": "'required'", **dict.fromkeys(names, named)}.get(choice)
+        hint = f"did you mean {meant}?" if meant else "known: 'auto', 'none', 'required', or a tool in OpenAI's form"
+        raise InvalidRequest(f"tool_choice {choice!r} is unknown; {hint}")
+    if not names:
+        raise InvalidRequest("tool_choice asks for a call, and there are no tools: give them as tools=[…]")
+    if not isinstance(choice, Mapping) or choice.get("type") == "allowed_tools":
+        return
+    function = choice.get("function")
+    wanted = function.get("name") if isinstance(function, Mapping) else None
+    if wanted is None:
+        raise InvalidRequest("tool_choice must look like {'type': 'function', 'function': {'name': …}}")
+    if wanted not in names:
+        raise InvalidRequest(f"tool_choice names {wanted!r}; the tools are {', '.join(names)}")
+
+
 def check_tools(tools: Sequence[object]) -> tuple[Json, ...]:
     """Check that each tool is a function in OpenAI form, names unique.
 
@@ -179,7 +280,8 @@ def check_tools(tools: Sequence[object]) -> tuple[Json, ...]:
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
             raise InvalidRequest(
-                f'tool {at} must look like {{"type": "function", "function": {{"name": …, "parameters": …}}}}'
+                f'tool {at} must look like {{"type": "function", "function": {{"name": …, "parameters": …}}}}, or be a '
+                f"Python function{_odd_tool(wire)}"
             )
         if name in names:
             raise InvalidRequest(f"two tools are named {name!r}")

@@ -12,8 +12,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypedDict, TypeVar, cast, get_args
 
 from duet_sdk._checks import one_of
+from duet_sdk._foreign import OPTIONS
 from duet_sdk.errors import InvalidRequest, UnknownOption
-from duet_sdk.messages import check_tools, parse_messages
+from duet_sdk.messages import check_tool_choice, check_tools, parse_messages
 from duet_sdk.policies import Budget, FailurePolicy, Retry, Sampling, run_scope
 from duet_sdk.request import Labels, Request
 from duet_sdk.schemas import response_form, tool_of
@@ -167,44 +168,6 @@ TABLES = frozenset(
     }
 )
 """Options that can be given as a table, the way a settings file has them."""
-_LIMIT = "write budget=Budget({}=…)"
-_MODEL = (
-    "models are the client's: DuetClient(reasoner=…, generator=…), named backend/model; mode='reasoner' or "
-    "mode='generator' asks one of them alone"
-)
-_WHERE = (
-    "each model has its own: 'vllm/MODEL@http://host:port/v1', or Endpoint(model='vllm/MODEL', base_url=…, "
-    "api_key_env=…)"
-)
-_ELSEWHERE = {
-    "max_tokens": f"{_LIMIT.format('answer_tokens')} for the answer, or signal_tokens for the reasoner's signal",
-    "max_completion_tokens": f"{_LIMIT.format('answer_tokens')} for the answer, or signal_tokens for the signal",
-    "max_output_tokens": f"{_LIMIT.format('answer_tokens')} for the answer, or signal_tokens for the signal",
-    "timeout": _LIMIT.format("deadline_s"),
-    "max_retries": "write on_failure=FailurePolicy(retry=Retry(attempts=…)) for the client",
-    "system": "begin the messages with {'role': 'system', 'content': …}, or use duet.conversation(system=…)",
-    "system_prompt": "begin the messages with {'role': 'system', 'content': …}, or use duet.conversation(system=…)",
-    "messages": "the messages are the first argument: duet.chat([…])",
-    "prompt": "the question is the first argument: duet.chat('…')",
-    "question": "the question is the first argument: duet.chat('…')",
-    "input": "the question is the first argument: duet.chat('…')",
-    "model": _MODEL,
-    "models": _MODEL,
-    "base_url": _WHERE,
-    "api_key": _WHERE,
-    "api_base": _WHERE,
-    "headers": "each model has its own: Endpoint(model=…, options={'headers': {…}})",
-    "stream": "write duet.stream(…), which gives events, or run.text_stream for the text alone",
-    "functions": "write tools=[…], in OpenAI form or as Python functions",
-    "function_call": "write tool_choice=…",
-    "reasoning_effort": f"the reasoner's work is bounded by its limit: {_LIMIT.format('signal_tokens')}",
-    "schema": "write response_format=…, a pydantic model, a TypedDict, or OpenAI's form",
-    "output_type": "write response_format=…, a pydantic model, a TypedDict, or OpenAI's form",
-    "callbacks": "read the events of duet.stream(…), or the receipt of the reply",
-    "cache": "write signal_cache=MemorySignalCache() for the client",
-    "verbose": "read reply.summary(), or the receipt of the reply",
-}
-"""What other libraries take as an argument → where it stands here."""
 _CLIENT_OPTIONS = frozenset(ClientOptions.__annotations__)
 _CALL_OPTIONS = frozenset(CallOptions.__annotations__)
 
@@ -254,8 +217,10 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
     expect((list, tuple), tools=tools)
     expect((str, list, tuple), stop=stop, scopes=scopes, boundary=boundary)
     expect(str, session=options.get("session"), user=options.get("user"), tenant=options.get("tenant"))
-    if not all(isinstance(one, str) for one in scopes):
+    if not all(type(one) is str and one.strip() for one in scopes):
         raise InvalidRequest("scopes must be texts such as 'team:research'")
+    if not all(isinstance(one, str) for one in boundary or ()):
+        raise InvalidRequest("boundary must be 'local', a region's name, 'any', or a list of these")
     expect((str, Mapping), tool_choice=options.get("tool_choice"))
     expect(Mapping, metadata=options.get("metadata"))
     form, parser = response_form(options.get("response_format"))
@@ -272,11 +237,13 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
     generator = dial(Sampling, options, "generator_params") or _AS_IT_IS
     if mode == "reasoner":
         reasoner = reasoner.over(common)
+    checked = check_tools([tool_of(tool) for tool in tools]) if tools else ()
+    check_tool_choice(options.get("tool_choice"), checked)
     return Request(
         messages=parse_messages(messages),
         mode=mode,
         budget=base.budget if budget is None else budget.over(base.budget),
-        tools=check_tools([tool_of(tool) for tool in tools]) if tools else (),
+        tools=checked,
         tool_choice=options.get("tool_choice"),
         response_format=form,
         parser=parser,
@@ -329,7 +296,7 @@ def _refuse_unknown(given: Iterable[str], known: frozenset[str]) -> None:
 
 
 def _meant(name: str, known: frozenset[str]) -> str:
-    if (instead := _ELSEWHERE.get(name)) is not None:
+    if (instead := OPTIONS.get(name)) is not None:
         return instead
     if name in Budget.__dataclass_fields__:
         return f"write budget=Budget({name}=…)"
@@ -341,9 +308,9 @@ def _meant(name: str, known: frozenset[str]) -> str:
         return f"it is an option of a request: duet.chat(…, {name}=…)"
     if known is _CLIENT_OPTIONS:
         known |= {"reasoner", "generator", "settings"}
-    close = get_close_matches(name, [*known, *_ELSEWHERE], n=1)
+    close = get_close_matches(name, [*known, *OPTIONS], n=1)
     if not close:
         return f"the options are {', '.join(sorted(known))}"
     if close[0] in known:
         return f"did you mean {close[0]!r}?"
-    return f"for {close[0]!r}: {_ELSEWHERE[close[0]]}"
+    return f"for {close[0]!r}: {OPTIONS[close[0]]}"

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar, get_args
 
-from duet_sdk._checks import one_of, seconds, share, whole
-from duet_sdk.errors import BackendError, ConfigError, InvalidRequest
+from duet_sdk._checks import one_of, seconds, share, tells_fields, whole
+from duet_sdk.errors import BackendError, ConfigError, DegradedWarning, InvalidRequest
 from duet_sdk.types import GateName, Json
 
 STRICT: Final = {"extra": "forbid", "hide_input_in_errors": True}
 """For pydantic, where it reads a dial: an unknown key is refused, and a value, which may be secret, is not quoted."""
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How one stage samples; None leaves the choice to the model's own defaults."""
@@ -49,9 +53,10 @@ class Sampling:
             InvalidRequest: a value out of its range.
         """
         stop: object = self.stop  # callers write a single text, too
-        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
-        if not all(isinstance(text, str) for text in self.stop):
+        texts = [stop] if isinstance(stop, str) else stop or ()
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise InvalidRequest("stop must be a string or a list of strings")
+        object.__setattr__(self, "stop", tuple(texts))
         if "" in self.stop:
             raise InvalidRequest("stop contains an empty string, which would end every output at once")
         if self.temperature is not None:
@@ -68,6 +73,8 @@ class Sampling:
             whole("top_k", self.top_k, error=InvalidRequest, hint="; omit it to keep all tokens")
         if self.logprobs is not None and (type(self.logprobs) is not int or not 0 <= self.logprobs <= 20):
             raise InvalidRequest(f"logprobs must be a whole number between 0 and 20, got {self.logprobs!r}")
+        if self.extra_body is not None and not isinstance(self.extra_body, Mapping):
+            raise InvalidRequest(f"extra_body must be a dict, got {type(self.extra_body).__name__}")
 
     def over(self, base: Sampling) -> Sampling:
         """These values, with ``base`` where this one leaves a choice open."""
@@ -78,23 +85,65 @@ class Sampling:
 
 
 _NO_CHOICE = Sampling()
+_HOTTEST: Final = 5.0
+"""Highest temperature: hosted models take at most 2, local ones with ``min_p`` some more; beyond it all is noise."""
 
 
 def _check_temperature(given: object) -> None:
-    if not isinstance(given, int | float) or not given >= 0:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not given >= 0:
         raise InvalidRequest(f"temperature must be a number of at least 0, got {given!r}")
+    if given > _HOTTEST:
+        raise InvalidRequest(f"temperature must be at most {_HOTTEST:g}, got {given!r}; most models take 0 to 2")
 
 
+_PLACEHOLDER = re.compile(r"(?<![\w\\{}$])\{([A-Za-z_]\w*)\}(?!\})")
+"""A word in braces as a template has it; not LaTeX, a shell's variable, or braces that are doubled."""
+_LIMIT = "signal_tokens"
+
+
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """System prompts by stage, in place of DUET's own; ``{signal_tokens}`` stands for the limit."""
+    """System prompts by stage, in place of DUET's own; ``{signal_tokens}`` in the reasoner's stands for the limit."""
 
     reasoner: str | None = None
     generator: str | None = None
 
     __pydantic_config__ = STRICT
 
+    def __post_init__(self) -> None:
+        """Check the kinds and the placeholders.
 
+        Raises:
+            ConfigError: a prompt that is not a text, or a placeholder that is misspelt.
+        """
+        for name, prompt in (("reasoner", self.reasoner), ("generator", self.generator)):
+            if prompt is not None and not isinstance(prompt, str):
+                raise ConfigError(f"the prompt of the {name} must be a text, got {type(prompt).__name__}")
+            for written in _PLACEHOLDER.findall(prompt or ""):
+                _check_placeholder(name, written)
+
+
+def _check_placeholder(stage: str, written: str) -> None:
+    """Refuse a placeholder that is misspelt, and warn of one that stands for nothing.
+
+    Raises:
+        ConfigError: it is misspelt.
+    """
+    if written == _LIMIT and stage == "reasoner":
+        return
+    if stage == "reasoner" and (get_close_matches(written, [_LIMIT], cutoff=0.8) or written.endswith("_tokens")):
+        raise ConfigError(f"the prompt of the {stage} has {{{written}}}; did you mean {{{_LIMIT}}}?")
+    filled = f"only {{{_LIMIT}}} is filled in" if stage == "reasoner" else "nothing is filled in"
+    warnings.warn(
+        f"the prompt of the {stage} has {{{written}}}, which the model reads as it stands: {filled}, and question and "
+        "signal are put beside it",
+        DegradedWarning,
+        stacklevel=5,  # whoever makes the Prompts
+    )
+
+
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Limits of one request; None leaves the choice to the client's budget, and there to the default.
@@ -167,6 +216,7 @@ DEFAULT_BUDGET = ResolvedBudget()
 """The limits of a request for which nobody set any."""
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class Retry:
     """When a model that failed is called again."""
@@ -195,6 +245,7 @@ class Retry:
         seconds("longest_retry_after_s", self.longest_retry_after_s, or_zero=True)
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
     """When a model that keeps failing is left alone for a while."""
@@ -217,6 +268,7 @@ class BreakerPolicy:
         seconds("rest_s", self.rest_s)
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """What follows when a rung breaks; ``raise`` raises the error to the caller."""
@@ -253,6 +305,7 @@ FallbackModel: TypeAlias = str | NamesModel | Sequence[str | NamesModel]
 """A model of the fallback pair, as the client takes one: a name, an object, or several in the order of trying."""
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
     """What follows when a model fails, in the order in which it is tried.
@@ -330,7 +383,9 @@ def failure_policy(given: OnFailure, retry: Retry | None = None) -> FailurePolic
         policy = named
     else:
         known = ", ".join(_NAMED_POLICIES)
-        raise ConfigError(f"on_failure {given!r} is unknown; known: {known}, a Ladder, or a FailurePolicy")
+        value: object = given
+        got = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
+        raise ConfigError(f"on_failure {got} is unknown; known: {known}, a Ladder, or a FailurePolicy")
     if retry is None:
         return policy
     if policy.retry != Retry():
@@ -338,6 +393,7 @@ def failure_policy(given: OnFailure, retry: Retry | None = None) -> FailurePolic
     return dataclasses.replace(policy, retry=retry)
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class GateConfig:
     """A shipped gate by name, with numbers of your own; None takes the calibration's, else the gate's default.
@@ -383,6 +439,7 @@ def check_threshold(name: str, given: float) -> None:
         share(name, given)
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class Progressive:
     """The generator probes the growing signal, and the reasoner is stopped as soon as the generator is sure."""
@@ -417,6 +474,7 @@ Trigger: TypeAlias = Literal["tool_error", "repeated_call", "invalid_call", "low
 TRIGGERS: tuple[Trigger, ...] = get_args(Trigger)
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class RunScope:
     """The reasoner plans once for an agent's run, and is asked again only where one of these rules says so.

@@ -13,6 +13,7 @@ from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, localcont
 from difflib import get_close_matches
 from typing import Final, TypeAlias
 
+from duet_sdk._checks import tells_fields
 from duet_sdk.errors import ConfigError
 from duet_sdk.policies import STRICT
 from duet_sdk.reply import StageUsage
@@ -42,6 +43,7 @@ def _usd(name: str, given: object) -> Decimal:
     return usd
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class TokenPrice:
     """USD for a million tokens.
@@ -74,6 +76,7 @@ class TokenPrice:
                 object.__setattr__(self, name, _usd(name, usd))
 
 
+@tells_fields
 @dataclass(frozen=True, slots=True)
 class GpuHour:
     """USD for an hour of the hardware that a model keeps busy; a call costs its share of the time."""
@@ -93,6 +96,8 @@ class GpuHour:
 
 Price: TypeAlias = TokenPrice | GpuHour
 """What a model costs, by its tokens or by the time it takes."""
+PRICE_KEYS = ("input_usd", "output_usd", "cached_usd", "cache_write_usd", "gpu_hour_usd")
+"""The keys of a price's table."""
 FREE = TokenPrice(Decimal(0), Decimal(0))
 _NOTHING = Decimal(0)
 
@@ -107,8 +112,13 @@ class PriceBook:
     def __init__(self, own: Mapping[str, Price] | None = None) -> None:
         self._own = dict(own or {})
         for name, price in self._own.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"prices are by the model's name, such as 'vllm/MODEL', got {type(name).__name__}")
             if not isinstance(price, TokenPrice | GpuHour):
-                raise ConfigError(f"the price of {name!r} must be a TokenPrice or GpuHour, got {type(price).__name__}")
+                raise ConfigError(
+                    f"the price of {name!r} must be a TokenPrice or GpuHour, got {type(price).__name__}; write "
+                    "TokenPrice(input_usd, output_usd), in USD for a million tokens"
+                )
 
     def cost(
         self,

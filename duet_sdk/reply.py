@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from duet_sdk.types import (
     AttemptKind,
@@ -21,6 +21,17 @@ from duet_sdk.types import (
     ToolCall,
 )
 
+_ELSEWHERE = {
+    **dict.fromkeys(("content", "output_text", "output", "answer", "response", "completion"), "text"),
+    **dict.fromkeys(("choices", "generations", "candidates"), "text, or reply.answers for all n of them"),
+    **dict.fromkeys(("json", "dict", "model_dump", "model_dump_json"), "to_dict()"),
+    **dict.fromkeys(("response_metadata", "metadata", "usage_metadata"), "summary(), reply.usage or reply.receipt"),
+    **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "signal.text"),
+    "output_parsed": "parsed",
+    "stop_reason": "finish_reason",
+    "role": "message",
+}
+"""What other libraries call a part of a reply → where it stands here."""
 _SHOWN = 80
 """Characters of an answer in a reply's line: more leaves no room for the rest."""
 
@@ -278,6 +289,12 @@ class Reply:
     def new_signal(self) -> str:
         """The signal's text where this request brought it; empty where it is one that the run already had."""
         return self.signal.text if self.gate is None or self.gate.ask else ""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = f"; write reply.{_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            raise AttributeError(f"Reply has no attribute {name!r}{hint}")
 
     def __str__(self) -> str:
         """One line: the answer's beginning, who gave it, and what it took."""

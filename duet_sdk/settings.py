@@ -15,7 +15,6 @@ import tomllib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast, get_args, get_origin, get_type_hints
@@ -41,8 +40,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from duet_sdk._explained import explain, fields_of, table_in
 from duet_sdk.consent import FoundFile
-from duet_sdk.endpoints import PRICE_KEYS, LedgerSetting, ModelSetting, PriceSetting
+from duet_sdk.endpoints import LedgerSetting, ModelSetting, PriceSetting
 from duet_sdk.environment import PREFIX, own_variables, variable
 from duet_sdk.errors import ConfigError, InvalidRequest
 from duet_sdk.options import ClientOptions
@@ -58,14 +58,11 @@ from duet_sdk.policies import (
     Sampling,
     failure_policy,
 )
-from duet_sdk.pricing import TokenPrice
 from duet_sdk.types import GateName, HandoffName, TraceDialect
 
 _log = logging.getLogger(__name__)
 _STRANGERS_REFUSED = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 _OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-"""What pydantic calls a key that a model, or a dataclass, has no field for."""
 _TOO_DEEP = "{} cannot be used: a list or a table in them is nested too deeply"
 _named_file: ContextVar[Path | None] = ContextVar("settings file of this load", default=None)
 _found_file: ContextVar[tuple[FoundFile, dict[str, Any]] | None] = ContextVar("file found by this load", default=None)
@@ -241,7 +238,7 @@ def load_settings(path: str | Path | None = None, **overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error, "the settings", Settings)) from None
     except RecursionError:
         raise ConfigError(_TOO_DEEP.format("the settings")) from None
     except SettingsError as error:
@@ -270,7 +267,7 @@ def from_tables(
     try:
         made = create_model("Options", __config__=_STRANGERS_REFUSED, **fields).model_validate(given)
     except ValidationError as problem:
-        raise error(_explain(problem, "the options")) from None
+        raise error(explain(problem, "the options", Settings)) from None
     except RecursionError:
         raise error(_TOO_DEEP.format("the options")) from None
     return {name: getattr(made, name) for name in given}
@@ -328,10 +325,10 @@ def _with_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dial_with_json(annotation: object, given: object) -> object:
-    table = _table_in(annotation)
+    table = table_in(annotation)
     if not isinstance(given, Mapping) or table is None or issubclass(table, BaseModel):
         return given
-    kinds = _fields_of(table)
+    kinds = fields_of(table)
     return {name: _json_for(kinds.get(name), value) for name, value in given.items()}
 
 
@@ -351,47 +348,3 @@ def _warn_of_unknown_variables() -> None:
     for name in own_variables():
         if name.partition("__")[0] not in known:
             _log.warning("the environment variable %s matches no setting and is ignored", name)
-
-
-def _explain(error: ValidationError, what: str = "the settings") -> str:
-    """One clause for each problem: which key, what is wrong, and what was probably meant."""
-    problems = error.errors(include_input=False, include_url=False, include_context=False)
-    misspelt = {problem["loc"][:-1] for problem in problems if problem["type"] in _UNKNOWN}
-    clauses = []
-    for problem in problems:
-        place = problem["loc"]
-        if problem["type"] == "missing" and place[:-1] in misspelt:
-            continue  # most likely the key that is misspelt
-        where = ".".join(str(part) for part in place if not str(part).startswith("<"))
-        clause = f"{where}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-        if problem["type"] in _UNKNOWN:
-            known = _known_keys(place)
-            close = get_close_matches(str(place[-1]), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            clause = f"{where} is not {'a setting' if what == 'the settings' else 'an option'}; {hint}"
-        clauses.append(clause)
-    return f"{what} cannot be used: " + "; ".join(clauses)
-
-
-def _known_keys(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that can stand where an unknown one stands."""
-    table: type = Settings
-    for part in place[:-1]:
-        if (kind := _fields_of(table).get(str(part))) is not None:
-            table = _table_in(kind) or table
-    return list(PRICE_KEYS if table is TokenPrice else _fields_of(table))
-
-
-def _fields_of(table: type) -> dict[str, Any]:
-    """The fields of a table's class, with their types."""
-    if issubclass(table, BaseModel):
-        return {name: field.annotation for name, field in table.model_fields.items()}
-    kinds = get_type_hints(table)
-    return {field.name: kinds[field.name] for field in dataclasses.fields(cast("Any", table))}
-
-
-def _table_in(annotation: object) -> type | None:
-    """The class of a table inside a field's type, such as ``TokenPrice`` in ``dict[str, TokenPrice]``."""
-    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _table_in(part))), None)

@@ -107,6 +107,14 @@ class Run(OnlyAsync):
             """
             raise Misuse("a run of AsyncDuetClient is asynchronous: write 'async for', or use DuetClient")
 
+        def __await__(self) -> NoReturn:
+            """Say what to write.
+
+            Raises:
+                Misuse: always.
+            """
+            raise Misuse("a run is not awaited: write 'async with duet.stream(…) as run:', or await duet.chat(…)")
+
     async def __anext__(self) -> Event:
         outbox = self.outbox
         events = outbox.events

@@ -329,6 +329,8 @@ class DuetClient(Client, OnlySync):
 
         Each can be closed separately; closing this one closes the models for both.
         """
+        if not isinstance(client, AsyncDuetClient):
+            raise ConfigError(f"over() takes an AsyncDuetClient, got {type(client).__name__}")
         duet = cls.__new__(cls)
         # A face that is only forgotten leaves the models to whoever still uses them.
         duet._begin(client, at_end=_nothing)  # noqa: SLF001  # its own class

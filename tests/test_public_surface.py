@@ -74,6 +74,7 @@ ROOT_NAMES = {
     "ContextOverflow",
     "DataError",
     "DeadlineExceeded",
+    "DegradedWarning",
     "DuetError",
     "EndpointResting",
     "EvaluationError",

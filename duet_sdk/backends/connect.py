@@ -55,8 +55,17 @@ def connect(given: OneModel) -> tuple[str, Backend]:
         return name, backend
     raise ConfigError(
         "a model must be a name such as 'vllm/Qwen/Qwen3-4B', an Endpoint or a Backend, got "
-        f"{type(given).__name__}; for a model of your own derive from duet_sdk.backends.Backend"
+        f"{type(given).__name__}; for a model of your own derive from duet_sdk.backends.Backend{_instead_of(given)}"
     )
+
+
+def _instead_of(given: object) -> str:
+    """What is probably meant by another library's model."""
+    named = next((name for key in ("model_name", "model") if isinstance(name := getattr(given, key, None), str)), None)
+    if isinstance(given, type) or named is None:
+        return ""
+    likely = meant(named, available())
+    return f"; this one's is probably {named!r}: {likely}" if likely else ""
 
 
 class _Priced(Wrapped):

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.options import Known, checked_local
-from duet_sdk.errors import BackendError
+from duet_sdk.errors import BackendError, ConfigError
 from duet_sdk.events import ToolCallDelta
 from duet_sdk.pricing import FREE, GpuHour, Price, TokenPrice
 from duet_sdk.rendering import Renderer, TokenizerFiles
@@ -96,6 +96,12 @@ class Scripted(Backend):
         connect_error: BackendError | None = None,
         boundary: str = "local",
     ) -> None:
+        for line in lines:
+            if not isinstance(line, str | Script) and not callable(line):
+                raise ConfigError(
+                    "a line of Scripted must be a text, a Script or a function of the call, got "
+                    f"{type(line).__name__}; several are given one by one: Scripted('first', 'second')"
+                )
         self.model = model
         self._price = price
         self.boundary = boundary
