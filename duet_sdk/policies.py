@@ -119,7 +119,7 @@ class Prompts:
         """
         for name, prompt in (("reasoner", self.reasoner), ("generator", self.generator)):
             if prompt is not None and not isinstance(prompt, str):
-                raise ConfigError(f"the prompt of the {name} must be a text, got {type(prompt).__name__}")
+                raise ConfigError(f"the prompt of the {name} must be a string, got {type(prompt).__name__}")
             for written in _PLACEHOLDER.findall(prompt or ""):
                 _check_placeholder(name, written)
 
@@ -137,7 +137,7 @@ def _check_placeholder(stage: str, written: str) -> None:
     filled = f"only {{{_LIMIT}}} is filled in" if stage == "reasoner" else "nothing is filled in"
     warnings.warn(
         f"the prompt of the {stage} has {{{written}}}, which the model reads as it stands: {filled}, and question and "
-        "signal are put beside it",
+        "signal are added to it",
         DegradedWarning,
         stacklevel=5,  # whoever makes the Prompts
     )

@@ -361,7 +361,7 @@ def test_a_role_that_may_be_a_text_is_not_shown() -> None:
         (GateConfig, "GateConfig needs policy"),
         (lambda: FailurePolicy(retry=3), "retry must be a Retry"),  # type: ignore[arg-type]
         (lambda: FailurePolicy(fallback_pair="x"), "must be two models"),  # type: ignore[arg-type]
-        (lambda: Prompts(5), "the prompt of the reasoner must be a text"),  # type: ignore[arg-type]
+        (lambda: Prompts(5), "the prompt of the reasoner must be a string"),  # type: ignore[arg-type]
         (lambda: Prompts("At most {signal_token}."), "did you mean {signal_tokens}"),
         (lambda: Prompts("At most {max_tokens}."), "did you mean {signal_tokens}"),
         (lambda: Prompts(system="x"), "Prompts has no 'system'; it has reasoner, generator"),  # type: ignore[call-arg]
@@ -375,7 +375,7 @@ def test_a_role_that_may_be_a_text_is_not_shown() -> None:
         (lambda: Endpoint(model="vllm/m", base_url="http://u:p@h/v1"), "must not contain a user, a password"),
         (lambda: Endpoint(model="vllm/m", context_tokens="many"), "context_tokens"),
         (lambda: Scripted(["a", "b"]), r"Scripted\('first', 'second'\)"),  # type: ignore[arg-type]
-        (lambda: Scripted(5), "a line of Scripted must be a text"),  # type: ignore[arg-type]
+        (lambda: Scripted(5), "a line of Scripted must be a string"),  # type: ignore[arg-type]
         (lambda: DuetClient.from_pair("nowhere"), "there is no folder 'nowhere'"),
         (lambda: DuetClient.from_pair(5), "from_pair takes a folder"),  # type: ignore[arg-type]
         (lambda: DuetClient.over(DuetClient(**PAIR)), r"over\(\) takes an AsyncDuetClient"),  # type: ignore[arg-type]

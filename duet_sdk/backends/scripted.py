@@ -99,7 +99,7 @@ class Scripted(Backend):
         for line in lines:
             if not isinstance(line, str | Script) and not callable(line):
                 raise ConfigError(
-                    "a line of Scripted must be a text, a Script or a function of the call, got "
+                    "a line of Scripted must be a string, a Script or a function of the call, got "
                     f"{type(line).__name__}; several are given one by one: Scripted('first', 'second')"
                 )
         self.model = model
