@@ -83,6 +83,7 @@ def pair_check(
     """Measure what the signal is worth on held-out questions, with 95 % intervals: after a model or server changed."""
     from duet_sdk.evaluation.datasets import read_questions
     from duet_sdk.evaluation.grading import find_grader
+    from duet_sdk.evaluation.rows import MissingColumn
     from duet_sdk.evaluation.utility import Utility, measure_utility
 
     async def work(tell: Any) -> Utility:
@@ -94,7 +95,10 @@ def pair_check(
     with reporting():
         read = settings(config)
         pair = Pair.load(folder)
-        asked = read_questions(questions, prompt_column=prompt_column, answer_column=answer_column)[:most]
+        try:
+            asked = read_questions(questions, prompt_column=prompt_column, answer_column=answer_column)[:most]
+        except MissingColumn as err:
+            raise MissingColumn(err.what, instead="name them with --prompt-column and --answer-column") from err
         judge = find_grader(grader, beside=Path.cwd())
         try:
             with progress_bar() as tell:

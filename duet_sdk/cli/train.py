@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,7 +34,10 @@ def train_run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the run takes, and load nothing.")] = False,
     gpus: Annotated[int | None, typer.Option(help="For --dry-run: GPUs of a machine; 0 for the CPU.", min=0)] = None,
     nodes: Annotated[int, typer.Option(help="For --dry-run: machines.", min=1)] = 1,
-    gpu_gb: Annotated[float, typer.Option(help="For --dry-run: memory of a GPU.")] = 80.0,
+    gpu_gb: Annotated[
+        float | None,
+        typer.Option(help="For --dry-run: memory of a GPU; 80 if not given, and the machine's for the CPU."),
+    ] = None,
     server_gpus: Annotated[int, typer.Option(help="For --dry-run: GPUs that vLLM servers have.", min=0)] = 0,
     fsdp2: Annotated[bool, typer.Option("--fsdp2", help="For --dry-run: shared out by FSDP2.")] = False,
     as_json: AsJson = False,
@@ -51,7 +55,8 @@ def train_run(
 
             if gpus is None:
                 gpus = 0 if config.training.use_cpu else 1
-            hardware = Hardware(gpus, nodes, gpu_gb, server_gpus, fsdp2)
+            usual = Hardware() if gpus else Hardware.this_cpu()
+            hardware = Hardware(gpus, nodes, gpu_gb or usual.gpu_gb, server_gpus, fsdp2)
             _show_plan(config, file, overrides or (), hardware, as_json=as_json)
             return
         trained = _train(config, file.resolve().parent, resume=resume)
@@ -124,9 +129,16 @@ def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
 
 
 def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardware: Hardware, *, as_json: bool) -> None:
+    from duet_sdk.trainer.data import questions_ahead
     from duet_sdk.trainer.plan import plan, print_plan
 
-    made = plan(config, hardware, file=file, overrides=overrides)
+    questions, unread = None, []
+    try:
+        questions = questions_ahead(config.data, seed=config.seed)
+    except TrainingError as err:
+        unread.append(str(err))
+    made = plan(config, hardware, file=file, overrides=overrides, questions=questions)
+    made = replace(made, problems=(*made.problems, *unread))
     if as_json:
         print_json(made.to_dict())
     else:

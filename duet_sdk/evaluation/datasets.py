@@ -61,9 +61,10 @@ def read_questions(
             if len(flaws) > MOST_TOLD:
                 break
     if flaws:
+        if isinstance(flaws[0], MissingColumn):
+            raise flaws[0]
         more = "; and there are more" if len(flaws) > MOST_TOLD else ""
-        kind = MissingColumn if isinstance(flaws[0], MissingColumn) else DataError
-        raise kind("; ".join(map(str, flaws[:MOST_TOLD])) + more)
+        raise DataError("; ".join(map(str, flaws[:MOST_TOLD])) + more)
     if not questions:
         where = f"{path} holds no rows" if is_file else f"{name!r} has no rows in split {split!r}"
         raise DataError(f"{where}")
@@ -114,7 +115,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object] | DataError]]
     except UnicodeDecodeError as err:
         raise DataError(f"{path} is not UTF-8 text (byte {err.start}); convert it") from err
     except OSError as err:
-        raise DataError(f"the questions in {path} cannot be read: {err.strerror or err}") from err
+        raise DataError(f"the questions in {path.absolute()} cannot be read: {err.strerror or err}") from err
 
 
 def _hub_rows(name: str, split: str, revision: str | None) -> Iterable[tuple[str, Mapping[str, object]]]:

@@ -18,7 +18,15 @@ _ROLES = ("system", "user", "assistant")
 
 
 class MissingColumn(DataError):
-    """A row has no column of the name that was given; names differ between data sets, so another may do."""
+    """A row has no column of the name that was given; names differ between data sets, so another may do.
+
+    Attributes:
+        what: which row has which columns, without what to do about it.
+    """
+
+    def __init__(self, what: str, *, instead: str = "set prompt_column and answer_column") -> None:
+        super().__init__(f"{what}; {instead}")
+        self.what = what
 
 
 def question_of(
@@ -36,7 +44,7 @@ def question_of(
     for name in (prompt_column, answer_column):
         if name is not None and name not in row:
             known = ", ".join(repr(column) for column in row) or "none"
-            raise MissingColumn(f"{source} has no column {name!r}, it has {known}; set prompt_column and answer_column")
+            raise MissingColumn(f"{source} has no column {name!r}, it has {known}")
     messages = _messages(row[prompt_column], f"{source}, column {prompt_column!r}")
     answer = "" if answer_column is None else _answer(row[answer_column], f"{source}, column {answer_column!r}")
     columns = {name: _plain(value) for name, value in row.items() if name not in (prompt_column, answer_column)}

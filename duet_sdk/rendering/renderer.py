@@ -180,6 +180,12 @@ class Renderer:
         return found
 
     @property
+    def no_think_block(self) -> str | None:
+        """Why the template has no place for thinking, as a clause; None where it has one."""
+        found = self._found_block
+        return found if isinstance(found, str) else None
+
+    @property
     def think_tags(self) -> tuple[str, str]:
         """What opens and closes the block: ``("<think>", "</think>")``. Raises as `think_ids`."""
         return self.think_block.tags

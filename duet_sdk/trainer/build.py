@@ -20,6 +20,7 @@ from trl import GRPOConfig
 from duet_sdk import models
 from duet_sdk.errors import ConfigError
 from duet_sdk.models.sources import no_bars
+from duet_sdk.trainer.plan.lengths import length_problems, longest_prompts
 from duet_sdk.trainer.policy import Policy
 
 if TYPE_CHECKING:
@@ -161,17 +162,12 @@ def check_context(config: TrainConfig, start: Start) -> None:
     """
     from transformers import AutoConfig
 
-    prompt, signal = config.data.max_prompt_tokens, config.reasoner.max_new_tokens
-    answer = config.generator.max_new_tokens
-    for stage, needed in (("reasoner", prompt + signal), ("generator", prompt + signal + answer)):
-        facts = AutoConfig.from_pretrained(start.folder(stage), trust_remote_code=False)  # type: ignore[arg-type]
+    prompts = longest_prompts(config)
+    for stage, part, _ in _groups(config):
+        facts = AutoConfig.from_pretrained(start.folder(stage), trust_remote_code=False)
         window = getattr(facts.get_text_config(), "max_position_embeddings", None)
-        if window is not None and needed > window:
-            parts = f"question {prompt} + signal {signal}" + (f" + answer {answer}" if stage == "generator" else "")
-            raise ConfigError(
-                f"the {stage}'s window holds {window} tokens, and {parts} make {needed}; lower data.max_prompt_tokens "
-                "or max_new_tokens"
-            )
+        for problem in length_problems(stage, config, window, prompts[stage] + part.max_new_tokens):
+            raise ConfigError(problem)
 
 
 def order_of(questions: int, *, each: int, rounds: int, seed: int) -> list[int]:

@@ -7,10 +7,11 @@ Sections: ``reasoner``, ``generator``, ``objective``, ``data``, ``rollout``, and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
@@ -96,6 +97,23 @@ class Model(Section):
     licence: str | None = None
     """Licence of the starting model, as the pair's card should name it."""
 
+    @field_validator("model")
+    @classmethod
+    def _is_named_alone(cls, given: str) -> str:
+        backend, slash, rest = given.partition("/")
+        if not given.strip():
+            raise ValueError("it is empty; write a folder or a hub id, such as Qwen/Qwen3-0.6B")
+        if slash and backend in _LOCAL:
+            sampled = ", and vllm: {} for rollouts by vLLM" if backend.startswith("vllm") else ""
+            raise ValueError(f"here a model is named without its backend; write {rest.partition('@')[0]!r}{sampled}")
+        if slash and backend in _REMOTE:
+            raise ValueError("training needs the model's weights; write a folder or a hub id, such as Qwen/Qwen3-0.6B")
+        return given
+
+
+_LOCAL, _REMOTE = ("transformers", "vllm", "vllm-engine"), ("litellm", "scripted")
+"""Backends by which the SDK's clients name models."""
+
 
 class Reasoner(Model):
     """The model that writes the signal."""
@@ -151,6 +169,10 @@ class Objective(Section):
         return self
 
 
+GRADERS = ("math", "exact", "choice")
+"""Graders that have a name, see `duet_sdk.evaluation.grading.find_grader`."""
+
+
 class Grading(Section):
     """How answers are graded."""
 
@@ -160,6 +182,15 @@ class Grading(Section):
     """Seconds for one answer; a grader that hangs is ended and the answer counts as wrong."""
     workers: CountOrNone = 0
     """Processes that grade; 0 is as 1. ``exact`` and ``choice`` cannot hang and grade in the training process."""
+
+    @field_validator("grader")
+    @classmethod
+    def _is_known(cls, given: str) -> str:
+        if ":" not in given and given not in GRADERS:
+            close = get_close_matches(given, GRADERS, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"a grader is {', '.join(map(repr, GRADERS))} or 'module:function' of your own{meant}")
+        return given
 
 
 class Data(Section):

@@ -10,6 +10,7 @@ from pydantic import JsonValue, ValidationError
 
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.trainer.config import TrainConfig
+from duet_sdk.trainer.flaws import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,10 +48,8 @@ def checked(values: Mapping[str, object], source: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as err:
-        flaws = err.errors(include_url=False)
-        reasons = "; ".join(_flaw(one) for one in flaws[:3])
-        more = f" (and {len(flaws) - 3} more)" if len(flaws) > 3 else ""
-        raise ConfigError(f"{source} is not a valid run configuration: {reasons}{more}") from err
+        reasons = in_words(err.errors(include_url=False))
+        raise ConfigError(f"{source} is not a valid run configuration: {reasons}") from err
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -66,6 +65,10 @@ def parse_yaml(text: str, source: str) -> Any:
         raise MissingExtra("reading a run's YAML", extra="train") from err
     try:
         return yaml.load(text, Loader=_loader())  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as err:
+        mark = err.problem_mark
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+        raise ConfigError(f"{source} is not YAML: {err.problem or err.context}{where}{_yaml_hint(err)}") from err
     except yaml.YAMLError as err:
         raise ConfigError(f"{source} is not YAML: {err}") from err
     except RecursionError:
@@ -108,21 +111,31 @@ def _loader() -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml comes without types
         """Of this call only: resolvers belong to a class."""
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            """As the library's, which keeps the last of two equal keys without a word."""
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
     )
     return Loader
 
 
-def _flaw(one: Any) -> str:
-    place = ".".join(str(part) for part in one["loc"])
-    reason = str(one["msg"]).removeprefix("Value error, ")
-    if one["type"] == "extra_forbidden":
-        return f"unknown key {place!r}"
-    if one["type"] == "missing":
-        return f"{place} is missing"
-    given = "" if isinstance(one["input"], dict) else f" (got {one['input']!r})"
-    return f"{place}: {reason}{given}" if place else reason
+def _yaml_hint(err: Any) -> str:
+    """What to do about the commonest slips."""
+    problem = str(err.problem)
+    if "\\t" in problem:
+        return "; indent with spaces, not tabs"
+    if "mapping values are not allowed" in problem:
+        return "; a text with a colon needs quotes"
+    if problem == "expected ',' or '}', but got ':'":
+        return "; a key ends in a colon and a space, and texts with either need quotes"
+    return ""
 
 
 def _leaves(value: JsonValue | Mapping[str, JsonValue], place: str = "") -> Iterator[tuple[str, JsonValue]]:
@@ -138,4 +151,5 @@ def _shown(leaves: Mapping[str, JsonValue], place: str) -> str:
 
 
 def _kind(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    kind = {"str": "text", "NoneType": None}.get(name := type(value).__name__, name)
+    return f"a {kind}" if kind else "nothing"

@@ -37,6 +37,26 @@ class WrittenSignal:
     """Whether its limit ended it."""
 
 
+def renderer_to_train(stage: str, folder: str | Path) -> Renderer:
+    """The renderer of a model in a folder. Raises as `PairPrompts`, and ConfigError where its tokenizer is missing."""
+    return _that_thinks(stage, TokenizerFiles.from_folder(folder))
+
+
+def cannot_train(stage: str, why: str) -> str:
+    """The message for a model whose template has no place for thinking."""
+    return (
+        f"the {stage} cannot be trained: {why}, and signals are trained as thinking; take a model that thinks, such as "
+        "Qwen/Qwen3-0.6B"
+    )
+
+
+def _that_thinks(stage: str, files: TokenizerFiles) -> Renderer:
+    renderer = Renderer(files)
+    if (why := renderer.no_think_block) is not None:
+        raise ConfigError(cannot_train(stage, why))
+    return renderer
+
+
 class PairPrompts:
     """Questions and signals → token ids for a pair.
 
@@ -49,12 +69,7 @@ class PairPrompts:
     """
 
     def __init__(self, reasoner: TokenizerFiles, generator: TokenizerFiles) -> None:
-        self.reasoner, self.generator = Renderer(reasoner), Renderer(generator)
-        for stage, renderer in (("reasoner", self.reasoner), ("generator", self.generator)):
-            try:
-                renderer.think_block  # noqa: B018 - raises where there is none
-            except ConfigError as err:
-                raise ConfigError(f"the {stage} cannot be trained: {err}") from err
+        self.reasoner, self.generator = _that_thinks("reasoner", reasoner), _that_thinks("generator", generator)
         self._handoff = Think(LocalThinkRenderer(self.generator), reasoner=self.reasoner, takes_ids=True)
         self._thinks, self._answers = reasoner.thinking_kwargs(True), generator.thinking_kwargs(False)
         self.ask_ids = lru_cache(maxsize=4096)(self._ask_ids)

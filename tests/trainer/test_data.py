@@ -285,7 +285,10 @@ def test_preparing_drops_what_it_reports(tmp_path):
 
 def test_a_column_that_is_missing_is_named_as_the_runs_file_names_it(tmp_path):
     train = write(tmp_path / "a.jsonl", {"question": "q", "answer": "1"})
-    with pytest.raises(TrainingError, match=r"no column 'prompt', .*in a run's file these are data.prompt_column and"):
+    with pytest.raises(
+        TrainingError,
+        match=r"no column 'prompt', it has 'question', 'answer'; set data.prompt_column and data.answer_column",
+    ):
         prepare(Data(train=train), seed=0)
 
 

@@ -261,6 +261,92 @@ def test_a_model_that_is_not_here_leaves_memory_out_and_says_so():
     assert any("owner/unknown is not here" in note for note in made.notes)
 
 
+TOY = Path(__file__).resolve().parents[2] / "examples" / "toy_pair" / "pair"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("./nowhere", r"reasoner.model: there is no folder .*/nowhere; a model of the hub is named owner/model"),
+        ("Qwen3-0.6B", "reasoner.model: 'Qwen3-0.6B' has no owner, as models of the hub have; write 'Qwen/Qwen3-0.6B'"),
+        ("a/b/c", "reasoner.model: 'a/b/c' is not a hub id"),
+        (str(TOY), r"reasoner.model: .* holds no readable config.json"),
+    ],
+)
+def test_a_model_that_cannot_be_is_a_problem(name, told):
+    import re
+
+    assert any(re.match(told, problem) for problem in plan(config(reasoner__model=name)).problems)
+
+
+def test_the_embedded_model_cannot_be_trained_whether_it_is_here_or_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUET_CACHE_DIR", str(tmp_path))
+    told = "the reasoner cannot be trained: its chat template drops the thinking of an assistant's turn"
+    assert any(problem.startswith(told) for problem in plan(config(reasoner__model="embedded")).problems)
+
+
+@pytest.mark.model
+def test_a_template_without_thinking_is_a_problem():
+    from duet_sdk import models
+
+    made = plan(config(generator__model=str(models.embedded())))
+    assert any(problem.startswith("the generator cannot be trained: its chat template") for problem in made.problems)
+
+
+def test_models_that_are_here_are_planned_for_the_machine():
+    given = {
+        "reasoner": {"model": str(TOY / "reasoner"), "max_new_tokens": 128},
+        "generator": {"model": str(TOY / "generator"), "max_new_tokens": 8},
+        "data": {"train": "q.jsonl", "max_prompt_tokens": 64},
+    }
+    made = plan(config(**given, training__use_cpu=True))
+    assert made.problems == ()
+    assert made.peak_gb is not None
+    assert made.peak_gb < made.hardware.gpu_gb
+
+
+def test_a_small_window_is_shared_out_where_no_signal_would_be_left():
+    given = {"reasoner": {"model": str(TOY / "reasoner")}, "generator": {"model": str(TOY / "generator")}}
+    problem = next(one for one in plan(config(**given)).problems if one.startswith("the generator's window"))
+    assert "set data.max_prompt_tokens=128 reasoner.max_new_tokens=256 generator.max_new_tokens=128" in problem
+
+
+@pytest.mark.parametrize(
+    ("rows", "override", "rounds", "told"),
+    [
+        (200, "data.prompt_column=question", 6, None),
+        (
+            200,
+            "data.prompt_column=prompt",
+            None,
+            "q.jsonl, line 1 has no column 'prompt', it has 'question', 'answer'; ",
+        ),
+        (None, "data.prompt_column=question", None, "q.jsonl cannot be read: No such file"),
+        (70, "data.prompt_column=question", 0, "there are 6 questions and a round takes 64"),
+        (200, "data.train=owner/set", None, None),
+        (200, "data.validation=owner/set", None, None),
+    ],
+)
+def test_a_dry_run_reads_the_questions_that_are_here(rows, override, rounds, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if rows is not None:
+        lines = (json.dumps({"question": f"What is {n} times 3?", "answer": 3 * n}) for n in range(rows))
+        Path("q.jsonl").write_text("\n".join(lines))
+    Path("run.yaml").write_text(config(**SMALL, data__prompt_column="question").model_dump_json(exclude_unset=True))
+    words = ["train", "run", "run.yaml", override, "--dry-run", "--json"]
+    made = json.loads(CliRunner().invoke(app, words).stdout)
+    if override != "data.validation=owner/set":
+        assert made["batches"]["rounds"] == rounds
+    assert [told in problem for problem in made["problems"]] == ([True] if told else [])
+
+
+def test_a_plan_of_models_that_are_not_here_does_not_say_that_all_is_well():
+    screen = io.StringIO()
+    print_plan(plan(config(reasoner={"model": "owner/unknown"})), Console(file=screen, width=200))
+    assert "no problem found" not in screen.getvalue()
+    assert "not checked: whether it fits" in screen.getvalue()
+
+
 def test_a_models_folder_tells_its_shape(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 10}'
@@ -308,7 +394,7 @@ def test_a_plan_is_json_and_a_table():
     assert (values["fits"], values["batches"]["generator"]["samples"]) == (False, 1024)
     screen = io.StringIO()
     print_plan(made, Console(file=screen, width=200))
-    for words in ("64 × 4 × 4", "4.02 B × 4 bytes", "duet train run run.yaml", "does not fit: a GPU has 80 GB"):
+    for words in ("64 × 4 × 4", "4.02 B × 4 bytes", "duet train run run.yaml", "problem: a GPU has 80 GB"):
         assert words in screen.getvalue()
 
 

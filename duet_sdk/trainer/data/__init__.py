@@ -1,5 +1,6 @@
 """Questions to train on: checked, freed of copies and leaks, and in one order on all processes."""
 
+from duet_sdk.trainer.data.ahead import questions_ahead
 from duet_sdk.trainer.data.overlap import Leak, find_leaks
 from duet_sdk.trainer.data.prepare import DataReport, Prepared, prepare
 from duet_sdk.trainer.data.ranks import check_same_on_all_ranks
@@ -11,4 +12,5 @@ __all__ = [
     "check_same_on_all_ranks",
     "find_leaks",
     "prepare",
+    "questions_ahead",
 ]

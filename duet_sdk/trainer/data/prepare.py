@@ -138,7 +138,7 @@ def _read(name: str, data: Data, *, split: str) -> list[Question]:
             answer_column=data.answer_column,
         )
     except MissingColumn as err:
-        raise TrainingError(f"{err}; in a run's file these are data.prompt_column and data.answer_column") from err
+        raise TrainingError(f"{err.what}; set data.prompt_column and data.answer_column to what it has") from err
 
 
 def _given_validation(
@@ -185,7 +185,9 @@ def _evaluation(name: str, data: Data) -> list[Question]:
             )
         except MissingColumn as err:
             last = err
-    raise TrainingError(f"data.leak_against: {last}")
+    raise TrainingError(
+        f"data.leak_against: {last.what}; name its questions' column as in data.prompt_column, or question"
+    )
 
 
 def _readable(questions: list[Question], grader: ReferenceReader | None, report: DataReport | None) -> list[Question]:

@@ -10,11 +10,11 @@ from duet_sdk.trainer.config import Lora, Model, TrainConfig
 from duet_sdk.trainer.plan.arithmetic import batches
 from duet_sdk.trainer.plan.fit import fitted
 from duet_sdk.trainer.plan.hardware import Hardware
+from duet_sdk.trainer.plan.lengths import longest_prompts
 from duet_sdk.trainer.plan.memory import (
     RESERVE_GB,
     MemoryUse,
     least_engine_share,
-    longest_prompts,
     peak,
     stage_memory,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from duet_sdk.trainer.config import Model, TrainConfig, Vllm
 from duet_sdk.trainer.plan.hardware import Hardware
-from duet_sdk.trainer.plan.memory import longest_prompts
+from duet_sdk.trainer.plan.lengths import longest_prompts
 
 FSDP2 = "recipes/fsdp2.yaml"
 """accelerate's configuration for FSDP2, in the repository."""

@@ -14,8 +14,10 @@ from duet_sdk.trainer.plan.arithmetic import Batches, batches
 from duet_sdk.trainer.plan.fit import fitted
 from duet_sdk.trainer.plan.hardware import Hardware
 from duet_sdk.trainer.plan.launch import launch_lines
-from duet_sdk.trainer.plan.memory import MemoryUse, engine_problem, longest_prompts, peak
-from duet_sdk.trainer.plan.shape import ModelShape, find_shape
+from duet_sdk.trainer.plan.lengths import length_problems, longest_prompts
+from duet_sdk.trainer.plan.look import look_at
+from duet_sdk.trainer.plan.memory import MemoryUse, engine_problem, peak
+from duet_sdk.trainer.plan.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +81,20 @@ def plan(
         file: the configuration's file, for the launch line.
         overrides: values of the command line that ``config`` has over the file's, for the launch line.
         questions: to train on, where known.
-
-    Raises:
-        TrainingError: a model's ``config.json`` does not describe a decoder.
     """
     machine = hardware or (Hardware.this_cpu() if config.training.use_cpu else Hardware())
     stages: dict[str, Model] = {"reasoner": config.reasoner, "generator": config.generator}
-    shapes = {stage: find_shape(part.model, revision=part.revision) for stage, part in stages.items()}
+    found = {stage: look_at(stage, part) for stage, part in stages.items()}
+    shapes = {stage: one.shape for stage, one in found.items()}
     run = fitted(config, shapes, machine)
     made = batches(run, processes=machine.processes, questions=questions)
-    problems, notes = [*made.problems], _missing(stages, shapes)
+    problems = [problem for one in found.values() for problem in one.problems] + [*made.problems]
+    notes = [note for one in found.values() for note in one.notes]
     prompts = longest_prompts(config)
     for stage, part in stages.items():
         if (shape := shapes[stage]) is not None:
             longest = prompts[stage] + part.max_new_tokens
-            problems += _length_problems(stage, config, shape, longest)
+            problems += length_problems(stage, config, shape.window, longest)
             if machine.gpus and (problem := engine_problem(stage, part, shape, longest=longest, gpu_gb=machine.gpu_gb)):
                 problems.append(problem)
     problems += _server_problems(stages, machine)
@@ -115,39 +116,6 @@ def plan(
         problems=tuple(problems),
         notes=tuple(notes),
     )
-
-
-def _missing(stages: dict[str, Model], shapes: dict[str, ModelShape | None]) -> list[str]:
-    return [
-        f"{part.model} is not here, so its memory is left out; `duet models pull {part.model}` fetches it"
-        for stage, part in stages.items()
-        if shapes[stage] is None
-    ]
-
-
-def _length_problems(stage: str, config: TrainConfig, shape: ModelShape, longest: int) -> list[str]:
-    part: Model = getattr(config, stage)
-    found = []
-    if shape.window is not None and longest > shape.window:
-        signal = config.reasoner.max_new_tokens - (longest - shape.window)
-        value = f"set reasoner.max_new_tokens={signal}" if signal > 0 else "take a model with a longer one"
-        found.append(
-            f"the {stage}'s window holds {shape.window} tokens, and prompt and output can have {longest} "
-            f"({_lengths(stage, config)}); {value}, or lower another of these"
-        )
-    if part.vllm is not None and part.vllm.max_model_length is not None and longest > part.vllm.max_model_length:
-        found.append(
-            f"{stage}.vllm.max_model_length is {part.vllm.max_model_length}, and prompt and output can have {longest} "
-            f"({_lengths(stage, config)}); set {stage}.vllm.max_model_length={longest}"
-        )
-    return found
-
-
-def _lengths(stage: str, config: TrainConfig) -> str:
-    """What makes up a policy's longest sequence, by the names of its settings."""
-    own = f"data.max_prompt_tokens {config.data.max_prompt_tokens}"
-    own += f" + reasoner.max_new_tokens {config.reasoner.max_new_tokens}"
-    return own + (f" + generator.max_new_tokens {config.generator.max_new_tokens}" if stage == "generator" else "")
 
 
 def _server_problems(stages: dict[str, Model], machine: Hardware) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from duet_sdk.trainer.config import Model, TrainConfig, Vllm
 from duet_sdk.trainer.plan.arithmetic import PolicyBatches
 from duet_sdk.trainer.plan.hardware import Hardware
+from duet_sdk.trainer.plan.lengths import longest_prompts
 from duet_sdk.trainer.plan.shape import ModelShape
 
 RESERVE_GB = 3.0
@@ -221,9 +222,3 @@ def _engine_fit(stage: str, vllm: Vllm, shape: ModelShape, longest: int, gpu_gb:
     if vllm.mode == "colocate" and share < 1:
         return f"{stage}.vllm.gpu_memory_utilization={share:g} {stage}.vllm.max_model_length={length}"
     return f"{stage}.vllm.tensor_parallel_size={math.ceil(share * vllm.tensor_parallel_size / _SERVER_SHARE)}"
-
-
-def longest_prompts(config: TrainConfig) -> dict[str, int]:
-    """Tokens of each policy's longest prompt; the generator reads question and signal."""
-    question = config.data.max_prompt_tokens
-    return {"reasoner": question, "generator": question + config.reasoner.max_new_tokens}

@@ -27,9 +27,15 @@ def print_plan(plan: Plan, screen: Console) -> None:
     for note in plan.notes:
         screen.print(Text.assemble(("note:", "dim"), f" {note}"), soft_wrap=True)
     for problem in plan.problems:
-        screen.print(Text.assemble(("does not fit:", "red"), f" {problem}"), soft_wrap=True)
-    if plan.fits:
+        screen.print(Text.assemble(("problem:", "red"), f" {problem}"), soft_wrap=True)
+    if not plan.fits:
+        return
+    if plan.parts:
         screen.print(Text.assemble(("no problem found", "green"), " (computed, not measured)"))
+    else:
+        screen.print(
+            Text.assemble(("not checked:", "yellow"), " whether it fits, as a model's sizes are not known here")
+        )
 
 
 def _batches(plan: Plan) -> Table:
@@ -50,7 +56,7 @@ def _batches(plan: Plan) -> Table:
     }
     for name, (reasoner, generator) in rows.items():
         table.add_row(name, str(reasoner), str(generator))
-    rounds = "unknown until the data is read" if made.rounds is None else str(made.rounds)
+    rounds = "known once the data is fetched" if made.rounds is None else f"{made.rounds}"
     processes = "1 process" if made.processes == 1 else f"{made.processes} processes"
     table.caption = f"{processes} · {made.graded} answers graded a round · rounds: {rounds}"
     return table
