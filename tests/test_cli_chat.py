@@ -160,3 +160,19 @@ def test_what_has_been_written_before_a_failure_keeps_its_line():
         seen = plain(terminal.ended()[1])
     assert "answer one two\n" in seen
     assert "\nerror: the request's deadline of 1 s passed" in seen
+
+
+def test_a_bar_moves_and_what_is_printed_beside_it_has_nothing_to_obey():
+    program = """
+import sys
+from duet_sdk.cli.terminal import progress_bar, safe_streams
+with safe_streams(), progress_bar() as tell:
+    tell("fetch", 0.5)
+    sys.stderr.write("log \\x1b]0;title\\x07 \\x1b]8;;http://evil.example\\x1b\\\\here\\x1b]8;;\\x1b\\\\ line\\n")
+    tell("fetch", 1)
+"""
+    with Terminal(program=program) as terminal:
+        seen = terminal.ended()[1]
+    assert "\\x1b[" not in seen  # rich's own sequences are sequences, not text
+    assert "\x1b]" not in seen
+    assert "here line" in seen

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from support.pseudo_terminal import Terminal
 from typer.testing import CliRunner
 
 from duet_sdk.budget import Amount, EntryFacts, Limit, SqliteLedger
@@ -115,10 +116,32 @@ def test_a_report_as_csv_has_the_same_figures(filled):
     ]
 
 
-def test_a_report_as_table_names_its_groups(filled):
-    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["ledger", "report", "--ledger", URL])
-    assert "tenant:a" in done.stdout
-    assert "0.0130" in done.stdout
+@pytest.mark.parametrize("by", ["scope", "model", "stage", "kind", "day"])
+def test_a_report_fits_80_columns_and_cuts_nothing(filled, by):
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["ledger", "report", "--by", by, "--ledger", URL])
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert "…" not in done.stdout
+
+
+def test_a_name_that_is_too_long_for_the_screen_goes_on_in_the_next_line():
+    model = "vllm/" + "Qwen3-235B-A22B-Thinking-2507-" * 3
+
+    async def fill():
+        async with SqliteLedger("ledger.db") as ledger:
+            hold = await ledger.hold(["tenant:a"], Amount(Decimal("0.05"), 400, 0, 1), facts=SIGNAL)
+            await hold.settle(Amount(Decimal("0.0123"), 312, 0, 1), replace(SIGNAL, model=model))
+
+    asyncio.run(fill())
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["ledger", "report", "--by", "model", "--ledger", URL])
+    assert "".join(line[2:40].split(" ")[0] for line in done.stdout.splitlines()[4:]).rstrip("─┴━") == model
+
+
+def test_a_report_says_what_its_few_columns_leave_out_and_wide_has_all(filled):
+    short = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["ledger", "report", "--ledger", URL]).stdout
+    assert "1 attempts without a price, 2 not settled in time; --wide shows more" in " ".join(short.split())
+    wide = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["ledger", "report", "--ledger", URL, "--wide"]).stdout
+    for word in ("tenant:a", "attempts", "requests", "overrun", "unpriced", "expired", "0.0130"):
+        assert word in wide
 
 
 def test_a_balance_shows_spent_held_and_limit(filled):
@@ -150,6 +173,38 @@ def test_set_limit_limits_and_removes():
     assert json.loads(duet("balance", "--ledger", URL, "--json").stdout)["tenant:a"]["limit"]["usd"] == "0.5"
     assert duet("set-limit", "tenant:a", "--remove", "--ledger", URL).exit_code == 0
     assert json.loads(duet("balance", "--ledger", URL, "--json").stdout) == {}
+
+
+def test_set_limit_says_what_it_did(filled):
+    done = duet("set-limit", "session:1", "--usd", "2", "--requests", "1", "--ledger", URL)
+    assert done.stderr == "session:1: at most 2 USD, 1 request (window: forever); spent so far: 0.013 USD, 1 request\n"
+    done = duet("set-limit", "session:1", "--remove", "--ledger", URL)
+    assert done.stderr == "session:1: no limit any more, was at most 2 USD, 1 request (window: forever)\n"
+    assert duet("set-limit", "session:1", "--remove", "--ledger", URL).stderr == "session:1: had no limit\n"
+
+
+def test_balances_fit_80_columns_and_show_what_is_limited():
+    duet("set-limit", "tenant:a", "--reasoner-tokens", "50000", "--window", "rolling:24h", "--ledger", URL)
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["ledger", "balance", "--ledger", URL])
+    assert "│ tenant:a │ rolling:24h │ reasoner tokens │     0 │    0 │ 50000 │   0% │" in done.stdout
+    assert "USD" not in done.stdout
+
+
+def test_watch_shows_limits_and_entries_as_they_change(filled):
+    duet("set-limit", "tenant:new", "--requests", "3", "--ledger", URL)
+    with Terminal("ledger", "watch", "--ledger", URL) as terminal:
+        assert "tenant:new" in terminal.expect("Ctrl-C ends")
+
+        async def spend():
+            async with SqliteLedger("ledger.db") as ledger:
+                hold = await ledger.hold(["tenant:new"], Amount(Decimal("0.05"), 400, 0, 1), facts=SIGNAL)
+                await hold.settle(Amount(Decimal("0.0123"), 312, 0, 1), SIGNAL)
+
+        asyncio.run(spend())
+        terminal.expect("33%")
+        terminal.expect("vllm/big")
+        terminal.type("\x03")
+        assert terminal.ended()[0] == 0
 
 
 def test_tail_prints_entries_from_then_on_one_a_line(filled):
@@ -191,6 +246,7 @@ def test_the_ledger_of_the_settings_is_taken_where_none_is_named(filled):
         (["report", "--since", "yesterday", "--ledger", URL], 2, "invalid time 'yesterday'"),
         (["report", "--since", "999999d", "--ledger", URL], 2, "invalid time '999999d'"),
         (["report", "--scope", "nobody", "--ledger", URL], 2, "must be kind:name"),
+        (["watch", "--ledger", URL], 2, "watch needs a terminal; for a file or a pipe use duet ledger tail --follow"),
         (["set-limit", "tenant:a", "--ledger", URL], 2, "a limit must limit at least one of"),
         (["set-limit", "tenant:a", "--usd", "much", "--ledger", URL], 2, "--usd must be a number"),
         (["set-limit", "tenant:a", "--usd", "-1", "--ledger", URL], 2, "at least 0"),
@@ -207,7 +263,7 @@ def test_what_cannot_be_done_is_said(filled, arguments, code, words):
     assert not Path("nowhere.db").exists()
 
 
-@pytest.mark.parametrize("command", ["report", "balance", "set-limit", "tail", "prune"])
+@pytest.mark.parametrize("command", ["report", "balance", "set-limit", "tail", "watch", "prune"])
 def test_every_command_shows_an_example(command):
     assert "Example: duet ledger" in duet(command, "--help").stdout
 

@@ -6,8 +6,9 @@ import asyncio
 import csv
 import re
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
+from rich.console import Group
+from rich.live import Live
 
 from duet_sdk.budget import Balance, BaseLedger, Entry, Limit, SqliteLedger, connect_ledger
 from duet_sdk.budget.report import Grouping, ReportRow, read, report
+from duet_sdk.cli.ledger_tables import balance_table, entry_line, entry_table, limit_line, report_table, spent_line
 from duet_sdk.cli.terminal import AsJson, Screen, in_a_line, print_json, reporting
 from duet_sdk.cli.trust import ConfigFile, settings
 from duet_sdk.errors import ConfigError, InvalidRequest
@@ -27,6 +30,10 @@ ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spen
 
 _POLL_S = 1.0
 """How often `tail --follow` reads: soon enough for a person who watches, no load for a store."""
+_LATEST = 10
+"""Entries that `watch` shows: what fits below the limits on a screen of 24 lines."""
+_WIDEST = 200
+"""Columns that a wide table may take; the terminal breaks its lines."""
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 Url = Annotated[str | None, typer.Option("--ledger", help="URL of the ledger; else that of the settings.")]
@@ -48,6 +55,7 @@ def report_command(
     config: ConfigFile = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values instead of a table.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Show every column, on lines as long as that takes.")] = False,
 ) -> None:
     """Show what was spent, by scope, model, stage, kind of attempt, or day."""
 
@@ -66,7 +74,9 @@ def report_command(
         elif as_csv:
             _print_csv(rows)
         else:
-            _print_table(by, rows)
+            screen = Screen()
+            screen.width = _WIDEST if wide else screen.width
+            screen.print(report_table(by, rows, wide=wide))
 
 
 @ledger_app.command("balance", epilog="Example: duet ledger balance tenant:a --json")
@@ -88,16 +98,7 @@ def balance_command(
         if as_json:
             print_json({each: _plain(asdict(balance)) for each, balance in balances.items()})
             return
-        table = Table("scope", "window", "of", "limit", "spent", "held", "overrun")
-        for each, balance in balances.items():
-            for name in ("usd", "reasoner_tokens", "generator_tokens", "requests"):
-                values = (getattr(amount, name) for amount in (balance.spent, balance.held, balance.overrun))
-                most = None if balance.limit is None else getattr(balance.limit, name)
-                window = (balance.limit.window if balance.limit else None) or "forever"
-                table.add_row(
-                    in_a_line(each), window, name, "none" if most is None else f"{most:f}", *map(_text, values)
-                )
-        Screen().print(table)
+        Screen().print(balance_table(balances))
 
 
 @ledger_app.command("set-limit", epilog="Example: duet ledger set-limit tenant:a --usd 5 --window day")
@@ -116,17 +117,20 @@ def set_limit_command(
 ) -> None:
     """Limit a scope from now on; what it has spent in the window counts at once."""
 
-    async def work(limit: Limit | None) -> None:
+    async def work(limit: Limit | None) -> str:
         async with _connected(url, config) as ledger:
+            before = (await ledger.limits()).get(scope)
             await ledger.set_limit(scope, limit)
+            if limit is not None:
+                return f"{limit_line(limit)}; spent so far: {spent_line(await ledger.balance(scope))}"
+        return "had no limit" if before is None else f"no limit any more, was {limit_line(before)}"
 
     with reporting():
-        if remove:
-            if any(value is not None for value in (usd, reasoner_tokens, generator_tokens, requests, window)):
-                raise ConfigError("--remove removes the whole limit: omit the other options")
-            asyncio.run(work(None))
-        else:
-            asyncio.run(work(Limit(_usd(usd), reasoner_tokens, generator_tokens, requests, window)))
+        if remove and any(value is not None for value in (usd, reasoner_tokens, generator_tokens, requests, window)):
+            raise ConfigError("--remove removes the whole limit: omit the other options")
+        limit = None if remove else Limit(_usd(usd), reasoner_tokens, generator_tokens, requests, window)
+        done = asyncio.run(work(limit))
+        Screen(stderr=True).print(f"{in_a_line(scope)}: {done}", soft_wrap=True)
 
 
 @ledger_app.command("tail", epilog="Example: duet ledger tail --scope tenant:a --follow")
@@ -151,7 +155,7 @@ def tail_command(
                         plain = _plain(asdict(entry))
                         print_json({**plain, **plain.pop("facts")}, indent=None)
                     else:
-                        sys.stdout.write(_line(entry) + "\n")
+                        sys.stdout.write(entry_line(entry) + "\n")
                 sys.stdout.flush()
                 if not follow:
                     return
@@ -159,6 +163,27 @@ def tail_command(
 
     with reporting():
         asyncio.run(work())
+
+
+@ledger_app.command("watch", epilog="Example: duet ledger watch --scope tenant:a")
+def watch_command(
+    scope: InScope = None,
+    url: Url = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show limits and the latest entries, as they change, until Ctrl-C."""
+
+    async def work(live: Live) -> None:
+        async with _existing(url, config) as ledger:
+            while True:
+                live.update(await _now(ledger, scope), refresh=True)
+                await asyncio.sleep(_POLL_S)
+
+    with reporting():
+        if not sys.stdout.isatty():
+            raise ConfigError("watch needs a terminal; for a file or a pipe use duet ledger tail --follow")
+        with Live(console=Screen(), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+            asyncio.run(work(live))
 
 
 @ledger_app.command("prune", epilog="Example: duet ledger prune 90d")
@@ -176,6 +201,17 @@ def prune_command(
     with reporting():
         count = asyncio.run(work())
         Screen(stderr=True).print(f"deleted {count} entries")
+
+
+async def _now(ledger: BaseLedger, scope: str | None) -> Group:
+    """What `watch` shows: the balance of the scope, or of all that have a limit, and the latest entries."""
+    scopes = list(await ledger.limits()) if scope is None else [scope]
+    balances = {each: await ledger.balance(each) for each in scopes}
+    latest: deque[Entry] = deque(maxlen=_LATEST)
+    async for entry in read(ledger, scope=scope, since=datetime.now(UTC) - timedelta(hours=1)):
+        latest.append(entry)
+    above = balance_table(balances) if balances else "no scope has a limit; duet ledger set-limit sets one"
+    return Group(above, "", entry_table(latest), "the last hour's latest entries; Ctrl-C ends")
 
 
 @asynccontextmanager
@@ -222,39 +258,11 @@ def _usd(given: str | None) -> Decimal | None:
         raise ConfigError(f"--usd must be a number of USD, got {given!r}") from None
 
 
-def _print_table(by: str, rows: Sequence[ReportRow]) -> None:
-    names = [field.name for field in fields(ReportRow)][1:]
-    table = Table(by, *(name.replace("_", " ") for name in names))
-    for row in rows:
-        table.add_row(in_a_line(row.group), *(_text(getattr(row, name)) for name in names))
-    Screen().print(table)
-
-
 def _print_csv(rows: Sequence[ReportRow]) -> None:
     names = [field.name for field in fields(ReportRow)]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_plain(asdict(row)) for row in rows)
-
-
-def _line(entry: Entry) -> str:
-    facts = entry.facts
-    usd = "unknown" if entry.usd is None else f"{entry.usd:f}"
-    tokens = f"{entry.reasoner_tokens}+{entry.generator_tokens} tokens"
-    words = (
-        f"{entry.booked:%Y-%m-%d %H:%M:%S}",
-        entry.status,
-        facts.stage,
-        facts.kind,
-        facts.model,
-        tokens,
-        f"{usd} USD",
-    )
-    return "  ".join(in_a_line(word) for word in (*words, *entry.scopes) if word)
-
-
-def _text(value: Decimal | int | None) -> str:
-    return "unknown" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
-from typing import Annotated, Any, TextIO
+from typing import IO, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from typing_extensions import override
 
@@ -88,11 +89,24 @@ class Screen(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
+    @property
+    @override
+    def file(self) -> IO[str]:
+        """The stream itself: a bar or a spinner puts a proxy of rich's own around what `safe_streams` has put there."""
+        file = super().file
+        while (inner := getattr(file, "rich_proxied_file", None)) is not None:
+            file = inner
+        return file
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
     @override
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The last place where text and the terminal's own control sequences are still told apart."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=shown(segment.text))
+            yield segment if segment.control else Segment(shown(segment.text), _without_link(segment.style))
 
 
 @contextmanager
@@ -103,6 +117,11 @@ def reporting() -> Iterator[None]:
     except DuetError as error:
         print_error(error)
         raise typer.Exit(2 if isinstance(error, ConfigError | InvalidRequest) else 1) from error
+
+
+def _without_link(style: Style | None) -> Style | None:
+    """The style without what rich would make of a foreign OSC 8, which it reads while a bar or a spinner is shown."""
+    return style if style is None or style.link is None else style.update_link(None)
 
 
 def print_error(error: DuetError) -> None:

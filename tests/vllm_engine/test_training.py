@@ -40,7 +40,7 @@ def plain(layer, remove_weight):
 
 utils.dispatch_cpu_unquantized_gemm = plain
 
-from duet_sdk.cli.ask import main
+from duet_sdk.cli.app import main
 
 main()
 """
