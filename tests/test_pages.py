@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -17,6 +19,7 @@ MARKS = {
     "a list or table without an empty line before it, which the site takes for text": (
         r"^(?! *(?:[-|]|\d+\.) | +\S).+\n(?:- |\d+\. |\|)"
     ),
+    "words after a block's language, with which the site takes it for text": r"^ *`{3,}\S+ +\S",
     "attributes that only the site reads": r"\{\s*[:.#][^}]*\}\s*$",
 }
 APART = ("reference", "results", "changelog.md")
@@ -35,6 +38,23 @@ def prose(page: Path) -> str:
 def test_a_page_has_no_marks_that_only_github_or_only_the_site_knows(page: Path) -> None:
     text = re.sub(r"`[^`\n]+`", "`code`", prose(page))
     assert {what: re.findall(mark, text, re.MULTILINE) for what, mark in MARKS.items()} == {what: [] for what in MARKS}
+
+
+@each
+def test_a_page_has_the_same_parts_on_both(page: Path) -> None:
+    markdown = pytest.importorskip("markdown", reason="make docs installs it")
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    extensions = re.findall(
+        r"^  - ([\w.]+)", settings[settings.index("markdown_extensions:") :].split("\n\n")[0], re.MULTILINE
+    )
+    text = page.read_text(encoding="utf-8")
+    site = re.sub(r"(?s)<(div|table) class=\"highlight.*?</\1>", "", markdown.markdown(text, extensions=extensions))
+    github = MarkdownIt("commonmark").enable("table").render(text)
+    assert parts(site) == parts(github)
+
+
+def parts(html: str) -> Counter[str]:
+    return Counter(re.findall(r"<(table|tr|ul|ol|li|h\d|img|blockquote|strong|em)\b", html))
 
 
 @each
