@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from duet_sdk._origin import install_command
 from duet_sdk._shown import shown
 
 if TYPE_CHECKING:
@@ -104,11 +105,11 @@ class MissingExtra(DuetError):
     """An optional dependency is not installed.
 
     Attributes:
-        extra: the name to install, as in ``pip install "duet-sdk[extra]"``.
+        extra: its name; the message has the command that installs it.
     """
 
     def __init__(self, what: str, *, extra: str) -> None:
-        super().__init__(f'{what} needs an extra that is not installed: pip install "duet-sdk[{extra}]"')
+        super().__init__(f"{what} needs an extra that is not installed: {install_command(extra)}")
         self.extra = extra
 
 

@@ -247,7 +247,7 @@ def test_without_package_and_hub_the_error_tells_both_ways(tmp_path: Path, monke
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "filelock", None)
-    with pytest.raises(MissingExtra, match=r"duet-sdk\[local\]"):
+    with pytest.raises(MissingExtra, match=r"\[local\]"):
         models.embedded(tmp_path / "cache")
 
 

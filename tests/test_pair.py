@@ -274,7 +274,7 @@ def test_a_manifest_without_a_format_is_refused(tmp_path, text):
 
 
 def test_a_newer_format_asks_for_an_upgrade(tmp_path):
-    with pytest.raises(PairError, match="format 2, and this version reads up to 1; .*pip install --upgrade duet-sdk"):
+    with pytest.raises(PairError, match="format 2, and this version reads up to 1; .*upgrade duet-sdk"):
         Pair.load(written(tmp_path / "pair", format=2, whatever=1))
 
 

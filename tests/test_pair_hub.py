@@ -140,7 +140,7 @@ def test_a_pair_that_is_broken_on_the_hub_is_refused_and_not_kept(hub, repositor
 
 def test_a_newer_format_on_the_hub_asks_for_an_upgrade_before_weights_are_fetched(hub, repository):
     change(repository, format=2)
-    with pytest.raises(PairError, match=r"some/pair/pair\.json has format 2, .*pip install --upgrade duet-sdk"):
+    with pytest.raises(PairError, match=r"some/pair/pair\.json has format 2, .*upgrade duet-sdk"):
         Pair.load("some/pair")
     assert not any(name.endswith(".safetensors") for name in fetched(hub))
 
@@ -176,7 +176,7 @@ def test_a_hub_that_does_not_answer_is_told_as_such(hub, monkeypatch):
 @pytest.mark.parametrize("library", ["huggingface_hub", "filelock"])
 def test_without_the_extra_the_error_names_it(hub, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingExtra, match=r"fetching the pair 'some/pair' from the hub.*duet-sdk\[local\]") as caught:
+    with pytest.raises(MissingExtra, match=r"fetching the pair 'some/pair' from the hub.*\[local\]") as caught:
         Pair.load("some/pair")
     assert caught.value.extra == "local"
 

@@ -96,8 +96,7 @@ def _text(manifest: Manifest) -> Iterator[str]:
         yield ""
     yield (
         "Two models that were trained together. The reasoner reads a question and writes a short signal; the generator "
-        "reads question and signal and writes the answer. Use them together, by "
-        "[duet-sdk](https://pypi.org/project/duet-sdk/):"
+        "reads question and signal and writes the answer. Use them together, by the Python SDK of DUET, `duet-sdk`:"
     )
     yield "\n```python\nfrom duet_sdk import DuetClient\n"
     yield 'with DuetClient.from_pair("FOLDER OR HUB NAME") as duet:\n    print(duet.chat("…").text)\n```\n'

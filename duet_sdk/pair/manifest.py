@@ -193,8 +193,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise PairError(f"{file} is not a pair's manifest: its 'format' is not a whole number; save the pair again")
     if number > FORMAT:
         raise PairError(
-            f"{file} has format {number}, and this version reads up to {FORMAT}; upgrade it: "
-            "pip install --upgrade duet-sdk"
+            f"{file} has format {number}, and this version reads up to {FORMAT}; upgrade duet-sdk"
         )
     try:
         return Manifest.model_validate(values)

@@ -13,5 +13,5 @@ pytestmark = pytest.mark.skipif(found is not None and found.origin is not None, 
 
 def test_it_is_known_and_names_the_extra_to_install():
     assert "vllm-engine" in available()
-    with pytest.raises(MissingExtra, match=r"duet-sdk\[vllm-engine\]"):
+    with pytest.raises(MissingExtra, match=r"\[vllm-engine\]"):
         connect("vllm-engine/some/model")

@@ -128,7 +128,7 @@ def test_values_that_cannot_work_are_refused(options, word):
 def test_without_the_extra_its_name_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.metrics", None)
     monkeypatch.delitem(sys.modules, "duet_sdk.telemetry.export", raising=False)
-    with pytest.raises(MissingExtra, match=r"duet-sdk\[otel\]"):
+    with pytest.raises(MissingExtra, match=r"\[otel\]"):
         telemetry.configure()
 
 

@@ -175,7 +175,7 @@ def test_a_hub_that_cannot_be_reached_is_told_as_such(tmp_path):
 
 def test_without_the_library_a_hub_set_asks_for_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(Exception, match=r"owner/set.*pip install \"duet-sdk\[train\]\""):
+    with pytest.raises(Exception, match=r"owner/set.*pip install .*\[train\]\""):
         read_questions("owner/set")
 
 
