@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-vllm test-training train-demo lint types imports docs bench releases dist walk pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-vllm test-training train-demo lint types imports docs bench releases dist walk pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -92,6 +92,10 @@ bench: ## measure import and pipeline, then the calls against other libraries (f
 	PYTHONPATH=. $(IN) benchmarks/telemetry.py
 	@others=$$($(PYTHON) .ci/environment bench) && export PYTHONPATH=. && set -x && \
 	$$others benchmarks/wire.py && $$others benchmarks/many.py
+
+test-install: ## run every install line of every page in an empty environment (needs the index; some 5 minutes)
+	$(SETUP) test
+	$(IN) -m pytest tests/install $(ARGS)
 
 releases: ## run each integration's tests on the newest releases, and tell which one broke what (ARGS=--record keeps the versions)
 	$(PYTHON) .ci/releases $(ONLY) $(ARGS)
