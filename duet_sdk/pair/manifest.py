@@ -192,9 +192,7 @@ def read_manifest(folder: Path) -> Manifest:
     if type(number) is not int or number < 1:
         raise PairError(f"{file} is not a pair's manifest: its 'format' is not a whole number; save the pair again")
     if number > FORMAT:
-        raise PairError(
-            f"{file} has format {number}, and this version reads up to {FORMAT}; upgrade duet-sdk"
-        )
+        raise PairError(f"{file} has format {number}, and this version reads up to {FORMAT}; upgrade duet-sdk")
     try:
         return Manifest.model_validate(values)
     except ValidationError as err:
