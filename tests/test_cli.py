@@ -146,6 +146,14 @@ def test_a_pair_is_saved_shown_and_asked():
     assert (reply["text"], reply["signal"]["limit"]) == ("There are 17.", 2)
 
 
+def test_a_bundle_says_which_model_stays_a_name(tmp_path):
+    toy = Path(__file__).resolve().parents[1] / "examples" / "toy_pair" / "pair" / "generator"
+    words = ["--reasoner", "transformers/embedded", "--generator", f"transformers/{toy}", "--bundle"]
+    told = " ".join(duet("pair", "save", "./mine", *words).stderr.split())
+    assert "the reasoner stays a name, transformers/embedded: only a model that is named as a folder is copied" in told
+    assert "the generator stays" not in told
+
+
 def test_models_template_prints_the_template_that_takes_a_signal(tmp_path):
     files = templates.files("qwen3")
     (tmp_path / "tokenizer.json").write_text(files.tokenizer_json, "utf-8")

@@ -48,7 +48,7 @@ def pair_save(
     handoff: Annotated[HandoffName, typer.Option(help="How the signal reaches the generator.")] = "instruct",
     signal_tokens: Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")] = None,
     answer_tokens: Annotated[int | None, typer.Option(help="Limit of the answer in tokens.")] = None,
-    bundle: Annotated[bool, typer.Option("--bundle", help="Copy local model folders into the pair.")] = False,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Copy models that are named as folders into the pair.")] = False,
 ) -> None:
     """Write a pair that `duet ask --pair` and DuetClient.from_pair load."""
     with reporting():
@@ -60,6 +60,8 @@ def pair_save(
         )
         saved = pair.bundle(folder) if bundle else pair.save(folder)
         _done(f"saved {saved.folder}")
+        if bundle:
+            _tell_what_is_not_copied(saved)
 
 
 @pair_app.command("check", epilog="Example: duet pair check ./my-pair --questions held-out.jsonl --at-least 0.1")
@@ -147,6 +149,15 @@ def _print_utility(found: Any) -> None:
         f"verdict {found.verdict}{recorded}"
     )
     Screen().print(table)
+
+
+def _tell_what_is_not_copied(pair: Pair) -> None:
+    for stage, spec in (("reasoner", pair.reasoner_spec), ("generator", pair.generator_spec)):
+        if pair.model_folder(stage) is None:
+            _done(
+                f"note: the {stage} stays a name, {spec}: only a model that is named as a folder is copied"
+                + ("; `duet models` shows the folders of the cache" if spec.startswith("transformers/") else "")
+            )
 
 
 def _recorded(pair: Pair) -> float | None:

@@ -1,4 +1,4 @@
-"""The commands ``duet train …``: warm up, train, report. Nothing heavy is imported before a command needs it."""
+"""The commands ``duet train …``: begin, warm up, train, report. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,32 @@ train_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train
 
 RunFile = Annotated[Path, typer.Argument(help="YAML file of the run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Values over the file's, as section.key=value.")]
+
+
+@train_app.command("init", epilog="Example: duet train init run.yaml --data questions.jsonl --gpu-gb 24")
+def train_init(
+    file: Annotated[Path, typer.Argument(help="YAML file to write.")] = Path("run.yaml"),
+    reasoner: Annotated[str, typer.Option(help="Folder or hub id of the model that writes signals.")] = (
+        "Qwen/Qwen3-1.7B"
+    ),
+    generator: Annotated[str, typer.Option(help="Folder or hub id of the model that answers.")] = "Qwen/Qwen3-0.6B",
+    data: Annotated[str, typer.Option(help="JSONL file or hub data set of questions.")] = "questions.jsonl",
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the question; looked for if not given.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the answer; looked for if not given.")] = None,
+    grader: Annotated[str | None, typer.Option(help="math, exact, choice, or module:function.")] = None,
+    gpu_gb: Annotated[float, typer.Option(help="Memory of the GPU.", min=1)] = 24.0,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU.")] = False,
+) -> None:
+    """Write the YAML of a first run that fits the card, with comments. Writes over nothing."""
+    with reporting():
+        from duet_sdk.trainer.first_run import FirstRun, write_first_run
+
+        size = None if cpu else gpu_gb
+        wanted = FirstRun(reasoner, generator, data, prompt_column, answer_column, grader, size)
+        unseen, screen = write_first_run(file, wanted), Screen(stderr=True)
+        for one in unseen:
+            screen.print(f"note: {one}", soft_wrap=True)
+        screen.print(f"wrote {file}; next: duet train run {file} --dry-run{_on(size)}", soft_wrap=True)
 
 
 @train_app.command("run", epilog="Example: duet train run run.yaml objective.alpha=0.2 training.rounds=100")
@@ -113,6 +139,10 @@ def train_report(
         if not run.is_dir():
             raise ConfigError(f"there is no folder {run}; name the output folder of a run")
         sys.stdout.write(f"{write_report(run, to)}\n")
+
+
+def _on(gpu_gb: float | None) -> str:
+    return "" if gpu_gb is None else f" --gpu-gb {gpu_gb:g}"
 
 
 def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:

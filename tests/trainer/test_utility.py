@@ -160,6 +160,15 @@ def test_the_command_prints_intervals_and_ends_by_what_is_asked(tmp_path):
     assert (bad.exit_code, "cannot be read" in bad.stderr) == (1, True)
 
 
+def test_a_missing_column_is_named_by_the_commands_own_options(tmp_path):
+    Pair.of("scripted/by sieve", "scripted/17").save(tmp_path / "pair")
+    (tmp_path / "q.jsonl").write_text('{"question": "q", "answer": "1"}\n' * 5)
+    bad = CliRunner().invoke(app, ["pair", "check", str(tmp_path / "pair"), "--questions", str(tmp_path / "q.jsonl")])
+    told = " ".join(bad.stderr.split())
+    assert "no column 'prompt', it has 'question', 'answer'; name them with --prompt-column and --answer-column" in told
+    assert told.count("no column") == 1
+
+
 @pytest.mark.model
 def test_the_embedded_pair_is_measured_for_real(tmp_path):
     """No quality is claimed: what is shown is that a real pair answers both ways and is graded."""

@@ -18,15 +18,16 @@ def questions_ahead(data: Data, *, seed: int) -> int | None:
     Raises:
         TrainingError: as `prepare`.
     """
-    if not _is_file(data.train):
+    if not is_file(data.train):
         return None
     known = {
-        "leak_against": tuple(name for name in data.leak_against if _is_file(name)),
-        "validation": data.validation if data.validation is not None and _is_file(data.validation) else None,
+        "leak_against": tuple(name for name in data.leak_against if is_file(name)),
+        "validation": data.validation if data.validation is not None and is_file(data.validation) else None,
         "holdout": 0 if data.validation is not None else data.holdout,
     }
     return len(prepare(data.model_copy(update=known), seed=seed).train)
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
+    """Whether a set of questions is a file, and not a folder or a data set of the hub."""
     return not is_hub_set(name) and not Path(name.partition("#")[0]).expanduser().is_dir()
