@@ -48,7 +48,7 @@ def pair_save(
     handoff: Annotated[HandoffName, typer.Option(help="How the signal reaches the generator.")] = "instruct",
     signal_tokens: Annotated[int | None, typer.Option(help="Limit of the signal in tokens.")] = None,
     answer_tokens: Annotated[int | None, typer.Option(help="Limit of the answer in tokens.")] = None,
-    bundle: Annotated[bool, typer.Option("--bundle", help="Copy models that are named as folders into the pair.")] = False,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Copy models that are named as folders.")] = False,
 ) -> None:
     """Write a pair that `duet ask --pair` and DuetClient.from_pair load."""
     with reporting():
