@@ -16,7 +16,7 @@ from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import EvaluationError
 from duet_sdk.pair import Pair, merge_adapters, push
 from duet_sdk.policies import Budget
-from duet_sdk.types import HandoffName
+from duet_sdk.types import HandoffName, Stage
 
 pair_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pairs on disk.")
 
@@ -152,7 +152,8 @@ def _print_utility(found: Any) -> None:
 
 
 def _tell_what_is_not_copied(pair: Pair) -> None:
-    for stage, spec in (("reasoner", pair.reasoner_spec), ("generator", pair.generator_spec)):
+    specs: dict[Stage, str] = {"reasoner": pair.reasoner_spec, "generator": pair.generator_spec}
+    for stage, spec in specs.items():
         if pair.model_folder(stage) is None:
             _done(
                 f"note: the {stage} stays a name, {spec}: only a model that is named as a folder is copied"
