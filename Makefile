@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-vllm test-training train-demo lint types imports docs bench releases dist walk pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-vllm test-training train-demo lint types imports docs recording bench releases dist walk pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -55,8 +55,8 @@ test-integrations: ## run each integration's tests in its framework's own enviro
 
 lint: ## style and format, by ruff; words, by .ci/words; workflows, by zizmor
 	$(SETUP) lint
-	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/walk .ci/words
-	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/walk .ci/words
+	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/words
+	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/words
 	$(IN) .ci/words
 	.venv/bin/zizmor --offline --quiet .github/workflows
 
@@ -84,6 +84,10 @@ imports: ## which module may import which, by import-linter
 docs: ## build the documentation into site/; any warning fails
 	$(SETUP) docs
 	NO_MKDOCS_2_WARNING=1 $(IN) -m mkdocs build --strict
+
+recording: ## redo README's picture: run its commands in a terminal of their own
+	$(SETUP) test
+	$(IN) .ci/recording
 
 bench: ## measure import and pipeline, then the calls against other libraries (first some 2 minutes for those)
 	$(SETUP) demo
