@@ -102,7 +102,7 @@ async def test_what_json_cannot_say_is_refused_before_anything_is_sent():
 
 async def test_a_number_that_json_does_not_have_is_refused_too():
     async with served() as (server, backend):
-        for sampling in (Sampling(temperature=math.inf), Sampling(extra_body={"seed": Decimal(1)})):
+        for sampling in (Sampling(extra_body={"top_a": math.inf}), Sampling(extra_body={"seed": Decimal(1)})):
             with pytest.raises(InvalidRequest, match="what JSON cannot"):
                 await chunks_of(backend, Call(max_tokens=9, messages=QUESTION, sampling=sampling))
     assert server.calls == []
@@ -116,7 +116,7 @@ WORDS = st.text() | st.sampled_from(["a\ud83d", 'say "hi"\\\n\x00\x7f\u2028', "Ã
     ids=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=4).map(tuple),
     sampling=st.builds(
         Sampling,
-        temperature=st.none() | st.floats(0, allow_infinity=False) | st.integers(0, 3) | st.booleans(),
+        temperature=st.none() | st.floats(0, 5) | st.integers(0, 3),
         seed=st.none() | st.integers(),
         stop=st.lists(WORDS.filter(bool), max_size=2).map(tuple),
         logprobs=st.none() | st.just(2),
