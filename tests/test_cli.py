@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 
 from duet_sdk import _shown
 from duet_sdk.cli.app import app
+from duet_sdk.cli.figures import short_name
 from duet_sdk.errors import ConfigError, InvalidRequest, StreamBroken
 from duet_sdk.rendering import signal_template
 from duet_sdk.settings import load_settings
 
+TOY_PAIR = Path(__file__).parents[1] / "examples" / "toy_pair" / "pair"
 PAIR = ["--reasoner", "scripted/17 of them", "--generator", "scripted/There are 17."]
 
 
@@ -122,6 +125,169 @@ def test_mistakes_end_with_what_to_do_and_the_right_code(arguments, code, words)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gpt-4o", "did you mean 'litellm/openai/gpt-4o'?"),
+        ("openai/gpt-4o", "did you mean 'litellm/openai/gpt-4o'?"),
+        ("ollama/llama3", "did you mean 'litellm/ollama/llama3'?"),
+        ("Qwen/Qwen3-4B", "did you mean 'vllm/Qwen/Qwen3-4B@http://host:port/v1', where it is served, or"),
+        ("http://127.0.0.1:8000/v1", "did you mean 'vllm/MODEL@http://127.0.0.1:8000/v1', with a MODEL that the"),
+    ],
+)
+def test_a_name_of_other_libraries_is_answered_with_what_it_is_here(name, meant):
+    done = duet("ask", "q", "--reasoner", name, "--generator", "scripted/a")
+    assert (done.exit_code, meant in done.stderr) == (2, True)
+    if "/" not in name or ":" in name:
+        done = duet("pair", "save", "./mine", "--reasoner", name, "--generator", "scripted/a")
+        assert (done.exit_code, meant in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--total-tokens", "3"], 1, "total_tokens"),
+        (["--total-tokens", "3000"], 0, "served by pair"),
+        (["--cost-usd", "much"], 2, "cost_usd must be a number of USD, got 'much'"),
+        (["--deadline", "0"], 2, "deadline_s must be"),
+        (["--signal-deadline", "-1"], 2, "signal_deadline_s must be"),
+        (["--temperature", "-1"], 2, "temperature must be"),
+        (["--gate", "never"], 0, "the gate 'never' did not ask the reasoner"),
+        (["--gate", "sometimes"], 2, "sometimes"),
+        (["--handoff", "instruct"], 0, "served by pair"),
+        (["--on-failure", "never"], 2, "never"),
+        (["--tenant", "a"], 0, "served by pair"),
+        (["-n", "0"], 2, "'-n'"),
+        (["-n", "65"], 2, "'-n'"),
+    ],
+)
+def test_ask_takes_every_limit_and_choice(arguments, code, words):
+    done = duet("ask", "How many?", *PAIR, *arguments)
+    assert (done.exit_code, words in " ".join(done.stderr.split())) == (code, True)
+
+
+def test_ask_says_who_a_failure_leaves_to_answer_or_ends_with_it():
+    broken = ["--reasoner", "vllm/m@http://127.0.0.1:1/v1", "--generator", "scripted/There are 17."]
+    goes_on = duet("ask", "q", *broken)
+    assert (goes_on.exit_code, goes_on.stdout) == (0, "There are 17.\n")
+    assert "served by generator_fallback" in goes_on.stderr
+    ends = duet("ask", "q", *broken, "--on-failure", "raise")
+    assert (ends.exit_code, ends.stdout) == (1, "")
+    assert "served by" not in ends.stderr
+    assert "┃" not in ends.stderr
+    assert ends.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--reasoner", "vllm/m@http://127.0.0.1:1/v1", "--generator", "vllm/m@http://127.0.0.1:1/v1"],
+        ["--reasoner", "transformers/./no-such-folder", "--generator", "scripted/a"],
+        [*PAIR, "--mode", "generator", "--deadline", "0.000001"],
+    ],
+)
+def test_a_failure_is_an_error_alone_without_a_table_or_who_served(wrong):
+    done = duet("ask", "q", *wrong)
+    assert (done.exit_code == 0, done.stdout) == (False, "")
+    assert "served by" not in done.stderr
+    assert "┃" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_ask_sends_the_system_prompt_and_prints_each_of_n_answers():
+    echo = ["--reasoner", "scripted/s", "--generator", "scripted/echo", "--mode", "generator"]
+    sent = json.loads(duet("ask", "q", *echo, "--system", "Be brief.", "--json").stdout)
+    assert sent["usage"]["generator"]["input_tokens"] == 3
+    assert duet("ask", "q", *echo, "-n", "3").stdout == "q\nq\nq\n"
+    assert len(json.loads(duet("ask", "q", *echo, "-n", "3", "--json").stdout)["answers"]) == 3
+
+
+def test_a_tenant_is_who_pays_in_the_ledger():
+    Path("own.toml").write_text('ledger = "sqlite:///ledger.db"\n')
+    for command in (["ask", "q"], ["chat"]):
+        assert duet(*command, *PAIR, "--config", "own.toml", "--tenant", "a", stdin="q\n").exit_code == 0
+    rows = json.loads(duet("ledger", "report", "--ledger", "sqlite:///ledger.db", "--json").stdout)
+    assert [(row["group"], row["requests"]) for row in rows] == [("tenant:a", 2)]
+
+
+def test_the_limit_of_every_stage_is_in_the_table_and_no_name_is_cut():
+    model = "scripted/" + "a-long-name-of-a-model-" * 4
+    done = duet("ask", "q", "--reasoner", "scripted/s", "--generator", model, "--answer-tokens", "300")
+    rows = [line for line in done.stderr.splitlines() if line.startswith("│")]
+    assert "│   512 │" in rows[0]
+    assert "│   300 │" in rows[1]
+    assert "".join(row.split("│")[2].strip() for row in rows[1:]) == model
+
+
+def test_a_model_in_a_folder_is_named_by_the_end_of_its_path():
+    assert short_name("transformers//home/me/toy/pair/reasoner") == "…/pair/reasoner"
+    assert short_name("transformers/Qwen/Qwen3-0.6B") == "transformers/Qwen/Qwen3-0.6B"
+    assert short_name("vllm//models/me/big") == "vllm//models/me/big"
+
+
+def test_where_both_streams_are_one_file_the_answer_has_its_label():
+    script = f"{sys.executable} -m duet_sdk ask q -r scripted/s -g 'scripted/one two' --answer-tokens 1"
+    run = partial(subprocess.run, shell=True, capture_output=True, text=True, timeout=60, check=True)
+    assert "\nanswer one (cut at 1 tokens)\n┏" in run(f"{script} 2>&1").stdout
+    apart = run(script)
+    assert apart.stdout == "one\n"
+    assert "answer ┏" not in apart.stderr
+
+
+def test_a_limit_of_time_is_told_as_one():
+    # The reasoner never writes; 60 % of the deadline are the signal's.
+    code = """
+import sys
+from duet_sdk.backends import scripted
+from duet_sdk.cli import app
+
+answer = scripted.Script("There are 17.")
+scripted.connect = lambda model, options: scripted.Scripted(
+    scripted.Script("never said", stall_after=1) if model == "slow" else answer, model=model
+)
+sys.argv = ["duet", "ask", "q", "--reasoner", "scripted/slow", "--generator", "scripted/b", "--deadline", "3"]
+app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "signal never (cut by its deadline of 1.8 s)" in done.stderr
+
+
+def test_warnings_and_log_messages_are_one_plain_line():
+    code = """
+import logging, sys, warnings
+from duet_sdk.cli.notices import notices
+with notices():
+    warnings.warn("asked for and not to be had\\nhere")
+    logging.getLogger("duet_sdk.settings").warning("no setting of ours: %s", "DUET_X")
+    logging.getLogger("duet_sdk.pipeline.flow").warning("told by an event")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "warning: asked for and not to be had\\nhere\nwarning: no setting of ours: DUET_X\n"
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+@pytest.mark.parametrize("address", ["nonsense", "localhost:4317", "http://", "http://host:many"])
+def test_an_address_that_is_none_is_refused_before_the_call(command, address):
+    done = duet(command, *(["q"] if command == "ask" else []), *PAIR, "--otlp", address, stdin="q\n")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "the collector's address must be a URL such as http://127.0.0.1:4318" in done.stderr
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert duet("--version").stdout == f"duet {version('duet-sdk')}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_commands(shell, monkeypatch):
+    monkeypatch.setenv("_DUET_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("COMP_WORDS", "duet led")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "duet led")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    done = CliRunner().invoke(app, [], prog_name="duet")
+    assert "ledger" in done.stdout
+
+
 def test_chat_takes_each_line_of_its_input_as_a_turn_and_empty_lines_as_none():
     done = duet(
         "chat",
@@ -154,6 +320,24 @@ def test_a_bundle_says_which_model_stays_a_name(tmp_path):
     assert "the generator stays" not in told
 
 
+def test_a_pair_is_shown_in_some_ten_lines():
+    done = duet("pair", "show", str(TOY_PAIR))
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert len(lines) <= 10
+    assert lines["handoff"].strip() == "think, trained together"
+    assert lines["limits"].strip() == "signal tokens 8, answer tokens 3"
+    assert lines["measured"].strip() == "guided 0.995, alone 0.525 on 200 questions"
+    assert lines["licences"].strip() == "not stated"
+    assert lines["files"].strip() == "12, 0.7 MB, all as the manifest says"
+
+
+def test_a_bundle_that_would_copy_nothing_is_refused():
+    embedded = ["--reasoner", "transformers/embedded", "--generator", "transformers/embedded"]
+    refused = duet("pair", "save", "./mine", *embedded, "--bundle")
+    assert (refused.exit_code, "duet models pull embedded" in refused.stderr) == (1, True)
+    assert not Path("mine").exists()
+
+
 def test_models_template_prints_the_template_that_takes_a_signal(tmp_path):
     files = templates.files("qwen3")
     (tmp_path / "tokenizer.json").write_text(files.tokenizer_json, "utf-8")
@@ -163,8 +347,9 @@ def test_models_template_prints_the_template_that_takes_a_signal(tmp_path):
 
 def test_models_lists_what_is_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("DUET_CACHE_DIR", str(tmp_path))
-    assert json.loads(duet("models", "--json").stdout) == []
-    assert duet("models").exit_code == 0
+    for command in (["models"], ["models", "list"]):
+        assert json.loads(duet(*command, "--json").stdout) == []
+        assert duet(*command).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -177,6 +362,7 @@ def test_models_lists_what_is_cached(monkeypatch, tmp_path):
         ["pair", "show"],
         ["pair", "save"],
         ["models"],
+        ["models", "list"],
         ["models", "pull"],
         ["models", "remove"],
         ["models", "template"],

@@ -122,6 +122,8 @@ LEAVES = {
     "duet_sdk.cli.train": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.pair": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.ledger": {"rich", "typer", "pydantic_settings"},
+    "duet_sdk.cli.notices": {"rich", "typer"},
+    "duet_sdk.cli.pair_facts": {"rich", "typer"},
     "duet_sdk.cli.ledger_tables": {"rich", "typer"},
     "duet_sdk.cli.terminal": {"rich", "typer"},
     "duet_sdk.cli.trust": {"rich", "typer", "pydantic_settings"},

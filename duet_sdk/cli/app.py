@@ -15,14 +15,16 @@ from duet_sdk.cli.ask import ask
 from duet_sdk.cli.chat import chat
 from duet_sdk.cli.ledger import ledger_app
 from duet_sdk.cli.models import models_app
+from duet_sdk.cli.notices import notices
 from duet_sdk.cli.pair import pair_app
-from duet_sdk.cli.terminal import plain_warnings, safe_streams
+from duet_sdk.cli.terminal import safe_streams
 from duet_sdk.cli.train import train_app
 from duet_sdk.cli.trust import trust
 
 app = typer.Typer(
     name="duet",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_show_locals=False,  # they may hold keys
 )
@@ -56,4 +58,4 @@ def every_command(
     """A large reasoner writes a short signal, a light generator writes the answer."""
     if context.invoked_subcommand != "train":  # its libraries draw bars, and write nothing of servers
         context.with_resource(safe_streams())
-        context.with_resource(plain_warnings())
+        context.with_resource(notices())

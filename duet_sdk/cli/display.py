@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
@@ -81,8 +82,7 @@ class Display:
     def __init__(self) -> None:
         self.screen = Screen(stderr=True)
         self.answer = ""
-        # Only there do both streams write on the same lines; a label in a file would stand alone.
-        self._on_one_terminal = sys.stdout.isatty() and self.screen.is_terminal
+        self._together = _is_same(sys.stdout, sys.stderr)  # else a label of the answer would stand alone
         self._line = ""  # what is written on the line that is not ended yet: "signal", "answer", "answer 2", or nothing
         self._waiting: Status | None = None
 
@@ -118,12 +118,12 @@ class Display:
 
     def finish(self, reply: Reply) -> None:
         """End the answer, and say what only the complete reply tells: how it ended, and what else was answered."""
-        was_cut = reply.finish_reason == "length" and self._line == "answer" and self._on_one_terminal
+        was_cut = reply.finish_reason == "length" and self._line == "answer" and self._together
         if was_cut:
             self.screen.print(f" (cut at {_answer_limit(reply)} tokens)", style="yellow", end="")
         self.end_line()
         if reply.mode == "signal":
-            if not self._on_one_terminal:
+            if not self._together:
                 _write(reply.signal.text + "\n")
         elif self.answer.strip() != reply.answers[0].strip():
             self.screen.print("that began with thinking; the answer:", style="yellow")
@@ -170,7 +170,7 @@ class Display:
         if self._line != what:
             self.end_line()
             self._line = what
-            if what == "signal" or self._on_one_terminal:
+            if what == "signal" or self._together:
                 self.screen.print(Text(f"{what} ", style), end="")
 
     def _start_over(self, said: str, *, discard: bool) -> None:
@@ -181,6 +181,14 @@ class Display:
     def _say(self, text: str, style: str) -> None:
         self.end_line()
         self.screen.print(text, style=style, soft_wrap=True)
+
+
+def _is_same(one: TextIO, other: TextIO) -> bool:
+    """Whether both write to the same terminal, file or pipe."""
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (OSError, ValueError):  # no file at all, or closed
+        return False
 
 
 def _answer_limit(reply: Reply) -> int:

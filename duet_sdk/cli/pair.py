@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from duet_sdk.backends.connect import split_name
+from duet_sdk.cli.pair_facts import facts_table
 from duet_sdk.cli.terminal import AsJson, Screen, print_json, progress_bar, reporting
 from duet_sdk.cli.trust import ConfigFile, settings
 from duet_sdk.client import AsyncDuetClient
-from duet_sdk.errors import EvaluationError
+from duet_sdk.errors import EvaluationError, PairError
 from duet_sdk.pair import Pair, merge_adapters, push
 from duet_sdk.policies import Budget
 from duet_sdk.types import HandoffName, Stage
@@ -25,17 +26,13 @@ Folder = Annotated[str, typer.Argument(help="Folder or hub id.")]
 
 @pair_app.command("show", epilog="Example: duet pair show ./my-pair --json")
 def pair_show(folder: Folder, as_json: AsJson = False) -> None:
-    """Show what a pair is made of, and check its files."""
+    """Show what a pair is made of, and check its files; --json has the whole manifest."""
     with reporting():
         pair = Pair.load(folder)
-        facts: dict[str, Any] = pair.manifest.model_dump(mode="json", exclude_none=True)
         if as_json:
-            print_json(facts)
-            return
-        table = Table("", folder, show_lines=False)
-        for key, value in facts.items():
-            table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        Screen().print(table)
+            print_json(pair.manifest.model_dump(mode="json", exclude_none=True))
+        else:
+            Screen().print(facts_table(pair))
 
 
 @pair_app.command(
@@ -52,12 +49,19 @@ def pair_save(
 ) -> None:
     """Write a pair that `duet ask --pair` and DuetClient.from_pair load."""
     with reporting():
+        for name in (reasoner, generator):
+            split_name(name)  # a pair holds any backend's names, also those that are not installed here
         pair = Pair.of(
             reasoner,
             generator,
             handoff=handoff,
             budget=Budget(signal_tokens=signal_tokens, answer_tokens=answer_tokens),
         )
+        if bundle and not any(pair.tokenizer_folder(stage) for stage in pair.manifest.stages):
+            raise PairError(
+                "--bundle copies models that are local folders, and neither is one: pull them, and name their folders, "
+                'such as --reasoner "transformers/$(duet models pull embedded)"; or save the names, without --bundle'
+            )
         saved = pair.bundle(folder) if bundle else pair.save(folder)
         _done(f"saved {saved.folder}")
         if bundle:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
@@ -127,25 +126,6 @@ def _without_link(style: Style | None) -> Style | None:
 def print_error(error: DuetError) -> None:
     """Print an error of ours as one line on standard error."""
     Screen(stderr=True).print(Text.assemble(("error:", "red"), f" {error}"), soft_wrap=True)
-
-
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Warnings are one line on standard error each, without the place in the program that Python adds."""
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        Screen(stderr=True).print(Text.assemble(("warning:", "yellow"), f" {in_a_line(str(message))}"), soft_wrap=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
 
 
 @contextmanager

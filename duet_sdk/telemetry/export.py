@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -131,7 +132,7 @@ def start(
     """Set the global providers and begin to export.
 
     Raises:
-        ConfigError: a provider is set already, or the protocol is unknown.
+        ConfigError: a provider is set already, the protocol is unknown, or the endpoint is no URL.
     """
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         raise ConfigError(
@@ -169,9 +170,28 @@ def _http(endpoint: str | None, headers: dict[str, str] | None) -> tuple[SpanExp
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    root = endpoint.rstrip("/") if endpoint is not None else None
+    root = None if endpoint is None else _url(endpoint).rstrip("/")
     to = {signal: None if root is None else f"{root}/v1/{signal}" for signal in ("traces", "metrics")}
     return OTLPSpanExporter(to["traces"], headers=headers), OTLPMetricExporter(to["metrics"], headers=headers)
+
+
+def _url(endpoint: str) -> str:
+    """The address, unless nothing could be sent to it: the exporter would say so only after the first request.
+
+    Raises:
+        ConfigError: it is no URL with a host; the message does not quote it, as it may hold a password.
+    """
+    try:
+        parts = urlsplit(endpoint)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise ConfigError(
+            "the collector's address must be a URL such as http://127.0.0.1:4318; one that takes gRPC, as on port "
+            "4317, needs OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+        )
+    return endpoint
 
 
 def _grpc(endpoint: str | None, headers: dict[str, str] | None) -> tuple[SpanExporter, MetricExporter]:
