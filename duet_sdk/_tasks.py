@@ -58,9 +58,14 @@ async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
     raise cancelled from (None if task.cancelled() else task.exception())
 
 
+def is_short(characters: int) -> bool:
+    """Whether work on a text of that length may be done here, where handing it to a thread would cost more."""
+    return characters <= _LONG
+
+
 async def apart(work: Callable[[], Result], *, characters: int) -> Result:
     """The result of work on a text of that length; on a long one it is done in a thread, so that the loop goes on."""
-    return await asyncio.to_thread(work) if characters > _LONG else work()
+    return work() if is_short(characters) else await asyncio.to_thread(work)
 
 
 async def wait_through(tasks: Collection[asyncio.Task[Any]], within_s: float | None) -> asyncio.CancelledError | None:

@@ -149,8 +149,12 @@ class Instruct:
 
         So everything before a new signal stays the same, and with it what a server has cached.
         """
-        written = [one for one in (signal, *(message.signal for message in messages)) if one]
-        neutralise = await self.generator.neutraliser(written) if self.generator else neutralise_unknown
+        written = [message.signal for message in messages if message.signal]
+        if signal:
+            written.append(signal)
+        neutralise: Callable[[str], str] = neutralise_unknown
+        if written and self.generator is not None:
+            neutralise = await self.generator.neutraliser(written)
 
         def quote(one: str) -> str:
             return quoted(neutralise(one), NOTES_TAG)

@@ -146,7 +146,10 @@ class PriceBook:
         if own is None and reported_usd is not None and _is_meant(reported_usd):
             with localcontext(_EXACT):  # a server may write more digits than anybody wants to read
                 return reported_usd.quantize(_SMALLEST_USD) if _is_long(reported_usd) else reported_usd
-        price, size = own or backend_price, _Size.of(usage)
+        price = own or backend_price
+        if price is FREE:
+            return _NOTHING
+        size = _Size.of(usage)
         return _published(model, size) if price is None else _apply(price, size, seconds)
 
     def cost_by_token(self, model: str, usage: StageUsage, *, backend_price: Price | None) -> Decimal | None:

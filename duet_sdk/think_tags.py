@@ -101,6 +101,8 @@ _CLOSE_SET: Final = frozenset(_CLOSES)
 _MARKS: Final = tuple(dict.fromkeys((*_CLOSES, *_ANSWERS, *_OPENS)))
 _BY_FIRST: Final = {first: tuple(mark for mark in _MARKS if mark[0] == first) for first in {mark[0] for mark in _MARKS}}
 """First character → what may begin with it: most answers begin with none."""
+_MAY_BEGIN: Final = frozenset((*_BY_FIRST, *(chr(code) for code in range(0x3001) if chr(code).isspace())))
+"""What may stand before a mark, or begin it: every whitespace is below U+3001."""
 _BEHIND_A_THOUGHT: Final = frozenset({"<response>"})
 """Marks that people use for other things, too: they introduce an answer only behind a thought."""
 BLOCKS: Final = tuple(family for family in FAMILIES if not family.is_prose)
@@ -166,6 +168,9 @@ class LeadingThought:
     def feed(self, text: str, reasoning: str = "") -> str:
         """Take a piece of the answer, and of the thinking that its server keeps apart; gives what of it to show."""
         if self.is_over:
+            return text
+        if text and not (text[0] in _MAY_BEGIN or self._pending or self._family or self._ends or reasoning):
+            self.is_over = True  # most answers: no mark begins here
             return text
         if reasoning:
             self._separate.append(reasoning)
@@ -282,11 +287,14 @@ def split(text: str, *, anywhere: bool = False) -> tuple[str, str]:
         text: all that a model wrote.
         anywhere: a block that is opened further on and closed counts as well, with what stands before it.
     """
+    is_hinted = any(hint in text for hint in _HINTS)
+    if not is_hinted and text[:1] not in _MAY_BEGIN:
+        return "", text
     thought = LeadingThought()
     answer = thought.feed(text) + thought.end()
     if thought.found or answer != text:
         return thought.text, answer
-    if not any(hint in text for hint in _HINTS) or (close := _first_meant(_CLOSE, text)) is None:
+    if not is_hinted or (close := _first_meant(_CLOSE, text)) is None:
         return "", text
     before = text[: close.start()]
     if not anywhere and _first_meant(_OPEN, before) is not None:

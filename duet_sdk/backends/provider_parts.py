@@ -90,6 +90,9 @@ class Parts:
         self._chars = 0
         self._left = _TELLINGS
 
+    def __bool__(self) -> bool:
+        return bool(self._texts or self._fields or self._calls)
+
     def text(self, name: str, piece: str) -> None:
         """A piece of a field that is a string."""
         if piece and self._has_room(len(piece)):
@@ -106,7 +109,7 @@ class Parts:
     @property
     def found(self) -> Json | None:
         """All there is so far: ``message`` with its fields, ``calls`` by position; None for nothing."""
-        if self._left <= 0 or not (self._texts or self._fields or self._calls):
+        if self._left <= 0 or not self:
             return None
         self._left -= 1
         texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
@@ -160,6 +163,8 @@ def own_parts(message: Message, endpoint: str, model: str) -> ProviderParts | No
 
 def with_own_parts(messages: Sequence[Message], backend: Backend) -> tuple[Message, ...]:
     """The messages with the parts that this backend's model wrote, and no others."""
+    if all(message.provider_parts is None for message in messages):
+        return tuple(messages)
     endpoint, model = backend.endpoint_id, backend.model
     return tuple(
         message
@@ -171,7 +176,7 @@ def with_own_parts(messages: Sequence[Message], backend: Backend) -> tuple[Messa
 
 def without_parts(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The messages without any parts: for a model that is to think anew."""
-    return tuple(m if m.provider_parts is None else replace(m, provider_parts=None) for m in messages)
+    return tuple([m if m.provider_parts is None else replace(m, provider_parts=None) for m in messages])
 
 
 def put_parts(turn: dict[str, Any], parts: ProviderParts, *, took_tools: bool) -> None:

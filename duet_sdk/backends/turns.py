@@ -25,6 +25,9 @@ class Form:
     """Fields that the server writes and does not read."""
 
 
+_AS_IT_IS: Final = Form()
+
+
 class WireTurns:
     """Writes the conversations of one model.
 
@@ -41,11 +44,13 @@ class WireTurns:
     def __init__(self, endpoint: str, model: str) -> None:
         self._endpoint = endpoint
         self._model = model
-        self.form = Form()
+        self.form = _AS_IT_IS
 
     def of(self, messages: Sequence[Message]) -> list[Turn]:
         """The messages in OpenAI's form, with those parts that this model at this endpoint wrote."""
         form = self.form
+        if form is _AS_IT_IS and all(message.provider_parts is None for message in messages):
+            return [message.on_wire() for message in messages]
         turns, took_tools = [], "reasoning_content" in form.stand_ins
         for message in messages:
             turn = message.on_wire()

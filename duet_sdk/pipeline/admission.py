@@ -123,6 +123,8 @@ def check_sampling(sampling: Sampling, backend: Backend, can: Capabilities, stag
     Raises:
         InvalidRequest: it does not; the text says what and which model.
     """
+    if can.stop_texts is None and not can.refused:
+        return
     extra, model = sampling.extra_body or {}, f"{stage} {backend.name}/{backend.model}"
     stops = extra.get("stop", sampling.stop)
     count = len(stops) if isinstance(stops, list | tuple) else 1

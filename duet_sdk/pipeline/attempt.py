@@ -422,11 +422,14 @@ class RunningAttempt:
         duration_s = flow.budget.elapsed_s() - self._begun_s
         is_unbilled = self._is_unbilled
         usage = StageUsage() if is_unbilled else counter.usage(self._prompt.likely)
+        reported_usd = counter.reported_usd
+        if reported_usd is not None and model.backend.own_price is not None:
+            reported_usd = None
         usd = flow.parts.prices.cost(
             model.name,
             usage,
             seconds=duration_s,
-            reported_usd=counter.reported_usd if model.backend.own_price is None else None,
+            reported_usd=reported_usd,
             backend_price=model.backend.price,
         )
         flow.budget.settle(self._held, tokens=usage.total_tokens, usd=usd)

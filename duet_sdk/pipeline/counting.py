@@ -473,7 +473,10 @@ class Counter:
     @property
     def _is_told(self) -> bool:
         """Whether the server's own usage can be true; some tokenizers make one token of two words, now and then."""
-        return self._reported is not None and 2 * self._reported.output_tokens >= self._sure()
+        if self._reported is None:
+            return False
+        sure = self._sure() if self._only is None else self._only.ids + self._only.least
+        return 2 * self._reported.output_tokens >= sure
 
     @property
     def counted_by(self) -> CountedBy:
@@ -516,7 +519,10 @@ class Counter:
         prompt = reported.input_tokens
         if not prompt and prompt_tokens:  # no prompt is empty: a placeholder
             prompt, estimated = prompt_tokens, True
-        output, cached = self.tokens, _part(reported.cached_tokens, prompt)
+        output = self.tokens
+        if reported.cached_tokens is reported.cache_write_tokens is reported.reasoning_tokens is None:
+            return StageUsage(prompt, output, estimated=estimated)
+        cached = _part(reported.cached_tokens, prompt)
         return StageUsage(
             prompt,
             output,

@@ -140,8 +140,10 @@ class Draft:
 
     def says_nothing(self, index: int) -> bool:
         """Whether answer number ``index`` has neither text nor tool calls."""
-        has_text = any(not piece.isspace() for piece in self._texts[index] if piece)
-        return not has_text and not self.calls_of(index)
+        for piece in self._texts[index]:
+            if piece and not piece.isspace():
+                return False
+        return not self.calls_of(index)
 
     def add_call(self, delta: ToolCallDelta) -> None:
         """Append to a tool call."""
@@ -183,7 +185,9 @@ class Draft:
         if self.agent is not None:
             self.account.run = self.agent.totals(self.account)
         answers = tuple([self.answer(index) for index in range(request.n)])
-        winner, agreement = next((index for index in range(request.n) if not self.says_nothing(index)), 0), None
+        winner, agreement = 0, None
+        if request.n > 1:
+            winner = next((index for index in range(request.n) if not self.says_nothing(index)), 0)
         if finish_reason is None and request.vote is not None and request.mode != "signal":
             all_calls = [self.calls_of(index) for index in range(request.n)]
             winner, agreement = choose(answers, request.vote, calls=all_calls)

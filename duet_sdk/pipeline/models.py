@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from duet_sdk._tasks import apart
+from duet_sdk._tasks import is_short
 from duet_sdk.agents.run import RunMemory
 from duet_sdk.backends.base import Backend, Call, Capabilities, ThinkRenderer
 from duet_sdk.cache import SignalCache
@@ -110,10 +110,11 @@ class StageModel:
 
     async def neutraliser(self, texts: Iterable[str]) -> Callable[[str], str]:
         """What makes these texts harmless to this model: by its tokenizer, else by its server's, else by a table."""
-        if (renderer := await self.find_renderer()) is not None:
+        renderer = self.renderer if self._looked == self.backend.epoch else await self.find_renderer()
+        if renderer is not None:
             return renderer.neutralise
-        written = list(texts)
-        asked = await apart(lambda: suspects(written), characters=sum(map(len, written)))
+        written = "\n".join(texts)  # nothing that is looked for goes over a line's end
+        asked = suspects(written) if is_short(len(written)) else await asyncio.to_thread(suspects, written)
         found = await self.backend.control_strings(asked) if asked else frozenset[str]()
         return partial(neutralise_unknown, also=found) if found else neutralise_unknown
 
@@ -162,6 +163,8 @@ class Parts:
             ConfigError: ``think`` is wanted, and the generator's template cannot hold a signal.
         """
         key = (reasoner.name, generator.name)
+        if self.wanted_handoff == "instruct" and key in self._handoffs:
+            return self._handoffs[key][1]
         epochs = (reasoner.backend.epoch, generator.backend.epoch)
         known = self._handoffs.get(key)
         if known is not None and known[0] == epochs:

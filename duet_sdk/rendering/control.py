@@ -51,16 +51,15 @@ def neutralise_unknown(text: str, *, also: Collection[str] = ()) -> str:
     return "".join(pieces) + text[done:]
 
 
-def suspects(texts: Iterable[str]) -> list[str]:
-    """What of untrusted texts looks like a control token but is in no table; not more than a server is to be asked."""
+def suspects(text: str) -> list[str]:
+    """What of untrusted text looks like a control token but is in no table; not more than a server is to be asked."""
     found: dict[str, None] = {}
-    for text in texts:
-        for match in _MARKED.finditer(text):
-            string = match[0]
-            if ZERO_WIDTH_SPACE not in string and any(map(str.isalpha, string)) and not PATTERN.match(string):
-                found[string] = None
-                if len(found) == _MOST_SUSPECTS:
-                    return list(found)
+    for match in _MARKED.finditer(text):
+        string = match[0]
+        if ZERO_WIDTH_SPACE not in string and any(map(str.isalpha, string)) and not PATTERN.match(string):
+            found[string] = None
+            if len(found) == _MOST_SUSPECTS:
+                break
     return list(found)
 
 

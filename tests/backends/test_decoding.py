@@ -13,12 +13,13 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
+from duet_sdk.backends.answers import spellings
 from duet_sdk.backends.answers.reader import Reader
 from duet_sdk.backends.answers.unreadable import OutputFailed, Unreadable
 from duet_sdk.backends.base import Call, Chunk, Thought
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.refusals import error_within
-from duet_sdk.backends.server.decoding import Decoder, Joiner, is_control
+from duet_sdk.backends.server.decoding import Decoder, Joiner, _InputDetails, _OutputDetails, is_control
 from duet_sdk.backends.server.wire import Dialect
 from duet_sdk.errors import BackendError, StreamBroken
 from duet_sdk.events import ToolCallDelta
@@ -212,6 +213,16 @@ class Events:
             }
         )
 
+    def answer(self) -> str:
+        """A whole answer, mostly with a usage of OpenAI's three numbers."""
+        answer = self.event().replace('"delta"', '"message"')
+        if not answer.startswith("{") or self.random.random() < 0.3:
+            return answer
+        answer = answer.replace('"usage"', '"used"')
+        told = self.one('"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}', '"usage":null', '"m":1')
+        model = self.one('"model":"m"', '"model":null', '"model":7')
+        return answer[:-1] + ("," if len(answer) > 2 else "") + ",".join(f for f in (told, model) if ":" in f) + "}"
+
     def reads(self) -> list[list[bytes]]:
         reads = [[self.event().encode() for _ in range(self.random.randint(1, 4))] for _ in range(3)]
         if self.random.random() < 0.5:
@@ -273,7 +284,7 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
 @settings(max_examples=1000)
 @given(call=CALLS, seed=st.integers(0, 1 << 64))
 def test_a_whole_answer_is_what_the_reader_makes_of_all_of_it(call: Call, seed: int) -> None:
-    said = Events(seed).event().replace('"delta"', '"message"').encode()
+    said = Events(seed).answer().encode()
     note(said)
     decoder = Decoder(call, dialect=DIALECT, failures=FAILURES, sent={})
     reader = Reader(call, usage_per_output=DIALECT.continuous_usage)
@@ -281,7 +292,20 @@ def test_a_whole_answer_is_what_the_reader_makes_of_all_of_it(call: Call, seed: 
     expected, failure = read_by(reader, said, whole=True)
     read, tolerant = Outcome([chunks], None, False), Outcome([expected], None, False)
     assert alike(read) == alike(tolerant)
+    assert [chunk.served for chunk in chunks] == [chunk.served for chunk in expected]
     assert (decoder.failure is not None) == (failure is not None or bool(reader.unfinished))
+
+
+def test_usual_whole_answers_are_decoded_by_types() -> None:
+    usual = [Events(seed).answer().encode() for seed in range(1000)]
+    decoders = [Decoder(CALL, dialect=DIALECT, failures=FAILURES, sent={}) for _ in usual]
+    assert sum(decoder._usual_whole(said) is not None for decoder, said in zip(decoders, usual, strict=True)) > 50
+
+
+def test_details_of_a_usage_are_typed_by_every_spelling() -> None:
+    paths = (*spellings.CACHED_TOKENS, *spellings.CACHE_WRITE_TOKENS, *spellings.REASONING_TOKENS)
+    for details, typed in (("prompt_tokens_details", _InputDetails), ("completion_tokens_details", _OutputDetails)):
+        assert {path[1] for path in paths if path[0] == details} == set(typed.__struct_fields__)
 
 
 @pytest.mark.parametrize("depth", [300, 300_000])

@@ -336,11 +336,11 @@ def test_what_a_server_says_is_control_is_broken_too():
 
 
 def test_suspects_are_what_looks_like_control_and_is_in_no_table():
-    assert suspects(["a <x> [y] </s> <|im_end|> <x> {z} [1] <> <a b>", "｟w｠ <\u200bv> [[u]]"]) == [
+    assert suspects("a <x> [y] </s> <|im_end|> <x> {z} [1] <> <a b>\n｟w｠ <\u200bv> [[u]]") == [
         "<x>",
         "[y]",
         "{z}",
         "｟w｠",
         "[[u]]",
     ]
-    assert len(suspects([" ".join(f"<t{n}>" for n in range(1000))])) == 256
+    assert len(suspects(" ".join(f"<t{n}>" for n in range(1000)))) == 256

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from typing_extensions import override
 
-from duet_sdk._tasks import apart
+from duet_sdk._tasks import is_short
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
@@ -212,8 +212,8 @@ class VllmBackend(Backend):
         decoder = Decoder(call, dialect=facts.dialect, failures=self._failures, sent=body)
         again = partial(self._otherwise, call, form) if call.messages else None
         headers = rank_headers(call, self._ranks or facts.ranks)
-        characters = sum(len(message.text) for message in call.messages)
-        payload = await apart(lambda: encode_call(call, body), characters=characters)
+        is_brief = is_short(sum([message.characters for message in call.messages]))
+        payload = encode_call(call, body) if is_brief else await asyncio.to_thread(encode_call, call, body)
         return Generation(path_of(call), body, payload, decoder, derender, again, headers)
 
     def _otherwise(self, call: Call, form: Form, error: BackendError) -> Prepare | None:

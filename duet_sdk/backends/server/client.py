@@ -15,7 +15,17 @@ from duet_sdk._tasks import apart
 from duet_sdk.backends.base import Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.server.decoding import UNREADABLE, Decoder
-from duet_sdk.backends.server.http import MAX_BODY_BYTES, TRANSPORT_ERRORS, BodyTooLong, Http, Silence, drain, read_body
+from duet_sdk.backends.server.http import (
+    MAX_BODY_BYTES,
+    TRANSPORT_ERRORS,
+    BodyTooLong,
+    Http,
+    Silence,
+    body_here,
+    drain,
+    read_body,
+    was_closed_before,
+)
 from duet_sdk.backends.server.pulse import Awaited, Pulse, ServerStopped
 from duet_sdk.backends.server.scale_out import GENERATE, Derender
 from duet_sdk.backends.server.sse import LineTooLong
@@ -207,8 +217,8 @@ class Server:
     async def _begun(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
         """The request, and its answer as far as the headers."""
         try:
-            async with Awaited(self.pulse):
-                return await self._begun_with_facts(prepare)
+            with Awaited(self.pulse):
+                return await self._begin(prepare)
         except ServerStopped as error:
             raise self._cut(error) from None
         except BackendError as error:
@@ -217,15 +227,6 @@ class Server:
             elif self._knowledge is not None and error.status in _RESTARTS:
                 self._knowledge.doubt()
             raise
-
-    async def _begun_with_facts(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
-        """Prepared and sent once more where a refusal shows that the server is no longer what it was."""
-        try:
-            return await self._begin(prepare)
-        except (Rejected, ContextOverflow, ModelNotFound) as error:
-            if self._knowledge is None or not await self._knowledge.contradicted(error):
-                raise
-        return await self._begin(prepare)
 
     def _cut(self, error: Exception) -> StreamBroken:
         """The way to the server broke after the request was sent: who answers there the next time is not known."""
@@ -243,23 +244,38 @@ class Server:
             return True
         if not self.pulse.ends_at_once:
             return False
-        response = await self._http.send("GET", f"{self._root}/health")
+        response = await self._http.send(await self._http.sessions.get(), "GET", f"{self._root}/health")
         response.close()
         return response.status == _DEAD
 
     async def _begin(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
-        """The request, in the form in which the server takes it, and its answer."""
+        """The request, in the form in which the server takes it, and its answer.
+
+        Prepared and sent once more where a refusal shows that the server is no longer what it was.
+        """
+        first: Prepare | None = prepare
         while True:
-            wanted = await prepare()
+            wanted: Generation | None = None
             try:
+                wanted = await prepare()
                 if wanted.derender is not None:
                     return wanted, await self._begin_derendered(wanted.derender, wanted.headers)
                 return wanted, await self._send("POST", wanted.path, wanted.payload, wanted.body, wanted.headers)
-            except BackendError as error:
-                anew = _otherwise(wanted.again, error)
+            except (BackendError, ContextOverflow) as error:
+                anew = None
+                if wanted is not None and isinstance(error, BackendError):
+                    anew = _otherwise(wanted.again, error)
+                if anew is None and first is not None and await self._is_contradicted(error):
+                    anew, first = first, None
                 if anew is None:
                     raise
                 prepare = anew
+
+    async def _is_contradicted(self, error: Exception) -> bool:
+        """Whether a refusal shows that the server is no longer what is known of it."""
+        if self._knowledge is None or not isinstance(error, Rejected | ContextOverflow | ModelNotFound):
+            return False
+        return await self._knowledge.contradicted(error)
 
     async def _begin_derendered(self, derender: Derender, headers: Mapping[str, str] | None) -> ClientResponse:
         return await self._post(GENERATE, await derender.request(), headers)
@@ -277,10 +293,15 @@ class Server:
     ) -> ClientResponse:
         """An answer that says yes; every other one is raised."""
         url = self._root + path[1:] if path.startswith("//") else self._base + path
-        try:
-            response = await self._http.send(method, url, payload, headers)
-        except TRANSPORT_ERRORS as error:
-            raise self._failures.no_connection(error) from _harmless(error)
+        session = self._http.sessions.here() or await self._http.sessions.get()
+        begun = monotonic()
+        while True:
+            try:
+                response = await self._http.send(session, method, url, payload, headers)
+                break
+            except TRANSPORT_ERRORS as error:
+                if not was_closed_before(error, begun=begun):
+                    raise self._failures.no_connection(error) from _harmless(error)
         if 200 <= response.status < 300:
             return response
         try:
@@ -293,8 +314,10 @@ class Server:
     async def _whole(self, response: ClientResponse, wanted: Generation) -> list[Chunk]:
         decoder, derender = wanted.decoder, wanted.derender
         try:
-            async with asyncio.timeout(self._read_s):  # for all of it: empty lines keep a connection alive, too
-                said = await read_body(response)
+            said = body_here(response)
+            if said is None:
+                async with asyncio.timeout(self._read_s):  # for all of it: empty lines keep a connection alive, too
+                    said = await read_body(response)
             if derender is not None:
                 said = await derender.whole(said)
         except UNREADABLE as error:
@@ -304,9 +327,10 @@ class Server:
                 else f"its answer is no completion ({response.content_type})"
             )
             raise self._failures.broken(reason) from None
-        read = partial(decoder.whole, said, kind=response.content_type)
-        is_long = len(said) + len(wanted.payload) > _LONG
-        chunks = await asyncio.to_thread(read) if is_long else read()
+        if len(said) + len(wanted.payload) > _LONG:
+            chunks = await asyncio.to_thread(decoder.whole, said, kind=response.content_type)
+        else:
+            chunks = decoder.whole(said, kind=response.headers.get("Content-Type", "untyped"))
         if decoder.failure is not None:
             raise decoder.failure
         return chunks

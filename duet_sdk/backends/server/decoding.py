@@ -8,7 +8,7 @@ stream goes to that tolerant reader.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
@@ -17,15 +17,15 @@ from pydantic_core import from_json
 from duet_sdk.backends.answers.numbers import MOST_TOKENS
 from duet_sdk.backends.answers.reader import RANK, Reader
 from duet_sdk.backends.answers.unreadable import OutputFailed, Unreadable
-from duet_sdk.backends.answers.usage import settled, usage_in
+from duet_sdk.backends.answers.usage import settled
 from duet_sdk.backends.base import Call, Chunk
 from duet_sdk.backends.refusals import error_within, parsed
 from duet_sdk.backends.server.sse import EventParser, LineTooLong
+from duet_sdk.reply import StageUsage
 
 if TYPE_CHECKING:
     from duet_sdk.backends.failures import Failures
     from duet_sdk.backends.server.wire import Dialect
-    from duet_sdk.reply import StageUsage
     from duet_sdk.types import Json
 
 _END: Final = b"[DONE]"
@@ -49,17 +49,23 @@ _AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 # the typed decoder does not: an event that has it is not a usual one.
 class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: _Count | None = None
+    cache_read_tokens: None = None
+    cache_write_tokens: None = None
+    cache_creation_tokens: None = None
+    cache_creation_input_tokens: None = None
+    created_cache_tokens: None = None
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
     reasoning_tokens: _Count | None = None
 
 
-class _Usage(msgspec.Struct, gc=False):
-    """vLLM's running totals; what comes without token ids is read by `usage_in`."""
+class _Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """OpenAI's and vLLM's, with nothing of another provider's: that is for `usage_in`."""
 
     prompt_tokens: _AtLeastOne
     completion_tokens: _Count
+    total_tokens: _Count | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -116,6 +122,30 @@ class _Named(msgspec.Struct, gc=False):
     model: str | None = None
 
 
+class _Output(msgspec.Struct, gc=False):
+    message: _Said | None = None
+    text: str | None = None
+    index: Literal[0] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: None = None
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None = None
+    delta: None = None
+    usage: None = None
+    error: None = None
+
+
+class _UsualAnswer(msgspec.Struct, gc=False):
+    """A whole answer as most servers write it: one output of text."""
+
+    choices: Annotated[list[_Output], msgspec.Meta(min_length=1, max_length=1)]
+    usage: _Usage
+    id: str | None = None
+    model: str | None = None
+    error: None = None
+    errors: None = None
+    base_resp: None = None
+
+
 class _Answer(msgspec.Struct, gc=False):
     """The needed fields of a whole answer: vLLM also repeats the token ids of the prompt, which may be long."""
 
@@ -132,6 +162,7 @@ class _Answer(msgspec.Struct, gc=False):
 
 _decode_named = msgspec.json.Decoder(_Named).decode
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_usual_answer = msgspec.json.Decoder(_UsualAnswer).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -176,9 +207,9 @@ class Decoder:
         self._parser = EventParser()
         self.cut = self._parser.feed
         self._joiner = Joiner(call.max_tokens if call.joined else -1)
-        # The first reads say who answers: from them on each one is taken for a usual one, until one is not.
-        self._is_usual = False
-        self._naming_left = _NAMED_READS if call.n == 1 and call.sampling.logprobs is None else 0
+        # Each read is taken for a usual one, until one is not; the first ones say who answers.
+        self._is_usual = call.n == 1 and call.sampling.logprobs is None
+        self._naming_left = _NAMED_READS
         self._most = self._joiner.left
         self._prompt_tokens = 0  # as told, while the running totals say no more than the token ids
         self._only_answers = call.thought is not None
@@ -194,7 +225,7 @@ class Decoder:
             # [DONE] anywhere but last is not JSON, so the whole read falls back to the reader.
             usual = list(map(_decode, events[:-1] if ends else events))
         except _UNUSUAL:
-            self._is_usual, self._naming_left = False, 0
+            self._is_usual = False
             return self._unusual(events)
         self.done = ends
         reader, left = self._reader, self._joiner.left
@@ -227,21 +258,17 @@ class Decoder:
             elif event.usage is None:
                 return self._unusual(events)  # nothing, or an error in a form of its own
             left -= len(ids)
-            usage = cost = None
+            usage: StageUsage | None = None
             if (used := event.usage) is not None and (
                 used.completion_tokens != most - left
                 or used.prompt_tokens != known
                 or used.prompt_tokens_details is not None
                 or used.completion_tokens_details is not None
-                or not ids
+                or not ids  # the last one: vLLM writes it behind the answer
             ):
-                if ids:
-                    usage, known = _told(used, most - left)
-                else:
-                    value = _json_of(events[next(at for at, one in enumerate(usual) if one is event)])
-                    if value is None:
-                        return self._unusual(events)
-                    (usage, cost), known = usage_in(value), 0
+                usage = _told(used)
+                is_plain = used.prompt_tokens_details is None and used.completion_tokens_details is None
+                known = used.prompt_tokens if is_plain and used.completion_tokens == most - left else 0
             is_counted = bool(ids) or not (text or reasoning)
             begun = begun or len(ids) > 0 or not is_counted
             if open_one is not None and left >= 0 and is_counted and not (reasoning and open_one.text):
@@ -251,28 +278,27 @@ class Decoder:
                 open_one.finish_reason = finish
                 if usage is not None:
                     open_one.usage = usage
-                if cost is not None:
-                    open_one.cost_usd = cost
             else:
-                open_one = Chunk(text, reasoning, ids, (), (), usage, cost, finish)
+                open_one = Chunk(text, reasoning, ids, (), (), usage, None, finish)
                 chunks.append(open_one)
             if not is_counted or finish is not None:
                 open_one = None  # nothing more may be merged into it
         reader.begun, self._joiner.left, self._prompt_tokens = begun, left, known
         if reason is not reader.reason:
             reader.ended(0, reason or "stop")
-            self._keep(usual, chunks)
+            if thought or reader.parts[0]:
+                self._keep(usual, chunks)
         elif thought and not self._only_answers:
             if thought == 3:
                 self._keep(usual, chunks)
             else:
                 reader.parts[0].text(_THOUGHTS[thought], "".join([chunk.reasoning for chunk in chunks]))
+        if self._naming_left:
+            self._name(events, chunks)
         return chunks
 
     def _keep(self, events: Sequence[_Event], chunks: Sequence[Chunk]) -> None:
         """Note what the model wants back of its reasoning; all of it goes with the chunk that ends the output."""
-        if self._only_answers:
-            return
         parts = self._reader.parts[0]
         ends = iter([chunk for chunk in chunks if chunk.finish_reason is not None])
         for choice in [event.choices[0] for event in events if event.choices]:
@@ -305,6 +331,8 @@ class Decoder:
             said: all of it.
             kind: its content type, for the error.
         """
+        if self._is_usual and (chunk := self._usual_whole(said)) is not None:
+            return [chunk]
         said = said.removeprefix(codecs.BOM_UTF8)
         if said[:_FIRST_BYTES].lstrip().startswith(_EVENT_FIELDS):
             return self._whole_of_events(said)
@@ -320,6 +348,30 @@ class Decoder:
             self._check_end()
         return chunks
 
+    def _usual_whole(self, said: bytes) -> Chunk | None:
+        """The chunk of an answer in its usual form, None for any other."""
+        try:
+            answer = _decode_usual_answer(said)
+        except _UNUSUAL:
+            return None
+        output, reader = answer.choices[0], self._reader
+        text, reasoning, ids = output.text or "", "", output.token_ids or ()
+        if (said_by := output.message) is not None:
+            text, reasoning = said_by.content or "", said_by.reasoning or said_by.reasoning_content or ""
+            if reasoning and self._only_answers:
+                text, reasoning = reasoning + text, ""
+            elif reasoning:
+                reader.parts[0].text("reasoning", said_by.reasoning or "")
+                reader.parts[0].text("reasoning_content", said_by.reasoning_content or "")
+        if text or reasoning or ids:
+            reader.begun = 1
+        usage = _told(answer.usage)
+        chunk = Chunk(text, reasoning, ids, (), (), usage, None, reader.ended(0, output.finish_reason or "stop"))
+        if chunk.finish_reason is not None:
+            chunk.provider_parts = reader.parts[0].found
+        reader.sign(answer.model, answer.id, (chunk,))
+        return chunk
+
     def _whole_of_events(self, said: bytes) -> list[Chunk]:
         """A stream, though one piece was asked for."""
         try:
@@ -330,8 +382,6 @@ class Decoder:
         return chunks if self.failure is not None else chunks + self.close()
 
     def _unusual(self, events: Sequence[bytes]) -> list[Chunk]:
-        if self._naming_left:
-            return self._first(events)
         chunks: list[Chunk] = []
         for event in _apart(events):
             if event.strip().upper() == _END:
@@ -350,20 +400,17 @@ class Decoder:
                 break
         return self._joiner.join(chunks)
 
-    def _first(self, events: Sequence[bytes]) -> list[Chunk]:
-        """The first reads, which say who answers."""
-        left, self._naming_left, self._is_usual = self._naming_left - 1, 0, True
-        chunks = self.read(events)
-        for event in events if self._is_usual else ():
+    def _name(self, events: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
+        """Let the first of these events that names who answers say so."""
+        self._naming_left -= 1
+        for event in events:
             try:
                 named = _decode_named(event)
             except _UNUSUAL:
                 continue
             if self._reader.sign(named.model, named.id, chunks):
-                return chunks
-        if left and self._is_usual:
-            self._naming_left, self._is_usual = left, False
-        return chunks
+                self._naming_left = 0
+                return
 
     def _read(self, read: Callable[[object], list[Chunk]], value: object) -> list[Chunk]:
         """What the reader makes of a value, or why it makes nothing of it."""
@@ -447,23 +494,15 @@ def _add(chunk: Chunk, then: Chunk) -> None:
     chunk.served = chunk.served or then.served
 
 
-def _told(used: _Usage, counted: int) -> tuple[StageUsage, int]:
-    """A running total, and the prompt's tokens where it says no more than that and the token ids, else 0."""
+def _told(used: _Usage) -> StageUsage:
+    """What a usage says, as `usage_of` reads it."""
+    prompt, output, total = used.prompt_tokens, used.completion_tokens, used.total_tokens
     inputs, outputs = used.prompt_tokens_details, used.completion_tokens_details
+    if inputs is None and outputs is None and total == prompt + output:
+        return StageUsage(prompt, output)
     cached = None if inputs is None else inputs.cached_tokens
     hidden = None if outputs is None else outputs.reasoning_tokens
-    usage = settled(used.prompt_tokens, used.completion_tokens, None, cached=cached, written=None, thought=hidden)
-    is_plain = inputs is None and outputs is None and used.completion_tokens == counted
-    return usage, used.prompt_tokens if is_plain else 0
-
-
-def _json_of(event: bytes) -> Mapping[str, object] | None:
-    """An event of which the typed decoder skips the rest; None where that is nested too deeply to be read."""
-    try:
-        value: Mapping[str, object] = from_json(event)
-    except ValueError:
-        return None
-    return value
+    return settled(prompt, output, total, cached=cached, written=None, thought=hidden)
 
 
 def _apart(events: Sequence[bytes]) -> Iterator[bytes]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Final
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -46,7 +45,7 @@ class BodyTooLong(ValueError):
 
 
 _DIRECT: Final = Route()
-_was_kept: ContextVar[bool] = ContextVar("whether the request went over a connection that was there already")
+_is_new: ContextVar[bool] = ContextVar("whether the request went over a connection that was made for it")
 
 
 class Http:
@@ -61,52 +60,53 @@ class Http:
         connect_s: longest wait for a connection.
         read_s: longest silence of a server before its headers.
         route: the way to the server.
+
+    Attributes:
+        sessions: the connections, by event loop.
     """
 
     def __init__(self, *, headers: Mapping[str, str], connect_s: float, read_s: float, route: Route = _DIRECT) -> None:
         self._headers = {**headers, **route.headers}
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=read_s)
-        self._sessions = in_common(_sessions, None)
+        self.sessions = in_common(_sessions, None)
         self._tls = True if route.tls is None else route.tls
         self._proxy, self._tunnel_headers = route.proxy, route.tunnel_headers or None
 
-    async def send(
-        self, method: str, url: str, body: bytes | None = None, more: Mapping[str, str] | None = None
-    ) -> aiohttp.ClientResponse:
+    def send(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Awaitable[aiohttp.ClientResponse]:
         """Send a request and wait for the answer's headers; the caller closes the answer.
 
-        Redirects are not followed: they would carry key and prompt to another place. Where the server had closed the
-        connection since its last answer, the request goes out once more; each such failure leaves one connection less.
+        Redirects are not followed: they would carry key and prompt to another place.
 
         Args:
+            session: this loop's.
             method: of HTTP.
             url: where to.
             body: what is sent.
             more: headers of this request alone.
         """
-        session = self._sessions.here() or await self._sessions.get()
         traced = trace_headers.get()
         headers = self._headers
         if traced is not None or more is not None:
             headers = {**headers, **(traced or {}), **(more or {})}
-        begun = time.monotonic()
-        while True:
-            _was_kept.set(False)
-            try:
-                return await session.request(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                    ssl=self._tls,
-                    proxy=self._proxy,
-                    proxy_headers=self._tunnel_headers,
-                )
-            except _CLOSED:
-                if not _was_kept.get() or time.monotonic() - begun > _STALE_S:
-                    raise
+        _is_new.set(False)
+        return session.request(
+            method,
+            url,
+            data=body,
+            headers=headers,
+            timeout=self._timeout,
+            allow_redirects=False,
+            ssl=self._tls,
+            proxy=self._proxy,
+            proxy_headers=self._tunnel_headers,
+        )
 
     async def refuses(self, url: str) -> bool:
         """Whether every address of the URL's host refuses connections; False behind a proxy, which says nothing of it.
@@ -130,25 +130,33 @@ class Http:
 
     async def aclose(self) -> None:
         """Close the client's connections on this loop, and those on other loops as soon as these get to it."""
-        await self._sessions.aclose()
+        await self.sessions.aclose()
+
+
+def was_closed_before(error: Exception, *, begun: float) -> bool:
+    """Whether a request failed as the server had closed its connection since the last answer, so that it may go again.
+
+    Each such failure leaves one connection less.
+
+    Args:
+        error: what the request of this task failed with.
+        begun: when it was sent, by `time.monotonic`.
+    """
+    return isinstance(error, _CLOSED) and not _is_new.get() and time.monotonic() - begun <= _STALE_S
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Tells `Http.send` whether its request went over a connection that had been used before."""
+    """Tells whose connection was made for its request."""
 
     def __init__(self) -> None:
         super().__init__(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-        self._used: WeakSet[ResponseHandler] = WeakSet()
 
     @override
-    async def connect(
+    async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> aiohttp.connector.Connection:
-        connection = await super().connect(req, traces, timeout)
-        if (protocol := connection.protocol) is not None:
-            _was_kept.set(protocol in self._used)
-            self._used.add(protocol)
-        return connection
+    ) -> ResponseHandler:
+        _is_new.set(True)
+        return await super()._create_connection(req, traces, timeout)
 
 
 def _sessions(_: None) -> PerLoop[aiohttp.ClientSession]:
@@ -255,19 +263,33 @@ class Silence:
         self._looking = None
 
 
-async def read_body(response: aiohttp.ClientResponse, *, limit: int = MAX_BODY_BYTES) -> bytes:
+def body_here(response: aiohttp.ClientResponse) -> bytes | None:
+    """The whole body, where all of it came with the headers, as a short one does; else None.
+
+    Raises:
+        BodyTooLong: as `read_body`.
+    """
+    content = response.content
+    return _within(content.read_nowait()) if content.is_eof() and content.exception() is None else None
+
+
+async def read_body(response: aiohttp.ClientResponse) -> bytes:
     """The whole body.
 
     Raises:
-        BodyTooLong: it goes beyond ``limit`` bytes.
+        BodyTooLong: it is longer than any model's answer.
     """
     pieces, size = [], 0
     async for data in response.content.iter_any():
-        pieces.append(data)
+        pieces.append(_within(data, beside=size))
         size += len(data)
-        if size > limit:
-            raise BodyTooLong(f"an answer of more than {limit} bytes")
     return b"".join(pieces)
+
+
+def _within(data: bytes, *, beside: int = 0) -> bytes:
+    if beside + len(data) > MAX_BODY_BYTES:
+        raise BodyTooLong(f"an answer of more than {MAX_BODY_BYTES} bytes")
+    return data
 
 
 async def drain(response: aiohttp.ClientResponse) -> None:

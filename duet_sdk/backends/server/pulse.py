@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, cast
 
 FIRST_LOOK_S: Final = 3.0
 """Silence of a stream that has begun before its server is looked at: models write several tokens a second."""
@@ -41,8 +41,16 @@ class Pulse:
     def __init__(self, refuses: Callable[[], Awaitable[bool]]) -> None:
         self._refuses = refuses
         self._looks: dict[asyncio.AbstractEventLoop, asyncio.Task[bool]] = {}
+        self._watch: _Watch | None = None
         self._known: tuple[float, bool] | None = None
         self.ends_at_once = False
+
+    def watch(self) -> _Watch:
+        """What looks after the requests of this event loop that wait."""
+        loop = asyncio.get_running_loop()
+        if self._watch is None or self._watch.loop is not loop:
+            self._watch = _Watch(self, loop)  # another loop's goes on for as long as somebody waits there
+        return self._watch
 
     async def has_stopped(self) -> bool:
         """Whether two looks, one after the other, found nobody there."""
@@ -71,6 +79,44 @@ class Pulse:
             return False
 
 
+class _Watch:
+    """One timer for all the requests of a loop that wait for an answer: most get it long before anybody looks."""
+
+    __slots__ = ("_looking", "_pulse", "_timer", "loop", "waiting")
+
+    def __init__(self, pulse: Pulse, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.waiting: set[Awaited] = set()
+        self._pulse = pulse
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    def add(self, one: Awaited) -> None:
+        """Watch over a request that begins to wait."""
+        self.waiting.add(one)
+        if self._timer is None:
+            self._timer = self.loop.call_later(FIRST_LOOK_UNBEGUN_S, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if not self.waiting:
+            return
+        long_ago = monotonic() - FIRST_LOOK_UNBEGUN_S
+        left_s = min(one.since for one in self.waiting) - long_ago
+        if left_s <= 0 and self._looking is None and self._pulse.ends_at_once:
+            self._looking = self.loop.create_task(self._look())
+        self._timer = self.loop.call_later(max(left_s, FIRST_LOOK_S), self._wake)
+
+    async def _look(self) -> None:
+        try:
+            if await self._pulse.has_stopped():
+                long_ago = monotonic() - FIRST_LOOK_UNBEGUN_S
+                for one in [one for one in self.waiting if one.since <= long_ago]:
+                    one.stop()
+        finally:
+            self._looking = None
+
+
 class Awaited:
     """Entered around the wait for an answer that has not begun; ends it where its server has stopped.
 
@@ -78,40 +124,28 @@ class Awaited:
         ServerStopped: it has.
     """
 
-    __slots__ = ("_looking", "_loop", "_pulse", "_stopped", "_timeout", "_timer")
+    __slots__ = ("_cancelling", "_stopped", "_task", "_watch", "since")
 
     def __init__(self, pulse: Pulse) -> None:
-        self._pulse = pulse
-        self._looking: asyncio.Task[None] | None = None
+        self._watch = pulse.watch()
         self._stopped = False
 
-    async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        await self._timeout.__aenter__()
-        self._timer = self._loop.call_later(FIRST_LOOK_UNBEGUN_S, self._begin)
-        return self
+    def __enter__(self) -> None:
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())  # a request is made in one
+        self._cancelling = self._task.cancelling()
+        self.since = monotonic()
+        self._watch.add(self)
 
-    def _begin(self) -> None:
-        if self._pulse.ends_at_once:
-            self._looking = self._loop.create_task(self._look())
+    def stop(self) -> None:
+        """End the wait."""
+        self._watch.waiting.discard(self)
+        self._stopped = True
+        self._task.cancel()
 
-    async def _look(self) -> None:
-        self._stopped = await self._pulse.has_stopped()
-        if self._stopped:
-            self._timeout.reschedule(self._loop.time())
-        else:
-            self._timer = self._loop.call_later(FIRST_LOOK_S, self._begin)
-
-    async def __aexit__(
+    def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
-        try:
-            await self._timeout.__aexit__(exc_type, exc, traceback)
-        except TimeoutError:
-            if self._stopped:
-                raise ServerStopped from None
-            raise
+        self._watch.waiting.discard(self)
+        # As `asyncio.timeout`: the request may have been cancelled by its caller, too.
+        if self._stopped and self._task.uncancel() <= self._cancelling and exc_type is asyncio.CancelledError:
+            raise ServerStopped from exc
