@@ -132,11 +132,6 @@ class Message:
         return "".join(part.text for part in self.content if isinstance(part, TextPart))
 
     @property
-    def characters(self) -> int:
-        """How many its text has."""
-        return len(self.content) if isinstance(self.content, str) else len(self.text)
-
-    @property
     def images(self) -> tuple[ImagePart, ...]:
         """The images of the content, in order."""
         if isinstance(self.content, str):

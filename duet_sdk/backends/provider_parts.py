@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from duet_sdk.types import Json, Message, ProviderParts
@@ -155,6 +156,10 @@ class Parts:
         return self._chars <= MAX_PARTS_CHARS
 
 
+parts_of: Final = attrgetter("provider_parts")
+"""A message's parts; to look through all messages with it calls nothing of Python."""
+
+
 def own_parts(message: Message, endpoint: str, model: str) -> ProviderParts | None:
     """The message's parts, if this model at this endpoint wrote them."""
     parts = message.provider_parts
@@ -163,7 +168,7 @@ def own_parts(message: Message, endpoint: str, model: str) -> ProviderParts | No
 
 def with_own_parts(messages: Sequence[Message], backend: Backend) -> tuple[Message, ...]:
     """The messages with the parts that this backend's model wrote, and no others."""
-    if all(message.provider_parts is None for message in messages):
+    if not any(map(parts_of, messages)):
         return tuple(messages)
     endpoint, model = backend.endpoint_id, backend.model
     return tuple(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from duet_sdk.backends.provider_parts import PART_FIELDS, own_parts, put_parts
+from duet_sdk.backends.provider_parts import PART_FIELDS, own_parts, parts_of, put_parts
 from duet_sdk.errors import BackendError, Rejected
 from duet_sdk.rendering.folding import AS_IT_IS, Folding, Turn, folded
 from duet_sdk.types import Message
@@ -49,7 +49,7 @@ class WireTurns:
     def of(self, messages: Sequence[Message]) -> list[Turn]:
         """The messages in OpenAI's form, with those parts that this model at this endpoint wrote."""
         form = self.form
-        if form is _AS_IT_IS and all(message.provider_parts is None for message in messages):
+        if form is _AS_IT_IS and not any(map(parts_of, messages)):
             return [message.on_wire() for message in messages]
         turns, took_tools = [], "reasoning_content" in form.stand_ins
         for message in messages:

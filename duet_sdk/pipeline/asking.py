@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from duet_sdk._tasks import is_short
+from duet_sdk._tasks import apart
 from duet_sdk.backends.base import Call, Capabilities
 from duet_sdk.backends.provider_parts import without_parts
 from duet_sdk.budget import UsdOf
@@ -152,9 +151,9 @@ async def way_of_asking(
     """How this request's signal is asked for: limit → call; ``joined`` if its pieces are not shown."""
     agent = flow.draft.agent
     read = flow.seen_by("reasoner") if agent is None else await flow.read_by("reasoner", model)
-    is_brief = is_short(sum([message.characters for message in read]))
-    flat = flatten_tools(read) if is_brief else await asyncio.to_thread(flatten_tools, read)
-    seen = without_parts(flat)
+    if len(read) > 1:  # one message has no neighbour, and no call before it
+        read = await apart(lambda: flatten_tools(read), characters=sum([len(message.text) for message in read]))
+    seen = without_parts(read)
     if agent is not None and any(message.signal for message in seen):
         seen = review(seen, agent.why)
     seen = seen if able.images else without_images(seen)

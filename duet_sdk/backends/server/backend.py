@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from typing_extensions import override
 
-from duet_sdk._tasks import is_short
+from duet_sdk._tasks import apart
 from duet_sdk.backends.base import Backend, Call, Capabilities, Chunk
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.options import Known, checked
@@ -35,7 +35,7 @@ from duet_sdk.backends.server.renderer import ServerRenderer
 from duet_sdk.backends.server.route import route_to
 from duet_sdk.backends.server.scale_out import Derender
 from duet_sdk.backends.server.think_placement import LocalWriter, ThinkPlacer
-from duet_sdk.backends.server.wire import encode_call, path_of, request_body
+from duet_sdk.backends.server.wire import encode, encoded_at_once, path_of, request_body
 from duet_sdk.backends.shared import Shared
 from duet_sdk.backends.turns import Form, WireTurns
 from duet_sdk.errors import BackendError, ConfigError, InvalidRequest
@@ -212,8 +212,10 @@ class VllmBackend(Backend):
         decoder = Decoder(call, dialect=facts.dialect, failures=self._failures, sent=body)
         again = partial(self._otherwise, call, form) if call.messages else None
         headers = rank_headers(call, self._ranks or facts.ranks)
-        is_brief = is_short(sum([message.characters for message in call.messages]))
-        payload = encode_call(call, body) if is_brief else await asyncio.to_thread(encode_call, call, body)
+        payload = encoded_at_once(call, body)
+        if payload is None:
+            characters = sum([len(message.text) for message in call.messages])
+            payload = await apart(lambda: encode(body), characters=characters)
         return Generation(path_of(call), body, payload, decoder, derender, again, headers)
 
     def _otherwise(self, call: Call, form: Form, error: BackendError) -> Prepare | None:

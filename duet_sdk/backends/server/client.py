@@ -30,7 +30,15 @@ from duet_sdk.backends.server.pulse import Awaited, Pulse, ServerStopped
 from duet_sdk.backends.server.scale_out import GENERATE, Derender
 from duet_sdk.backends.server.sse import LineTooLong
 from duet_sdk.backends.server.wire import encode
-from duet_sdk.errors import BackendError, ConnectFailed, ContextOverflow, ModelNotFound, Rejected, StreamBroken
+from duet_sdk.errors import (
+    BackendError,
+    ConnectFailed,
+    ContextOverflow,
+    DuetError,
+    ModelNotFound,
+    Rejected,
+    StreamBroken,
+)
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -215,18 +223,41 @@ class Server:
             yield chunks
 
     async def _begun(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
-        """The request, and its answer as far as the headers."""
+        """The request, in the form in which the server takes it, and its answer as far as the headers.
+
+        Prepared and sent once more where a refusal shows that the server is no longer what it was.
+        """
+        first: Prepare | None = prepare
         try:
             with Awaited(self.pulse):
-                return await self._begin(prepare)
+                while True:
+                    wanted: Generation | None = None
+                    try:
+                        wanted = await prepare()
+                        if wanted.derender is not None:
+                            asked = await wanted.derender.request()
+                            return wanted, await self._post(GENERATE, asked, wanted.headers)
+                        payload, body, more = wanted.payload, wanted.body, wanted.headers
+                        return wanted, await self._send("POST", wanted.path, payload, body, more)
+                    except (BackendError, ContextOverflow) as error:
+                        anew = None if wanted is None else _otherwise(wanted.again, error)
+                        if anew is None and first is not None and await self._is_contradicted(error):
+                            anew, first = first, None
+                        if anew is None:
+                            raise
+                        prepare = anew
         except ServerStopped as error:
             raise self._cut(error) from None
         except BackendError as error:
-            if self._knowledge is not None and isinstance(error, ConnectFailed) and error.retryable:
-                self._knowledge.lost()
-            elif self._knowledge is not None and error.status in _RESTARTS:
-                self._knowledge.doubt()
+            self._note(error)
             raise
+
+    def _note(self, error: BackendError) -> None:
+        """What a failure says about whether the server is still what is known of it."""
+        if self._knowledge is not None and isinstance(error, ConnectFailed) and error.retryable:
+            self._knowledge.lost()
+        elif self._knowledge is not None and error.status in _RESTARTS:
+            self._knowledge.doubt()
 
     def _cut(self, error: Exception) -> StreamBroken:
         """The way to the server broke after the request was sent: who answers there the next time is not known."""
@@ -248,37 +279,11 @@ class Server:
         response.close()
         return response.status == _DEAD
 
-    async def _begin(self, prepare: Prepare) -> tuple[Generation, ClientResponse]:
-        """The request, in the form in which the server takes it, and its answer.
-
-        Prepared and sent once more where a refusal shows that the server is no longer what it was.
-        """
-        first: Prepare | None = prepare
-        while True:
-            wanted: Generation | None = None
-            try:
-                wanted = await prepare()
-                if wanted.derender is not None:
-                    return wanted, await self._begin_derendered(wanted.derender, wanted.headers)
-                return wanted, await self._send("POST", wanted.path, wanted.payload, wanted.body, wanted.headers)
-            except (BackendError, ContextOverflow) as error:
-                anew = None
-                if wanted is not None and isinstance(error, BackendError):
-                    anew = _otherwise(wanted.again, error)
-                if anew is None and first is not None and await self._is_contradicted(error):
-                    anew, first = first, None
-                if anew is None:
-                    raise
-                prepare = anew
-
     async def _is_contradicted(self, error: Exception) -> bool:
         """Whether a refusal shows that the server is no longer what is known of it."""
         if self._knowledge is None or not isinstance(error, Rejected | ContextOverflow | ModelNotFound):
             return False
         return await self._knowledge.contradicted(error)
-
-    async def _begin_derendered(self, derender: Derender, headers: Mapping[str, str] | None) -> ClientResponse:
-        return await self._post(GENERATE, await derender.request(), headers)
 
     async def _post(self, path: str, body: Json, headers: Mapping[str, str] | None) -> ClientResponse:
         return await self._send("POST", path, encode(body), body, headers)
@@ -371,9 +376,11 @@ async def _read_apart(decoder: Decoder, events: Sequence[bytes]) -> list[Chunk]:
     return decoder.read(events)
 
 
-def _otherwise(again: Again | None, error: BackendError) -> Prepare | None:
+def _otherwise(again: Again | None, error: DuetError) -> Prepare | None:
     """The request in another form; None where the error is no refusal, came after words of an answer, or all failed."""
-    return None if again is None or isinstance(error, StreamBroken) else again(error)
+    if again is None or isinstance(error, StreamBroken) or not isinstance(error, BackendError):
+        return None
+    return again(error)
 
 
 def _harmless(error: Exception) -> Exception | None:
