@@ -187,17 +187,16 @@ class AnswerStage:
         if kind == "probe":
             sampling, whole = sampling.over(Sampling(logprobs=0)), False
         want = budget.limits.answer_tokens
-        call = replace(
-            call,
+        call = call.chosen(
             max_tokens=want,
+            sampling=sampling,
+            tenant=request.labels.tenant,
+            session=request.labels.session,
             tools=tools,
             tool_choice=request.tool_choice,
             response_format=request.response_format,
             n=request.n,
             whole=whole,
-            tenant=request.labels.tenant,
-            session=request.labels.session,
-            sampling=sampling,
         )
         if guided:
             # The window was checked before the signal was bought; a tokenizer that makes more of it than

@@ -162,8 +162,8 @@ async def way_of_asking(
     def ask(limit: int) -> Call:
         call = handoff.ask(seen, limit=limit, prompts=flow.prompts_of(handoff), tools=flow.request.tools)
         stops = call.sampling.stop
-        return replace(
-            call,
+        return call.chosen(
+            max_tokens=call.max_tokens,
             sampling=replace(sampling, stop=(*sampling.stop, *stops)) if stops else sampling,
             tenant=flow.request.labels.tenant,
             session=flow.request.labels.session,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields, replace
 from decimal import Decimal
 
 import pytest
@@ -13,6 +14,7 @@ from support.fault_server import Answer
 from support.served import QUESTION, TOOL, chunks_of, last_usage, served, text_of
 
 from duet_sdk.backends import Call
+from duet_sdk.backends.base import Thought
 from duet_sdk.backends.server.wire import Dialect, encode, encoded_at_once, request_body
 from duet_sdk.errors import (
     ConfigError,
@@ -174,3 +176,13 @@ async def test_thinking_is_switched_where_the_template_listens(thinking, sent):
         assert (await backend.connect()).switch_thinking
         await chunks_of(backend, Call(max_tokens=9, messages=QUESTION, thinking=thinking))
     assert server.calls[0].get("chat_template_kwargs") == sent
+
+
+def test_what_a_request_chooses_leaves_the_prompt_as_it_is():
+    thought = Thought((1,), {})
+    prompts = {"messages": (Message("user", "?"),), "prompt_ids": (1,), "thinking": True, "thought": thought}
+    chosen = {"max_tokens": 3, "sampling": Sampling(seed=1), "tenant": "t", "session": "s", "tools": ({},)}
+    chosen |= {"tool_choice": "auto", "response_format": {}, "n": 2, "whole": True, "joined": True}
+    assert {field.name for field in fields(Call)} == {*prompts, *chosen}
+    call = Call(1, **prompts)
+    assert call.chosen(**chosen) == replace(call, **chosen)
