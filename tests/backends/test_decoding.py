@@ -61,7 +61,7 @@ def read_tolerantly(call: Call, reads: Sequence[Sequence[bytes]]) -> Outcome:
     for events in reads:
         chunks: list[Chunk] = []
         for event in events:
-            if event.strip() == b"[DONE]":
+            if event.strip().upper() == b"[DONE]":
                 outcome.done = True
                 chunks += reader.over()
                 break
