@@ -204,6 +204,15 @@ def request_of(messages: MessagesLike, options: CallOptions, *, base: Request, w
         InvalidRequest: it cannot be answered as it stands.
         UnknownOption: there is no such option.
     """
+    if not options:
+        return Request(
+            parse_messages(messages),
+            budget=base.budget,
+            signal_scope=base.signal_scope,
+            reasoner_sampling=base.reasoner_sampling,
+            generator_sampling=base.generator_sampling,
+            whole=whole,
+        )
     _refuse_unknown(options, _CALL_OPTIONS)
     mode, n, vote = options.get("mode") or "duet", options.get("n"), options.get("vote")
     n = 1 if n is None else n
