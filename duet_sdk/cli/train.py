@@ -14,7 +14,9 @@ from duet_sdk.cli.terminal import AsJson, Screen, print_json, reporting
 from duet_sdk.errors import ConfigError, MissingExtra, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from pydantic import JsonValue
 
     from duet_sdk.trainer.config import TrainConfig
     from duet_sdk.trainer.joint import Trained
@@ -150,9 +152,19 @@ def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
     from accelerate import PartialState
 
     from duet_sdk.trainer.joint import JointTrainer
+    from duet_sdk.trainer.report.lines import batches_line, round_line
     from duet_sdk.trainer.stages import run_training
 
-    trained = run_training(config, resume=resume, trainer=JointTrainer(config, beside=beside))
+    screen = Screen(stderr=True)
+
+    def tell(row: Mapping[str, JsonValue]) -> None:
+        if (line := round_line(row, trainer.rounds)) is not None:
+            screen.print(line, soft_wrap=True)
+
+    trainer = JointTrainer(config, beside=beside, tell=tell)
+    if trainer.journal.writes:
+        screen.print(batches_line(trainer.config), soft_wrap=True)
+    trained = run_training(config, resume=resume, trainer=trainer)
     # A process group that is left open can abort a process at its exit, after all is saved.
     PartialState().destroy_process_group()
     return trained

@@ -7,6 +7,7 @@ import random
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,7 +152,9 @@ def check_names(config: TrainConfig) -> None:
     ):
         names = sorted(one.value for one in known)
         if name not in names:
-            raise ConfigError(f"{place} is {name!r}, and transformers knows {', '.join(names)}")
+            close = get_close_matches(name, names, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{place} is {name!r}, and transformers knows {', '.join(names)}{meant}")
 
 
 def check_context(config: TrainConfig, start: Start) -> None:

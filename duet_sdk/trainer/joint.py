@@ -24,7 +24,7 @@ from duet_sdk.trainer.result import Outcome, save_pair
 from duet_sdk.trainer.trial import RunContext, Trial, prepare_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pydantic import JsonValue
     from transformers import PreTrainedModel
@@ -60,6 +60,7 @@ class JointTrainer:
         validation: what to validate on, in place of what the data section says; needs ``questions``.
         grader: grades answers, in place of ``config.data.grading``.
         beside: folder in which a grader's module is looked for first; None takes the working directory.
+        tell: called with each row of measures and decisions, in the process that writes them.
 
     Raises:
         ConfigError: the batch, the windows or the templates do not allow it.
@@ -75,6 +76,7 @@ class JointTrainer:
         validation: Sequence[Question] = (),
         grader: QuestionGrader | None = None,
         beside: Path | None = None,
+        tell: Callable[[Mapping[str, JsonValue]], None] | None = None,
     ) -> None:
         self.processes, self._rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         check_names(config)
@@ -112,7 +114,7 @@ class JointTrainer:
             validation=self._held[self._rank * each : (self._rank + 1) * each],
             grader=self._own_grader or cast("QuestionGrader", grader),
             rounds=rounds,
-            journal=Journal(config.output, writes=self._rank == 0),
+            journal=Journal(config.output, writes=self._rank == 0, tell=tell),
             checkpoints=Checkpoints(config.output),
         )
 
@@ -120,6 +122,11 @@ class JointTrainer:
     def questions(self) -> Sequence[Question]:
         """What is trained on, in order."""
         return self._context.questions
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole run."""
+        return self._context.rounds
 
     @property
     def held(self) -> Sequence[Question]:
@@ -226,7 +233,7 @@ class JointTrainer:
             # Also where the run was killed before it saved anything after it went back.
             return step, journal.count("back")
         if any(folder.glob("*/checkpoint-*")) or (folder / "metrics.jsonl").exists():
-            raise ConfigError(f"{folder} holds a run; resume it, or name another folder as output")
+            raise ConfigError(f"{folder} holds a run; resume it with --resume, or set output to another folder")
         folder.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
             # The configuration last: where it is, the run can be resumed.

@@ -24,6 +24,8 @@ class Journal:
 
     folder: Path
     writes: bool = True
+    tell: Callable[[Mapping[str, JsonValue]], None] | None = None
+    """Told each row of measures and decisions as it is written."""
 
     def metrics(self, row: Mapping[str, JsonValue]) -> None:
         """A round's measures, or a validation's."""
@@ -60,6 +62,8 @@ class Journal:
         if self.writes:
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(_line(row))
+            if self.tell is not None and name != SAMPLES:
+                self.tell(row)
 
 
 def read_lines(file: Path) -> list[dict[str, JsonValue]]:

@@ -234,3 +234,16 @@ def test_what_does_not_fit_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         trainer(configure(**sections))
+
+
+def test_every_row_of_measures_is_told_as_it_is_written(configure: Configure, questions: tuple[Question, ...]) -> None:
+    told: list[object] = []
+    config = configure(training={"rounds": 2, "validate_every": 2})
+    JointTrainer(
+        config,
+        questions=questions,
+        validation=questions[:8],
+        grader=Varied(),
+        tell=lambda row: told.append((row["round"], row["phase"])),
+    ).train()
+    assert told == [(0, "validation"), (1, "train"), (2, "train"), (2, "validation")]
