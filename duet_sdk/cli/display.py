@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from rich.text import Text
 
@@ -28,9 +28,16 @@ if TYPE_CHECKING:
     from duet_sdk.events import Event
     from duet_sdk.reply import Reply
     from duet_sdk.sync import SyncRun
+    from duet_sdk.types import ServedBy
 
 LastLines = Callable[[Screen, "Reply"], None]
 """Prints the figures below a complete answer."""
+_NEXT: Final[dict[ServedBy, str]] = {
+    "generator_fallback": "the generator answers alone",
+    "reasoner_fallback": "the reasoner answers",
+    "fallback_pair": "the fallback pair takes over",
+}
+"""Who takes over → what happens next."""
 
 
 def show(run: SyncRun, last_lines: LastLines, *, on_error: LastLines | None = None) -> Reply:
@@ -84,6 +91,7 @@ class Display:
         self.answer = ""
         self._together = _is_same(sys.stdout, sys.stderr)  # else a label of the answer would stand alone
         self._line = ""  # what is written on the line that is not ended yet: "signal", "answer", "answer 2", or nothing
+        self._told = ""  # the last error, which tries in a row have in common
         self._waiting: Status | None = None
 
     def on(self, event: Event) -> None:
@@ -100,10 +108,9 @@ class Display:
             case AnswerDelta(text, 0) if text:
                 self._answer(text)
             case Retried(stage, discard, error):
-                self._start_over(f"{stage} starts over" + (f" ({error})" if error else ""), discard=discard)
-            case FellBack(stage, served_by, error_type, discard, error=error):
-                said = f"{stage} failed ({error_type}: {error}): going on as {served_by}"
-                self._start_over(said, discard=discard)
+                self._start_over(f"the {stage} is asked again", error, discard=discard)
+            case FellBack(stage, served_by, _, discard, error=error):
+                self._start_over(f"the {stage} failed, {_NEXT.get(served_by, served_by)}", error, discard=discard)
             case _:
                 pass
 
@@ -173,10 +180,11 @@ class Display:
             if what == "signal" or self._together:
                 self.screen.print(Text(f"{what} ", style), end="")
 
-    def _start_over(self, said: str, *, discard: bool) -> None:
+    def _start_over(self, said: str, error: str, *, discard: bool) -> None:
         if discard:
             self.answer = ""
-        self._say(said, "yellow")
+        is_new, self._told = error not in ("", self._told), error
+        self._say(f"{said}: {error}" if is_new else said, "yellow")
 
     def _say(self, text: str, style: str) -> None:
         self.end_line()
