@@ -119,7 +119,7 @@ class Reasoner(Model):
     """The model that writes the signal."""
 
     max_new_tokens: Count = 2048
-    """Most tokens of a signal; the paper's 8192 need four times the memory and time, and few cards have it."""
+    """Most tokens of a signal; the paper takes 8192, at four times the memory of a sequence."""
 
 
 class Generator(Model):
