@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from duet_sdk.errors import ConfigError, TrainingError
 from duet_sdk.evaluation.grading import CountingGrader, find_grader
 from duet_sdk.evaluation.rows import fingerprint
@@ -20,6 +22,7 @@ from duet_sdk.trainer.data import check_same_on_all_ranks, prepare
 from duet_sdk.trainer.journal import Journal, write_whole
 from duet_sdk.trainer.machine import for_this_machine
 from duet_sdk.trainer.prompts import PairPrompts
+from duet_sdk.trainer.report.lines import batches_line
 from duet_sdk.trainer.result import Outcome, save_pair
 from duet_sdk.trainer.trial import RunContext, Trial, prepare_trial
 
@@ -157,6 +160,12 @@ class JointTrainer:
         try:
             with as_training_errors():
                 return self._train(resume, start)
+        except torch.OutOfMemoryError as err:
+            raise TrainingError(
+                f"the GPU's memory is full ({batches_line(self.config)}): the estimate behind auto was too low, or "
+                "other programs use the card. Set gradient_accumulation to twice its number for both models, "
+                "sampled_at_once to half, and output to another folder"
+            ) from err
         finally:
             self.close()
 

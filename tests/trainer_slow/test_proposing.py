@@ -284,7 +284,7 @@ def test_a_warm_up_on_several_processes_is_refused(
     joint = trainer(configure())
     joint.processes = 2
     with pytest.raises(ConfigError, match="warm-up runs on one process"):
-        run_warmup(joint._config, trainer=joint)
+        run_warmup(joint.config, trainer=joint)
 
 
 def test_a_run_proposes_once_and_trains_what_that_left(
@@ -364,7 +364,7 @@ def test_supervised_tuning_takes_the_models_own_settings(
 
     monkeypatch.setattr(stages, "tune", spying)
     config = configure(
-        reasoner={"gradient_accumulation": 2, "optimizer": "sgd"},
+        reasoner={"gradient_accumulation": 2, "optimizer": "sgd", "gradient_checkpointing": False},
         generator={"gradient_checkpointing": True},
         warmup={"questions": 8, "keep": 0.0, "checks": 1, "batch": 4, "styles": ["whole"]},
     )

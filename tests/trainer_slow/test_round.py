@@ -247,3 +247,14 @@ def test_every_row_of_measures_is_told_as_it_is_written(configure: Configure, qu
         tell=lambda row: told.append((row["round"], row["phase"])),
     ).train()
     assert told == [(0, "validation"), (1, "train"), (2, "train"), (2, "validation")]
+
+
+def test_a_full_gpu_is_told_with_what_to_set(
+    configure: Configure, trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Policy, "training_step", full)
+    with pytest.raises(TrainingError, match=r"memory is full \(updates in passes: reasoner 1, .*Set gradient_acc"):
+        trainer(configure()).train()
