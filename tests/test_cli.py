@@ -34,6 +34,7 @@ def test_ask_prints_the_answer_to_stdout_and_all_else_to_stderr():
     assert done.stdout == "There are 17.\n"
     assert "17 of them" in done.stderr
     assert "served by pair" in done.stderr
+    assert not {"\x1b", "waiting"} & {*done.stderr, *done.stderr.split()}  # what moves is for terminals
 
 
 def test_ask_reads_the_question_from_standard_input():
@@ -260,6 +261,7 @@ with notices():
     warnings.warn("asked for and not to be had\\nhere")
     logging.getLogger("duet_sdk.settings").warning("no setting of ours: %s", "DUET_X")
     logging.getLogger("duet_sdk.pipeline.flow").warning("told by an event")
+    logging.getLogger("some.library").info("of no concern")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == "warning: asked for and not to be had\\nhere\nwarning: no setting of ours: DUET_X\n"
@@ -422,6 +424,8 @@ def test_trace_shows_what_a_request_that_failed_had_cost(tmp_path):
     done = duet("ask", "How many?", *PAIR, "--trace", "--mode", "generator", "--deadline", "0.000001")
     assert done.exit_code == 1
     assert "invoke_workflow duet" in done.stderr
+    assert "ended by error" in done.stderr
+    assert "served by" not in done.stderr
 
 
 def test_trace_goes_to_stderr_beside_json():

@@ -1,5 +1,7 @@
 """`duet chat` and `duet ask` on a terminal: what a person sees, types and interrupts."""
 
+import json
+import os
 import re
 
 import pytest
@@ -146,6 +148,31 @@ def test_what_is_waited_for_is_shown_until_the_first_token():
     assert "waiting for scripted/echo" in plain(seen)
     assert "\x1b[2K" in seen  # and wiped out
     assert code == 1
+    assert "served by" not in seen
+
+
+def test_a_reply_as_json_is_waited_for_on_standard_error_alone():
+    program = SLOW.replace('"one two three", stall_after=2', '"one", first_s=0.3')
+    reading, writing = os.pipe()
+    with Terminal("ask", "hang", *ALONE, "--json", program=program, stdout=writing) as terminal:
+        seen = terminal.ended()[1]
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert json.load(pipe)["text"] == "one"
+    assert "waiting for the answer" in seen
+
+
+def test_where_the_answer_goes_to_a_pipe_nothing_but_the_answers_does():
+    reading, writing = os.pipe()
+    with Terminal("chat", *ALONE, stdout=writing) as terminal:
+        terminal.expect("you> ")
+        terminal.type("hello\n")
+        assert "answer" not in plain(terminal.expect("you> "))
+        terminal.type("\x04")
+        assert terminal.ended()[0] == 0
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == "hello\n"
 
 
 def test_an_answer_that_was_cut_says_so_on_its_own_line():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -11,11 +12,12 @@ from duet_sdk.cli.display import say_how_it_ended, show
 from duet_sdk.cli.exporting import exporting
 from duet_sdk.cli.figures import print_table, print_tree
 from duet_sdk.cli.request import RequestOptions, taking
-from duet_sdk.cli.terminal import AsJson, Screen, print_json, reporting
+from duet_sdk.cli.terminal import AsJson, Screen, print_json, reporting, spinner
 from duet_sdk.errors import InvalidRequest
 from duet_sdk.messages import MessagesLike
-from duet_sdk.options import MOST_ANSWERS
+from duet_sdk.options import MOST_ANSWERS, CallOptions
 from duet_sdk.reply import Reply
+from duet_sdk.sync import DuetClient
 
 
 @taking(RequestOptions)
@@ -34,13 +36,19 @@ def ask(
             asked = [{"role": "system", "content": options.system}, {"role": "user", "content": text}]
         with options.client() as duet:
             if as_json:
-                reply = duet.chat(asked, **options.call(n=n))
+                reply = _whole(duet, asked, options.call(n=n))
                 _print_whole(reply, trace=trace)
             else:
                 run = duet.stream(asked, **options.call(n=n))
                 reply = show(run, print_tree, on_error=print_tree) if trace else show(run, print_table)
         if reply.is_empty:
             raise typer.Exit(1)
+
+
+def _whole(duet: DuetClient, asked: MessagesLike, call: CallOptions) -> Reply:
+    screen = Screen(stderr=True)
+    with spinner(screen, "waiting for the answer") if screen.is_terminal else nullcontext():
+        return duet.chat(asked, **call)
 
 
 def _print_whole(reply: Reply, *, trace: bool) -> None:

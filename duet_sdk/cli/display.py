@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from rich.text import Text
 
 from duet_sdk.cli.figures import short_name, spent
-from duet_sdk.cli.terminal import Screen
+from duet_sdk.cli.terminal import Screen, spinner
 from duet_sdk.errors import DuetError
 from duet_sdk.events import (
     AnswerDelta,
@@ -125,8 +125,9 @@ class Display:
 
     def finish(self, reply: Reply) -> None:
         """End the answer, and say what only the complete reply tells: how it ended, and what else was answered."""
-        was_cut = reply.finish_reason == "length" and self._line == "answer" and self._together
-        if was_cut:
+        is_cut = reply.finish_reason == "length"
+        cut_here = is_cut and self._line == "answer" and self._together
+        if cut_here:
             self.screen.print(f" (cut at {_answer_limit(reply)} tokens)", style="yellow", end="")
         self.end_line()
         if reply.mode == "signal":
@@ -139,14 +140,13 @@ class Display:
             self._begin(f"answer {number}", "bold green")
             _write(answer)
             self.end_line()
-        if not was_cut:
+        if not (cut_here or (is_cut and reply.mode == "signal")):  # else it has been said
             say_how_it_ended(self.screen, reply)
 
     def _wait_for(self, model: str) -> None:
         self._stop_waiting()
         if self.screen.is_terminal and not self._line:
-            frames = "dots" if self.screen.encoding.startswith("utf") else "line"
-            self._waiting = self.screen.status(Text(f"waiting for {short_name(model)}", "dim"), spinner=frames)
+            self._waiting = spinner(self.screen, f"waiting for {short_name(model)}")
             self._waiting.start()
 
     def _stop_waiting(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,26 +22,10 @@ def exporting(url: str | None) -> Iterator[None]:
         return
     export = configure(url)
     try:
-        with _quiet():
-            try:
-                yield
-            finally:
-                export.shutdown()
+        yield
     finally:
+        export.shutdown()
         if lost := export.spans.undelivered:
             Screen(stderr=True).print(
                 f"{lost} spans did not reach {url}; is a collector running there?", style="yellow"
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter from logging each of its tries; what did not arrive is said once."""
-    logger, nowhere = logging.getLogger("opentelemetry"), logging.NullHandler()
-    before, logger.propagate = logger.propagate, False
-    logger.addHandler(nowhere)
-    try:
-        yield
-    finally:
-        logger.propagate = before
-        logger.removeHandler(nowhere)

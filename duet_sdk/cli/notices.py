@@ -1,4 +1,4 @@
-"""Warnings, and what our own log says beside requests: one plain line on standard error each."""
+"""Warnings and log messages from warnings up: one plain line on standard error each."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from typing_extensions import override
 
 from duet_sdk.cli.terminal import in_a_line
 
-_OURS: Final = logging.getLogger("duet_sdk")
-_TOLD_OTHERWISE: Final = ("duet_sdk.pipeline.", "duet_sdk.backends.")
-"""What these log about a request is told by its events, its reply, or a warning."""
+_TOLD_OTHERWISE: Final = ("duet_sdk.pipeline.", "duet_sdk.backends.", "opentelemetry.")
+"""What these log of a request is told by its events, its reply, or a warning; a collector's absence by `exporting`."""
 
 
 @contextmanager
 def notices() -> Iterator[None]:
     """Show warnings and log messages without the place in the program, which nobody who types commands knows."""
     handler = _Notices(logging.WARNING)
-    _OURS.addHandler(handler)
+    logging.root.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show
             yield
     finally:
-        _OURS.removeHandler(handler)
+        logging.root.removeHandler(handler)
 
 
 class _Notices(logging.Handler):

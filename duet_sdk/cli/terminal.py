@@ -18,6 +18,7 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
+from rich.status import Status
 from rich.style import Style
 from rich.text import Text
 from typing_extensions import override
@@ -126,6 +127,12 @@ def _without_link(style: Style | None) -> Style | None:
 def print_error(error: DuetError) -> None:
     """Print an error of ours as one line on standard error."""
     Screen(stderr=True).print(Text.assemble(("error:", "red"), f" {error}"), soft_wrap=True)
+
+
+def spinner(screen: Screen, text: str) -> Status:
+    """What turns while something is waited for; it is shown on a terminal alone, between its `start` and `stop`."""
+    frames = "dots" if screen.encoding.startswith("utf") else "line"
+    return screen.status(Text(in_a_line(text), "dim"), spinner=frames)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Import it on use only; it needs rich.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
     from duet_sdk.reply import Attempt, GateDecision, Reply
 
+_UNANSWERED: Final = ("error", "deadline", "cancelled")
+"""How a request ends that has no whole answer, and so nobody who gave one."""
+
 
 def span_tree(reply: Reply) -> Text:
     """What spans of this request say, in the order in which its attempts ended: tokens, cost and time."""
     receipt = reply.receipt
     root = [
         f"mode {reply.mode}",
-        f"served by {reply.served_by}",
+        f"ended by {reply.finish_reason}" if reply.finish_reason in _UNANSWERED else f"served by {reply.served_by}",
         f"{'~' if reply.cost.estimated else ''}{reply.usage.total_tokens} tokens",
         _usd(reply.cost.usd),
         f"{receipt.duration_s:.3f} s",
