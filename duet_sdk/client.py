@@ -29,6 +29,7 @@ from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike
 from duet_sdk.options import TABLES, CallOptions, ClientOptions, dial, expect, over, request_of
 from duet_sdk.pipeline.charging import Charging, scopes_of
+from duet_sdk.pipeline.degraded import Degraded
 from duet_sdk.pipeline.draft import Draft
 from duet_sdk.pipeline.models import DEFAULT_GATE_DEADLINE_S, Parts, StageModel
 from duet_sdk.pipeline.outbox import Outbox
@@ -424,9 +425,10 @@ def _build_parts(reasoner: ModelLike, generator: ModelLike, options: ClientOptio
         raise ConfigError(
             f"signal_cache must be a cache, such as MemorySignalCache(), got {type(signal_cache).__name__}"
         )
+    degraded = Degraded()
     parts = Parts(
-        reasoners=_stage_models("reasoner", reasoner, failure.breaker),
-        generators=_stage_models("generator", generator, failure.breaker),
+        reasoners=_stage_models("reasoner", reasoner, failure.breaker, degraded),
+        generators=_stage_models("generator", generator, failure.breaker, degraded),
         gate=find_gate(cast("GateLike", options.get("gate")) or (measured.policy if measured else "always"), measured),
         cut=cut_policy(options.get("on_cut") or "sentence"),
         failure=failure,
@@ -438,6 +440,7 @@ def _build_parts(reasoner: ModelLike, generator: ModelLike, options: ClientOptio
         calibration=measured,
         gate_deadline_s=gate_deadline_s or DEFAULT_GATE_DEADLINE_S,
         progressive=dial(Progressive, options, "progressive"),
+        degraded=degraded,
     )
     if measured is not None:
         measured.warn_of_other_models(reasoner=parts.reasoners[0].name, generator=parts.generators[0].name)
@@ -446,8 +449,8 @@ def _build_parts(reasoner: ModelLike, generator: ModelLike, options: ClientOptio
         # What was trained and calibrated for the first pair does not suit another one.
         parts.fallback = replace(
             parts,
-            reasoners=_stage_models("reasoner", other_reasoner, failure.breaker),
-            generators=_stage_models("generator", other_generator, failure.breaker),
+            reasoners=_stage_models("reasoner", other_reasoner, failure.breaker, degraded),
+            generators=_stage_models("generator", other_generator, failure.breaker, degraded),
             wanted_handoff="instruct",
             gate=Always(),
             progressive=None,
@@ -471,12 +474,14 @@ def _calibration(given: str | Path | Calibration | None) -> Calibration | None:
     return given if isinstance(given, Calibration) else Calibration.load(given)
 
 
-def _stage_models(stage: Stage, given: ModelLike, breaker: BreakerPolicy | None) -> tuple[StageModel, ...]:
+def _stage_models(
+    stage: Stage, given: ModelLike, breaker: BreakerPolicy | None, degraded: Degraded
+) -> tuple[StageModel, ...]:
     """A stage's chain; each endpoint has a breaker of its own."""
     chain = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     if not chain:
         raise ConfigError(f"the {stage}'s list of models is empty")
     return tuple(
-        StageModel(stage, name, backend if breaker is None else Breaker(backend, breaker))
+        StageModel(stage, name, backend if breaker is None else Breaker(backend, breaker), degraded=degraded)
         for name, backend in map(connect, chain)
     )

@@ -211,6 +211,11 @@ class Backend(ABC):
         return None
 
     @property
+    def shortfalls(self) -> Sequence[str]:
+        """What its options ask for by name and cannot be had, in sentences; known once it is connected."""
+        return ()
+
+    @property
     def endpoint_id(self) -> str:
         """A digest of backend and address, by which a provider's parts find back to where they came from."""
         return endpoint_id(self.name, self.base_url)
@@ -336,6 +341,11 @@ class Wrapped(Backend):
     @override
     def own_price(self) -> Price | None:
         return self._backend.own_price
+
+    @property
+    @override
+    def shortfalls(self) -> Sequence[str]:
+        return self._backend.shortfalls
 
     @property
     @override

@@ -97,13 +97,13 @@ class AnswerStage:
 
         Where it has none the answer stays as it is, and so does a second one that is no better.
         """
-        flow, draft = self._flow, self._flow.draft
-        if flow.request.n != 1 or draft.finish_of(0) not in ("stop", "tool_calls") or not self.may_pass_on():
-            return
-        calls = draft.calls_of(0)
-        problem = unmet(flow.request, draft.answer(0), calls)
+        draft, problem = self._flow.draft, self._unmet()
         if problem is None:
             return
+        if not self.may_pass_on():
+            self._tell_form(model)
+            return
+        calls = draft.calls_of(0)
         _log.warning("the answer of %s does not match the requested format; asking once more", model.name)
         self._asked_again = ask_again(draft.answer(0), calls, problem)
         attempt: RunningAttempt | None = None
@@ -114,6 +114,22 @@ class AnswerStage:
             if attempt is not None and attempt.record is not None:
                 raise
             _log.warning("the budget has no room for asking %s once more; its answer stays", model.name)
+        if self._unmet() is not None:
+            self._tell_form(model)
+
+    def _unmet(self) -> str | None:
+        """What an answer that has ended by itself lacks of the form that was asked for, None if nothing."""
+        request, draft = self._flow.request, self._flow.draft
+        if request.n != 1 or draft.finish_of(0) not in ("stop", "tool_calls"):
+            return None
+        return unmet(request, draft.answer(0), draft.calls_of(0))
+
+    def _tell_form(self, model: StageModel) -> None:
+        asked = "tool_choice" if self._flow.request.tools and self._flow.request.tool_choice else "response_format"
+        self._flow.parts.degraded.tell(
+            (asked, model.name),
+            f"{asked} cannot be had with {model.name}: its server does not hold answers to it, and one did not match",
+        )
 
     async def _write(self, attempt: RunningAttempt, *, again: Stage | None = None) -> None:
         """One attempt: what the model writes goes into the draft, ``again`` in place of what is there."""
@@ -127,8 +143,18 @@ class AnswerStage:
             outputs.complete()
             if not attempt.timed_out:
                 outputs.check(attempt)
+                self._look_for_logprobs(attempt)
         if attempt.timed_out:
             raise flow.budget.deadline_error()
+
+    def _look_for_logprobs(self, attempt: RunningAttempt) -> None:
+        """Say where logprobs were asked for and none came."""
+        draft = self._flow.draft
+        if self._sampling(self.stage).logprobs is not None and draft.answer(0) and not draft.has_logprobs:
+            self._flow.parts.degraded.tell(
+                ("logprobs", attempt.model.name),
+                f"logprobs cannot be had from {attempt.model.name}: its server was asked for them and sends none",
+            )
 
     async def _read(self, attempt: RunningAttempt, thoughts: Sequence[LeadingThought]) -> None:
         draft, outbox = self._flow.draft, self._flow.outbox

@@ -128,6 +128,11 @@ class Draft:
         """Append to those of answer number ``index``."""
         self._logprobs.setdefault(index, []).extend(logprobs)
 
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether any have come."""
+        return any(self._logprobs.values())
+
     def add_text(self, text: str, index: int) -> None:
         """Append to answer number ``index``."""
         if self.account.first_answer_s is None:

@@ -189,10 +189,11 @@ class Flow:
                 call, reason = None, str(refused)
             if call is not None:
                 return handoff.name, call
-        _log.warning(
-            "%s gets the signal as notes (instruct): %s",
-            model.name,
-            reason or "its server would not parse this signal as one thought",
+        why = reason or "its server would not parse this signal as one thought"
+        _log.warning("%s gets the signal as notes (instruct): %s", model.name, why)
+        self.parts.degraded.tell(
+            ("notes", model.name, why),
+            f"handoff='think' cannot be had for a request to {model.name}, which gets the signal as notes: {why}",
         )
         notes = Instruct(model)
         return notes.name, await notes.answer(seen, signal, prompts=self.prompts, tools=tools)

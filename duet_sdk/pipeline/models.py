@@ -16,6 +16,7 @@ from duet_sdk.context import ContextPolicy
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.handoff import Handoff, Instruct, LocalThinkRenderer, Think
+from duet_sdk.pipeline.degraded import Degraded
 from duet_sdk.pipeline.lifetime import Cancellable, Lifetime
 from duet_sdk.policies import FailurePolicy, Progressive, Prompts
 from duet_sdk.pricing import PriceBook
@@ -48,8 +49,12 @@ class StageModel:
     """Tokens of a text by the model's own tokenizer, None where it is not available or not needed."""
     expected: Callable[[Stage, Backend], Awaitable[None]] | None = None
     """Compares the connected model with what its pair's manifest says; called until it is content."""
+    degraded: Degraded = field(default_factory=Degraded, repr=False)
+    """What was asked for by name and cannot be had, of the whole client."""
     leaves_thoughts_open: bool = False
     """Whether its last answer held a closing tag of thinking alone: its template opens the block in the prompt."""
+    _silent: int | None = field(default=None, repr=False)
+    """The backend's epoch in which logprobs were asked for and did not come, None if they did."""
     _opens: dict[tuple[int, bool | None], bool] = field(default_factory=dict, repr=False)
     """By the backend's epoch and the call's switch, whether the server's template opens a block."""
     _looked: int | None = field(default=None, repr=False)
@@ -61,6 +66,15 @@ class StageModel:
         address = self.backend.base_url
         return f"{self.name}@{address}" if address else self.name
 
+    @property
+    def withholds_logprobs(self) -> bool:
+        """Whether its server takes a call for logprobs and sends none, as it has once shown."""
+        return self._silent == self.backend.epoch
+
+    def sent_no_logprobs(self) -> None:
+        """Remember that, until the model turns out to be another than before."""
+        self._silent = self.backend.epoch
+
     async def connect(self) -> Capabilities:
         """Make the model ready.
 
@@ -70,6 +84,8 @@ class StageModel:
         """
         with Cancellable():
             able = await self.backend.connect()
+        for shortfall in self.backend.shortfalls:
+            self.degraded.tell((self.name, shortfall), shortfall)
         if self.expected is not None:
             await self.expected(self.stage, self.backend)
             self.expected = None  # where it raised, the next request is to learn of it as well
@@ -142,6 +158,8 @@ class Parts:
     """What was measured of this pair, None if nothing was."""
     runs: RunMemory = field(default_factory=RunMemory)
     """What is remembered of agents' runs."""
+    degraded: Degraded = field(default_factory=Degraded)
+    """What was asked for by name and cannot be had, so far."""
     lifetime: Lifetime = field(default_factory=Lifetime)
     """What runs for the client, and what still closes behind it; ended with the client."""
     fallback: Parts | None = None
@@ -171,7 +189,7 @@ class Parts:
             return known[1]
         handoff: Handoff
         if self.wanted_handoff == "think" and _same_weights(generator, self.generators[0]):
-            handoff = await _think(reasoner, generator)
+            handoff = await _think(reasoner, generator, self.degraded)
         else:
             handoff = Instruct(generator)
         self._handoffs[key] = (epochs, handoff)
@@ -190,7 +208,7 @@ def _same_weights(one: StageModel, other: StageModel) -> bool:
     return one.backend.model == other.backend.model
 
 
-async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
+async def _think(reasoner: StageModel, generator: StageModel, degraded: Degraded) -> Handoff:
     able = await generator.connect()
     renderer = await generator.find_renderer()
     own = await reasoner.find_renderer()
@@ -207,9 +225,11 @@ async def _think(reasoner: StageModel, generator: StageModel) -> Handoff:
     placer = await generator.backend.think_placer()
     if remote is not None or placer is not None:
         return Think(remote, placer, own, takes_ids)
-    _log.warning(
-        "the think handoff cannot be rendered for %s (%s); the instruct handoff is used",
-        generator.name,
-        "its tokenizer is not available" if able.prompt_ids else "it does not accept prompts as token ids",
+    why = "its tokenizer is not available" if able.prompt_ids else "it does not accept prompts as token ids"
+    _log.warning("the think handoff cannot be rendered for %s (%s); the instruct handoff is used", generator.name, why)
+    degraded.tell(
+        ("handoff", generator.name),
+        f"handoff='think' cannot be had with {generator.name} ({why}): the signal is handed over as notes; set "
+        "handoff='instruct', or name its tokenizer (option tokenizer)",
     )
     return Instruct(generator)

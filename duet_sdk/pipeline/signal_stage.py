@@ -227,6 +227,11 @@ class SignalStage:
             return False
         call = asking.handoff.resume(asking.call, asking.extractor.text, asking.ids, limit=left)
         if call is None:
+            self._flow.parts.degraded.tell(
+                ("continue", asking.model.name),
+                f"signal_broken='continue' cannot be had with {asking.model.name}: its signals are asked for from the "
+                "start, as only a prompt of the think handoff that is rendered here can go on",
+            )
             return False
         asking.call, asking.prompt = call, PromptSize(len(call.prompt_ids), exact=True)
         return True

@@ -113,6 +113,7 @@ async def test_messages_that_switch_thinking_off_have_no_room():
         await placed(SIGNAL, messages=(Message("user", "Why? /no_think"),), files=SWITCHED)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 @pytest.mark.parametrize("tools", [None, [TOOL]])
 async def test_they_get_notes_and_the_reply_and_the_log_say_so(tools, caplog):
     async with pair(Answer("Because."), files=SWITCHED) as (_, duet):
@@ -213,6 +214,7 @@ async def test_an_output_that_ends_at_once_is_empty():
             assert (text_of(chunks), last_usage(chunks).output_tokens) == ("", 1)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_without_a_way_the_generator_gets_notes_and_the_reply_and_the_log_say_so(caplog):
     caplog.set_level(logging.WARNING)
     async with pair(ANSWER, files=ALTERS_PREFILLS) as (server, duet):
@@ -224,6 +226,7 @@ async def test_without_a_way_the_generator_gets_notes_and_the_reply_and_the_log_
     )
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_a_hostile_signal_without_a_way_goes_as_notes_and_the_reply_and_the_log_say_so(caplog):
     caplog.set_level(logging.WARNING)
     async with pair(ANSWER, signal=HOSTILE, files=OURS) as (server, duet):
@@ -236,6 +239,7 @@ async def test_a_hostile_signal_without_a_way_goes_as_notes_and_the_reply_and_th
     assert len(control) - len(quiet) in (0, 2)  # at most the system turn of the notes
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_with_an_image_the_generator_gets_notes(caplog):
     image = Message("user", (TextPart("What is it?"), ImagePart("https://example.com/x.png")))
     async with pair(Answer("A cat."), files=OURS) as (server, duet):

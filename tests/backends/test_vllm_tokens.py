@@ -6,7 +6,7 @@ import pytest
 from support import templates
 from support.served import QUESTION, TOOL, served
 
-from duet_sdk import AsyncDuetClient
+from duet_sdk import AsyncDuetClient, DegradedWarning
 from duet_sdk.errors import (
     ConfigError,
     SignalError,
@@ -57,6 +57,10 @@ async def test_what_goes_back_to_its_model_counts_as_part_of_the_prompt(tokenize
 async def test_a_local_tokenizer_that_is_not_the_servers_is_not_used(tokenizer_folder, caplog):
     async with served(files=templates.files("llama3"), tokenizer=str(tokenizer_folder)) as (_, backend):
         assert await backend.tokenizer() is None
+        async with AsyncDuetClient("scripted/s", backend) as duet:
+            with pytest.warns(DegradedWarning, match="cannot be had for m, so that tokens are counted in another way"):
+                await duet.chat("q")
+            await duet.chat("q")  # once is enough: a second warning would fail
     assert "is not the server's" in caplog.text
     options = {"tokenizer": str(tokenizer_folder), "capabilities": {"tokenizer": True}}
     async with served(files=templates.files("llama3"), **options) as (_, backend):

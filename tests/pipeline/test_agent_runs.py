@@ -423,6 +423,7 @@ async def test_a_carried_signal_is_quoted_as_data_like_a_fresh_one():
     assert (user.count("</notes>"), "<|im_start|>" in user) == (1, False)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_a_trained_pair_reads_notes_once_tools_are_in_the_history():
     generator = Scripted("answer")
     duet, _ = pair("plan", generator, handoff="think")

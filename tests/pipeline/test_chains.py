@@ -254,6 +254,7 @@ async def test_a_trained_signal_reaches_another_model_by_the_instruct_handoff():
     assert reply.handoff == "instruct"
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_with_tools_a_trained_pair_uses_the_instruct_handoff_and_says_so():
     files = templates.files("qwen3")
     generator = Scripted("answer", files=files)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import DEFAULT_CAPABILITIES, Script, Scripted
 from duet_sdk.budget import Limit, MemoryLedger
@@ -53,6 +55,7 @@ async def test_asking_once_more_stands_in_the_receipt_and_is_charged():
     assert (await ledger.balance("tenant:a")).spent.generator_tokens == reply.usage.generator.total_tokens
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_a_second_answer_that_is_no_better_stays():
     client, generator = duet("no json", "none either", "never asked for")
     reply = await client.chat("q", response_format=JSON)
@@ -65,6 +68,7 @@ async def test_an_answer_of_the_right_form_is_not_asked_for_again():
     assert len(generator.calls) == 1
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_a_stream_that_has_shown_its_answer_is_not_asked_for_again():
     client, generator = duet("no json", "{}")
     async with client.stream("q", response_format=JSON) as run:
@@ -78,12 +82,14 @@ async def test_an_answer_that_was_cut_off_is_not_asked_for_again():
     assert (reply.finish_reason, len(generator.calls)) == ("length", 1)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_without_room_in_the_budget_the_first_answer_stays():
     client, generator = duet("no json", "{}")
     reply = await client.chat("q", mode="generator", response_format=JSON, budget=Budget(total_tokens=8))
     assert (reply.text, len(generator.calls)) == ("no json", 1)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_without_room_in_the_ledger_the_first_answer_stays():
     ledger = MemoryLedger()
     await ledger.set_limit("tenant:a", Limit(generator_tokens=20))
@@ -93,6 +99,7 @@ async def test_without_room_in_the_ledger_the_first_answer_stays():
     assert [attempt.discarded for attempt in reply.receipt.attempts] == [False]
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_the_model_that_fails_when_asked_once_more_is_replaced_as_always():
     broken = Script(error=ConnectFailed("gone", backend="scripted", model="lines"))
     client, _ = duet("no json", broken, retry=Retry(attempts=1))

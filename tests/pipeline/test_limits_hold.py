@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ LIMITS = st.integers(1, 40)
 POLICIES = st.sampled_from(["sentence", "keep", "wrap_up"])
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 @given(script=SCRIPTS, limit=LIMITS, on_cut=POLICIES, handoff=st.sampled_from(["instruct", "think"]))
 @settings(max_examples=300, deadline=None)
 def test_a_signal_never_exceeds_its_limit_unless_it_says_so(script, limit, on_cut, handoff):

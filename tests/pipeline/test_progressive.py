@@ -157,6 +157,7 @@ async def test_a_generator_without_logprobs_is_refused_before_anything_is_spent(
     assert big.calls == small.calls == []
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_a_generator_whose_logprobs_do_not_come_is_probed_no_more_than_it_is_worth():
     class Silent(Scripted):
         async def stream(self, call):

@@ -191,6 +191,7 @@ async def test_a_generator_without_logprobs_is_refused_before_anything_is_spent(
     assert reasoner.calls == generator.calls == []
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 @BOTH
 async def test_logprobs_that_were_promised_and_do_not_come_count_as_yes(gate):
     class Silent(Scripted):
@@ -252,6 +253,7 @@ async def test_a_tool_call_may_win(gate):
     assert (reply.tool_calls, reply.finish_reason, reply.served_by) == ((call,), "tool_calls", "generator")
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 @BOTH
 async def test_what_is_tried_has_the_requests_format(gate):
     generator = answering(SURE)

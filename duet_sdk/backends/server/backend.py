@@ -258,6 +258,11 @@ class VllmBackend(Backend):
         ids = await tokenize(self._server.ask, asked)
         return None if ids is None else tuple(ids)
 
+    @property
+    @override
+    def shortfalls(self) -> Sequence[str]:
+        return self._facts.found.shortfalls if self._facts.found is not None else ()
+
     async def tokenizer(self) -> TokenizerFiles | None:
         """The local tokenizer and template, where they were found and are the server's."""
         return (await self._facts.get()).files

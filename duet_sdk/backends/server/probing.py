@@ -44,6 +44,10 @@ _WINDOWS = (
     "meta.n_ctx",  # llama.cpp's server: the window of one slot
 )
 """Where lists of models write the window, and who does. The first that is a number counts."""
+_UNUSED = (
+    "the tokenizer {!r} cannot be had for {}, so that tokens are counted in another way: it is not the server's, or "
+    "the extra 'local' is not installed; the log says which"
+)
 _QUESTION = {"role": "user", "content": "?"}
 _PROBE = (
     Message("user", "Zwei plus  zwei?\n\n 2+2=… 🙂"),
@@ -115,6 +119,8 @@ class Facts:
     is_vllm: bool = False
     ranks: int = 1
     """Data-parallel engines behind the address."""
+    shortfalls: tuple[str, ...] = ()
+    """What was named and cannot be had."""
 
 
 async def probe(
@@ -151,6 +157,7 @@ async def probe(
     limits = await find_limits(ask, model) if vllm else VllmLimits()
     drafts = _first(said.drafts, limits.drafts)
     files, renderer = await _own_tokenizer(ask if tokenize else None, model, said, tokenizer)
+    unused = (_UNUSED.format(tokenizer, model),) if tokenizer is not None and files is None else ()
     can = Capabilities(
         context_tokens=window,
         prompt_ids=_first(said.prompt_ids, vllm),
@@ -166,7 +173,7 @@ async def probe(
     )
     dialect = Dialect(_first(said.token_ids, vllm), _first(said.continuous_usage, vllm), bool(switches))
     budget = limits.thinking_budget if said.thinking_budget is None else said.thinking_budget
-    return Facts(can, dialect, bool(tokenize), budget, files, renderer, vllm, limits.ranks)
+    return Facts(can, dialect, bool(tokenize), budget, files, renderer, vllm, limits.ranks, unused)
 
 
 def _first(said: bool | None, found: bool) -> bool:

@@ -49,6 +49,8 @@ class ProgressiveStage:
             await self._flow.in_time(check_logprobs(self._flow))
         except BackendError:  # the stages find out for themselves, and say so
             return await self._stage.run()
+        if self._flow.chain("generator")[0].withholds_logprobs:
+            return await self._stage.run()
         probing: _Probing | None = None
         try:
             async with Beside() as beside:
@@ -151,8 +153,8 @@ class _Probing:
         probe = self._probe
         if probe is None:
             return None
-        if not probe.runs:
-            self._left = 0  # a generator that fails is not tried with every slice
+        if not probe.runs or self._flow.chain("generator")[0].withholds_logprobs:
+            self._left = 0  # a generator that fails, or cannot be judged, is not tried with every slice
         if not probe.runs or (probe.decision.ask and self._signalled is None):
             await self.drop()
             return self._signalled

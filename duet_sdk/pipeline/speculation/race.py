@@ -13,9 +13,9 @@ from duet_sdk.gate import TokenGate
 from duet_sdk.pipeline.asking import Guidance
 from duet_sdk.pipeline.deciding import SHARE_OF_DEADLINE
 from duet_sdk.pipeline.flow import Flow
-from duet_sdk.pipeline.speculation.room import way_to_try
+from duet_sdk.pipeline.speculation.room import Way, way_to_try
 from duet_sdk.pipeline.speculation.tasks import Beside, Work
-from duet_sdk.pipeline.speculation.trial import NO_ROOM, Trial, check_logprobs
+from duet_sdk.pipeline.speculation.trial import NO_LOGPROBS, NO_ROOM, Trial, check_logprobs
 from duet_sdk.reply import GateDecision, Signal
 
 _ONE_BY_ONE = "the budget has no room for both at once, so the generator tried first"
@@ -48,9 +48,13 @@ async def gated_by_tokens(flow: Flow, gate: TokenGate, ask: Ask) -> Guidance:
         ConfigError: the generator reports no logprobs; nothing was spent.
         DuetError: as the reasoner's stage.
     """
+    way: Way
     try:
         await flow.in_time(check_logprobs(flow))
-        way, untried = await way_to_try(flow, gate), NO_ROOM
+        if flow.chain("generator")[0].withholds_logprobs:
+            way, untried = "not", NO_LOGPROBS
+        else:
+            way, untried = await way_to_try(flow, gate), NO_ROOM
     except BackendError as error:
         way, untried = "not", f"the generator failed with {type(error).__name__}"
     agent = flow.draft.agent

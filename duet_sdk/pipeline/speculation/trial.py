@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from duet_sdk.backends.base import Chunk
-from duet_sdk.errors import BackendError, BudgetExceeded, ConfigError, DeadlineExceeded
+from duet_sdk.errors import BackendError, BudgetExceeded, ConfigError, DeadlineExceeded, Rejected
 from duet_sdk.gate import TokenGate
 from duet_sdk.pipeline.answer_stage import AnswerStage
 from duet_sdk.pipeline.asking import Guidance
 from duet_sdk.pipeline.attempt import RunningAttempt
 from duet_sdk.pipeline.deciding import decided
 from duet_sdk.pipeline.flow import Flow
+from duet_sdk.pipeline.models import StageModel
 from duet_sdk.reply import GateDecision
 from duet_sdk.types import TokenLogprob
 
+_log = logging.getLogger(__name__)
+
+NO_LOGPROBS = "the generator reports no logprobs, as it has shown before"
 NO_ROOM = "the budget leaves no room for the generator to try"
 
 
@@ -68,6 +73,8 @@ class Trial:
             self._attempt = attempt
             self.decision = await self._verdict(attempt)
         except BackendError as error:
+            if isinstance(error, Rejected) and "logprob" in str(error):
+                withholds_logprobs(self._flow, self._flow.chain("generator")[0], self._gate)
             self._fail(f"the generator failed with {type(error).__name__}")
             await _leave(attempt, error)
         except DeadlineExceeded as error:
@@ -101,6 +108,8 @@ class Trial:
         if tokens:
             judging = self._gate.judge(self._flow.request, tokens[: self._gate.first_tokens])
             return await decided(self._flow, self._gate, judging)
+        if any(chunk.text for chunk in self._held):  # a tool call may come without them
+            withholds_logprobs(self._flow, attempt.model, self._gate)
         what = "reported no logprobs" if attempt.tokens else "wrote nothing"
         return GateDecision(ask=True, policy=self._gate.name, reason=f"the generator {what}")
 
@@ -172,3 +181,14 @@ async def check_logprobs(flow: Flow) -> None:
             f"{model.name} reports no logprobs, and a gate or progressive signal judges the generator by them; "
             "choose gate='heuristic', or leave progressive out"
         )
+
+
+def withholds_logprobs(flow: Flow, model: StageModel, gate: TokenGate) -> None:
+    """Remember that a generator cannot be judged, so that no request pays for a try again, and say so once."""
+    model.sent_no_logprobs()
+    _log.warning("%s sends no logprobs, so that %s cannot judge it; the reasoner is asked", model.name, gate.name)
+    flow.parts.degraded.tell(
+        ("gate", gate.name, model.name),
+        f"{gate.name!r} cannot be had with {model.name}, whose server sends no logprobs: the reasoner is asked every "
+        "time, and no more tries are made; choose gate='heuristic', or leave progressive out",
+    )
