@@ -146,13 +146,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
+BODY = st.none() | st.dictionaries(TEXT, JSON, max_size=3)
 MESSAGES = st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), TEXT, name=st.none() | TEXT), max_size=3)
 INGREDIENTS = st.fixed_dictionaries(
     {
         "model": TEXT,
         "revision": st.none() | TEXT,
         "messages": MESSAGES.map(tuple),
-        "sampling": st.builds(Sampling, stop=st.lists(TEXT.filter(bool), max_size=3), extra_body=st.none() | JSON),
+        "sampling": st.builds(Sampling, stop=st.lists(TEXT.filter(bool), max_size=3), extra_body=BODY),
         "tools": st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2).map(tuple),
         "cut": TEXT,
         "labels": st.builds(Labels, tenant=st.none() | TEXT),

@@ -253,6 +253,15 @@ app.main()
     assert "signal never (cut by its deadline of 1.8 s)" in done.stderr
 
 
+@pytest.mark.filterwarnings("default::duet_sdk.errors.DegradedWarning")
+def test_what_was_asked_for_and_cannot_be_had_is_said_once_on_stderr(monkeypatch):
+    monkeypatch.setenv("DUET_HANDOFF", "think")
+    done = duet("ask", "q", "--reasoner", "scripted/s", "--generator", "scripted/a")
+    assert done.stdout == "a\n"
+    assert done.stderr.count("warning: handoff='think' cannot be had with scripted/a") == 1
+    assert "degraded.py" not in done.stderr
+
+
 def test_warnings_and_log_messages_are_one_plain_line():
     code = """
 import logging, sys, warnings

@@ -84,11 +84,11 @@ class StageModel:
         """
         with Cancellable():
             able = await self.backend.connect()
-        for shortfall in self.backend.shortfalls:
-            self.degraded.tell((self.name, shortfall), shortfall)
         if self.expected is not None:
             await self.expected(self.stage, self.backend)
             self.expected = None  # where it raised, the next request is to learn of it as well
+        for shortfall in self.backend.shortfalls:
+            self.degraded.tell((self.name, shortfall), shortfall)
         if not able.token_ids and self._looked != self.backend.epoch:
             await self.find_renderer()  # its output is counted by its tokenizer
         return able
