@@ -32,7 +32,7 @@ class Degraded:
         if cause in self._told:
             return
         file, line, module = self._place
-        # A registry of its own: what another client was told of, this one is told of as well.
+        # A registry of its own: each client warns of the same cause once.
         warnings.warn_explicit(message, DegradedWarning, file, line, module, registry={})
         self._told.add(cause)
 
