@@ -82,8 +82,8 @@ def configure(folder: Path, given: argparse.Namespace, fraction: float) -> "Trai
     values = recipe.model_dump(mode="json")
     for stage in STAGES:
         part = values[stage]
-        passes = part["gradient_accumulation"] * given.questions // recipe.rollout.questions
-        part["gradient_accumulation"] = max(1, passes)
+        if (passes := part["gradient_accumulation"]) is not None:
+            part["gradient_accumulation"] = max(1, passes * given.questions // recipe.rollout.questions)
         part["model"] = str(make_model(folder / stage, KNOWN[part["model"]]))
         if part["vllm"]:
             part["vllm"]["gpu_memory_utilization"] *= fraction
