@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-vllm test-training train-demo lint types imports docs recording bench releases dist walk pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-vllm test-training train-demo lint types imports docs recording bench releases dist walk notebooks pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -55,8 +55,8 @@ test-integrations: ## run each integration's tests in its framework's own enviro
 
 lint: ## style and format, by ruff; words, by .ci/words; workflows, by zizmor
 	$(SETUP) lint
-	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/words
-	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/words
+	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/notebooks .ci/words
+	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/notebooks .ci/words
 	$(IN) .ci/words
 	.venv/bin/zizmor --offline --quiet .github/workflows
 
@@ -110,6 +110,11 @@ dist: ## build the SDK and the adapters into dist/, check them, install each in 
 walk: ## do what README and the task pages say, from clean clones in empty environments (ARGS="docs/tasks/first-pair.md")
 	$(SETUP) demo
 	$(PYTHON) .ci/walk $(ARGS)
+
+notebooks: ## run the notebooks and compare what they show (ARGS=--write puts it into them; first some minutes)
+	$(SETUP) demo
+	$(IN) -c "from duet_sdk.models import embedded; embedded()"
+	@python=$$($(PYTHON) .ci/environment notebooks) && PYTHONPATH=$(CURDIR) "$$python" .ci/notebooks $(ARGS)
 
 pre-commit: ## run the hooks of .pre-commit-config.yaml over every file
 	$(SETUP) test lint

@@ -33,7 +33,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def walk(script: Any, page: str, folder: Path) -> bool:
-    return script.walk(page, "page.md", folder / "walk", fresh=False)
+    return script.walk(page, "page.md", folder / "walk", fresh=False, say=print)
 
 
 PAGE = """\
