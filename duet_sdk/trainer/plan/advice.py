@@ -71,7 +71,9 @@ def what_fits(config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: H
     engine = _smaller_engine(shapes, hardware)
     alone = [change for change in _changes(config, fits, engine) if fits(change.on(config))]
     if alone:
-        return "it fits with " + ", or with ".join(change.written for change in alone[:_NAMED])
+        return "it fits with " + ", or with ".join(
+            _numbered(change, config, shapes, hardware) for change in alone[:_NAMED]
+        )
     taken: list[str] = []
     for change in _changes(config, lambda _: False, engine):
         config = change.on(config)
@@ -80,6 +82,18 @@ def what_fits(config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: H
             return f"it fits with all of {' '.join(taken)}"
     more = "FSDP2 over several GPUs (--gpus N --fsdp2), " if hardware.gpus else ""
     return f"no batch, adapter or shorter output makes it fit: take {more}a larger card or smaller models"
+
+
+def _numbered(change: Change, config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: Hardware) -> str:
+    """A change with the numbers that ``auto`` stands for on this hardware, as a run there would choose them."""
+    run = fitted(change.on(config), shapes, hardware)
+    part: Model = getattr(run, change.stage)
+    batch = getattr(batches(run, processes=hardware.processes), change.stage)
+    written = change.written.replace("sampled_at_once=auto", f"sampled_at_once={part.sampled_at_once}")
+    if "gradient_accumulation=auto" not in written:
+        return written
+    written = written.replace("gradient_accumulation=auto", f"gradient_accumulation={part.gradient_accumulation}")
+    return f"{written} ({batch.per_device} {'sequence' if batch.per_device == 1 else 'sequences'} a pass)"
 
 
 def _changes(config: TrainConfig, fits: Callable[[TrainConfig], bool], engine: _Make) -> Iterator[Change]:
