@@ -277,12 +277,17 @@ class AsyncDuetClient(Client, OnlyAsync):
         if cost_usd is None:
             return
         self._is_limit_looked_at, prices = True, self._parts.prices
-        if all(prices.is_free(model.name, model.backend.price) for model in self._parts.models()):
-            _log.warning(
-                "cost_usd is limited to %s, but every model of this client is free, so that the limit is never "
-                "reached: give their prices (prices=, or the price of an Endpoint), or limit total_tokens",
-                cost_usd,
-            )
+        models = self._parts.models()
+        if not all(prices.is_free(model.name, model.backend.price) for model in models):
+            return
+        message = (
+            f"cost_usd is limited to {cost_usd}, but every model of this client is free, so that the limit is never "
+            "reached: give their prices (prices=, or the price of an Endpoint), or limit total_tokens"
+        )
+        if all(model.backend.name == "scripted" for model in models):  # nobody expects these to cost anything
+            _log.warning("%s", message)
+        else:
+            self._parts.degraded.tell("cost_usd", message)
 
     def _prepare(
         self, messages: MessagesLike, gate: GateLike | Json | None, *, whole: bool, **options: Unpack[CallOptions]

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from pydantic import BaseModel
+from support.fault_server import Answer, running
 
 from duet_sdk import (
     AsyncDuetClient,
@@ -273,12 +274,22 @@ def test_an_option_of_a_client(options: dict[str, Any], words: str) -> None:
         ("http://127.0.0.1:8000/v1", "vllm/MODEL@http://127.0.0.1:8000/v1"),
         ("vlm/m", "vllm/m"),
         ("vllm/m@localhost:18101/v1", "vllm/m@http://localhost:18101/v1"),
+        ("vllm/m@localhost/v1", "vllm/m@http://localhost/v1"),
+        ("vllm/m@gpu-1.example/v1", "vllm/m@http://gpu-1.example/v1"),
     ],
 )
 def test_a_models_name_in_the_form_of_another_library(name: str, meant: str) -> None:
     with pytest.raises(DuetError) as told:
         DuetClient(reasoner=name, generator="scripted/x")
     assert f"did you mean '{meant}'" in str(told.value)
+
+
+def test_https_where_plain_http_is_spoken_is_not_hidden_by_the_generator() -> None:
+    with running(Answer("hello"), models=("m",)) as server:
+        address = server.url.replace("http:", "https:")
+        with DuetClient(f"vllm/m@{address}", "scripted/a") as duet:
+            with pytest.raises(DuetError, match="speaks no https there; write http://"):
+                duet.chat("q")
 
 
 def test_a_models_name_with_an_at_sign_of_its_own() -> None:

@@ -60,6 +60,11 @@ _CANNOT: Final = 501
 """The status of a server that cannot do this and never will."""
 
 
+def _is_plain(error: BaseException) -> bool:
+    """Whether what came in place of TLS was no TLS at all, as from a server of plain HTTP."""
+    return isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+
+
 class Failures:
     """Makes the errors of one model.
 
@@ -91,6 +96,12 @@ class Failures:
             return ConnectFailed(
                 f"{self._who}: the proxy did not open a tunnel to it ({error.status})",
                 retryable=not refuses,
+                **self._facts,
+            )
+        if isinstance(error, aiohttp.ClientConnectorSSLError) and _is_plain(error.os_error):
+            return ConnectFailed(
+                f"{self._who}: the TLS connection failed, as the server speaks no https there; write http://",
+                retryable=False,
                 **self._facts,
             )
         if isinstance(error, aiohttp.ClientSSLError):

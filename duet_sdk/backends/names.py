@@ -33,7 +33,9 @@ _HOSTED: Final = {
     "kimi-": "moonshot",
     "glm-": "zai",
 }
-_NO_SCHEME: Final = re.compile(r"(?P<model>.+)@(?P<address>[\w.-]+:\d+(?:/\S*)?|\[[0-9a-fA-F:]+\]:\d+(?:/\S*)?)")
+_NO_SCHEME: Final = re.compile(
+    r"(?P<model>.+)@(?P<address>(?:[\w.-]+|\[[0-9a-fA-F:]+\]):\d+(?:/\S*)?|localhost(?:/\S*)?|[\w.-]+/v\d+/?)"
+)
 
 
 def meant(name: str, backends: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from duet_sdk import AsyncDuetClient, Budget
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import Amount, EntryFacts, Limit, MemoryLedger, SqliteLedger
 from duet_sdk.endpoints import Endpoint
-from duet_sdk.errors import BudgetExceeded, ConfigError, LedgerError
+from duet_sdk.errors import BudgetExceeded, ConfigError, DegradedWarning, LedgerError
 from duet_sdk.pricing import TokenPrice
 from duet_sdk.settings import Settings
 
@@ -135,6 +135,13 @@ async def test_a_limit_in_money_over_free_models_is_warned_of_once(caplog):
             await duet.chat("q")
             await duet.chat("q")
     assert len(warnings_of(caplog)) == 1
+
+
+def test_a_limit_in_money_over_free_servers_is_a_warning_where_the_client_is_made():
+    models = ("vllm/r@http://127.0.0.1:9/v1", "vllm/g@http://127.0.0.1:9/v1")
+    with pytest.warns(DegradedWarning, match="the limit is never reached: give their prices") as told:
+        AsyncDuetClient(*models, budget=Budget(cost_usd=Decimal(1)))
+    assert told[0].filename == __file__
 
 
 async def test_a_limit_in_money_of_a_request_is_warned_of_too(caplog):

@@ -73,6 +73,7 @@ def test_an_answer_that_no_grammar_held_is_asked_for_once_more():
     assert len(generator.calls) == 2
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 def test_a_tool_that_was_not_called_is_asked_for_once_more():
     model, _, generator = pair("notes", "It is Paris.", calls("City", '{"name": "Paris"}'), calls("City", PARIS))
     message = model.bind_tools([City], tool_choice="any").invoke("q")
@@ -80,6 +81,7 @@ def test_a_tool_that_was_not_called_is_asked_for_once_more():
     assert len(generator.calls) == 2
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 @pytest.mark.parametrize(
     ("method", "error"), [("json_schema", OutputParserException), ("json_mode", OutputParserException)]
 )
@@ -89,12 +91,14 @@ def test_a_second_answer_that_is_no_better_is_the_parsers_error(method, error):
         model.with_structured_output(City, method=method).invoke("q")
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 def test_a_second_call_that_is_no_better_is_the_parsers_error():
     model, *_ = pair("notes", calls("City", '{"name": "Paris"}'))
     with pytest.raises(ValidationError, match="people"):
         model.with_structured_output(City, method="function_calling").invoke("q")
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 def test_the_raw_message_comes_along():
     model, *_ = pair("notes", PARIS)
     both = model.with_structured_output(City, include_raw=True).invoke("q")

@@ -320,6 +320,7 @@ async def test_a_response_format_holds_the_generator_to_a_schema():
     assert generator.calls[0].response_format == wanted
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")  # scripted ones do not obey
 @pytest.mark.parametrize(
     ("given", "sent"),
     [

@@ -329,6 +329,7 @@ async def test_an_output_type_holds_the_generator_to_its_schema(stream: bool):
     assert reasoner.calls[0].response_format is None
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")  # scripted ones do not obey
 @pytest.mark.parametrize(
     ("choice", "sent"),
     [

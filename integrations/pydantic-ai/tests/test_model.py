@@ -319,6 +319,7 @@ async def test_structured_output_streams():
         )
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")  # scripted ones do not obey
 @pytest.mark.parametrize(
     ("choice", "sent", "tools"),
     [
