@@ -143,13 +143,19 @@ class AnswerStage:
             outputs.complete()
             if not attempt.timed_out:
                 outputs.check(attempt)
-                self._look_for_logprobs(attempt)
+                self._look_for_what_was_asked(attempt)
         if attempt.timed_out:
             raise flow.budget.deadline_error()
 
-    def _look_for_logprobs(self, attempt: RunningAttempt) -> None:
-        """Say where logprobs were asked for and none came."""
-        draft = self._flow.draft
+    def _look_for_what_was_asked(self, attempt: RunningAttempt) -> None:
+        """Say where logprobs, or several answers, were asked for and did not come."""
+        draft, n = self._flow.draft, self._flow.request.n
+        came = n if n == 1 else n - sum(map(draft.never_came, range(n)))
+        if 0 < came < n and not attempt.counter.truncated:
+            self._flow.parts.degraded.tell(
+                ("n", attempt.model.name),
+                f"n={n} cannot be had from {attempt.model.name}: its server was asked for {n} answers and gave {came}",
+            )
         if self._sampling(self.stage).logprobs is not None and draft.answer(0) and not draft.has_logprobs:
             self._flow.parts.degraded.tell(
                 ("logprobs", attempt.model.name),

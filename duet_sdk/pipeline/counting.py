@@ -450,8 +450,15 @@ class Counter:
         return within
 
     def end(self) -> bool:
-        """The stream is at its end; whether every output had said why it ended."""
+        """The stream is at its end; whether every output had said why it ended.
+
+        One that never came has nothing to say, where others did: some servers ignore how many are asked for.
+        """
         self.complete = True
+        if self._writing and self._reasons:
+            came = sum(1 << at for at, meter in enumerate(self._meters) if meter.tokens)
+            if not self._writing & came:
+                self._open = self._writing = 0
         self.truncated |= bool(self._open) and not self._writing
         return not self._writing
 

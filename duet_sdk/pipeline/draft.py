@@ -128,6 +128,10 @@ class Draft:
         """Append to those of answer number ``index``."""
         self._logprobs.setdefault(index, []).extend(logprobs)
 
+    def never_came(self, index: int) -> bool:
+        """Whether nothing at all has come of answer number ``index``, not even its end."""
+        return self._finishes[index] is None and self.says_nothing(index)
+
     @property
     def has_logprobs(self) -> bool:
         """Whether any have come."""

@@ -74,7 +74,7 @@ def read_tolerantly(call: Call, reads: Sequence[Sequence[bytes]]) -> Outcome:
             break
     if outcome.failure is None:
         outcome.chunks.append([])
-        if reader.unfinished:
+        if reader.lacks_an_end:
             outcome.failure = str(FAILURES.broken("its answer ended without saying why"))
     return outcome
 
@@ -293,7 +293,7 @@ def test_a_whole_answer_is_what_the_reader_makes_of_all_of_it(call: Call, seed: 
     read, tolerant = Outcome([chunks], None, False), Outcome([expected], None, False)
     assert alike(read) == alike(tolerant)
     assert [chunk.served for chunk in chunks] == [chunk.served for chunk in expected]
-    assert (decoder.failure is not None) == (failure is not None or bool(reader.unfinished))
+    assert (decoder.failure is not None) == (failure is not None or reader.lacks_an_end)
 
 
 def test_usual_whole_answers_are_decoded_by_types() -> None:

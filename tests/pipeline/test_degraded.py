@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.raw_server import answering, piece, used, whole
 
 from duet_sdk import (
     AsyncDuetClient,
@@ -93,6 +94,44 @@ def test_logprobs_that_do_not_come_are_said_once() -> None:
         (told,), _ = warned(duet, generator_params=Sampling(logprobs=1))
         assert warned(duet)[0] == []
     assert "logprobs cannot be had from scripted/lines" in str(told.message)
+
+
+class OneAnswer(Scripted):
+    """Takes a call for several answers and gives one."""
+
+    async def stream(self, call: Call) -> Any:
+        async for chunk in super().stream(replace(call, n=1)):
+            yield chunk
+
+
+def test_answers_that_do_not_come_are_said_once() -> None:
+    with DuetClient("scripted/s", OneAnswer("an answer")) as duet:
+        (told,), replies = warned(duet, n=3)
+    assert "n=3 cannot be had from scripted/lines: its server was asked for 3 answers and gave 1" in str(told.message)
+    assert replies[0].text == "an answer"
+
+
+async def test_a_server_that_ignores_n_is_called_once_and_its_answer_kept() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(body: dict[str, Any]) -> Any:
+        asked.append(body)
+        return [piece("hello", "stop"), used(1)] if body.get("stream") else whole("hello")
+
+    async with answering(answer) as url, AsyncDuetClient("scripted/s", f"vllm/m@{url}") as duet:
+        with pytest.warns(DegradedWarning, match="n=3 cannot be had from vllm/m"):
+            reply = await duet.chat("q", n=3, vote="majority")
+        assert (reply.text, reply.answers, reply.served_by) == ("hello", ("hello", "", ""), "pair")
+        async with duet.stream("q", n=3) as run:  # a second warning would fail
+            events = [event async for event in run]
+    assert run.reply.text == "hello"
+    assert events
+    assert [body["n"] for body in asked] == [3, 3]
+
+
+def test_several_answers_that_their_limit_cuts_are_no_missing_ones() -> None:
+    with DuetClient("scripted/s", "scripted/a b c d e f") as duet:
+        assert warned(duet, n=2, budget={"answer_tokens": 2})[0] == []
 
 
 def test_a_format_that_no_server_holds_is_said_once() -> None:

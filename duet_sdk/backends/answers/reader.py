@@ -124,6 +124,12 @@ class Reader:
         return chunks
 
     @property
+    def lacks_an_end(self) -> bool:
+        """Whether an output has not said why it ended; where one ended, another may never have come: n is ignored."""
+        unfinished = self.unfinished
+        return bool(unfinished) and (bool(unfinished & self.begun) or unfinished == (1 << self._outputs) - 1)
+
+    @property
     def reason(self) -> str | None:
         """Why the first output ended, as far as it has said so."""
         return self._reasons.get(0)

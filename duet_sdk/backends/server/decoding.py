@@ -431,10 +431,10 @@ class Decoder:
     @property
     def has_ended(self) -> bool:
         """Whether the server has said all, as it should."""
-        return self.done and self.failure is None and not self._reader.unfinished
+        return self.done and self.failure is None and not self._reader.lacks_an_end
 
     def _check_end(self) -> None:
-        if self._reader.unfinished:
+        if self._reader.lacks_an_end:
             self.failure = self._failures.broken("its answer ended without saying why")
 
 
