@@ -40,6 +40,7 @@ from duet_sdk.policies import (
     Budget,
     Progressive,
     Prompts,
+    ResolvedBudget,
     Retry,
     Sampling,
     failure_policy,
@@ -238,6 +239,11 @@ class AsyncDuetClient(Client, OnlyAsync):
     def models(self) -> Mapping[Stage, str]:
         """The full names of both models."""
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
+
+    @property
+    def budget(self) -> ResolvedBudget:
+        """The limits of a request that sets none of its own."""
+        return self._base.budget
 
     @property
     def ledger(self) -> BaseLedger:

@@ -45,6 +45,7 @@ from duet_sdk.consent import FoundFile
 from duet_sdk.endpoints import LedgerSetting, ModelSetting, PriceSetting
 from duet_sdk.environment import PREFIX, own_variables, variable
 from duet_sdk.errors import ConfigError, InvalidRequest
+from duet_sdk.gateway_policy import GatewayPolicy
 from duet_sdk.options import ClientOptions
 from duet_sdk.policies import (
     Budget,
@@ -180,6 +181,8 @@ class Settings(BaseSettings):
     """How the reasoner samples."""
     generator_params: SamplingSetting = Sampling()
     """How the generator samples."""
+    gateway: GatewayPolicy = GatewayPolicy()
+    """What `duet serve` serves and to whom."""
 
     def __init__(self, **values: Any) -> None:
         """Read all sources.

@@ -26,6 +26,7 @@ NEEDS_CONSENT = {
     "pair": "a folder or a hub name: models, prompts and servers of its choice",
     "calibration": "a path",
     "ledger": "a path or a host",
+    "gateway": "who may ask, from which hosts and pages",
 }
 
 

@@ -25,6 +25,7 @@ SETTINGS_ALONE = {
     "reasoner": "the client's first argument",
     "generator": "the client's second argument",
     "pair": "`from_pair` takes it in code",
+    "gateway": "`duet serve`'s own",
 }
 LANGCHAIN_ALONE = {
     "reasoner": "the client's first argument",

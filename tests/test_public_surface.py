@@ -119,6 +119,7 @@ LEAVES = {
     "duet_sdk.cli.display": {"rich", "typer"},
     "duet_sdk.cli.exporting": {"rich", "typer"},
     "duet_sdk.cli.figures": {"rich", "typer"},
+    "duet_sdk.cli.serve": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.train": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.pair": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.ledger": {"rich", "typer", "pydantic_settings"},

@@ -17,6 +17,7 @@ from duet_sdk.cli.ledger import ledger_app
 from duet_sdk.cli.models import models_app
 from duet_sdk.cli.notices import notices
 from duet_sdk.cli.pair import pair_app
+from duet_sdk.cli.serve import serve
 from duet_sdk.cli.terminal import safe_streams
 from duet_sdk.cli.train import train_app
 from duet_sdk.cli.trust import trust
@@ -34,6 +35,7 @@ app.add_typer(pair_app, name="pair")
 app.add_typer(models_app, name="models")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(train_app, name="train")
+app.command(epilog="Example: duet serve --config duet.toml")(serve)
 app.command(epilog="Example: duet trust .")(trust)
 
 

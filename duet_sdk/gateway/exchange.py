@@ -1,0 +1,145 @@
+"""One request over ASGI and its response: bare messages of the protocol, without a framework."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from duet_sdk.gateway.errors import Headers, Refused
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_JSON: Final = (b"content-type", b"application/json")
+_EVENTS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would keep events back
+)
+QUIET: Final = b": waiting\n\n"
+"""A comment: it says nothing, and keeps proxies and clients from taking a stream for dead."""
+
+encode: Final = msgspec.json.Encoder().encode
+
+
+class Left(Exception):
+    """The client has gone: nobody reads an answer."""
+
+
+class Exchange:
+    """A request, and what is sent back.
+
+    Attributes:
+        method: in capitals.
+        path: without what an outer app has taken off.
+        receipt: its name in the log and in answers.
+        status: of the response, 0 before it began.
+        tokens: signal's and answer's, for the metrics.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, receipt: str) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self.receipt = receipt
+        self.status = 0
+        self.method: str = scope["method"]
+        self.path: str = scope["path"].removeprefix(scope.get("root_path") or "") or "/"
+        self._task: asyncio.Task[object] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._left = False
+        self._over = False
+        self.sent_s = 0.0
+        """Loop's time of the last write."""
+
+    @cached_property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """The request's, names in lower case; of one that came twice the last."""
+        return dict(self._scope["headers"])
+
+    async def body(self, most: int) -> bytes:
+        """The request's body.
+
+        Raises:
+            Refused: 413, it is longer than ``most`` bytes, or says so.
+            Left: the client has gone before its end.
+        """
+        stated = self.headers.get(b"content-length", b"")
+        if stated.isdigit() and int(stated[:20]) > most:
+            raise _too_long(most)
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body") and message["type"] == "http.request" and len(body) <= most:
+            return body
+        pieces = [body]
+        size = len(body)
+        while True:
+            if message["type"] == "http.disconnect":
+                raise Left
+            if size > most:
+                raise _too_long(most)
+            if not message.get("more_body"):
+                return b"".join(pieces)
+            message = await self._receive()
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+
+    def end_if_client_leaves(self) -> None:
+        """Cancel the task that runs when the client goes away, until the response is complete; after the body."""
+        self._task = asyncio.current_task()
+        self._watch = asyncio.create_task(self._wait_for_end())
+
+    async def _wait_for_end(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._over and self._task is not None:
+            self._left = True
+            self._task.cancel()
+
+    def release(self) -> bool:
+        """End what `end_if_client_leaves` began; whether it was the client's leaving that cancelled the task."""
+        self._over = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._left and self._task is not None:
+            self._task.uncancel()
+        return self._left
+
+    async def json(self, status: int, value: object, headers: Headers = ()) -> None:
+        """Send a whole response."""
+        await self.whole(status, encode(value), _JSON, headers)
+
+    async def whole(self, status: int, body: bytes, kind: tuple[bytes, bytes], headers: Headers = ()) -> None:
+        """Send a whole response of another kind."""
+        self.status, self._over = status, True
+        length = (b"content-length", str(len(body)).encode())
+        await self._send({"type": "http.response.start", "status": status, "headers": [kind, length, *headers]})
+        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def write(self, piece: bytes) -> None:
+        """Send a piece of a stream of events, with the response's head before the first."""
+        self.sent_s = asyncio.get_running_loop().time()
+        if not self.status:
+            self.status = 200
+            headers = [*_EVENTS, (b"x-duet-receipt", self.receipt.encode())]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end(self, piece: bytes) -> None:
+        """Send the last piece of a stream of events."""
+        self._over = True
+        await self._send({"type": "http.response.body", "body": piece})
+
+    async def quiet(self) -> None:
+        """Send a comment, unless the stream is over."""
+        if not self._over:
+            await self.write(QUIET)
+
+
+def _too_long(most: int) -> Refused:
+    return Refused(413, "request_too_large", f"the body of a request may have {most} bytes here")

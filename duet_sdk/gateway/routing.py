@@ -1,0 +1,204 @@
+"""The ASGI app: which path is answered by what, and what every request passes on its way there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from duet_sdk.client import AsyncDuetClient
+from duet_sdk.gateway.chat import chat
+from duet_sdk.gateway.errors import NOT_AGAIN, Refused, refused
+from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send, encode
+from duet_sdk.gateway.guards import Guards
+from duet_sdk.gateway.keys import Keys
+from duet_sdk.gateway.metrics import KIND, Metrics
+from duet_sdk.gateway.names import Names
+from duet_sdk.gateway.quiet import Quiet
+from duet_sdk.gateway_policy import GatewayPolicy
+
+if TYPE_CHECKING:
+    from duet_sdk.reply import Reply
+    from duet_sdk.settings import Settings
+
+_log = logging.getLogger(__name__)
+_decode: Final = msgspec.json.Decoder().decode
+_LEFT: Final = 499
+"""What logs call a request whose client has gone; nginx's number, as HTTP has none."""
+_MODELS: Final = "/v1/models"
+_Handler: TypeAlias = "Callable[[Exchange], Awaitable[Reply | None]]"
+
+
+class Gateway:
+    """An ASGI app that serves pairs; `app` makes one.
+
+    Args:
+        pairs: clients by the name of their pair, which begins the names of its models.
+        policy: what is served, and to whom.
+        owned: clients to close when the server ends.
+
+    Raises:
+        ConfigError: a key's variable is not set.
+    """
+
+    def __init__(
+        self,
+        pairs: Mapping[str, AsyncDuetClient],
+        policy: GatewayPolicy,
+        *,
+        owned: tuple[AsyncDuetClient, ...] = (),
+    ) -> None:
+        self.policy = policy
+        self.names = Names(pairs, policy)
+        self.metrics = Metrics()
+        self._keys = Keys(policy.keys)
+        self._guards = Guards(policy)
+        self._quiet = Quiet(policy.quiet_s)
+        self._owned = owned
+        self._ending = False
+        self._routes: Mapping[str, Mapping[str, _Handler]] = {
+            "/v1/chat/completions": {"POST": self._chat},
+            _MODELS: {"GET": self._models},
+            "/metrics": {"GET": self._metrics},
+        }
+        # For whoever watches the process: no key, and any name of the host.
+        self._open: Mapping[str, _Handler] = {"/health": self._health, "/ready": self._ready}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, or the server's beginning and end."""
+        if scope["type"] == "http":
+            await self._serve(Exchange(scope, receive, send, receipt=os.urandom(12).hex()))
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def aclose(self) -> None:
+        """Close what `app` has made."""
+        self._ending = True
+        for client in self._owned:
+            await client.aclose()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, exchange: Exchange) -> None:
+        self.metrics.running += 1
+        reply, status = None, 0
+        try:
+            reply = await self._handler(exchange)(exchange)
+        except Left:
+            status = _LEFT
+        except asyncio.CancelledError:
+            if not exchange.release():
+                raise
+            status = _LEFT
+        except Exception as error:  # noqa: BLE001  # the edge of the process: whatever it was, the client hears of it
+            status = await self._refuse(exchange, error)
+        finally:
+            exchange.release()
+            self.metrics.running -= 1
+            self.metrics.ended(status or exchange.status, reply)
+
+    def _handler(self, exchange: Exchange) -> _Handler:
+        if exchange.path in self._open:
+            return self._open[exchange.path]
+        self._guards.check(exchange.headers)
+        methods = self._routes.get(exchange.path)
+        if methods is None and exchange.path.startswith(_MODELS + "/"):
+            methods = {"GET": self._one_model}
+        if methods is None:
+            known = ", ".join((*self._routes, *self._open))
+            raise Refused(404, "not_found", f"there is nothing at this path; known: {known}", headers=NOT_AGAIN)
+        handler = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
+        if handler is None:
+            raise Refused(405, "method", f"send {' or '.join(methods)} to this path", headers=NOT_AGAIN)
+        return handler
+
+    async def _refuse(self, exchange: Exchange, error: Exception) -> int:
+        """Tell the client; the status that its log should show."""
+        told = refused(error)
+        if told.status >= 500:  # what the client did wrong is no news to the operator
+            level = logging.ERROR if told.code == "internal_error" else logging.WARNING
+            _log.log(level, "request %s: %s: %s", exchange.receipt, type(error).__name__, error, exc_info=level > 30)
+        if exchange.status:
+            await exchange.end(b"data: " + encode(told.body()) + b"\n\n")
+        else:
+            receipt = (b"x-duet-receipt", exchange.receipt.encode())
+            await exchange.json(told.status, told.body(), (receipt, *told.headers))
+        return told.status
+
+    async def _chat(self, exchange: Exchange) -> Reply:
+        caller = self._keys.caller(exchange.headers)  # before the body is read: an unknown key costs nothing
+        self._guards.check_json(exchange.headers)
+        body = _object(await exchange.body(self.policy.most_body_bytes))
+        choice = self.names.find(body.get("model"), caller)
+        if body.get("stream") is True:
+            self._quiet.watch(exchange)
+        try:
+            return await chat(exchange, body, choice, caller, self.policy)
+        finally:
+            self._quiet.forget(exchange)
+
+    async def _models(self, exchange: Exchange) -> None:
+        names = self.names.all_for(self._keys.caller(exchange.headers))
+        await exchange.json(200, {"object": "list", "data": [_card(name) for name in names]})
+
+    async def _one_model(self, exchange: Exchange) -> None:
+        name = exchange.path[len(_MODELS) + 1 :]
+        self.names.find(name, self._keys.caller(exchange.headers))
+        await exchange.json(200, _card(name))
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        self._keys.caller(exchange.headers)
+        await exchange.whole(200, self.metrics.text().encode(), KIND)
+
+    async def _health(self, exchange: Exchange) -> None:
+        await exchange.json(200, {"status": "ok"})
+
+    async def _ready(self, exchange: Exchange) -> None:
+        await exchange.json(503 if self._ending else 200, {"status": "ending" if self._ending else "ok"})
+
+
+def app(
+    pair: AsyncDuetClient | Settings | Mapping[str, AsyncDuetClient], *, policy: GatewayPolicy | None = None
+) -> Gateway:
+    """The gateway as an ASGI app, to be run by a server or mounted in another app.
+
+    A client that is given stays the caller's to close; one that is made from settings is closed with the server.
+
+    Args:
+        pair: a client, or several by the name that selects them; or settings, from which one is made.
+        policy: what is served and to whom; by default the settings' own, else everything to loopback.
+
+    Raises:
+        ConfigError: settings of which no client can be made, or a key's variable is not set.
+    """
+    if isinstance(pair, AsyncDuetClient):
+        return Gateway({"duet": pair}, policy or GatewayPolicy())
+    if isinstance(pair, Mapping):
+        return Gateway(pair, policy or GatewayPolicy())
+    client = AsyncDuetClient(settings=pair)
+    return Gateway({"duet": client}, policy or pair.gateway, owned=(client,))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refused(400, "invalid_json", "the body is not JSON") from None
+    if not isinstance(found, dict):
+        raise Refused(400, "invalid_json", "the body must be a JSON object")
+    return found
+
+
+def _card(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "duet"}

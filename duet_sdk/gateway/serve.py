@@ -1,0 +1,58 @@
+"""Runs a gateway by uvicorn, with the loop and the parser that measured best."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from duet_sdk.errors import ConfigError, MissingExtra
+from duet_sdk.gateway.guards import is_loopback
+from duet_sdk.gateway.routing import app
+
+if TYPE_CHECKING:
+    from duet_sdk.client import AsyncDuetClient
+    from duet_sdk.gateway_policy import GatewayPolicy
+
+DRAIN_S: Final = 30
+"""Seconds in which running requests may end after SIGTERM: what Kubernetes waits before it kills."""
+
+
+def serve(client: AsyncDuetClient, policy: GatewayPolicy, *, host: str, port: int, without_keys: bool = False) -> None:
+    """Serve until the process is told to end; then let running requests end, and close the client.
+
+    Args:
+        client: of the pair.
+        policy: what is served and to whom.
+        host: the address to bind to.
+        port: of that address.
+        without_keys: whether to bind to more than loopback although anybody may ask then.
+
+    Raises:
+        ConfigError: an address that others can reach, and no keys.
+        MissingExtra: the server is not installed.
+    """
+    if not policy.keys and not is_loopback(host):
+        if not without_keys:
+            raise ConfigError(
+                f"without keys a gateway binds to loopback only, and {host} is reached by others: list keys under "
+                "[[gateway.keys]], or pass --without-keys"
+            )
+        policy = policy if policy.hosts else replace(policy, hosts=("*",))
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise MissingExtra("duet serve", extra="serve") from error
+    gateway = app({"duet": client}, policy=policy)
+    uvicorn.run(
+        gateway,
+        host=host,
+        port=port,
+        loop="asyncio" if sys.platform == "win32" else "uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_S,
+    )

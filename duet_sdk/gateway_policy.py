@@ -1,0 +1,126 @@
+"""What a gateway serves and to whom: the table ``[gateway]`` of ``duet.toml``, which ``duet serve`` reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias, get_args
+
+from duet_sdk._checks import one_of, seconds, tells_fields, whole
+from duet_sdk.errors import ConfigError
+from duet_sdk.policies import STRICT
+
+SignalField: TypeAlias = Literal["none", "reasoning_content", "reasoning", "both"]
+"""Where a client finds the signal."""
+ServedMode: TypeAlias = Literal["duet", "generator", "reasoner"]
+"""What a model's name can select of a pair."""
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
+
+
+@tells_fields
+@dataclass(frozen=True, slots=True)
+class GatewayKey:
+    """A key that clients may present, by its digest or by the variable that holds it; never by itself.
+
+    >>> GatewayKey("team-a", key_env="TEAM_A_KEY").tenant
+    'team-a'
+    """
+
+    tenant: str
+    """Who pays in the ledger: the scope ``tenant:…``. Tenants share no cached signal."""
+    sha256: str | None = field(default=None, repr=False)
+    """SHA-256 of the key, in hexadecimal."""
+    key_env: str | None = None
+    """The environment variable that holds the key, in place of ``sha256``."""
+    models: tuple[str, ...] = ()
+    """Names that it may ask for, ``*`` standing for any text; all when empty."""
+    sees_signal: bool = False
+    """Whether answers show it the signal, where ``signal_field`` says so; off, as a signal can say more than its
+    answer."""
+
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        """Check that there is one way to know the key.
+
+        Raises:
+            ConfigError: none or two, or something that is no digest and no variable's name.
+        """
+        if not self.tenant.strip():
+            raise ConfigError("a gateway's key needs a tenant, such as 'team-a'")
+        if (self.sha256 is None) == (self.key_env is None):
+            raise ConfigError(f"the gateway's key of tenant {self.tenant!r} needs sha256 or key_env, one of them")
+        # Neither is quoted: either may be the key itself, in the wrong place.
+        if self.sha256 is not None and _DIGEST.fullmatch(self.sha256) is None:
+            raise ConfigError(
+                f"sha256 of the key of tenant {self.tenant!r} must be 64 hexadecimal digits in lower case, as "
+                '`printf %s "$KEY" | sha256sum` prints them'
+            )
+        if self.key_env is not None and _VARIABLE.fullmatch(self.key_env) is None:
+            raise ConfigError(
+                f"key_env of the key of tenant {self.tenant!r} must be the name of an environment variable, in capitals"
+            )
+
+
+@tells_fields
+@dataclass(frozen=True, slots=True)
+class GatewayPolicy:
+    """What a gateway serves.
+
+    >>> GatewayPolicy(signal_tokens=(128, 512)).modes
+    ('duet', 'generator', 'reasoner')
+    """
+
+    keys: tuple[GatewayKey, ...] = ()
+    """Who may ask; anybody when empty, and then it binds to loopback only."""
+    signal_field: SignalField = "none"
+    """Where the signal stands in an answer, for keys that may see it: ``reasoning_content``, ``reasoning``, ``both``,
+    or nowhere, as a client that stores answers would store it with them."""
+    modes: tuple[ServedMode, ...] = ("duet", "generator", "reasoner")
+    """What can be asked for: ``duet``, ``duet/generator``, ``duet/reasoner``."""
+    signal_tokens: tuple[int, ...] = ()
+    """Limits of the signal that a name can select, as in ``duet:128``; when empty a quarter, half and all of the
+    pair's own limit."""
+    answer_tokens: int | None = None
+    """Most tokens of an answer that a client can ask for; the pair's own limit when not set, since clients send
+    32,000 as a default and each request holds room for its limit."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names for these, ``*`` standing for any text, such as ``{"claude-*" = "duet"}``; the first that fits."""
+    hosts: tuple[str, ...] = ()
+    """Names under which it is reached (``Host``); without keys loopback names alone when empty, else any. ``*`` is
+    any."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may ask (``Origin``), such as ``https://chat.example``; none when empty."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts that image URLs may name; none when empty, as the model's server would fetch them. ``data:`` URLs
+    pass."""
+    most_body_bytes: int = 32 * 1024 * 1024
+    """Longest body of a request; 32 MiB, some images and a long history."""
+    quiet_s: float = 8.0
+    """Seconds after which a stream that shows nothing gets a comment line; 8, as proxies close quiet connections after
+    10 and more."""
+
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a number out of range, an unknown word, or two keys that are one.
+        """
+        one_of("signal_field", self.signal_field, get_args(SignalField))
+        for mode in self.modes:
+            one_of("modes of the gateway", mode, get_args(ServedMode))
+        if not self.modes:
+            raise ConfigError("modes of the gateway is empty: name 'duet', 'generator' or 'reasoner'")
+        for limit in self.signal_tokens:
+            whole("signal_tokens of the gateway", limit)
+        if self.answer_tokens is not None:
+            whole("answer_tokens of the gateway", self.answer_tokens)
+        whole("most_body_bytes", self.most_body_bytes)
+        seconds("quiet_s", self.quiet_s)
+        known = [key.sha256 or key.key_env for key in self.keys]
+        if len(set(known)) < len(known):
+            raise ConfigError("two keys of the gateway are the same key: give each tenant one of its own")
