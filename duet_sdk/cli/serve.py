@@ -36,7 +36,7 @@ def serve(
         else:
             client = AsyncDuetClient.from_pair(pair, reasoner=reasoner, generator=generator, settings=read)
         shown = f"[{host}]" if ":" in host else host
-        who = f"{len(read.gateway.keys)} keys" if read.gateway.keys else "no keys"
+        who = f"keys: {len(read.gateway.keys) or 'none'}"
         Screen(stderr=True).print(
             f"http://{shown}:{port}/v1 serves {client.models['reasoner']} and {client.models['generator']}, {who}",
             soft_wrap=True,

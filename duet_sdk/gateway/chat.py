@@ -101,6 +101,7 @@ class Streaming:
         self._signal_fields = signal_fields
         self._ready: list[bytes] = []
         """Chunks that are not sent yet."""
+        self._signals: list[str] = []
         self._texts: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[TokenLogprob]] = {}
         self._begun: set[int] = set()
@@ -129,7 +130,7 @@ class Streaming:
             waiting, sent_s = run.outbox.events, 0.0
             async for event in run:
                 self._told(event)
-                if waiting or not (self._ready or self._texts):
+                if waiting or not (self._ready or self._signals or self._texts):
                     continue  # what has come already goes with it
                 wait_s = sent_s + JOINED_S - loop.time()
                 if wait_s > 0 and not run.is_over:
@@ -164,8 +165,7 @@ class Streaming:
 
     def _signal(self, event: SignalDelta) -> None:
         if event.text:
-            self._begin(0)
-            self._ready.append(self._head.signal(event.text, self._signal_fields))
+            self._signals.append(event.text)
 
     def _answered(self, event: AnswerDone) -> None:
         self._finishes[event.index] = event.finish_reason
@@ -190,7 +190,11 @@ class Streaming:
             self._ready.append(self._head.role(index))
 
     def _join(self) -> None:
-        """Make chunks of the texts that have come, one for each answer."""
+        """Make chunks of the texts that have come: one of the signal, one of each answer."""
+        if self._signals:
+            self._begin(0)
+            self._ready.append(self._head.signal("".join(self._signals), self._signal_fields))
+            self._signals.clear()
         for index, texts in self._texts.items():
             self._begin(index)
             self._ready.append(self._head.text(index, "".join(texts), self._logprobs.get(index, ())))

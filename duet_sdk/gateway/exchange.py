@@ -28,7 +28,7 @@ encode: Final = msgspec.json.Encoder().encode
 
 
 class Left(Exception):
-    """The client has gone: nobody reads an answer."""
+    """The client has gone before the end of its request."""
 
 
 class Exchange:

@@ -44,7 +44,7 @@ class Quiet:
         before = loop.time() - self._after_s
         for exchange in self._open:
             if exchange.sent_s <= before:
-                exchange.sent_s = loop.time()  # a client that does not read gets no second comment beside this one
+                exchange.sent_s = loop.time()  # one comment at a time, for a client that does not read
                 sending = loop.create_task(exchange.quiet())
                 self._sending.add(sending)
                 sending.add_done_callback(self._sent)
