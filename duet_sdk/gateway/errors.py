@@ -14,7 +14,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 NOT_AGAIN: Final[Headers] = ((b"x-should-retry", b"false"),)
 """Clients made by Stainless obey it, at statuses that they would repeat by themselves, too."""
 _LATER_S: Final = 1
-"""Seconds after which to come back where nobody said: short, as a request is cheap to refuse."""
+"""Seconds after which to come back where no server said: short, as a request is cheap to refuse."""
 
 
 class Refused(Exception):

@@ -263,6 +263,7 @@ BODIES = st.fixed_dictionaries({"model": st.just("duet") | ANYTHING, "messages":
 LIKELY = st.fixed_dictionaries({"model": st.just("duet"), "messages": st.just(QUESTION["messages"])}, optional=FIELDS)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 @settings(max_examples=400, suppress_health_check=list(HealthCheck))
 @given(BODIES | LIKELY)
 async def test_no_body_is_a_fault_of_the_gateway(body: dict[str, Any]) -> None:
