@@ -274,7 +274,8 @@ def _settings(
             "use_vllm": True,
             "vllm_mode": part.vllm.mode,
             "vllm_gpu_memory_utilization": part.vllm.gpu_memory_utilization,
-            "vllm_max_model_length": part.vllm.max_model_length,
+            # The model's own window would need more cache than there is.
+            "vllm_max_model_length": part.vllm.max_model_length or longest_prompts(config)[stage] + part.max_new_tokens,
             "vllm_tensor_parallel_size": part.vllm.tensor_parallel_size,
             "vllm_server_base_url": part.vllm.server_base_url,
             "vllm_group_port": part.vllm.group_port,

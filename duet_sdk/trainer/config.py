@@ -55,7 +55,7 @@ class Vllm(Section):
     gpu_memory_utilization: Share = 0.3
     """Share of the GPU's memory for a colocated engine; two engines and two policies share one GPU."""
     max_model_length: Count | None = None
-    """Tokens of prompt and output; None takes the model's own, which can need more cache than there is."""
+    """Tokens of prompt and output; None takes the longest of this run."""
     tensor_parallel_size: Count = 1
     """GPUs over which a colocated engine is split."""
     server_base_url: str | None = None

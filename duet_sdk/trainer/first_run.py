@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duet_sdk.errors import ConfigError, TrainingError
-from duet_sdk.trainer.config import Data, TrainConfig
+from duet_sdk.trainer.config import Data, TrainConfig, Vllm
 from duet_sdk.trainer.data import questions_ahead
 from duet_sdk.trainer.data.ahead import is_file
 from duet_sdk.trainer.files import checked, parse_yaml
 from duet_sdk.trainer.plan import Hardware, Plan, plan
+from duet_sdk.trainer.plan.advice import engine_share
 from duet_sdk.trainer.plan.look import look_at
 
 PROMPTS = ("prompt", "question", "problem", "Question", "input", "instruction")
@@ -27,9 +28,9 @@ _LIMITS = {"question": 512, "signal": 2048, "answer": 512}
 _SHARES = {"question": 4, "signal": 2, "answer": 4}
 """Of a smaller window, one in so many tokens."""
 _ADAPTERS: tuple[tuple[bool, bool], ...] = ((False, False), (True, False), (True, True))
-"""Whether reasoner and generator get adapters: the first that fits is taken."""
+"""Whether reasoner and generator get adapters: the first that leaves room to sample side by side is taken."""
 _CALLS = 8
-"""Calls of transformers' generation for a round's samples, above which adapters make more room for side by side."""
+"""Most calls of transformers' generation for a round's samples, where adapters would make room for fewer."""
 _PLAIN = re.compile(r"[A-Za-z./~][\w./~:#-]*")
 
 
@@ -67,19 +68,17 @@ def write_first_run(file: Path, wanted: FirstRun) -> tuple[str, ...]:
     named = {"reasoner": {"model": wanted.reasoner}, "generator": {"model": wanted.generator}}
     least = checked({"output": "x", **named, "data": {"train": wanted.data}}, "this first run")
     columns, limits = _Columns.of(wanted, least.data), _limits(least)
-    tried: list[tuple[str, Plan]] = []
     for adapters in _ADAPTERS:
-        text = _text(wanted, columns, limits, adapters)
-        config = checked(parse_yaml(text, str(file)), "this first run")
-        tried.append((text, plan(config, wanted.hardware, file=file, questions=columns.questions)))
-        if tried[-1][1].fits and _calls(tried[-1][1]) <= _CALLS:
+        config = checked(parse_yaml(_text(wanted, columns, limits, adapters), str(file)), "this first run")
+        made = plan(config, wanted.hardware, file=file, questions=columns.questions)
+        engines = _engines(config, made)
+        if made.fits and _calls(made) <= _CALLS and (engines or not made.hardware.gpus):
             break
-    text, made = tried[-1]
     if made.problems:
         size = "this machine" if wanted.gpu_gb is None else f"a card of {wanted.gpu_gb:g} GB"
         raise ConfigError(f"no first run for {size}: {'; '.join(made.problems)}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    file.write_text(_text(wanted, columns, limits, adapters, engines), encoding="utf-8")
     unseen = [
         f"{part.model} is not here, so whether it fits and can be trained was not looked at"
         for stage, part in (("reasoner", least.reasoner), ("generator", least.generator))
@@ -156,10 +155,41 @@ def _calls(made: Plan) -> int:
     return max(-(-one.samples_per_process // one.sampled_at_once) for one in both)
 
 
-def _text(wanted: FirstRun, columns: _Columns, limits: Mapping[str, int], adapters: tuple[bool, bool]) -> str:
+def _engines(config: TrainConfig, made: Plan) -> dict[str, float]:
+    """Shares of the card with which vLLM could sample for both models; empty where they do not fit."""
+    if not made.hardware.gpus:
+        return {}
+    shares = {
+        stage: engine_share(stage, config, shape, made.hardware)
+        for stage, shape in made.shapes.items()
+        if shape is not None
+    }
+    sampled = {
+        stage: getattr(config, stage).model_copy(update={"vllm": Vllm(gpu_memory_utilization=min(share, 1.0))})
+        for stage, share in shares.items()
+    }
+    return (
+        shares
+        if len(shares) == len(made.shapes) and plan(config.model_copy(update=sampled), made.hardware).fits
+        else {}
+    )
+
+
+def _text(
+    wanted: FirstRun,
+    columns: _Columns,
+    limits: Mapping[str, int],
+    adapters: tuple[bool, bool],
+    engines: Mapping[str, float] | None = None,
+) -> str:
     size = "this machine's CPU" if wanted.gpu_gb is None else f"one card of {wanted.gpu_gb:g} GB"
-    reasoner = _model("reasoner", wanted.reasoner, adapter=adapters[0], tokens=limits["signal"])
-    generator = _model("generator", wanted.generator, adapter=adapters[1], tokens=limits["answer"])
+    shares = engines or {}
+    reasoner = _model(
+        "reasoner", wanted.reasoner, adapter=adapters[0], tokens=limits["signal"], engine=shares.get("reasoner")
+    )
+    generator = _model(
+        "generator", wanted.generator, adapter=adapters[1], tokens=limits["answer"], engine=shares.get("generator")
+    )
     cpu = "  use_cpu: true\n  precision: float32\n" if wanted.gpu_gb is None else ""
     return f"""\
 # A first run for {size}. `duet train run FILE --dry-run` shows what it takes.
@@ -195,7 +225,7 @@ data:
 """
 
 
-def _model(stage: str, name: str, *, adapter: bool, tokens: int) -> str:
+def _model(stage: str, name: str, *, adapter: bool, tokens: int, engine: float | None) -> str:
     what = "a signal" if stage == "reasoner" else "an answer"
     lines = [f"{stage}:", f"  model: {_written(name)}"]
     if adapter:
@@ -206,7 +236,9 @@ def _model(stage: str, name: str, *, adapter: bool, tokens: int) -> str:
         ]
     else:
         lines += ["  learning_rate: 1e-6 # of all weights"]
-    lines += [f"  max_new_tokens: {tokens} # of {what}", "  # vllm: {gpu_memory_utilization: 0.2} # faster rounds"]
+    lines += [f"  max_new_tokens: {tokens} # of {what}"]
+    if engine is not None:
+        lines += [f"  # vllm: {{gpu_memory_utilization: {engine:g}}} # faster rounds, where vLLM is installed"]
     return "\n".join(lines) + "\n"
 
 

@@ -35,7 +35,7 @@ def duet(*words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     ("size", "adapters"),
-    [("16", (True, True)), ("24", (True, False)), ("80", (False, False))],
+    [("16", (True, True)), ("24", (True, True)), ("80", (False, False))],
 )
 def test_what_it_writes_passes_its_own_dry_run(size, adapters):
     questions(*many())
@@ -60,6 +60,20 @@ def test_models_with_a_small_window_get_limits_that_it_holds():
     )
     assert config.training.use_cpu
     assert duet("run", "run.yaml", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize("size", ["16", "24", "80"])
+def test_the_engines_that_its_comments_offer_fit_as_well(size):
+    questions(*many())
+    assert duet("init", "run.yaml", "--gpu-gb", size)[0] == 0
+    text = Path("run.yaml").read_text()
+    offered = text.count("  # vllm: {")
+    assert offered in (0, 2)
+    if size != "16":
+        assert offered == 2
+    Path("run.yaml").write_text(text.replace("  # vllm: {", "  vllm: {"))
+    code, told = duet("run", "run.yaml", "--dry-run", "--gpu-gb", size)
+    assert code == 0, told
 
 
 def test_it_writes_over_nothing():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from duet_sdk.trainer.config import Lora, Model, TrainConfig
+from duet_sdk.trainer.config import Lora, Model, TrainConfig, Vllm
 from duet_sdk.trainer.plan.arithmetic import batches
 from duet_sdk.trainer.plan.fit import fitted
 from duet_sdk.trainer.plan.hardware import Hardware
@@ -25,8 +25,8 @@ _STEP_TOKENS = 64
 """Limits that are proposed are multiples of it."""
 _NAMED = 4
 """Most ways that one message names."""
-_SIDE_BY_SIDE = 0.05
-"""Share of a card for an engine's further sequences: with room for one alone it writes them one after the other."""
+_SIDE_BY_SIDE, _ENGINE_GB = 0.05, 2.0
+"""Share of a card for an engine's further sequences, and least of it in 10⁹ bytes, for what it computes with as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,14 @@ def _small_samples(stage: str, config: TrainConfig) -> Change | None:
     return Change(stage, {"sampled_at_once": None}, f"{stage}.sampled_at_once=auto")
 
 
+def engine_share(stage: str, config: TrainConfig, shape: ModelShape, hardware: Hardware) -> float:
+    """Share of a card with which a colocated engine can do: a sequence of the longest, and some side by side."""
+    part: Model = getattr(config, stage)
+    length = longest_prompts(config)[stage] + part.max_new_tokens
+    share = least_engine_share(part.vllm or Vllm(), shape, length=length, gpu_gb=hardware.gpu_gb)
+    return round(share + max(_SIDE_BY_SIDE, _ENGINE_GB / hardware.gpu_gb), 2)
+
+
 def _smaller_engine(shapes: Mapping[str, ModelShape], hardware: Hardware) -> _Make:
     """The least that a colocated engine can do with, and a little for sequences side by side."""
 
@@ -134,11 +142,13 @@ def _smaller_engine(shapes: Mapping[str, ModelShape], hardware: Hardware) -> _Ma
         part: Model = getattr(config, stage)
         if part.vllm is None or part.vllm.mode != "colocate":
             return None
-        length = longest_prompts(config)[stage] + part.max_new_tokens
-        share = least_engine_share(part.vllm, shapes[stage], length=length, gpu_gb=hardware.gpu_gb) + _SIDE_BY_SIDE
+        share = engine_share(stage, config, shapes[stage], hardware)
         if share >= part.vllm.gpu_memory_utilization:
             return None
-        values = {"gpu_memory_utilization": round(share, 2), "max_model_length": length}
+        values = {
+            "gpu_memory_utilization": share,
+            "max_model_length": longest_prompts(config)[stage] + part.max_new_tokens,
+        }
         written = " ".join(f"{stage}.vllm.{name}={value}" for name, value in values.items())
         return Change(stage, {"vllm": part.vllm.model_copy(update=values)}, written)
 

@@ -193,7 +193,7 @@ def engine_problem(stage: str, part: Model, shape: ModelShape, *, longest: int, 
         return None
     share = _SERVER_SHARE if part.vllm.mode == "server" else part.vllm.gpu_memory_utilization
     room = share * gpu_gb * part.vllm.tensor_parallel_size
-    length = part.vllm.max_model_length or shape.window or longest
+    length = part.vllm.max_model_length or longest
     weights, cache = _engine_gb(shape, length)
     if weights + cache > room:
         return (
@@ -220,5 +220,5 @@ def _engine_fit(stage: str, vllm: Vllm, shape: ModelShape, longest: int, gpu_gb:
     length = max(longest, vllm.max_model_length or 0)
     share = least_engine_share(vllm, shape, length=length, gpu_gb=gpu_gb)
     if vllm.mode == "colocate" and share < 1:
-        return f"{stage}.vllm.gpu_memory_utilization={share:g} {stage}.vllm.max_model_length={length}"
+        return f"{stage}.vllm.gpu_memory_utilization={share:g}"
     return f"{stage}.vllm.tensor_parallel_size={math.ceil(share * vllm.tensor_parallel_size / _SERVER_SHARE)}"
