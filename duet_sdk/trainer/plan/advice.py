@@ -26,7 +26,7 @@ _STEP_TOKENS = 64
 _NAMED = 4
 """Most ways that one message names."""
 _SIDE_BY_SIDE, _ENGINE_GB = 0.05, 2.0
-"""Share of a card for an engine's further sequences, and least of it in 10⁹ bytes, for what it computes with as well."""
+"""Share of a card for an engine's further sequences and what it computes with, and the least of it in 10⁹ bytes."""
 
 
 @dataclass(frozen=True, slots=True)
