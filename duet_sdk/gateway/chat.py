@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from duet_sdk.events import AnswerDelta, AnswerDone, Event, FellBack, Retried, SignalDelta, ToolCallDelta
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from duet_sdk.gateway.exchange import Exchange
     from duet_sdk.gateway.keys import Caller
     from duet_sdk.gateway.names import Choice
+    from duet_sdk.gateway.signals import Signals
     from duet_sdk.gateway_policy import GatewayPolicy
     from duet_sdk.reply import Reply
     from duet_sdk.types import TokenLogprob
@@ -38,7 +40,12 @@ each costs the gateway as much as reading a token."""
 
 
 async def chat(
-    exchange: Exchange, body: Mapping[str, Any], choice: Choice, caller: Caller, policy: GatewayPolicy
+    exchange: Exchange,
+    body: Mapping[str, Any],
+    choice: Choice,
+    caller: Caller,
+    policy: GatewayPolicy,
+    signals: Signals,
 ) -> Reply:
     """Answer a request, whole or in chunks; the reply, for the metrics.
 
@@ -47,12 +54,16 @@ async def chat(
         DuetError: it could not be answered.
     """
     what = asked(body, choice, caller, exchange.headers, image_hosts=policy.image_hosts)
+    what = replace(what, messages=signals.restored(caller.tenant, what.messages))
     head = Head(exchange.receipt, body["model"], int(time.time()))
     field = policy.signal_field if caller.sees_signal else "none"
     exchange.end_if_client_leaves()
     if what.streamed:
-        return await Streaming(exchange, head, what, SIGNAL_FIELDS[field]).run(choice.client)
+        reply = await Streaming(exchange, head, what, SIGNAL_FIELDS[field]).run(choice.client)
+        signals.keep(caller.tenant, what.messages, reply.tool_calls, reply.signal.text)
+        return reply
     answers, reply = await _whole(choice.client, what)
+    signals.keep(caller.tenant, what.messages, reply.tool_calls, reply.signal.text)
     receipt = ((b"x-duet-receipt", exchange.receipt.encode()),)
     await exchange.json(200, completion(head, answers, reply, signal_field=field), receipt)
     return reply

@@ -19,6 +19,7 @@ from duet_sdk.gateway.keys import Keys
 from duet_sdk.gateway.metrics import KIND, Metrics
 from duet_sdk.gateway.names import Names
 from duet_sdk.gateway.quiet import Quiet
+from duet_sdk.gateway.signals import Signals
 from duet_sdk.gateway_policy import GatewayPolicy
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Gateway:
         self._keys = Keys(policy.keys)
         self._guards = Guards(policy)
         self._quiet = Quiet(policy.quiet_s)
+        self._signals = Signals()
         self._owned = owned
         self._ending = False
         self._routes: Mapping[str, Mapping[str, _Handler]] = {
@@ -144,7 +146,7 @@ class Gateway:
         if body.get("stream") is True:
             self._quiet.watch(exchange)
         try:
-            return await chat(exchange, body, choice, caller, self.policy)
+            return await chat(exchange, body, choice, caller, self.policy, self._signals)
         finally:
             self._quiet.forget(exchange)
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gateway.guards import is_loopback
-from duet_sdk.gateway.routing import app
+from duet_sdk.gateway.routing import Gateway, app
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from duet_sdk.client import AsyncDuetClient
     from duet_sdk.gateway_policy import GatewayPolicy
 
@@ -39,12 +41,23 @@ def serve(client: AsyncDuetClient, policy: GatewayPolicy, *, host: str, port: in
                 "[[gateway.keys]], or pass --without-keys"
             )
         policy = policy if policy.hosts else replace(policy, hosts=("*",))
+    config = uvicorn_config(app({"duet": client}, policy=policy), host=host, port=port)
+    import uvicorn
+
+    uvicorn.Server(config).run()
+
+
+def uvicorn_config(gateway: Gateway, *, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves a gateway.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         import uvicorn
     except ImportError as error:
         raise MissingExtra("duet serve", extra="serve") from error
-    gateway = app({"duet": client}, policy=policy)
-    uvicorn.run(
+    return uvicorn.Config(
         gateway,
         host=host,
         port=port,

@@ -240,6 +240,23 @@ async def test_a_client_cannot_bring_a_signal_or_a_providers_parts() -> None:
     assert all(message.provider_parts is None for message in call.messages)
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_the_reasoner_is_asked_once_in_a_run_of_tool_turns(streamed: bool) -> None:
+    reasoner = Scripted("look first", "another signal")
+    generator = Scripted(Script("", tool_calls=(ToolCall("c1", "look_up", "{}"),)), "It rains.")
+    served = gateway(reasoner, generator)
+    await ask(served, CHAT, QUESTION | {"tools": [TOOL], "stream": streamed})
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    turn = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "rain"}]
+    asked = {"model": "duet", "tools": [TOOL], "messages": [*QUESTION["messages"], *turn]}
+    reply = await ask(served, CHAT, asked)
+    assert reply.json["choices"][0]["message"]["content"] == "It rains."
+    assert len(reasoner.calls) == 1
+    other = {**asked, "messages": [{"role": "user", "content": "And tomorrow?"}, *turn]}
+    await ask(served, CHAT, other)
+    assert len(reasoner.calls) == 2
+
+
 async def test_an_image_by_url_is_refused_unless_its_host_is_listed() -> None:
     def picture(url: str) -> dict[str, Any]:
         parts = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": url}}]

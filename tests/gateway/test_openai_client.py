@@ -1,0 +1,134 @@
+"""The gateway behind its server, on a socket, asked by OpenAI's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from openai import APIError, APIStatusError, AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError
+from pydantic import BaseModel
+
+from duet_sdk import AsyncDuetClient, Limit, StreamBroken, ToolCall
+from duet_sdk.backends.scripted import Script, Scripted
+from duet_sdk.budget import MemoryLedger
+from duet_sdk.gateway import app
+from duet_sdk.gateway.serve import uvicorn_config
+from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
+
+KEY = GatewayKey("a", sha256=hashlib.sha256(b"secret").hexdigest(), sees_signal=True)
+POLICY = GatewayPolicy(keys=(KEY,), signal_field="both")
+QUESTION: Any = [{"role": "user", "content": "How many primes are below 60?"}]
+TOOL: Any = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+
+
+@asynccontextmanager
+async def asked(
+    generator: Any = "There are 17 primes.", *, key: str = "secret", **options: Any
+) -> AsyncIterator[AsyncOpenAI]:
+    """A client of a gateway whose reasoner says "17, by sieve."."""
+    models = Scripted("17, by sieve."), generator if isinstance(generator, Scripted) else Scripted(generator)
+    async with AsyncDuetClient(*models, **options) as duet:
+        server = uvicorn.Server(uvicorn_config(app(duet, policy=POLICY), host="127.0.0.1", port=0))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as client:
+            yield client
+        server.should_exit = True
+        await serving
+
+
+async def test_models_and_a_whole_answer() -> None:
+    async with asked() as client:
+        assert [model.id async for model in client.models.list()][:2] == ["duet", "duet:128"]
+        reply = await client.chat.completions.create(model="duet", messages=QUESTION)
+    assert reply.choices[0].message.content == "There are 17 primes."
+    assert reply.choices[0].message.model_extra == {"reasoning_content": "17, by sieve.", "reasoning": "17, by sieve."}
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 7
+    assert reply.to_dict()["duet"]["served_by"] == "pair"
+
+
+async def test_a_stream_by_the_clients_own_helper() -> None:
+    async with asked() as client:
+        async with client.chat.completions.stream(
+            model="duet", messages=QUESTION, stream_options={"include_usage": True}
+        ) as stream:
+            kinds = [event.type async for event in stream]
+            last = await stream.get_final_completion()
+    assert "content.delta" in kinds
+    assert last.choices[0].message.content == "There are 17 primes."
+    assert last.to_dict()["usage"]["completion_tokens_details"]["reasoning_tokens"] == 3
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_round_trip_with_a_tool(streamed: bool) -> None:
+    generator = Scripted(Script("", tool_calls=(ToolCall("c1", "look_up", '{"town": "Bern"}'),)), "It rains.")
+    async with asked(generator) as client:
+        talk = [*QUESTION]
+        if streamed:
+            async with client.chat.completions.stream(model="duet", messages=talk, tools=[TOOL]) as stream:
+                first = await stream.get_final_completion()
+        else:
+            first = await client.chat.completions.create(model="duet", messages=talk, tools=[TOOL])
+        assert first.choices[0].finish_reason == "tool_calls"
+        (call,) = first.choices[0].message.tool_calls or ()
+        talk += [
+            first.choices[0].message.model_dump(exclude_none=True),
+            {"role": "tool", "tool_call_id": call.id, "content": "rain"},
+        ]
+        second = await client.chat.completions.create(model="duet", messages=talk, tools=[TOOL])
+    assert second.choices[0].message.content == "It rains."
+
+
+async def test_an_answer_in_a_form_of_the_callers() -> None:
+    class Count(BaseModel):
+        n: int
+
+    async with asked('{"n": 17}') as client:
+        reply = await client.chat.completions.parse(model="duet", messages=QUESTION, response_format=Count)
+    assert reply.choices[0].message.parsed == Count(n=17)
+
+
+async def test_refusals_are_the_clients_own_errors() -> None:
+    ledger = MemoryLedger()
+    await ledger.set_limit("tenant:a", Limit(requests=0))
+    async with asked(ledger=ledger) as client:
+        for fields, kind in (({"model": "gpt-4"}, NotFoundError), ({"model": "duet", "n": 0}, BadRequestError)):
+            with pytest.raises(kind):
+                await client.chat.completions.create(messages=QUESTION, **fields)
+        with pytest.raises(APIStatusError) as spent:
+            await client.chat.completions.create(model="duet", messages=QUESTION)
+        assert (spent.value.status_code, spent.value.code) == (402, "insufficient_quota")
+    async with asked(key="wrong") as client:
+        with pytest.raises(AuthenticationError):
+            await client.models.list()
+
+
+async def test_a_stream_that_breaks_raises() -> None:
+    broken = Script("There are 17 primes.", error=StreamBroken("cut", backend="scripted", model="m"), fail_after=2)
+    async with asked(broken, retry={"attempts": 1}) as client:
+        with pytest.raises(APIError, match="broke off"):
+            async for _ in await client.chat.completions.create(model="duet", messages=QUESTION, stream=True):
+                pass
+
+
+async def test_a_client_that_leaves_ends_the_answer_and_its_part_is_booked() -> None:
+    ledger, generator = MemoryLedger(), Scripted(Script("a b c d", stall_after=2))
+    async with asked(generator, ledger=ledger) as client:
+        stream = await client.chat.completions.create(model="duet", messages=QUESTION, stream=True)
+        async for chunk in stream:
+            if chunk.choices[0].delta.content:
+                break
+        await stream.close()
+        async with asyncio.timeout(20):
+            while generator.open_calls:
+                await asyncio.sleep(0.01)
+    assert generator.cancelled == 1
+    assert {entry.facts.stage for entry in await ledger.entries()} == {"reasoner", "generator"}
