@@ -262,6 +262,15 @@ def test_what_was_asked_for_and_cannot_be_had_is_said_once_on_stderr(monkeypatch
     assert "degraded.py" not in done.stderr
 
 
+def test_what_was_asked_for_by_name_and_cannot_be_had_is_said_in_a_line():
+    command = [sys.executable, "-m", "duet_sdk", "ask", "q", *PAIR, "--handoff", "think"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.splitlines()[0].startswith(
+        "warning: handoff='think' cannot be had with scripted/There are 17. ("
+    )
+    assert "Warning:" not in done.stderr  # Python's own form
+
+
 def test_warnings_and_log_messages_are_one_plain_line():
     code = """
 import logging, sys, warnings
