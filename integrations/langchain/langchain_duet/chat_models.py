@@ -35,6 +35,7 @@ from duet_sdk.backends import Backend
 from duet_sdk.budget import BaseLedger
 from duet_sdk.cache import SignalCache
 from duet_sdk.context import ContextPolicy
+from duet_sdk.endpoints import LedgerStore
 from duet_sdk.gate import Gate, TokenGate
 from duet_sdk.gate.calibration import Calibration
 from duet_sdk.options import ClientOptions
@@ -45,7 +46,7 @@ from langchain_duet.clients import Clients, GivenClient
 from langchain_duet.errors import langchain_errors
 from langchain_duet.keys import beside, check_one_server, keyed
 from langchain_duet.messages import to_duet
-from langchain_duet.options import Prepared, prepare
+from langchain_duet.options import Prepared, fields, prepare
 from langchain_duet.plain import plain
 from langchain_duet.replies import chat_result, model_name
 from langchain_duet.streaming import Chunks
@@ -149,7 +150,7 @@ class ChatDuet(BaseChatModel):
     """When a model that failed is called again; overrides ``max_retries``."""
     prices: dict[str, TokenPrice | GpuHour] | None = None
     """Prices by model name; they override every other source."""
-    ledger: BaseLedger | str | None = None
+    ledger: BaseLedger | LedgerStore | str | None = None
     """Holds limits over many requests: an object, which stays yours to close, or a URL such as ``sqlite:///ledger.db``."""
     ledger_wait_s: float | None = None
     """Longest wait for room in the ledger that only others' holds take; none by default."""
@@ -183,7 +184,7 @@ class ChatDuet(BaseChatModel):
 
     def __init__(self, reasoner: Model | None = None, generator: Model | None = None, **options: Any) -> None:
         models = {"reasoner": reasoner, "generator": generator}
-        super().__init__(**{name: model for name, model in models.items() if model is not None}, **options)
+        super().__init__(**fields({name: model for name, model in models.items() if model is not None} | options))
         # Not a validator: pydantic would show a ConfigError, which is a ValueError, as an error of its own.
         self._connect()
 

@@ -9,15 +9,26 @@ from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables.config import ensure_config
 
-from duet_sdk import Budget, InvalidRequest, Sampling
+from duet_sdk import AsyncDuetClient, Budget, ConfigError, DuetClient, InvalidRequest, Sampling
 from duet_sdk.gate import Gate
-from duet_sdk.options import CallOptions
+from duet_sdk.options import TABLES, CallOptions
 from duet_sdk.settings import from_tables
 from duet_sdk.types import Json
 
 _OWN = ("gate", "max_tokens", "model", "parallel_tool_calls", "stream", "timeout")
 """Known in addition to the options of a DUET request; ``stream`` is LangChain's word for how the model was called."""
 _READ = {"budget": Budget, "generator_params": Sampling}
+_MODELS = "name both models of the pair: ChatDuet('vllm/MODEL@http://host:port/v1', 'vllm/MODEL@http://host:port/v1')"
+_OTHER_FIELDS = {
+    **dict.fromkeys(("model", "model_name", "base_url", "openai_api_base", "api_base", "endpoint"), _MODELS),
+    "max_completion_tokens": "write max_tokens=… for the answer, or budget=Budget(signal_tokens=…) for the signal",
+    "max_output_tokens": "write max_tokens=… for the answer, or budget=Budget(signal_tokens=…) for the signal",
+    "request_timeout": "write timeout=…",
+    "model_kwargs": "write generator_params=Sampling(extra_body={…})",
+    "extra_body": "write generator_params=Sampling(extra_body={…})",
+    "system": "begin the messages with a SystemMessage",
+}
+"""Fields of other chat models → what is written here."""
 KNOWN = (*CallOptions.__annotations__, *_OWN)
 
 
@@ -28,6 +39,22 @@ class Prepared(NamedTuple):
     """The generator in place of the model's own, by its full name."""
     gate: str | Gate | None
     options: CallOptions
+
+
+def fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's fields as it is made, with objects of DUET in place of tables.
+
+    Raises:
+        ConfigError: a client in a model's place, a field of other chat models, or a table that cannot be used.
+    """
+    if any(isinstance(given.get(stage), AsyncDuetClient | DuetClient) for stage in ("reasoner", "generator")):
+        raise ConfigError("a client is given by name: ChatDuet(client=duet)")
+    for name in given:
+        if name in _OTHER_FIELDS:
+            raise ConfigError(f"ChatDuet has no {name!r}; {_OTHER_FIELDS[name]}")
+    made = {name: [value] if name == "stop" and isinstance(value, str) else value for name, value in given.items()}
+    tables = {name: value for name, value in made.items() if name in TABLES and isinstance(value, Mapping)}
+    return {**made, **from_tables(tables)} if tables else made
 
 
 def prepare(

@@ -20,6 +20,8 @@ def plain(value: object) -> object:
         case BaseModel():
             given = ((name, getattr(value, name)) for name in sorted(value.model_fields_set))
             return {name: plain(item) for name, item in given if not isinstance(item, SecretStr)}
+        case pricing.GpuHour():
+            return {"gpu_hour_usd": plain(value.usd)}  # as a settings file has it
         case _ if dataclasses.is_dataclass(value) and any(one.__module__ in _DIALS for one in type(value).__mro__):
             fields = dataclasses.fields(value)
             return {

@@ -9,7 +9,7 @@ from langchain_duet import ChatDuet
 from pairs import pair
 from pydantic import ValidationError
 
-from duet_sdk import Budget, ConfigError, Endpoint, InvalidRequest, Sampling, Settings
+from duet_sdk import Budget, ConfigError, DuetClient, DuetError, Endpoint, InvalidRequest, Sampling, Settings
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.budget import MemoryLedger
 from duet_sdk.gate import Never
@@ -61,6 +61,42 @@ def test_parallel_calls_are_switched_off_beside_what_the_model_sends_anyway():
     model, _, generator = pair(generator_params=Sampling(extra_body={"priority": 1}))
     model.bind_tools([], parallel_tool_calls=False).invoke("q")
     assert generator.calls[0].sampling.extra_body == {"priority": 1, "parallel_tool_calls": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "gpt-4o"}, "'model'; name both models of the pair"),
+        ({"base_url": "http://127.0.0.1:9/v1"}, "'base_url'; name both models of the pair"),
+        ({"max_completion_tokens": 5}, r"write max_tokens=… for the answer"),
+        ({"model_kwargs": {}}, r"Sampling\(extra_body="),
+        ({"budget": {"signal_token": 5}}, "did you mean 'signal_tokens'"),
+        ({"temperature": 9}, "temperature must be at most 5"),
+        ({"reasoner": "gpt-4o"}, "did you mean 'litellm/openai/gpt-4o'"),
+    ],
+)
+def test_what_other_chat_models_take_is_answered_with_what_this_one_does(options, words):
+    with pytest.raises(DuetError, match=words):
+        ChatDuet(**{"reasoner": "scripted/a", "generator": "scripted/b", **options}).invoke("q")
+
+
+def test_a_client_in_a_models_place_is_named():
+    with DuetClient("scripted/a", "scripted/b") as client, pytest.raises(ConfigError, match=r"ChatDuet\(client=duet\)"):
+        ChatDuet(client)
+
+
+def test_every_table_stands_for_an_object():
+    model = ChatDuet(
+        {"model": "scripted/a"},
+        ["scripted/b", "scripted/c"],
+        prices={"scripted/a": {"gpu_hour_usd": 1}},
+        generator_params={"stop": "END"},
+        ledger={"url": "memory:"},
+        on_failure={"retry": {"attempts": 1}},
+        stop="END",
+    )
+    assert model.invoke("q").text == "b"
+    assert (model.generator_params.stop, model.stop) == (("END",), ["END"])
 
 
 def test_tables_stand_for_objects_in_calls_too():
