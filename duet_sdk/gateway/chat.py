@@ -152,8 +152,6 @@ class Streaming:
                     await self._exchange.write(self._chunks())
                     sent_s = loop.time()
         self._finish(run.reply)
-        if not self._exchange.status:
-            await self._exchange.write(b"")
         await self._exchange.end(self._chunks() + DONE)
         return run.reply
 

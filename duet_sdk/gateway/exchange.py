@@ -21,6 +21,8 @@ _EVENTS: Final = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would keep events back
 )
+BODY_S: Final = 60
+"""Seconds in which a body must have come: long for 32 MiB on a slow line, and an end for one that never ends."""
 QUIET: Final = b": waiting\n\n"
 """A comment: it says nothing, and keeps proxies and clients from taking a stream for dead."""
 
@@ -39,7 +41,6 @@ class Exchange:
         path: without what an outer app has taken off.
         receipt: its name in the log and in answers.
         status: of the response, 0 before it began.
-        tokens: signal's and answer's, for the metrics.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, receipt: str) -> None:
@@ -66,28 +67,31 @@ class Exchange:
         """The request's body.
 
         Raises:
-            Refused: 413, it is longer than ``most`` bytes, or says so.
+            Refused: 413, it is longer than ``most`` bytes, or says so; 408, it comes too slowly.
             Left: the client has gone before its end.
         """
         stated = self.headers.get(b"content-length", b"")
         if stated.isdigit() and int(stated[:20]) > most:
             raise _too_long(most)
-        message = await self._receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body") and message["type"] == "http.request" and len(body) <= most:
-            return body
-        pieces = [body]
-        size = len(body)
+        try:
+            async with asyncio.timeout(BODY_S):
+                return await self._read(most)
+        except TimeoutError:
+            raise Refused(408, "body_timeout", f"the body did not come within {BODY_S} s") from None
+
+    async def _read(self, most: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
         while True:
+            message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Left
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
             if size > most:
                 raise _too_long(most)
             if not message.get("more_body"):
                 return b"".join(pieces)
-            message = await self._receive()
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
 
     def end_if_client_leaves(self) -> None:
         """Cancel the task that runs when the client goes away, until the response is complete; after the body."""
@@ -124,15 +128,19 @@ class Exchange:
     async def write(self, piece: bytes) -> None:
         """Send a piece of a stream of events, with the response's head before the first."""
         self.sent_s = asyncio.get_running_loop().time()
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def _begin(self) -> None:
         if not self.status:
             self.status = 200
             headers = [*_EVENTS, (b"x-duet-receipt", self.receipt.encode())]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end(self, piece: bytes) -> None:
         """Send the last piece of a stream of events."""
         self._over = True
+        await self._begin()
         await self._send({"type": "http.response.body", "body": piece})
 
     async def quiet(self) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.gateway.chat import chat
+from duet_sdk.gateway.description import description
 from duet_sdk.gateway.errors import NOT_AGAIN, Refused, refused
 from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send, encode
 from duet_sdk.gateway.guards import Guards
@@ -68,7 +69,11 @@ class Gateway:
             "/metrics": {"GET": self._metrics},
         }
         # For whoever watches the process: no key, and any name of the host.
-        self._open: Mapping[str, _Handler] = {"/health": self._health, "/ready": self._ready}
+        self._open: Mapping[str, _Handler] = {
+            "/health": self._health,
+            "/ready": self._ready,
+            "/openapi.json": self._description,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the server's beginning and end."""
@@ -162,6 +167,9 @@ class Gateway:
     async def _metrics(self, exchange: Exchange) -> None:
         self._keys.caller(exchange.headers)
         await exchange.whole(200, self.metrics.text().encode(), KIND)
+
+    async def _description(self, exchange: Exchange) -> None:
+        await exchange.json(200, description())
 
     async def _health(self, exchange: Exchange) -> None:
         await exchange.json(200, {"status": "ok"})

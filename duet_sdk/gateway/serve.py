@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from duet_sdk.errors import ConfigError, MissingExtra
 from duet_sdk.gateway.guards import is_loopback
-from duet_sdk.gateway.routing import Gateway, app
+from duet_sdk.gateway.routing import Gateway
 
 if TYPE_CHECKING:
     import uvicorn
@@ -41,7 +41,8 @@ def serve(client: AsyncDuetClient, policy: GatewayPolicy, *, host: str, port: in
                 "[[gateway.keys]], or pass --without-keys"
             )
         policy = policy if policy.hosts else replace(policy, hosts=("*",))
-    config = uvicorn_config(app({"duet": client}, policy=policy), host=host, port=port)
+    gateway = Gateway({"duet": client}, policy, owned=(client,))
+    config = uvicorn_config(gateway, host=host, port=port)
     import uvicorn
 
     uvicorn.Server(config).run()

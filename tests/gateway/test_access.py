@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from duet_sdk.gateway.limits import EFFORTS, limits
 from duet_sdk.gateway.names import Choice
 from duet_sdk.gateway.serve import serve
 from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
-from duet_sdk.settings import load_settings
+from duet_sdk.settings import Settings, load_settings
 
 CHAT = "/v1/chat/completions"
 QUESTION = {"model": "duet", "messages": [{"role": "user", "content": "How many?"}]}
@@ -170,6 +171,49 @@ async def test_other_paths_and_methods_say_what_there_is() -> None:
     assert (await ask(gateway(), "/health")).json == {"status": "ok"}
     assert (await ask(gateway(), "/ready", headers={"host": "10.0.0.1"})).status == 200
     assert (await ask(gateway(), "/v1/models/duet:512")).json["id"] == "duet:512"
+
+
+async def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duet_sdk.gateway.exchange.BODY_S", 0.05)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    await gateway()({"type": "http", "method": "POST", "path": CHAT, "headers": headers}, receive, send)
+    assert sent[0]["status"] == 408
+
+
+async def test_a_server_that_ends_closes_the_client_that_the_app_made() -> None:
+    served = app(Settings(reasoner="scripted/17", generator="scripted/There are 17."))
+    events = iter(({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}))
+    sent: list[str] = []
+
+    async def receive() -> Any:
+        return next(events)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await served({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert (await ask(served, "/ready")).status == 503
+    assert (await ask(served, CHAT, QUESTION)).json["error"]["code"] == "misconfigured"
+
+
+async def test_the_description_names_every_path_and_every_field() -> None:
+    served = gateway()
+    found = (await ask(served, "/openapi.json")).json
+    for path in found["paths"]:
+        assert (await ask(served, path.replace("{name}", "duet"))).status in (200, 405), path
+    fields = found["components"]["schemas"]["ChatRequest"]["properties"]
+    assert set(fields) >= {*PASSED_ON, "model", "messages", "max_tokens", "max_completion_tokens", "reasoning_effort"}
+    assert fields["reasoning_effort"]["enum"] == list(EFFORTS)
 
 
 async def test_it_can_be_mounted_below_a_path() -> None:
