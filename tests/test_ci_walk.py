@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "walk"
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPT = REPOSITORY / ".ci" / "walk"
+TASKS = sorted((REPOSITORY / "docs" / "tasks").glob("*.md"))
+MOST_WORDS = 900
+"""Of a task page: what is read in a few minutes, code and output included."""
 
 pytestmark = pytest.mark.skipif(not (shutil.which("git") and shutil.which("bash")), reason="needs git and bash")
 
@@ -117,3 +121,14 @@ def test_output_is_compared_in_kind(script):
     assert script.agrees(["…", "end"], "end\n")
     assert not script.agrees(["end"], "begin\nend\n")
     assert script.agrees(["print(*)."], "print(*).\n")
+
+
+@pytest.mark.parametrize("page", [REPOSITORY / "README.md", *TASKS], ids=lambda page: page.name)
+def test_every_block_of_a_page_can_be_walked_or_says_why_not(script, page):
+    steps = [script.prepared(block, at) for at, block in enumerate(script.blocks(page.read_text(encoding="utf-8")))]
+    assert any(step.shown for step in steps if step.skipped is None)
+
+
+@pytest.mark.parametrize("page", TASKS, ids=lambda page: page.name)
+def test_a_task_page_is_short(page):
+    assert len(page.read_text(encoding="utf-8").split()) <= MOST_WORDS
