@@ -151,7 +151,7 @@ class AnswerStage:
         """Say where logprobs, or several answers, were asked for and did not come."""
         draft, n = self._flow.draft, self._flow.request.n
         came = n if n == 1 else n - sum(map(draft.never_came, range(n)))
-        if 0 < came < n and not attempt.counter.truncated:
+        if 0 < came < n and attempt.counter.complete and not attempt.counter.truncated:
             self._flow.parts.degraded.tell(
                 ("n", attempt.model.name),
                 f"n={n} cannot be had from {attempt.model.name}: its server was asked for {n} answers and gave {came}",

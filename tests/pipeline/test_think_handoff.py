@@ -100,6 +100,7 @@ async def test_an_empty_thought_leaves_the_generator_alone(files):
     assert (reply.served_by, reply.handoff) == ("generator_fallback", None)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_a_generator_whose_tokenizer_is_not_at_hand_gets_the_instruct_handoff_and_the_reply_says_so(caplog):
     async with AsyncDuetClient(Scripted("plan"), Scripted("answer"), handoff="think") as duet:
         reply = await duet.chat("How many?")

@@ -108,6 +108,7 @@ async def test_an_open_turn_that_holds_the_thought_is_gone_on_with(thinker, rend
     assert not any(chunk.text or chunk.reasoning for chunk in chunks)
 
 
+@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
 async def test_without_any_way_the_generator_gets_notes_and_the_reply_says_so(thinker, caplog):
     model = VllmBackend(
         "thinker",
