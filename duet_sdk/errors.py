@@ -6,6 +6,7 @@
     ├── MissingExtra           an optional dependency that is not installed
     ├── InvalidRequest         a request that no model could answer as it stands
     ├── Misuse                 a client or run is used as something else than it is
+    ├── DegradedWarning        what was asked for by name cannot be had; a warning, unless filters make it an error
     ├── ContextOverflow        the prompt and its limits do not fit a model's context
     ├── SignalError            the signal is unusable and the policy says to fail
     ├── BudgetExceeded         a limit in tokens or money is used up
@@ -30,8 +31,8 @@
         └── StreamBroken       the answer broke off midway
 
 `ConfigError` and `InvalidRequest` are `ValueError`s, too, `UnknownOption` and `Misuse` `TypeError`s. A message says
-what happened, with which values, and what to do. It never holds a prompt, a signal or a key. `DegradedWarning` is no
-error.
+what happened, with which values, and what to do. It never holds a prompt, a signal or a key. `DegradedWarning` is
+raised only where filters of warnings say so.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _unpickled(kind: type[DuetError], args: tuple[object, ...]) -> DuetError:
     return kind.__new__(kind, *args)
 
 
-class DegradedWarning(UserWarning):
+class DegradedWarning(DuetError, UserWarning):
     """What was asked for by name cannot be had, and the request goes on without it; once for each client and cause.
 
     ``warnings.simplefilter("error", DegradedWarning)`` makes it end the request instead.
