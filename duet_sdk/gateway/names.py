@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+from duet_sdk.errors import ConfigError
 from duet_sdk.gateway.errors import Refused
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Names:
     Args:
         pairs: clients by the name of their pair.
         policy: what is served of each.
+
+    Raises:
+        ConfigError: an alias of no name.
     """
 
     def __init__(self, pairs: Mapping[str, AsyncDuetClient], policy: GatewayPolicy) -> None:
@@ -46,6 +50,12 @@ class Names:
             choice.name: choice for pair, client in pairs.items() for choice in _choices(pair, client, policy)
         }
         self._aliases = policy.aliases
+        for alias, name in self._aliases.items():
+            if name not in self._choices:
+                known = ", ".join(self._choices)
+                raise ConfigError(
+                    f"the gateway's alias {alias!r} stands for {name!r}, which it does not serve: {known}"
+                )
 
     def all_for(self, caller: Caller) -> list[str]:
         """The names that this caller may use, aliases without a pattern among them."""

@@ -44,7 +44,7 @@ class Gateway:
         owned: clients to close when the server ends.
 
     Raises:
-        ConfigError: a key's variable is not set.
+        ConfigError: a key's variable is not set, or an alias stands for no name.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ def app(
         policy: what is served and to whom; by default the settings' own, else everything to loopback.
 
     Raises:
-        ConfigError: settings of which no client can be made, or a key's variable is not set.
+        ConfigError: settings of which no client can be made, a key's variable that is not set, an alias of no name.
     """
     if isinstance(pair, AsyncDuetClient):
         return Gateway({"duet": pair}, policy or GatewayPolicy())

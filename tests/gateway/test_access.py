@@ -80,6 +80,11 @@ async def test_an_alias_with_a_pattern_stands_for_a_name() -> None:
     assert reply.json["duet"]["mode"] == "generator"
 
 
+def test_an_alias_of_no_name_is_refused_before_anything_is_served() -> None:
+    with pytest.raises(ConfigError, match="stands for 'duet:7', which it does not serve: duet, duet:128"):
+        gateway(GatewayPolicy(aliases={"gpt-*": "duet:7"}))
+
+
 CHOICE = Choice("duet", AsyncDuetClient(Scripted(""), Scripted("")), "duet", 512, 1024, 4096)
 
 
