@@ -4,8 +4,8 @@
 #
 # One would guess that each client adds the two up, as Anthropic's own does: its final message has them all.
 # What happens: through LangChain the prompt is 0 tokens, none cached, and the total is the output alone. Only a server
-# that says everything again at the end, as Anthropic's does now, is counted right; one that speaks the format as its types
-# demand is metered without prompts, and with it whatever sums `usage_metadata`. Not streamed, the same model counts right.
+# that says everything again at the end is counted right; one that sends what the format's types demand is metered
+# without prompts, and so is whatever sums `usage_metadata`. Not streamed, the same answer is counted right.
 #
 # Why: _make_message_chunk_from_anthropic_event (langchain_anthropic/chat_models.py) leaves the usage of message_start
 # out, on the ground that message_delta has "complete info", and reads an absent count as 0.
