@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-vllm test-training train-demo lint types imports docs recording bench releases dist walk notebooks pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-vllm test-training train-demo lint types targets imports docs recording bench releases dist walk notebooks pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -76,6 +76,12 @@ test-training: ## tests of the trainer, two processes and kill -9 included, and 
 types: ## types, by mypy
 	$(SETUP) test lint
 	$(IN) -m mypy
+
+targets: ## lint and types once more, as later Pythons read the code (some minutes)
+	$(SETUP) test lint
+	for minor in 12 13 14; do \
+		$(IN) -m ruff check --target-version py3$$minor --extend-ignore UP,B912,RUF100 . && $(IN) -m mypy --python-version 3.$$minor || exit 1; \
+	done
 
 imports: ## which module may import which, by import-linter
 	$(SETUP) lint

@@ -22,6 +22,8 @@ ResponseFormat: TypeAlias = "Json | type[Any]"
 ToolLike: TypeAlias = "Json | Callable[..., Any]"
 """A tool in OpenAI's form, or a Python function, which is only read."""
 _FIRST_SENTENCE = re.compile(r".*?(?=\. [A-Z]|\n|$)")
+# A name of its own: type checkers that target a later Python would skip what is for the earlier ones.
+_READS_EVERY_TYPEDDICT = sys.version_info >= (3, 12)
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _FORMS = ("json_schema", "json_object", "text", "structural_tag", "regex", "grammar")
 """OpenAI's types, and those that servers of open models add."""
@@ -156,7 +158,7 @@ def _adapted(given: Any, name: str) -> tuple[TypeAdapter[Any], dict[str, Any]]:
 
 def _readable(given: Any) -> Any:
     """The type, with the standard library's TypedDicts as pydantic reads them before Python 3.12."""
-    if sys.version_info >= (3, 12) or not typing_extensions.is_typeddict(given):
+    if _READS_EVERY_TYPEDDICT or not typing_extensions.is_typeddict(given):
         return given
     hints = {
         name: _readable(hint) for name, hint in typing_extensions.get_type_hints(given, include_extras=True).items()
