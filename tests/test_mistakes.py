@@ -65,6 +65,12 @@ class ChatOpenAI:
     model_name = "gpt-4o"
 
 
+class FakeListChatModel:
+    """A chat model as LangChain has it."""
+
+    def invoke(self) -> None: ...
+
+
 class HumanMessage:
     """A message as LangChain has it."""
 
@@ -228,6 +234,7 @@ def test_an_option_of_a_request(options: dict[str, Any], words: str) -> None:
         ({"reasoner": "vllm/m@"}, "must be an address such as http://"),
         ({"reasoner": {"modl": "x"}}, "reasoner.modl is not an option; did you mean 'model'"),
         ({"reasoner": ChatOpenAI()}, "got ChatOpenAI.*did you mean 'litellm/openai/gpt-4o'"),
+        ({"reasoner": FakeListChatModel()}, "got FakeListChatModel.*such as 'litellm/openai/MODEL'"),
         ({"reasoner": ChatOpenAI}, "a model must be a name such as"),
         ({"reasoner": Path("model")}, "a model must be a name such as"),
         ({"reasoner": []}, "the reasoner's list of models is empty"),

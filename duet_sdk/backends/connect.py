@@ -62,10 +62,12 @@ def connect(given: OneModel) -> tuple[str, Backend]:
 def _instead_of(given: object) -> str:
     """What is probably meant by another library's model."""
     named = next((name for key in ("model_name", "model") if isinstance(name := getattr(given, key, None), str)), None)
-    if isinstance(given, type) or named is None:
-        return ""
-    likely = meant(named, available())
-    return f"; this one's is probably {named!r}: {likely}" if likely else ""
+    likely = "" if isinstance(given, type) or named is None else meant(named, available())
+    if likely:
+        return f"; this one's is probably {named!r}: {likely}"
+    if callable(getattr(given, "invoke", None)):
+        return "; a chat model of LangChain is not one of a pair: name what it calls, such as 'litellm/openai/MODEL'"
+    return ""
 
 
 class _Priced(Wrapped):

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils import secret_from_env
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from duet_sdk import (
     AsyncDuetClient,
@@ -48,6 +48,7 @@ from langchain_duet.keys import beside, check_one_server, keyed
 from langchain_duet.messages import to_duet
 from langchain_duet.options import Prepared, fields, prepare
 from langchain_duet.plain import plain
+from langchain_duet.refusals import check_call, refused
 from langchain_duet.replies import chat_result, model_name
 from langchain_duet.streaming import Chunks
 from langchain_duet.structured import (
@@ -100,7 +101,8 @@ class ChatDuet(BaseChatModel):
 
     Raises:
         ConfigError: an option, a model or a combination that cannot work; nothing has been loaded or sent.
-        ValidationError: an option that is unknown or of the wrong kind.
+        InvalidRequest: an option of a request that is of the wrong kind or out of range.
+        UnknownOption: there is no such option.
     """
 
     reasoner: Model | None = None
@@ -184,12 +186,17 @@ class ChatDuet(BaseChatModel):
 
     def __init__(self, reasoner: Model | None = None, generator: Model | None = None, **options: Any) -> None:
         models = {"reasoner": reasoner, "generator": generator}
-        super().__init__(**fields({name: model for name, model in models.items() if model is not None} | options))
+        given = fields({name: model for name, model in models.items() if model is not None} | options)
+        try:
+            super().__init__(**given)
+        except ValidationError as problem:
+            raise refused(given, problem, type(self)) from None
         # Not a validator: pydantic would show a ConfigError, which is a ValueError, as an error of its own.
         self._connect()
 
     def _connect(self) -> None:
-        """Refuse now what no client could be made of."""
+        """Refuse now what no client could be made of, and no call with."""
+        check_call({name: getattr(self, name) for name in _CALL_FIELDS})
         if self.client is not None:
             own = [name for name in _CLIENT_FIELDS if name != "client" and self._is_given(name)]
             if own:

@@ -20,7 +20,6 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_duet import ChatDuet
 from pairs import pair
-from pydantic import ValidationError
 from support.fault_server import Answer, FaultServer, running
 
 from duet_sdk import AsyncDuetClient, ConfigError, DuetClient, InvalidRequest, Misuse
@@ -176,7 +175,7 @@ def test_a_client_comes_alone():
             ChatDuet("scripted/a", client=client, gate="never")
         with pytest.raises(InvalidRequest, match="model= names another generator than the client's"):
             ChatDuet(client=client).invoke("q", model="scripted/other")
-        with pytest.raises(ValidationError):
+        with pytest.raises(ConfigError, match="client must be a DuetClient or an AsyncDuetClient, got str"):
             ChatDuet(client="scripted/a")
 
 

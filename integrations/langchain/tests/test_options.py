@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField
 from langchain_duet import ChatDuet
 from pairs import pair
-from pydantic import ValidationError
 
-from duet_sdk import Budget, ConfigError, DuetClient, DuetError, Endpoint, InvalidRequest, Sampling, Settings
+from duet_sdk import (
+    Budget,
+    ConfigError,
+    DuetClient,
+    DuetError,
+    Endpoint,
+    InvalidRequest,
+    Sampling,
+    Settings,
+    UnknownOption,
+)
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.budget import MemoryLedger
 from duet_sdk.gate import Never
@@ -130,8 +140,60 @@ def test_an_option_that_is_unknown_is_refused(name):
 
 
 def test_a_field_that_is_unknown_is_refused():
-    with pytest.raises(ValidationError, match="signal_token"):
+    with pytest.raises(UnknownOption, match=r"'signal_tokens' is not .*budget=Budget\(signal_tokens=…\)"):
         ChatDuet(reasoner="scripted/a", generator="scripted/b", signal_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reasoner": FakeListChatModel(responses=["a"])}, "got FakeListChatModel"),
+        ({"generator": FakeListChatModel(responses=["a"])}, "'litellm/openai/MODEL'"),
+        ({"generator": ["scripted/a", FakeListChatModel(responses=["a"])]}, "got FakeListChatModel"),
+        ({"reasoner": {"model": "vllm/m", "url": "http://h/v1"}}, "url is not an option"),
+        ({"reasoner": 5}, "got int"),
+        ({"base_url": "http://h/v1"}, "name both models of the pair"),
+        ({"model": "gpt-4o"}, "name both models of the pair"),
+        ({"planner": "x"}, "'planner' is not an option here; the options are "),
+        ({"token_limit": 1}, "'token_limit' is not an option here"),
+        ({"bugdet": 1}, "did you mean 'budget'"),
+        ({"temprature": 1}, "did you mean 'temperature'"),
+        ({"n": 2}, r"model\.invoke\(…, n=…\)"),
+        ({"budget": 100}, "budget must be a Budget, or a dict with its fields, got int"),
+        ({"budget": {"signal_token": 1}}, "did you mean 'signal_tokens'"),
+        ({"budget": {"signal_tokens": "many"}}, "budget.signal_tokens"),
+        ({"budget": {"signal_tokens": 6.5}}, "budget.signal_tokens"),
+        ({"on_failure": "fail"}, "on_failure 'fail' is unknown; known: answer, raise"),
+        ({"on_failure": {"retries": 1}}, "did you mean 'retry'"),
+        ({"prices": {"scripted/17": 3}}, "prices.scripted/17"),
+        ({"prices": [3]}, "prices must be a dict, got list"),
+        ({"retry": 3}, "retry must be a Retry"),
+        ({"handoff": "x"}, "handoff 'x' is unknown; known: instruct, think"),
+        ({"gate": 5}, "gate"),
+        ({"settings": "duet.toml"}, r"load_settings\(path\)"),
+        ({"ledger": 5}, "ledger"),
+        ({"signal_cache": 5}, r"MemorySignalCache\(\), got int"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"temperature": 9}, "temperature must be at most 5"),
+        ({"max_tokens": "x"}, "answer_tokens must be a whole number"),
+        ({"max_tokens": 0}, "answer_tokens must be a whole number"),
+        ({"timeout": -1}, "deadline_s must be"),
+        ({"stop": 5}, "stop must be a str or list"),
+        ({"mode": "x"}, "mode 'x' is unknown"),
+        ({"session": 5}, "session must be a str"),
+        ({"streaming": "maybe"}, "streaming cannot be used: Input should be a valid boolean"),
+        ({"max_retries": "x"}, "max_retries cannot be used"),
+    ],
+)
+def test_what_a_model_cannot_be_made_with_is_told_in_one_line_of_ours(options, words):
+    with pytest.raises(DuetError, match=words) as told:
+        ChatDuet(**{"reasoner": "scripted/a", "generator": "scripted/b", **options})
+    assert "\n" not in str(told.value)
+
+
+def test_a_client_is_given_by_name():
+    with DuetClient("scripted/a", "scripted/b") as duet, pytest.raises(ConfigError, match=r"ChatDuet\(client=duet\)"):
+        ChatDuet(duet)
 
 
 def test_what_cannot_work_is_refused_when_the_model_is_made():
