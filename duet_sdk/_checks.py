@@ -18,6 +18,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "max_completion_tokens": "answer_tokens",
     "timeout": "deadline_s",
     "timeout_s": "deadline_s",
+    "usd": "cost_usd",
     "max_usd": "cost_usd",
     "max_cost": "cost_usd",
     "max_attempts": "attempts",

@@ -35,10 +35,11 @@ from duet_sdk import (
     Sampling,
     Settings,
     TokenPrice,
+    ToolCall,
 )
 from duet_sdk._explained import table_in
 from duet_sdk._foreign import METHODS
-from duet_sdk.backends.scripted import Scripted
+from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.options import TABLES, CallOptions, ClientOptions
 from duet_sdk.sync import Conversation
@@ -393,6 +394,15 @@ def test_a_role_that_may_be_a_text_is_not_shown() -> None:
         (lambda: Endpoint(model="vllm/m", base_url="http://u:p@h/v1"), "must not contain a user, a password"),
         (lambda: Endpoint(model="vllm/m", context_tokens="many"), "context_tokens"),
         (lambda: Scripted(["a", "b"]), r"Scripted\('first', 'second'\)"),  # type: ignore[arg-type]
+        (lambda: ToolCall("c", "f", {"a": 1}), r"must be JSON text, got dict: write json\.dumps"),  # type: ignore[arg-type]
+        (lambda: Script(tool_calls=[{"name": "f"}]), r"tool_calls=\(ToolCall\("),  # type: ignore[arg-type,list-item]
+        (lambda: Script(tool_calls=ToolCall("c", "f", "{}")), r"tool_calls=\(ToolCall\("),  # type: ignore[arg-type]
+        (lambda: Budget(usd=1), "did you mean 'cost_usd'"),  # type: ignore[call-arg]
+        (lambda: DuetClient("openai:gpt-4o", "scripted/a"), "did you mean 'litellm/openai/gpt-4o'"),
+        (
+            lambda: DuetClient("vllm/m@http://h:1/v1/chat/completions", "scripted/a"),
+            r"end it before /chat/completions, as in …/v1",
+        ),
         (lambda: Scripted(5), "a line of Scripted must be a string"),  # type: ignore[arg-type]
         (lambda: DuetClient.from_pair("nowhere"), "there is no folder 'nowhere'"),
         (lambda: DuetClient.from_pair(5), "from_pair takes a folder"),  # type: ignore[arg-type]

@@ -46,6 +46,9 @@ def meant(name: str, backends: Collection[str]) -> str:
     """
     if re.match(r"https?://", name):
         return f"did you mean 'vllm/MODEL@{name}', with a MODEL that the server at this address lists?"
+    provider, colon, model = name.partition(":")
+    if colon and model and provider in _PROVIDERS:  # as LangChain and Pydantic AI have it
+        return f"did you mean 'litellm/{provider}/{model}'?"
     first, slash, rest = name.partition("/")
     slash = slash if first and rest else ""
     if slash and first in _PROVIDERS:
@@ -54,8 +57,8 @@ def meant(name: str, backends: Collection[str]) -> str:
         return f"did you mean '{close[0]}/{rest}'?"
     if slash:
         return f"did you mean 'vllm/{name}@http://host:port/v1', where it is served, or 'transformers/{name}'?"
-    provider = next((provider for start, provider in _HOSTED.items() if name.startswith(start)), None)
-    return f"did you mean 'litellm/{provider}/{name}'?" if provider else ""
+    hosted = next((provider for start, provider in _HOSTED.items() if name.startswith(start)), None)
+    return f"did you mean 'litellm/{hosted}/{name}'?" if hosted else ""
 
 
 def without_scheme(name: str) -> str | None:

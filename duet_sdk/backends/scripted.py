@@ -61,6 +61,19 @@ class Script:
     provider_parts: Json | None = None
     """What it wants back with its turn: ``message`` with fields, ``calls`` with fields by position."""
 
+    def __post_init__(self) -> None:
+        """Check what is made by hand.
+
+        Raises:
+            ConfigError: the tool calls are none.
+        """
+        calls: object = self.tool_calls
+        if not isinstance(calls, tuple | list) or not all(isinstance(call, ToolCall) for call in calls):
+            raise ConfigError(
+                "tool_calls of a Script must be a tuple of calls: tool_calls=(ToolCall('call_1', 'weather', "
+                "json.dumps(…)),)"
+            )
+
 
 Line: TypeAlias = str | Script
 """What one call is answered with."""

@@ -194,10 +194,12 @@ def refusal(standing: Standing, index: int, asked: int, now: int) -> BudgetExcee
     elif spent + asked <= most:
         advice = "wait until what is held is settled (wait_s), or raise the limit"
     else:
-        advice = " or ".join(filter(None, (window_of(limit.window).until(now), "raise the limit")))
-    words = [_words(name, value) for value in (asked, max(0, most - spent - held), most, spent, held)]
+        advice = ", or ".join(filter(None, (window_of(limit.window).until(now), "raise the limit")))
+    left = max(0, most - spent - held)
+    words = [_words(name, value) for value in (asked, left, most, spent, held)]
+    verb = "is" if name == "usd" or left == 1 else "are"
     return BudgetExceeded(
-        f"{standing.scope} asks for {words[0]}, {words[1]} is left of {words[2]}{window} "
+        f"{standing.scope} asks for {words[0]}, {words[1]} {verb} left of {words[2]}{window} "
         f"({words[3]} spent, {words[4]} held); {advice}",
         scope=standing.scope,
         limit=_value(name, most),

@@ -79,7 +79,7 @@ async def test_while_it_fails_requests_go_on_up_to_the_local_limit_with_one_warn
     store.down = True
     await ledger.hold(["tenant:a"], tokens(12))
     await (await ledger.hold(["tenant:b"], tokens(8))).settle(tokens(6))
-    with pytest.raises(BudgetExceeded, match="local:open asks for 3 reasoner tokens, 2 reasoner tokens is left of 20"):
+    with pytest.raises(BudgetExceeded, match="local:open asks for 3 reasoner tokens, 2 reasoner tokens are left of 20"):
         await ledger.hold(["tenant:a"], tokens(3))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "the ledger failed: the store is down" in caplog.text

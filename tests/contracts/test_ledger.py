@@ -160,7 +160,7 @@ async def test_a_refusal_says_which_limit_what_is_used_and_what_to_do(ledger):
     error = await refused(ledger, ["tenant:a"], usd("0.031"))
     assert str(error) == (
         "tenant:a asks for 0.031 USD, 0.012 USD is left of 0.05 USD by day (0.03 USD spent, 0.008 USD held); "
-        "wait for the next day, from 2026-11-26 00:00 UTC or raise the limit"
+        "wait for the next day, from 2026-11-26 00:00 UTC, or raise the limit"
     )
     assert (error.scope, error.limit, error.spent, error.held, error.asked) == (
         "tenant:a",
@@ -480,7 +480,7 @@ async def test_a_limit_lowered_below_what_is_spent_refuses_and_loses_nothing(led
     await (await ledger.hold(["tenant:a"], tokens(60))).settle(tokens(50))
     hold = await ledger.hold(["tenant:a"], tokens(40))
     await ledger.set_limit("tenant:a", Limit(reasoner_tokens=10))
-    await refused(ledger, ["tenant:a"], tokens(1), match="0 reasoner tokens is left of 10 reasoner tokens")
+    await refused(ledger, ["tenant:a"], tokens(1), match="0 reasoner tokens are left of 10 reasoner tokens")
     await hold.settle(tokens(40))
     assert await spent(ledger, "tenant:a") == tokens(90)
     await ledger.set_limit("tenant:a", Limit(reasoner_tokens=100))

@@ -65,6 +65,8 @@ def checked_url(url: str) -> tuple[str, str]:
         port_works = False
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_works:
         raise ConfigError(f"base_url must be an http or https URL such as {DEFAULT_URL!r}, got {url!r}")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise ConfigError(f"base_url is where the API begins, got {url!r}: end it before /chat/completions, as in …/v1")
     return url.rstrip("/"), parts.hostname
 
 
