@@ -73,7 +73,7 @@ class ToolCall:
         """Check it.
 
         Raises:
-            InvalidRequest: the arguments are no text.
+            InvalidRequest: the arguments are not a string.
         """
         if not isinstance(self.arguments, str):
             raise InvalidRequest(

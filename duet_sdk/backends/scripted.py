@@ -65,7 +65,7 @@ class Script:
         """Check what is made by hand.
 
         Raises:
-            ConfigError: the tool calls are none.
+            ConfigError: the tool calls are not a tuple of them.
         """
         calls: object = self.tool_calls
         if not isinstance(calls, tuple | list) or not all(isinstance(call, ToolCall) for call in calls):
