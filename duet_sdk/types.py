@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from duet_sdk.errors import InvalidRequest
-
 Stage: TypeAlias = Literal["reasoner", "generator"]
 AttemptKind: TypeAlias = Literal["signal", "wrap_up", "answer", "probe"]
 """What a model was called for; a ``probe`` is the beginning of an answer that was only judged."""
@@ -68,18 +66,6 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-
-    def __post_init__(self) -> None:
-        """Check it.
-
-        Raises:
-            InvalidRequest: the arguments are not a string.
-        """
-        if not isinstance(self.arguments, str):
-            raise InvalidRequest(
-                f"the arguments of a ToolCall must be JSON text, got {type(self.arguments).__name__}: write "
-                "json.dumps(…)"
-            )
 
     @property
     def arguments_on_wire(self) -> str:

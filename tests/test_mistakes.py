@@ -394,7 +394,10 @@ def test_a_role_that_may_be_a_text_is_not_shown() -> None:
         (lambda: Endpoint(model="vllm/m", base_url="http://u:p@h/v1"), "must not contain a user, a password"),
         (lambda: Endpoint(model="vllm/m", context_tokens="many"), "context_tokens"),
         (lambda: Scripted(["a", "b"]), r"Scripted\('first', 'second'\)"),  # type: ignore[arg-type]
-        (lambda: ToolCall("c", "f", {"a": 1}), r"must be JSON text, got dict: write json\.dumps"),  # type: ignore[arg-type]
+        (
+            lambda: Script(tool_calls=(ToolCall("c", "f", {"a": 1}),)),  # type: ignore[arg-type]
+            r"must be JSON text, got dict: write json\.dumps",
+        ),
         (lambda: Script(tool_calls=[{"name": "f"}]), r"tool_calls=\(ToolCall\("),  # type: ignore[arg-type,list-item]
         (lambda: Script(tool_calls=ToolCall("c", "f", "{}")), r"tool_calls=\(ToolCall\("),  # type: ignore[arg-type]
         (lambda: Budget(usd=1), "did you mean 'cost_usd'"),  # type: ignore[call-arg]

@@ -73,6 +73,11 @@ class Script:
                 "tool_calls of a Script must be a tuple of calls: tool_calls=(ToolCall('call_1', 'weather', "
                 "json.dumps(…)),)"
             )
+        arguments: list[object] = [call.arguments for call in self.tool_calls]
+        if wrong := [one for one in arguments if not isinstance(one, str)]:
+            raise ConfigError(
+                f"the arguments of a ToolCall must be JSON text, got {type(wrong[0]).__name__}: write json.dumps(…)"
+            )
 
 
 Line: TypeAlias = str | Script
