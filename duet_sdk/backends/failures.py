@@ -56,6 +56,8 @@ _CONSIDERED: Final = 4096
 """Characters of a server's words in which its meaning is looked for: a page; it stands at their beginning."""
 _LASTING: Final = frozenset(("quota", "filtered", "key", "forbidden", "overflow"))
 """What does not pass within seconds, also where an answer had begun."""
+_NO_KEY: Final = "Missing credentials"
+"""How OpenAI's client begins where it has no key; nothing was sent then, and LiteLLM makes up a status of 500."""
 _CANNOT: Final = 501
 """The status of a server that cannot do this and never will."""
 
@@ -221,10 +223,12 @@ class Failures:
         kind, what, may_pass = _ERRORS[meaning]
         if status == _CANNOT:
             what, may_pass = "cannot do this", False
+        number = "" if status is None else f" ({status})"
+        if meaning == "key" and refusal.words.startswith(_NO_KEY):
+            what, number = "was not asked, as no API key is set", ""
         wait = ""
         if may_pass and refusal.retry_after is not None:
             wait = f"; it asks to retry after {refusal.retry_after:g} s"
-        number = "" if status is None else f" ({status})"
         return kind(
             f"{self._who} {what}{number}{wait}{said}",
             status=status,

@@ -9,6 +9,7 @@ from support.provider_errors import MEANINGS, OVERFLOWS, openai
 
 from duet_sdk.backends.failures import Failures
 from duet_sdk.backends.provider_errors import SPELLINGS, squashed
+from duet_sdk.backends.refusals import Refusal
 from duet_sdk.errors import ContextOverflow, Rejected
 
 OF = Failures(backend="vllm", model="m", url="http://x/v1", secrets=("sk-secret-0123456789",))
@@ -57,3 +58,9 @@ def test_tokens_that_were_sent_are_known_better_than_told():
     ).encode()
     error = OF.status(400, {}, body, {"prompt": [7] * 5000, "max_tokens": 10})
     assert (error.needed_tokens, error.context_tokens) == (5010, 2048)
+
+
+def test_a_client_without_a_key_says_that_nothing_was_sent() -> None:
+    refusal = Refusal.of(500, {"message": "Missing credentials. Please pass an `api_key`."})
+    error = Failures(backend="litellm", model="openai/m").refused(refusal, {})
+    assert str(error).startswith("litellm/openai/m was not asked, as no API key is set: Missing credentials")
