@@ -102,7 +102,8 @@ def train_run(
                 f"{config.output}/decisions.jsonl has what was tried"
             )
         if trained.pair is not None:
-            screen.print(f"trained {trained.rounds} rounds; the pair is in {trained.pair.folder}")
+            rounds = "1 round" if trained.rounds == 1 else f"{trained.rounds} rounds"
+            screen.print(f"trained {rounds}; the pair is in {trained.pair.folder}")
 
 
 @train_app.command("warmup", epilog="Example: duet train warmup run.yaml warmup.questions=1024")
@@ -148,7 +149,10 @@ def _on(gpu_gb: float | None) -> str:
 
 
 def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
+    from duet_sdk.trainer.engine import check_engine
+
     _needs_extra()
+    check_engine(config)
     from accelerate import PartialState
 
     from duet_sdk.trainer.joint import JointTrainer

@@ -19,6 +19,7 @@ from duet_sdk.trainer.boundary import as_training_errors
 from duet_sdk.trainer.build import Start, check_context, check_names, check_sizes, locate_models
 from duet_sdk.trainer.checkpoints import Checkpoints, refuse_changes
 from duet_sdk.trainer.data import check_same_on_all_ranks, prepare
+from duet_sdk.trainer.engine import check_engine
 from duet_sdk.trainer.journal import Journal, write_whole
 from duet_sdk.trainer.machine import for_this_machine
 from duet_sdk.trainer.prompts import PairPrompts
@@ -155,8 +156,9 @@ class JointTrainer:
 
         Raises:
             TrainingError: the run cannot start or go on; the last checkpoint is as it was.
-            ConfigError: the folder holds another run.
+            ConfigError: the folder holds another run, or vLLM is asked for and missing.
         """
+        check_engine(self.config)
         try:
             with as_training_errors():
                 return self._train(resume, start)

@@ -16,6 +16,7 @@ from duet_sdk.models.folder import read_json
 from duet_sdk.trainer.boundary import as_training_errors
 from duet_sdk.trainer.build import Start, adapter, load_model, load_tokenizer, passes_of, quiet
 from duet_sdk.trainer.checkpoints import refuse_changes
+from duet_sdk.trainer.engine import check_engine
 from duet_sdk.trainer.joint import CONFIG, JointTrainer, Trained
 from duet_sdk.trainer.journal import DECISIONS, write_whole
 from duet_sdk.trainer.measure import PairModels
@@ -77,6 +78,7 @@ def run_training(config: TrainConfig, *, resume: bool = False, trainer: JointTra
             made with another configuration.
         ConfigError: as `JointTrainer.train`, or proposals were asked for on several processes.
     """
+    check_engine(config)
     trainer = trainer or JointTrainer(config)
     config = trainer.config
     if config.propose.cycles == 0 and not config.propose.empty:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from duet_sdk.trainer.config import Model, TrainConfig
+from duet_sdk.trainer.engine import missing_engine
 from duet_sdk.trainer.plan.advice import memory, what_fits
 from duet_sdk.trainer.plan.arithmetic import Batches, batches
 from duet_sdk.trainer.plan.fit import fitted
@@ -146,6 +147,8 @@ def _notes(config: TrainConfig, machine: Hardware) -> list[str]:
         notes.append("the paper's reward with dual ascent: collapses where budget_tokens is below what the task needs")
     if config.training.use_cpu and (config.reasoner.vllm or config.generator.vllm):
         notes.append("vLLM computes from packed weights on some CPUs and then takes no new ones: omit vllm there")
+    if (missing := missing_engine(config)) is not None:
+        notes.append(missing)
     if config.rollout.unguided == 0:
         notes.append("answers without a signal are sampled in validation only (rollout.unguided is 0)")
     return notes
