@@ -472,3 +472,29 @@ def test_accelerates_file_is_one_that_accelerate_reads():
 
     read = load_config_from_file(str(RECIPES[0].with_name("fsdp2.yaml")))
     assert read.fsdp_config["fsdp_version"] == 2
+
+
+def test_a_card_that_is_filled_to_the_brim_is_noted_with_values_that_leave_room():
+    made = plan(config(**SMALL), Hardware(gpu_gb=23))
+    assert made.fits
+    (note,) = (one for one in made.notes if "of a GPU's 23 GB" in one)
+    assert "above nine tenths (20.7) it may run out, as this is an estimate; it fits with " in note
+    roomy = plan(config(**SMALL), Hardware(gpu_gb=80))
+    assert not any("nine tenths" in one for one in roomy.notes)
+
+
+def test_problems_that_are_found_together_do_not_contradict_each_other():
+    made = plan(config(rollout__questions=66, rollout__signals=3), Hardware(gpus=4), questions=20)
+    shares = [one for one in made.problems if "rollout.questions" in one]
+    assert len(shares) == 2
+    assert all("set rollout.questions=16" in one for one in shares)
+    assert not any("gradient_accumulation to auto" in one for one in made.problems)
+
+
+def test_batches_that_are_auto_are_not_told_to_be_auto():
+    made = plan(config(rollout__questions=6, rollout__signals=3), Hardware(gpus=2))
+    told = "rollout.questions (6) is not a multiple of 2 processes × 2 mini-batches"
+    (problem,) = (one for one in made.problems if "rollout.questions" in one)
+    assert told in problem
+    assert "set rollout.questions=8" in problem
+    assert not any("gradient_accumulation to auto" in one for one in made.problems)

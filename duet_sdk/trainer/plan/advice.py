@@ -59,14 +59,25 @@ def memory(config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: Hard
 def what_fits(config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: Hardware) -> str:
     """Values with which the run would fit, in words: each that does alone, else the fewest that do together.
 
+    Those that leave a tenth of a GPU free come first; where there are none, those that fill it.
+
     Args:
         config: the run, as it was given.
         shapes: of both models, by stage.
         hardware: what it does not fit.
     """
+    for most in (hardware.most_gb, hardware.gpu_gb):
+        if (found := _within(most, config, shapes, hardware)) is not None:
+            return found
+    more = "FSDP2 over several GPUs (--gpus N --fsdp2), " if hardware.gpus else ""
+    return f"no batch, adapter or shorter output makes it fit: take {more}a larger card or smaller models"
+
+
+def _within(most: float, config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: Hardware) -> str | None:
+    """As `what_fits`, in so many 10⁹ bytes; None where nothing does."""
 
     def fits(tried: TrainConfig) -> bool:
-        return peak(memory(fitted(tried, shapes, hardware), shapes, hardware)) <= hardware.gpu_gb
+        return peak(memory(fitted(tried, shapes, hardware), shapes, hardware)) <= most
 
     engine = _smaller_engine(shapes, hardware)
     alone = [change for change in _changes(config, fits, engine) if fits(change.on(config))]
@@ -80,8 +91,7 @@ def what_fits(config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: H
         taken.append(change.written)
         if fits(config):
             return f"it fits with all of {' '.join(taken)}"
-    more = "FSDP2 over several GPUs (--gpus N --fsdp2), " if hardware.gpus else ""
-    return f"no batch, adapter or shorter output makes it fit: take {more}a larger card or smaller models"
+    return None
 
 
 def _numbered(change: Change, config: TrainConfig, shapes: Mapping[str, ModelShape], hardware: Hardware) -> str:

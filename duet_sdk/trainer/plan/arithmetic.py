@@ -59,19 +59,17 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
         questions: to train on, where known.
     """
     rollout = config.rollout
-    problems = []
-    if rollout.questions % processes:
-        problems.append(
-            f"rollout.questions ({rollout.questions}) is not a multiple of {processes} processes: each takes "
-            f"whole questions; set rollout.questions={_multiple(rollout.questions, processes * rollout.mini_batches)}"
-        )
+    step = processes * rollout.mini_batches
+    fewer = None if questions is None else questions - questions % step
+    problems = _not_shared_out(config, processes, fewer)
+    uneven = bool(problems)
     parts = {}
     groups = {"reasoner": rollout.signals, "generator": rollout.signals * rollout.answers}
     for stage, part in (("reasoner", config.reasoner), ("generator", config.generator)):
         samples = rollout.questions * groups[stage]
         update = samples // processes // rollout.mini_batches
         passes = part.gradient_accumulation or max(1, update)
-        if samples % (processes * rollout.mini_batches * passes):
+        if part.gradient_accumulation is not None and samples % (step * passes) and not uneven:
             problems.append(
                 f"the {stage}'s {samples} samples do not divide into {processes} processes × {rollout.mini_batches} "
                 f"mini-batches × {passes} passes; set {stage}.gradient_accumulation to auto or a divisor of {update}"
@@ -88,7 +86,6 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
     if rounds is None and questions is not None:
         rounds = int(config.training.epochs * (questions // rollout.questions))
     if questions is not None and questions < rollout.questions:
-        fewer = questions - questions % (processes * rollout.mini_batches)
         problems.append(
             f"there are {questions} questions and a round takes {rollout.questions}; "
             + (f"set rollout.questions={fewer}, or give more" if fewer else "give more")
@@ -104,6 +101,22 @@ def batches(config: TrainConfig, *, processes: int, questions: int | None = None
         rounds=rounds,
         problems=tuple(problems),
     )
+
+
+def _not_shared_out(config: TrainConfig, processes: int, most: int | None) -> list[str]:
+    """Why a round's questions do not make equal shares, and a number that does and is there."""
+    rollout = config.rollout
+    step = processes * rollout.mini_batches
+    if rollout.questions % processes == 0 and rollout.questions * rollout.signals % step == 0:
+        return []
+    wanted = _multiple(rollout.questions, step)
+    if most is not None:
+        wanted = min(wanted, most)
+    shares = "" if rollout.questions % processes else f" × {rollout.mini_batches} mini-batches"
+    return [
+        f"rollout.questions ({rollout.questions}) is not a multiple of {processes} processes{shares}: each takes "
+        + (f"whole questions; set rollout.questions={wanted}" if wanted else "whole questions; give more of them")
+    ]
 
 
 def _multiple(wanted: int, step: int) -> int:

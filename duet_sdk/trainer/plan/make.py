@@ -89,7 +89,10 @@ def plan(
     shapes = {stage: one.shape for stage, one in found.items()}
     run = fitted(config, shapes, machine)
     made = batches(run, processes=machine.processes, questions=questions)
-    problems = [problem for one in found.values() for problem in one.problems] + [*made.problems]
+    made = batches(run, processes=machine.processes, questions=questions)
+    # Of what was given: the numbers that auto became are not to be mended.
+    shared_out = batches(config, processes=machine.processes, questions=questions).problems
+    problems = [problem for one in found.values() for problem in one.problems] + [*shared_out]
     notes = [note for one in found.values() for note in one.notes]
     prompts = longest_prompts(config)
     for stage, part in stages.items():
@@ -102,12 +105,9 @@ def plan(
     notes += [*_sampling_notes(run, made, machine), *_notes(config, machine)]
     known = {stage: shape for stage, shape in shapes.items() if shape is not None}
     parts = memory(run, known, machine) if len(known) == len(stages) else []
-    if parts and (most := peak(parts)) > machine.gpu_gb:
-        what = "a GPU" if machine.gpus else "this machine"
-        problems.append(
-            f"{what} has {machine.gpu_gb:.0f} GB and the run needs about {most:.0f} ({_largest(parts)}); "
-            f"{what_fits(config, known, machine)}"
-        )
+    if parts and peak(parts) > machine.most_gb:
+        told = problems if peak(parts) > machine.gpu_gb else notes
+        told.append(f"{_too_much(parts, machine)}; {what_fits(config, known, machine)}")
     return Plan(
         hardware=machine,
         batches=made,
@@ -170,6 +170,17 @@ def _sampling_notes(config: TrainConfig, made: Batches, machine: Hardware) -> li
         f"transformers samples a round in up to ({', '.join(steps.values())}) steps, one after the other; vLLM "
         f"({' '.join(f'{stage}.vllm={{}}' for stage in steps)}) or a lower rollout.questions makes rounds shorter"
     ]
+
+
+def _too_much(parts: list[MemoryUse], machine: Hardware) -> str:
+    has, most = machine.gpu_gb, peak(parts)
+    if most > has:
+        what = "a GPU" if machine.gpus else "this machine"
+        return f"{what} has {has:.0f} GB and the run needs about {most:.0f} ({_largest(parts)})"
+    return (
+        f"the run fills about {most:.1f} of a GPU's {has:.0f} GB ({_largest(parts)}); above nine tenths "
+        f"({machine.most_gb:.1f}) it may run out, as this is an estimate"
+    )
 
 
 def _largest(parts: list[MemoryUse]) -> str:
