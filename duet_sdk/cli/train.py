@@ -175,14 +175,19 @@ def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
 
 
 def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardware: Hardware, *, as_json: bool) -> None:
-    from duet_sdk.trainer.data import questions_ahead
+    from duet_sdk.trainer.data import grader_problem, questions_ahead
     from duet_sdk.trainer.plan import plan, print_plan
+    from duet_sdk.trainer.plan.look import prompts_here
 
     questions, unread = None, []
+    prompts = prompts_here(config)
+    count = None if prompts is None else lambda question: len(prompts.ask_ids(question.messages))
     try:
-        questions = questions_ahead(config.data, seed=config.seed)
+        questions = questions_ahead(config.data, seed=config.seed, count_tokens=count)
     except TrainingError as err:
         unread.append(str(err))
+    if (problem := grader_problem(config.data, beside=file.resolve().parent)) is not None:
+        unread.append(problem)
     made = plan(config, hardware, file=file, overrides=overrides, questions=questions)
     made = replace(made, problems=(*made.problems, *unread))
     if as_json:

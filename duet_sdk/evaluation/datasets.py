@@ -80,7 +80,7 @@ def is_hub_set(name: str) -> bool:
     named = _SPLIT.fullmatch(name)
     place = named[1] if named else name
     path = Path(place).expanduser()
-    return not _is_file(path) and not path.is_dir() and _HUB_NAME.fullmatch(place) is not None
+    return not _is_file(path) and not path.exists() and _HUB_NAME.fullmatch(place) is not None
 
 
 def _is_file(path: Path) -> bool:
@@ -127,6 +127,10 @@ def _load(name: str, split: str, revision: str | None) -> Any:
     folder = Path(name).expanduser()
     match = _HUB_NAME.fullmatch(name)
     is_folder = bool(name) and folder.is_dir()
+    if folder.is_file():
+        raise DataError(
+            f"{name} is a file, and a file of questions must be .jsonl: one JSON object per line; convert it"
+        )
     if not is_folder and match is None:
         raise DataError(
             f"{name!r} is neither a JSONL file (….jsonl), nor an existing folder, nor a hub data set (owner/name)"

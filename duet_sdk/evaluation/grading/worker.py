@@ -61,7 +61,12 @@ def _write(replies: TextIO, reply: dict[str, object]) -> None:
 
 
 def _words(error: BaseException, *, graded: bool) -> str:
-    """The kind of an error; while grading its message may hold the answer's text, so it stays out."""
+    """The kind of an error; while grading its message may hold the answer's text, so it stays out.
+
+    A function that cannot be found is told by the message alone, which says what is missing.
+    """
+    if not graded and isinstance(error, (ImportError, AttributeError)) and str(error):
+        return str(error)
     return type(error).__name__ if graded else f"{type(error).__name__}: {error}"
 
 

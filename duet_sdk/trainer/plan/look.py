@@ -8,9 +8,9 @@ from pathlib import Path
 
 from duet_sdk import models
 from duet_sdk.errors import ConfigError, DuetError, MissingExtra, TrainingError
-from duet_sdk.trainer.config import Model
+from duet_sdk.trainer.config import Model, TrainConfig
 from duet_sdk.trainer.plan.shape import KNOWN, ModelShape, find_shape
-from duet_sdk.trainer.prompts import cannot_train, renderer_to_train
+from duet_sdk.trainer.prompts import PairPrompts, cannot_train, renderer_to_train
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,15 @@ def look_at(stage: str, part: Model) -> Found:
         return Found(find_shape(str(folder)), (problem,) if problem else ())
     except TrainingError as err:
         return Found(None, (problem,) if problem else (), (f"the memory of {part.model} is left out: {err}",))
+
+
+def prompts_here(config: TrainConfig) -> PairPrompts | None:
+    """The prompts of a run's models; None where one of these, or what reads them, is not here."""
+    try:
+        reasoner, generator = _folder(config.reasoner), _folder(config.generator)
+        return None if reasoner is None or generator is None else PairPrompts.of(reasoner, generator)
+    except DuetError:  # a plan names it by itself
+        return None
 
 
 def _folder(part: Model) -> Path | None:
