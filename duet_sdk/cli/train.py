@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,17 @@ RunFile = Annotated[Path, typer.Argument(help="YAML file of the run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Values over the file's, as section.key=value.")]
 
 
+def _gigabytes(given: str | float) -> float:
+    """Memory of a card, in 10⁹ bytes."""
+    try:
+        size = float(given)
+    except ValueError:
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise typer.BadParameter(f"{given} is no size of a card; write its gigabytes as a number, such as 24")
+    return size
+
+
 @train_app.command("init", epilog="Example: duet train init run.yaml --data questions.jsonl --gpu-gb 24")
 def train_init(
     file: Annotated[Path, typer.Argument(help="YAML file to write.")] = Path("run.yaml"),
@@ -39,7 +51,7 @@ def train_init(
     prompt_column: Annotated[str | None, typer.Option(help="Column of the question; looked for if not given.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer; looked for if not given.")] = None,
     grader: Annotated[str | None, typer.Option(help="math, exact, choice, or module:function.")] = None,
-    gpu_gb: Annotated[float, typer.Option(help="Memory of the GPU.", min=1)] = 24.0,
+    gpu_gb: Annotated[float, typer.Option(help="Memory of the GPU.", parser=_gigabytes, metavar="GB")] = 24.0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU.")] = False,
 ) -> None:
     """Write the YAML of a first run that fits the card, with comments. Writes over nothing."""
@@ -47,7 +59,9 @@ def train_init(
         from duet_sdk.trainer.first_run import FirstRun, write_first_run
 
         size = None if cpu else gpu_gb
-        wanted = FirstRun(reasoner, generator, data, prompt_column, answer_column, grader, size)
+        # After the file: two runs in one folder would be taken for one that was changed.
+        output = f"runs/{file.stem}"
+        wanted = FirstRun(reasoner, generator, data, prompt_column, answer_column, grader, size, output)
         unseen, screen = write_first_run(file, wanted), Screen(stderr=True)
         for one in unseen:
             screen.print(f"note: {one}", soft_wrap=True)
@@ -64,7 +78,11 @@ def train_run(
     nodes: Annotated[int, typer.Option(help="For --dry-run: machines.", min=1)] = 1,
     gpu_gb: Annotated[
         float | None,
-        typer.Option(help="For --dry-run: memory of a GPU; 80 if not given, and the machine's for the CPU."),
+        typer.Option(
+            help="For --dry-run: memory of a GPU; 80 if not given, and the machine's for the CPU.",
+            parser=_gigabytes,
+            metavar="GB",
+        ),
     ] = None,
     server_gpus: Annotated[int, typer.Option(help="For --dry-run: GPUs that vLLM servers have.", min=0)] = 0,
     fsdp2: Annotated[bool, typer.Option("--fsdp2", help="For --dry-run: shared out by FSDP2.")] = False,
@@ -85,7 +103,8 @@ def train_run(
                 gpus = 0 if config.training.use_cpu else 1
             usual = Hardware() if gpus else Hardware.this_cpu()
             hardware = Hardware(gpus, nodes, gpu_gb or usual.gpu_gb, server_gpus, fsdp2)
-            _show_plan(config, file, overrides or (), hardware, as_json=as_json)
+            assumed = gpus > 0 and gpu_gb is None
+            _show_plan(config, file, overrides or (), hardware, as_json=as_json, assumed=assumed)
             return
         trained = _train(config, file.resolve().parent, resume=resume)
         facts = json.loads((config.output / "result.json").read_text("utf-8")) if trained.pair else {}
@@ -174,7 +193,9 @@ def _train(config: TrainConfig, beside: Path, *, resume: bool) -> Trained:
     return trained
 
 
-def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardware: Hardware, *, as_json: bool) -> None:
+def _show_plan(
+    config: TrainConfig, file: Path, overrides: Sequence[str], hardware: Hardware, *, as_json: bool, assumed: bool
+) -> None:
     from duet_sdk.trainer.data import grader_problem, questions_ahead
     from duet_sdk.trainer.plan import plan, print_plan
     from duet_sdk.trainer.plan.look import prompts_here
@@ -189,7 +210,8 @@ def _show_plan(config: TrainConfig, file: Path, overrides: Sequence[str], hardwa
     if (problem := grader_problem(config.data, beside=file.resolve().parent)) is not None:
         unread.append(problem)
     made = plan(config, hardware, file=file, overrides=overrides, questions=questions)
-    made = replace(made, problems=(*made.problems, *unread))
+    notes = (f"a GPU of {hardware.gpu_gb:g} GB was assumed; name yours with --gpu-gb",) if assumed else ()
+    made = replace(made, problems=(*made.problems, *unread), notes=(*notes, *made.notes))
     if as_json:
         print_json(made.to_dict())
     else:

@@ -49,6 +49,8 @@ class FirstRun:
     """None takes ``choice`` for letters, ``exact`` for other answers in a file, and ``math`` for hub sets."""
     gpu_gb: float | None = 24.0
     """Memory of the card in 10⁹ bytes; None trains on the CPU."""
+    output: str = "runs/first"
+    """Folder of the run."""
 
     @property
     def hardware(self) -> Hardware:
@@ -195,7 +197,7 @@ def _text(
 # A first run for {size}. `duet train run FILE --dry-run` shows what it takes.
 # Batches are chosen to fit the card. Every other setting and its default: docs/reference/training-config.md.
 
-output: runs/first # checkpoints, metrics and, at the end, the pair
+output: {_written(wanted.output)} # checkpoints, metrics and, at the end, the pair
 seed: 0
 
 {reasoner}

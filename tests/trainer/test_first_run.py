@@ -136,3 +136,31 @@ def test_names_that_yaml_would_read_otherwise_are_quoted():
     Path("my: questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many()))
     assert duet("init", "run.yaml", *TOYS, "--data", "my: questions.jsonl")[0] == 0
     assert load_config("run.yaml").data.train == "my: questions.jsonl"
+
+
+def test_two_first_runs_have_folders_of_their_own():
+    questions(*many())
+    for name in ("one.yaml", "my two.yaml"):
+        assert duet("init", name, *TOYS)[0] == 0
+    assert [str(load_config(name).output) for name in ("one.yaml", "my two.yaml")] == ["runs/one", "runs/my two"]
+
+
+@pytest.mark.parametrize("command", [["init", "new.yaml"], ["run", "run.yaml", "--dry-run"]])
+@pytest.mark.parametrize("size", ["24GB", "-3", "0", "nan"])
+def test_a_size_of_a_card_that_cannot_be_is_told_what_to_write(command, size):
+    questions(*many())
+    assert duet("init", "run.yaml")[0] == 0
+    code, told = duet(*command, f"--gpu-gb={size}")
+    assert code == 2
+    plain = " ".join(told.replace("│", " ").split())
+    assert f"{size} is no size of a card; write its gigabytes as a number, such as 24" in plain
+    assert not Path("new.yaml").exists()
+
+
+def test_a_dry_run_says_which_card_it_assumed():
+    questions(*many())
+    assert duet("init", "run.yaml")[0] == 0
+    told = "note: a GPU of 80 GB was assumed; name yours with --gpu-gb"
+    assert told in duet("run", "run.yaml", "--dry-run")[1]
+    assert "was assumed" not in duet("run", "run.yaml", "--dry-run", "--gpu-gb", "24")[1]
+    assert "was assumed" not in duet("run", "run.yaml", "--dry-run", "--gpus", "0")[1]
