@@ -10,7 +10,7 @@ from duet_sdk.errors import ConfigError
 if TYPE_CHECKING:
     from duet_sdk.trainer.config import TrainConfig
 
-_INSTALL = "pip install 'vllm>=0.22,<0.32'"
+_INSTALL = "`pip install 'vllm>=0.22,<0.32'`"
 """The versions that the pinned TRL takes (docs/reference/training.md)."""
 
 
