@@ -30,7 +30,9 @@ def test_a_run_says_what_to_install_before_it_loads_anything(monkeypatch):
     done = CliRunner().invoke(app, ["train", "run", "run.yaml", "reasoner.vllm={}"])
     told = " ".join((done.stdout + done.stderr).split())
     assert done.exit_code == 2
-    assert "vLLM is not installed here, and reasoner.vllm needs it: `pip install 'vllm>=0.22,<0.32'`, or leave it" in told
+    assert (
+        "vLLM is not installed here, and reasoner.vllm needs it: `pip install 'vllm>=0.22,<0.32'`, or leave it" in told
+    )
     assert not Path("out").exists()
 
 
