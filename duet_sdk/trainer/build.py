@@ -165,12 +165,12 @@ def check_context(config: TrainConfig, start: Start) -> None:
     """
     from transformers import AutoConfig
 
-    prompts = longest_prompts(config)
-    for stage, part, _ in _groups(config):
+    windows: dict[str, int | None] = {}
+    for stage, _, _ in _groups(config):
         facts = AutoConfig.from_pretrained(start.folder(stage), trust_remote_code=False)
-        window = getattr(facts.get_text_config(), "max_position_embeddings", None)
-        for problem in length_problems(stage, config, window, prompts[stage] + part.max_new_tokens):
-            raise ConfigError(problem)
+        windows[stage] = getattr(facts.get_text_config(), "max_position_embeddings", None)
+    for problem in length_problems(config, windows):
+        raise ConfigError(problem)
 
 
 def order_of(questions: int, *, each: int, rounds: int, seed: int) -> list[int]:

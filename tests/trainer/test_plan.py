@@ -120,7 +120,7 @@ def test_rounds_follow_from_epochs_where_the_data_is_known(questions, rounds):
             {"reasoner__max_new_tokens": 50_000},
             Hardware(),
             r"reasoner's window holds 40960 tokens, and prompt and output can have 50512 \(data.max_prompt_tokens 512 "
-            r"\+ reasoner.max_new_tokens 50000\); set reasoner.max_new_tokens=40448, or",
+            r"\+ reasoner.max_new_tokens 50000\); set reasoner.max_new_tokens=39424, or",
         ),
     ],
 )
@@ -498,3 +498,14 @@ def test_batches_that_are_auto_are_not_told_to_be_auto():
     assert told in problem
     assert "set rollout.questions=8" in problem
     assert not any("gradient_accumulation to auto" in one for one in made.problems)
+
+
+def test_windows_that_are_both_too_short_name_one_limit_that_both_hold():
+    given = config(**SMALL, data__max_prompt_tokens=500, generator__vllm={"max_model_length": 60_000})
+    given = given.model_copy(update={"reasoner": given.reasoner.model_copy(update={"max_new_tokens": 50_000})})
+    problems = [one for one in plan(given, Hardware(gpu_gb=400)).problems if "window" in one]
+    assert len(problems) == 2
+    assert all("set reasoner.max_new_tokens=39436, or lower" in one for one in problems)
+    assert not any("max_model_length=" in one for one in plan(given, Hardware(gpu_gb=400)).problems)
+    told = given.model_copy(update={"reasoner": given.reasoner.model_copy(update={"max_new_tokens": 39_436})})
+    assert plan(told, Hardware(gpu_gb=400)).problems == ()

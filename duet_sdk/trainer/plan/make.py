@@ -15,7 +15,7 @@ from duet_sdk.trainer.plan.arithmetic import Batches, batches
 from duet_sdk.trainer.plan.fit import fitted
 from duet_sdk.trainer.plan.hardware import Hardware
 from duet_sdk.trainer.plan.launch import launch_lines
-from duet_sdk.trainer.plan.lengths import length_problems, longest_prompts
+from duet_sdk.trainer.plan.lengths import length_problems, longest_sequences
 from duet_sdk.trainer.plan.look import look_at
 from duet_sdk.trainer.plan.memory import MemoryUse, engine_problem, peak
 from duet_sdk.trainer.plan.shape import ModelShape
@@ -94,11 +94,10 @@ def plan(
     shared_out = batches(config, processes=machine.processes, questions=questions).problems
     problems = [problem for one in found.values() for problem in one.problems] + [*shared_out]
     notes = [note for one in found.values() for note in one.notes]
-    prompts = longest_prompts(config)
-    for stage, part in stages.items():
+    problems += length_problems(config, {stage: None if one is None else one.window for stage, one in shapes.items()})
+    for stage, longest in longest_sequences(config).items():
         if (shape := shapes[stage]) is not None:
-            longest = prompts[stage] + part.max_new_tokens
-            problems += length_problems(stage, config, shape.window, longest)
+            part = stages[stage]
             if machine.gpus and (problem := engine_problem(stage, part, shape, longest=longest, gpu_gb=machine.gpu_gb)):
                 problems.append(problem)
     problems += _server_problems(stages, machine)
