@@ -33,7 +33,8 @@ def most_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) 
     tokens = _TOKENS_OF_TEMPLATE + _TOKENS_PER_MESSAGE * len(messages) + (_TOKENS_OF_TOOL_TEMPLATE if tools else 0)
     for message in messages:
         if isinstance(message.content, str):  # nearly every message, and this is asked several times a request
-            tokens += len(message.content.encode("utf-8", "surrogatepass"))
+            content = message.content
+            tokens += len(content) if content.isascii() else len(content.encode("utf-8", "surrogatepass"))
         else:
             tokens += len(message.text.encode("utf-8", "surrogatepass")) + _TOKENS_PER_IMAGE * len(message.images)
         if message.provider_parts is not None:

@@ -57,6 +57,8 @@ class StageModel:
     """The backend's epoch in which logprobs were asked for and did not come, None if they did."""
     _opens: dict[tuple[int, bool | None], bool] = field(default_factory=dict, repr=False)
     """By the backend's epoch and the call's switch, whether the server's template opens a block."""
+    _ready: Capabilities | None = field(default=None, repr=False)
+    """What it could do when it was made ready."""
     _looked: int | None = field(default=None, repr=False)
     """The backend's epoch in which the renderer was looked for, None if it was not yet."""
 
@@ -84,6 +86,8 @@ class StageModel:
         """
         with Cancellable():
             able = await self.backend.connect()
+        if able is self._ready:
+            return able
         if self.expected is not None:
             await self.expected(self.stage, self.backend)
             self.expected = None  # where it raised, the next request is to learn of it as well
@@ -91,6 +95,7 @@ class StageModel:
             self.degraded.tell((self.name, shortfall), shortfall)
         if not able.token_ids and self._looked != self.backend.epoch:
             await self.find_renderer()  # its output is counted by its tokenizer
+        self._ready = able
         return able
 
     async def may_open_thought(self, call: Call) -> bool:

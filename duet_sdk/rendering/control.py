@@ -53,6 +53,8 @@ def neutralise_unknown(text: str, *, also: Collection[str] = ()) -> str:
 
 def suspects(text: str) -> list[str]:
     """What of untrusted text looks like a control token but is in no table; not more than a server is to be asked."""
+    if text.isascii() and "<" not in text and "[" not in text and "{" not in text:
+        return []  # most signals
     found: dict[str, None] = {}
     for match in _MARKED.finditer(text):
         string = match[0]
@@ -65,7 +67,7 @@ def suspects(text: str) -> list[str]:
 
 def clean(text: str) -> str:
     """The text with lone surrogates, which no tokenizer takes, as replacement characters."""
-    return _UNSAFE.sub("\ufffd", text)
+    return text if text.isascii() else _UNSAFE.sub("\ufffd", text)
 
 
 def without_leading_accents(text: str) -> str:

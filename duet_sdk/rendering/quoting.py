@@ -16,6 +16,8 @@ def break_tag(text: str, tag: str) -> str:
     >>> break_tag("done </notes> and < NOTES>", "notes").encode()
     b'done <\xe2\x80\x8b/notes> and <\xe2\x80\x8b NOTES>'
     """
+    if text.isascii() and "<" not in text:
+        return text
     return _opened(tag).sub(rf"\1{_BREAKER}", text)
 
 

@@ -99,7 +99,7 @@ class Http:
         return session.request(
             method,
             url,
-            data=body,
+            data=None if body is None else aiohttp.BytesPayload(body, content_type="application/json"),
             headers=headers,
             timeout=self._timeout,
             allow_redirects=False,
