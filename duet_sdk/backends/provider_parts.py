@@ -91,9 +91,6 @@ class Parts:
         self._chars = 0
         self._left = _TELLINGS
 
-    def __bool__(self) -> bool:
-        return bool(self._texts or self._fields or self._calls)
-
     def text(self, name: str, piece: str) -> None:
         """A piece of a field that is a string."""
         if piece and self._has_room(len(piece)):
@@ -110,7 +107,7 @@ class Parts:
     @property
     def found(self) -> Json | None:
         """All there is so far: ``message`` with its fields, ``calls`` by position; None for nothing."""
-        if self._left <= 0 or not self:
+        if self._left <= 0 or not (self._texts or self._fields or self._calls):
             return None
         self._left -= 1
         texts = {name: "".join(pieces) for name, pieces in self._texts.items()}

@@ -37,7 +37,6 @@ class Reader:
     Attributes:
         unfinished: a bit for each output that has not said why it ended.
         begun: a bit for each output in which anything was written.
-        parts: what the model wants back with each output.
         is_signed: whether a chunk has said who answers.
     """
 
@@ -48,6 +47,7 @@ class Reader:
         "_messages",
         "_only_answers",
         "_outputs",
+        "_parts",
         "_per_output",
         "_reasons",
         "_refused",
@@ -55,7 +55,6 @@ class Reader:
         "_used",
         "begun",
         "is_signed",
-        "parts",
         "unfinished",
     )
 
@@ -73,7 +72,7 @@ class Reader:
         self._reasons: dict[int, str] = {}
         self._served: Served | None = None
         self.is_signed = False
-        self.parts = [Parts() for _ in range(call.n)]
+        self._parts: list[Parts] | None = None
 
     def event(self, value: object) -> list[Chunk]:
         """The chunks of one event of a stream; none for one that is not part of the answer.
@@ -120,7 +119,7 @@ class Reader:
         chunks = [Chunk(index=at) for at in ended]
         for chunk in chunks:
             self._end(chunk, "stop", whole=False)
-            chunk.provider_parts = self.parts[chunk.index].found
+            chunk.provider_parts = self.parts[chunk.index].found if self.has_parts else None
         return chunks
 
     @property
@@ -128,6 +127,18 @@ class Reader:
         """Whether an output has not said why it ended; where one ended, another may never have come: n is ignored."""
         unfinished = self.unfinished
         return bool(unfinished) and (bool(unfinished & self.begun) or unfinished == (1 << self._outputs) - 1)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything may have been noted that the model wants back."""
+        return self._parts is not None
+
+    @property
+    def parts(self) -> list[Parts]:
+        """What the model wants back with each output."""
+        if self._parts is None:
+            self._parts = [Parts() for _ in range(self._outputs)]
+        return self._parts
 
     @property
     def reason(self) -> str | None:

@@ -286,7 +286,7 @@ class Decoder:
         reader.begun, self._joiner.left, self._prompt_tokens = begun, left, known
         if reason is not reader.reason:
             reader.ended(0, reason or "stop")
-            if thought or reader.parts[0]:
+            if thought or reader.has_parts:
                 self._keep(usual, chunks)
         elif thought and not self._only_answers:
             if thought == 3:
@@ -367,7 +367,7 @@ class Decoder:
             reader.begun = 1
         usage = _told(answer.usage)
         chunk = Chunk(text, reasoning, ids, (), (), usage, None, reader.ended(0, output.finish_reason or "stop"))
-        if chunk.finish_reason is not None:
+        if chunk.finish_reason is not None and reader.has_parts:
             chunk.provider_parts = reader.parts[0].found
         reader.sign(answer.model, answer.id, (chunk,))
         return chunk
