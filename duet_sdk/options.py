@@ -15,7 +15,7 @@ from duet_sdk._checks import one_of
 from duet_sdk._foreign import OPTIONS
 from duet_sdk.errors import InvalidRequest, UnknownOption
 from duet_sdk.messages import check_tool_choice, check_tools, parse_messages
-from duet_sdk.policies import Budget, FailurePolicy, Retry, Sampling, run_scope
+from duet_sdk.policies import Budget, FailurePolicy, Retry, Sampling, failure_policy, run_scope
 from duet_sdk.request import Labels, Request
 from duet_sdk.schemas import response_form, tool_of
 from duet_sdk.types import Mode
@@ -183,14 +183,24 @@ def over(options: ClientOptions, base: ClientOptions) -> ClientOptions:
     merged: ClientOptions = {**base, **given}  # type: ignore[typeddict-item]
     if (budget := dial(Budget, options, "budget")) and (below := dial(Budget, base, "budget")):
         merged["budget"] = budget.over(below)
-    # The nearer way to say when to retry wins; both from one source are refused when the client is made.
-    policy = merged.get("on_failure")
-    if isinstance(policy, FailurePolicy) and policy.retry != Retry():
-        if "on_failure" not in given and "retry" in given:
-            merged["on_failure"] = replace(policy, retry=Retry())
-        elif "on_failure" in given and "retry" not in given:
-            merged.pop("retry", None)
+    _join_failures(merged, given, base.get("on_failure"))
     return merged
+
+
+def _join_failures(merged: ClientOptions, given: Mapping[str, object], below: object) -> None:
+    """Put a word's ladder into the policy below it; of two ways to say when to retry, the nearer one wins.
+
+    Both ways from one source are refused when the client is made.
+    """
+    policy, whole = merged.get("on_failure"), "on_failure" in given
+    if isinstance(policy, str) and whole and isinstance(below, FailurePolicy):
+        whole = False
+        policy = merged["on_failure"] = replace(below, ladder=failure_policy(cast("OnFailure", policy)).ladder)
+    if isinstance(policy, FailurePolicy) and policy.retry != Retry():
+        if not whole and "retry" in given:
+            merged["on_failure"] = replace(policy, retry=Retry())
+        elif whole and "retry" not in given:
+            merged.pop("retry", None)
 
 
 _AS_IT_IS = Sampling()

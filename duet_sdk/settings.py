@@ -65,6 +65,9 @@ _log = logging.getLogger(__name__)
 _STRANGERS_REFUSED = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 _OTHER_VARIABLES = {"DUET_API_KEY", "DUET_CONFIG", "DUET_CACHE_DIR", "DUET_CI_CACHE"}
 _TOO_DEEP = "{} cannot be used: a list or a table in them is nested too deeply"
+_WORD_AND_TABLE = (
+    "on_failure is a word or a table, not both: beside [on_failure.retry] write the word as ladder in [on_failure]"
+)
 _named_file: ContextVar[Path | None] = ContextVar("settings file of this load", default=None)
 _found_file: ContextVar[tuple[FoundFile, dict[str, Any]] | None] = ContextVar("file found by this load", default=None)
 
@@ -80,11 +83,17 @@ ScopeSetting: TypeAlias = Annotated[
 """A scope's name, or the rules of a run."""
 
 
+def _ladder_of_word(given: object) -> object:
+    """The ladder that ``answer`` or ``raise`` stands for; anything else as it is."""
+    return failure_policy(given).ladder if given in ("answer", "raise") else given
+
+
 @dataclass(frozen=True, slots=True)
 class _FailureTable(FailurePolicy):
-    """A failure policy as a file writes it: the models of its fallback pair by names and tables."""
+    """A failure policy as a file writes it: models of the fallback pair by names and tables, the ladder also a word."""
 
     fallback_pair: tuple[ModelSetting, ModelSetting] | None = None
+    ladder: Annotated[Ladder, BeforeValidator(_ladder_of_word)] = Ladder()
 
     def policy(self) -> FailurePolicy:
         """The policy as the client takes it."""
@@ -310,7 +319,9 @@ def parse_toml(content: bytes, file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the settings file {file} is not TOML: {error}") from error
+        twice = "overwrite a value" in str(error) or "namespace" in str(error)
+        hint = f"; {_WORD_AND_TABLE}" if twice and b"on_failure" in content else ""
+        raise ConfigError(f"the settings file {file} is not TOML: {error}{hint}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the settings file {file} is not UTF-8 text (byte {error.start})") from error
     except ValueError:  # Python reads no number of more than 4300 digits

@@ -12,7 +12,7 @@ from duet_sdk.environment import default_cache_dir
 from duet_sdk.errors import ConfigError
 from duet_sdk.policies import BreakerPolicy, FailurePolicy, GateConfig, Ladder, Progressive, Retry, RunScope
 from duet_sdk.pricing import GpuHour, TokenPrice
-from duet_sdk.settings import Settings, load_settings
+from duet_sdk.settings import Settings, load_settings, parse_toml
 
 TOML = """
 reasoner = "scripted/big"
@@ -433,3 +433,10 @@ def test_a_variable_that_is_nothing_but_brackets_is_an_error_of_ours(name, monke
     monkeypatch.setenv(name, "[" * 100_000)
     with pytest.raises(ConfigError, match="cannot be used"):
         load_settings()
+
+
+def test_a_ladder_may_be_a_word_and_a_word_beside_a_table_gets_a_hint():
+    policy = Settings(on_failure={"ladder": "raise", "retry": {"attempts": 2}}).on_failure
+    assert (policy.ladder.reasoner, policy.ladder.generator, policy.retry.attempts) == ("raise", "raise", 2)
+    with pytest.raises(ConfigError, match=r"write the word as ladder in \[on_failure\]"):
+        parse_toml(b'on_failure = "raise"\n[on_failure.retry]\nattempts = 2\n', Path("duet.toml"))

@@ -452,6 +452,16 @@ async def test_the_nearer_retry_counts(settings, options, calls):
     assert len(reasoner.calls) == calls
 
 
+@pytest.mark.parametrize("options", [{}, {"retry": Retry(3, 0)}])
+async def test_a_word_replaces_the_ladder_alone(options):
+    reasoner = Scripted(*[failing()] * 9)
+    settings = Settings(on_failure={"retry": {"attempts": 2, "first_wait_s": 0}, "answer_broken": "restart"})
+    duet = AsyncDuetClient(reasoner, Scripted("a"), settings=settings, on_failure="raise", **options)
+    with pytest.raises(ConnectFailed):
+        await duet.chat("q")
+    assert len(reasoner.calls) == (3 if options else 2)
+
+
 @pytest.mark.parametrize("name", ["on_break", "fallback_pair", "retri"])
 def test_an_option_that_does_not_exist_is_refused(name):
     with pytest.raises(TypeError, match=f"'{name}' is not an option here"):
