@@ -178,6 +178,8 @@ def test_set_limit_limits_and_removes():
 def test_set_limit_says_what_it_did(filled):
     done = duet("set-limit", "session:1", "--usd", "2", "--requests", "1", "--ledger", URL)
     assert done.stderr == "session:1: at most 2 USD, 1 request (window: forever); spent so far: 0.013 USD, 1 request\n"
+    done = duet("set-limit", "session:1", "--usd", "2", "--requests", "1", "--ledger", URL)
+    assert done.stderr.endswith("1 request; replaces at most 2 USD, 1 request (window: forever)\n")
     done = duet("set-limit", "session:1", "--remove", "--ledger", URL)
     assert done.stderr == "session:1: no limit any more, was at most 2 USD, 1 request (window: forever)\n"
     assert duet("set-limit", "session:1", "--remove", "--ledger", URL).stderr == "session:1: had no limit\n"
@@ -286,3 +288,10 @@ def test_a_models_name_can_neither_act_on_the_terminal_nor_fake_a_line(command):
             assert json.dumps(model)[1:-1] in json.dumps(json.loads(done.stdout))
         elif "--csv" not in more:
             assert "settled\\u202e" not in [line[21 : 21 + 13] for line in done.stdout.splitlines()]
+
+
+def test_a_ledger_in_a_missing_folder_is_refused_and_nothing_is_made():
+    done = duet("set-limit", "tenant:a", "--usd", "1", "--ledger", "sqlite:///missing/ledger.db")
+    assert done.exit_code == 2
+    assert "the ledger's folder missing does not exist" in done.stderr
+    assert not Path("missing").exists()

@@ -19,14 +19,14 @@ LedgerLike: TypeAlias = "str | BaseLedger | LedgerStore"
 
 
 def connect_ledger(given: LedgerLike) -> BaseLedger:
-    """The ledger; nothing is opened or sent yet.
+    """The ledger; nothing is opened or sent yet, but the folder of an SQLite file must be there.
 
     ``sqlite:///ledger.db`` is a path from the working directory, ``sqlite:////var/lib/duet/ledger.db`` one from the
     root. ``redis://host:6379/0`` and ``rediss://…`` are a Redis; ``#name`` at the end names one of several ledgers on
     it. ``memory:`` lives in this process.
 
     Raises:
-        ConfigError: a URL that names no ledger or holds a password, or an object of another type.
+        ConfigError: a URL that names no ledger, a missing folder or holds a password, or an object of another type.
         MissingExtra: the store's library is not installed.
 
     >>> type(connect_ledger("sqlite:///ledger.db")).__name__
@@ -49,7 +49,7 @@ def _at(url: str, password: str | None) -> BaseLedger:
     if url in ("memory:", "memory://"):
         return MemoryLedger()
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
-        return SqliteLedger(url.removeprefix("sqlite:///"))
+        return _in_folder(SqliteLedger(url.removeprefix("sqlite:///")))
     if url.startswith(("redis://", "rediss://")):
         address, name = urldefrag(url)
         return RedisLedger(address, name=name or "default", password=password)
@@ -58,3 +58,11 @@ def _at(url: str, password: str | None) -> BaseLedger:
         "unknown ledger URL; use sqlite:///ledger.db, sqlite:////var/lib/duet/ledger.db, redis://host:6379/0, "
         "rediss://host:6379/0#name, or memory:"
     )
+
+
+def _in_folder(ledger: SqliteLedger) -> SqliteLedger:
+    """The ledger, whose folder is there: in a new one at a mistyped path no limit would hold."""
+    folder = ledger.path.parent
+    if not folder.exists():
+        raise ConfigError(f"the ledger's folder {folder} does not exist: correct the path, or make the folder first")
+    return ledger

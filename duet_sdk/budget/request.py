@@ -82,6 +82,12 @@ class RequestBudget:
             signal_s = whole_s * SIGNAL_SHARE_OF_DEADLINE
         return None if signal_s is None else self.started + signal_s
 
+    @property
+    def timed_by(self) -> str:
+        """Names of the limits of the signal's time that were set, for advice."""
+        named = {"signal_deadline_s": self.limits.signal_deadline_s, "deadline_s": self.limits.deadline_s}
+        return " or ".join(name for name, limit_s in named.items() if limit_s is not None)
+
     def elapsed_s(self) -> float:
         """Seconds since the request began."""
         return self.clock() - self.started

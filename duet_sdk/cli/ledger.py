@@ -122,7 +122,8 @@ def set_limit_command(
             before = (await ledger.limits()).get(scope)
             await ledger.set_limit(scope, limit)
             if limit is not None:
-                return f"{limit_line(limit)}; spent so far: {spent_line(await ledger.balance(scope))}"
+                replaced = "" if before is None else f"; replaces {limit_line(before)}"
+                return f"{limit_line(limit)}; spent so far: {spent_line(await ledger.balance(scope))}{replaced}"
         return "had no limit" if before is None else f"no limit any more, was {limit_line(before)}"
 
     with reporting():

@@ -346,7 +346,7 @@ class Flow:
         slow, what = stage
         name = slow.name if what is None else f"{what} of {slow.name}"
         raise ConnectFailed(
-            f"{name} was not ready within the signal's time; raise signal_deadline_s",
+            f"{name} was not ready within the signal's time; raise {self.budget.timed_by}",
             backend=slow.backend.name,
             model=slow.backend.model,
         )

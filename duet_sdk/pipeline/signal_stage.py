@@ -311,7 +311,8 @@ class SignalStage:
         self._tell(SignalDone(draft.signal, asking.handoff.name, self._cut(asking) if truncated else ""))
         if not text:
             what = "was still thinking when it was cut off" if truncated and thought else "wrote no signal"
-            self._without_signal(SignalError(f"the reasoner {what}; {_nothing_by(asking, thought=bool(thought))}"))
+            why = _nothing_by(asking, self._flow.budget.timed_by, thought=bool(thought))
+            self._without_signal(SignalError(f"the reasoner {what}; {why}"))
 
     def _cut(self, asking: Asking) -> str:
         """What ended a signal that was cut, for an event."""
@@ -384,12 +385,12 @@ def _said_within(thinking: str) -> str:
     return split(thinking)[1].strip() or thinking
 
 
-def _nothing_by(asking: Asking, *, thought: bool) -> str:
+def _nothing_by(asking: Asking, timed_by: str, *, thought: bool) -> str:
     """Why there is no signal, or what helps."""
     if asking.attempts and "content_filter" in asking.attempts[-1].counter.finish_reasons:
         return "a content filter ended it"
     if any(attempt.timed_out for attempt in asking.attempts):
-        return "its time was up: raise signal_deadline_s or deadline_s"
+        return f"its time was up: raise {timed_by}"
     if not asking.truncated:
         return "it ended by itself"
     return "raise signal_tokens, or set on_cut='wrap_up'" if thought else "raise signal_tokens"

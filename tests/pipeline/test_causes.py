@@ -155,6 +155,13 @@ def test_the_command_line_tells_causes_and_cuts():
             "there was no signal, so the generator answered alone: the reasoner wrote no signal; its time was up: raise "
             "signal_deadline_s or deadline_s",
         ),
+        (
+            Script("One two.", first_s=60.0),
+            Budget(deadline_s=0.5),
+            "generator_fallback",
+            "there was no signal, so the generator answered alone: the reasoner wrote no signal; its time was up: raise "
+            "deadline_s",
+        ),
     ],
 )
 async def test_a_signal_whose_time_was_up_is_not_said_to_have_met_its_limit(script, budget, served_by, why):
