@@ -211,6 +211,11 @@ def test_a_tenant_is_who_pays_in_the_ledger():
     assert [(row["group"], row["requests"]) for row in rows] == [("tenant:a", 2)]
 
 
+def test_a_tenant_without_a_ledger_is_said_to_pay_nothing():
+    done = duet("ask", "q", *PAIR, "--tenant", "a")
+    assert "no ledger is set, so nothing is booked on tenant 'a'" in done.stderr
+
+
 def test_the_limit_of_every_stage_is_in_the_table_and_no_name_is_cut():
     model = "scripted/" + "a-long-name-of-a-model-" * 4
     done = duet("ask", "q", "--reasoner", "scripted/s", "--generator", model, "--answer-tokens", "300")

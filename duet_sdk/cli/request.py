@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from duet_sdk import models
-from duet_sdk.cli.terminal import progress_bar
+from duet_sdk.cli.terminal import Screen, progress_bar
 from duet_sdk.cli.trust import ConfigFile, settings
 from duet_sdk.client import EMBEDDED
 from duet_sdk.options import CallOptions, ClientOptions
@@ -73,6 +73,8 @@ class RequestOptions:
         )
         options = ClientOptions(budget=budget, gate=self.gate, handoff=self.handoff, on_failure=self.on_failure)
         read = settings(self.config)
+        if self.tenant is not None and read.ledger is None:
+            Screen(stderr=True).print(f"no ledger is set, so nothing is booked on tenant {self.tenant!r}", style="dim")
         if self.pair is not None:
             return DuetClient.from_pair(
                 self.pair, reasoner=self.reasoner, generator=self.generator, settings=read, **options

@@ -37,8 +37,9 @@ def serve(
             client = AsyncDuetClient.from_pair(pair, reasoner=reasoner, generator=generator, settings=read)
         shown = f"[{host}]" if ":" in host else host
         who = f"keys: {len(read.gateway.keys) or 'none'}"
-        Screen(stderr=True).print(
-            f"http://{shown}:{port}/v1 serves {client.models['reasoner']} and {client.models['generator']}, {who}",
-            soft_wrap=True,
-        )
-        run(client, read.gateway, host=host, port=port, without_keys=without_keys)
+        what = f"http://{shown}:{port}/v1 serves {client.models['reasoner']} and {client.models['generator']}, {who}"
+
+        def say() -> None:
+            Screen(stderr=True).print(what, soft_wrap=True)
+
+        run(client, read.gateway, host=host, port=port, without_keys=without_keys, ready=say)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +19,19 @@ if TYPE_CHECKING:
 
 DRAIN_S: Final = 30
 """Seconds in which running requests may end after SIGTERM: what Kubernetes waits before it kills."""
+_BACKLOG: Final = 2048
+"""Connections that may wait to be accepted; uvicorn's own number."""
 
 
-def serve(client: AsyncDuetClient, policy: GatewayPolicy, *, host: str, port: int, without_keys: bool = False) -> None:
+def serve(
+    client: AsyncDuetClient,
+    policy: GatewayPolicy,
+    *,
+    host: str,
+    port: int,
+    without_keys: bool = False,
+    ready: Callable[[], None] | None = None,
+) -> None:
     """Serve until the process is told to end; then let running requests end, and close the client.
 
     Args:
@@ -28,9 +40,10 @@ def serve(client: AsyncDuetClient, policy: GatewayPolicy, *, host: str, port: in
         host: the address to bind to.
         port: of that address.
         without_keys: whether to bind to more than loopback although anybody may ask then.
+        ready: called once the address is bound.
 
     Raises:
-        ConfigError: an address that others can reach, and no keys.
+        ConfigError: an address that others can reach, and no keys; or one that cannot be bound.
         MissingExtra: the server is not installed.
     """
     if not policy.keys and not is_loopback(host):
@@ -44,7 +57,23 @@ def serve(client: AsyncDuetClient, policy: GatewayPolicy, *, host: str, port: in
     config = uvicorn_config(gateway, host=host, port=port)
     import uvicorn
 
-    uvicorn.Server(config).run()
+    bound = _bound(host, port)
+    if ready is not None:
+        ready()
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[
+            0
+        ]  # what socket.create_server adds to the system's words
+        raise ConfigError(
+            f"{host} port {port} cannot be served ({reason}); is another program there? Choose another --port or --host"
+        ) from None
 
 
 def uvicorn_config(gateway: Gateway, *, host: str, port: int) -> uvicorn.Config:
