@@ -67,7 +67,8 @@ train-demo: ## train a toy pair from nothing, measure it, and ask it (at most te
 
 test-training: ## tests of the trainer, two processes and kill -9 included, and a short train-demo (first some minutes for its environment)
 	@python=$$($(PYTHON) .ci/environment train) && export PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 && \
-	"$$python" -m pytest tests/trainer_slow tests/trainer $(ARGS) && \
+	"$$python" -m pytest tests/trainer_slow $(ARGS) && \
+	"$$python" -m pytest tests/trainer $(ARGS) && \
 	"$$python" -m pytest --doctest-modules duet_sdk/trainer $(ARGS) && \
 	OMP_NUM_THREADS=2 "$$python" examples/train_demo.py --short --folder build/train-demo-short && \
 	"$$python" -m duet_sdk pair check build/train-demo-short/run/pair --questions build/train-demo-short/held-out.jsonl --at-least 0.1 && \

@@ -10,6 +10,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent.parent
 TEXTS = (
     "*.md",
+    "constraints.txt",
     "docs/**/*.md",
     "duet_sdk/**/*.py",
     "examples/**/*.md",
