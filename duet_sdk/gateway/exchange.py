@@ -41,6 +41,7 @@ class Exchange:
         path: without what an outer app has taken off.
         receipt: its name in the log and in answers.
         status: of the response, 0 before it began.
+        broken: what ends the stream that has begun when it breaks.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, receipt: str) -> None:
@@ -55,6 +56,7 @@ class Exchange:
         self._watch: asyncio.Task[None] | None = None
         self._left = False
         self._over = False
+        self.broken: Callable[[Refused], bytes] | None = None
         self.sent_s = 0.0
         """Loop's time of the last write."""
 

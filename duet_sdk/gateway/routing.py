@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from duet_sdk.client import AsyncDuetClient
-from duet_sdk.gateway.chat import chat
 from duet_sdk.gateway.description import description
 from duet_sdk.gateway.errors import NOT_AGAIN, Refused, refused
-from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send, encode
+from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send
 from duet_sdk.gateway.guards import Guards
 from duet_sdk.gateway.keys import Keys
 from duet_sdk.gateway.metrics import KIND, Metrics
 from duet_sdk.gateway.names import Names
 from duet_sdk.gateway.quiet import Quiet
 from duet_sdk.gateway.signals import Signals
+from duet_sdk.gateway.wires.answering import answer
+from duet_sdk.gateway.wires.chat import CHAT
+from duet_sdk.gateway.wires.wire import Given
 from duet_sdk.gateway_policy import GatewayPolicy
 
 if TYPE_CHECKING:
+    from duet_sdk.gateway.wires.wire import Wire
     from duet_sdk.reply import Reply
     from duet_sdk.settings import Settings
 
@@ -32,6 +36,7 @@ _decode: Final = msgspec.json.Decoder().decode
 _LEFT: Final = 499
 """What logs call a request whose client has gone; nginx's number, as HTTP has none."""
 _MODELS: Final = "/v1/models"
+_WIRES: Final[Mapping[str, Wire]] = {"/v1/chat/completions": CHAT}
 _Handler: TypeAlias = "Callable[[Exchange], Awaitable[Reply | None]]"
 
 
@@ -64,7 +69,7 @@ class Gateway:
         self._owned = owned
         self._ending = False
         self._routes: Mapping[str, Mapping[str, _Handler]] = {
-            "/v1/chat/completions": {"POST": self._chat},
+            **{path: {"POST": self._ask} for path in _WIRES},
             _MODELS: {"GET": self._models},
             "/metrics": {"GET": self._metrics},
         }
@@ -136,22 +141,23 @@ class Gateway:
         if told.status >= 500:  # what the client did wrong is no news to the operator
             level = logging.ERROR if told.code == "internal_error" else logging.WARNING
             _log.log(level, "request %s: %s: %s", exchange.receipt, type(error).__name__, error, exc_info=level > 30)
-        if exchange.status:
-            await exchange.end(b"data: " + encode(told.body()) + b"\n\n")
-        else:
-            receipt = (b"x-duet-receipt", exchange.receipt.encode())
-            await exchange.json(told.status, told.body(), (receipt, *told.headers))
-        return told.status
+        if exchange.status and exchange.broken is not None:
+            await exchange.end(exchange.broken(told))
+            return told.status
+        status, body, headers = _wire(exchange.path).refusal(told, exchange.receipt)
+        await exchange.json(status, body, ((b"x-duet-receipt", exchange.receipt.encode()), *headers))
+        return status
 
-    async def _chat(self, exchange: Exchange) -> Reply:
+    async def _ask(self, exchange: Exchange) -> Reply:
         caller = self._keys.caller(exchange.headers)  # before the body is read: an unknown key costs nothing
         self._guards.check_json(exchange.headers)
         body = _object(await exchange.body(self.policy.most_body_bytes))
         choice = self.names.find(body.get("model"), caller)
+        given = Given(body, exchange.headers, choice, caller, self.policy, exchange.receipt, int(time.time()))
         if body.get("stream") is True:
             self._quiet.watch(exchange)
         try:
-            return await chat(exchange, body, choice, caller, self.policy, self._signals)
+            return await answer(exchange, _WIRES[exchange.path], given, self._signals)
         finally:
             self._quiet.forget(exchange)
 
@@ -198,6 +204,11 @@ def app(
         return Gateway(pair, policy or GatewayPolicy())
     client = AsyncDuetClient(settings=pair)
     return Gateway({"duet": client}, policy or pair.gateway, owned=(client,))
+
+
+def _wire(path: str) -> Wire:
+    """Whose form the errors of a path have; OpenAI's where it is no wire's own."""
+    return next((wire for own, wire in _WIRES.items() if path == own or path.startswith(own + "/")), CHAT)
 
 
 def _object(body: bytes) -> dict[str, Any]:

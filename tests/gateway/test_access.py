@@ -16,10 +16,10 @@ from support.asgi import ask
 from duet_sdk import AsyncDuetClient, Budget, ConfigError
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.gateway import Gateway, app
-from duet_sdk.gateway.chat_in import PASSED_ON
 from duet_sdk.gateway.limits import EFFORTS, limits
 from duet_sdk.gateway.names import Choice
 from duet_sdk.gateway.serve import serve
+from duet_sdk.gateway.wires.chat_in import PASSED_ON
 from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
 from duet_sdk.settings import Settings, load_settings
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from duet_sdk.gateway.errors import Refused
 from duet_sdk.gateway.limits import limits, tokens
 from duet_sdk.gateway.scope import session_of, user_of
+from duet_sdk.gateway.wires.wire import Asked, Given
 from duet_sdk.messages import parse_messages
 from duet_sdk.options import CallOptions
 from duet_sdk.policies import Sampling
 
 if TYPE_CHECKING:
-    from duet_sdk.gateway.keys import Caller
-    from duet_sdk.gateway.names import Choice
-    from duet_sdk.types import Json, Message
+    from duet_sdk.gateway_policy import ServedMode
+    from duet_sdk.policies import Budget
+    from duet_sdk.types import Json
 
 PASSED_ON: Final = ("temperature", "top_p", "top_k", "seed", "stop")
 """Fields that mean here what they mean there."""
@@ -27,51 +27,50 @@ _OFF: Final = (-1, 0)
 """What engines take for "no ``top_k``"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, checked as far as the wire goes."""
-
-    messages: Sequence[Message]
-    options: CallOptions
-    streamed: bool
-    with_usage: bool
-    """Whether a stream ends with a chunk of usage."""
-    answers: int
-
-
-def asked(
-    body: Mapping[str, Any],
-    choice: Choice,
-    caller: Caller,
-    headers: Mapping[bytes, bytes],
-    *,
-    image_hosts: Sequence[str] = (),
-) -> Asked:
+def asked(given: Given) -> Asked:
     """The request that a body makes.
 
     Raises:
         Refused: 400, a field that cannot be used.
         InvalidRequest: likewise, in the words of the SDK.
     """
+    body = given.body
     mode, budget = limits(
-        choice,
+        given.choice,
         effort=body.get("reasoning_effort"),
         answer=tokens(body, "max_tokens"),
         both=tokens(body, "max_completion_tokens"),
     )
+    return request(body, given, mode, budget, session=session_of(body, given.headers, given.caller))
+
+
+def request(body: Mapping[str, Any], given: Given, mode: ServedMode, budget: Budget, *, session: str | None) -> Asked:
+    """The request that a body in the form of chat completions makes; other wires bring theirs into it.
+
+    Args:
+        body: messages, tools, sampling and form of the answer; limits are not read from it.
+        given: whose request it is.
+        mode: who answers.
+        budget: limits of its stages.
+        session: the label of its session.
+
+    Raises:
+        Refused: 400, a field that cannot be used.
+        InvalidRequest: likewise, in the words of the SDK.
+    """
     answers = tokens(body, "n") or 1
     options = CallOptions(
         mode=mode,
         n=answers,
         budget=budget,
-        tenant=caller.tenant,
-        user=user_of(body, caller),
-        session=session_of(body, headers, caller),
+        tenant=given.caller.tenant,
+        user=user_of(body, given.caller),
+        session=session,
     )
-    given = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
-    if given.get("top_k") in _OFF:
-        del given["top_k"]
-    options.update(cast("CallOptions", given))
+    plain = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
+    if plain.get("top_k") in _OFF:
+        del plain["top_k"]
+    options.update(cast("CallOptions", plain))
     if (sampling := _sampling(body)) is not None:
         options["reasoner_params" if mode == "reasoner" else "generator_params"] = sampling
     if (form := body.get("response_format")) is not None and _kind(form) != "text":
@@ -81,7 +80,7 @@ def asked(
         options["tool_choice"] = _tool_choice(body.get("tool_choice"), tools)
     extra = body.get("stream_options")
     return Asked(
-        parse_messages(_messages(body.get("messages"), image_hosts)),
+        parse_messages(_messages(body.get("messages"), given.policy.image_hosts)),
         options,
         streamed=body.get("stream") is True,
         with_usage=isinstance(extra, Mapping) and extra.get("include_usage") is True,

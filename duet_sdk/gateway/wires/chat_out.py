@@ -10,9 +10,10 @@ from duet_sdk.gateway.exchange import encode
 
 if TYPE_CHECKING:
     from duet_sdk.events import ToolCallDelta
+    from duet_sdk.gateway.wires.wire import Answer
     from duet_sdk.gateway_policy import SignalField
     from duet_sdk.reply import Reply
-    from duet_sdk.types import TokenLogprob, ToolCall
+    from duet_sdk.types import TokenLogprob
 
 FINISHES: Final[Mapping[str | None, str]] = {
     "stop": "stop",
@@ -34,16 +35,6 @@ SIGNAL_FIELDS: Final[Mapping[SignalField, tuple[str, ...]]] = {
 }
 """Where the signal stands in a message."""
 DONE: Final = b"data: [DONE]\n\n"
-
-
-@dataclass(slots=True)
-class Answer:
-    """One of the answers of a request."""
-
-    text: str = ""
-    calls: Sequence[ToolCall] = ()
-    finish_reason: str | None = None
-    logprobs: Sequence[TokenLogprob] = ()
 
 
 def usage_of(reply: Reply) -> dict[str, Any]:
