@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from duet_sdk._checks import one_of, seconds, tells_fields, whole
 from duet_sdk.errors import ConfigError
+from duet_sdk.gateway_key import GatewayKey, ServedMode
 from duet_sdk.policies import STRICT
 
 SignalField: TypeAlias = Literal["none", "reasoning_content", "reasoning", "both"]
 """Where a client finds the signal."""
-ServedMode: TypeAlias = Literal["duet", "generator", "reasoner"]
-"""What a model's name can select of a pair."""
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 
-
-@tells_fields
-@dataclass(frozen=True, slots=True)
-class GatewayKey:
-    """A key that clients may present, by its digest or by the variable that holds it; never by itself.
-
-    >>> GatewayKey("team-a", key_env="TEAM_A_KEY").tenant
-    'team-a'
-    """
-
-    tenant: str
-    """Who pays in the ledger: the scope ``tenant:…``. Tenants share no cached signal."""
-    sha256: str | None = field(default=None, repr=False)
-    """SHA-256 of the key, in hexadecimal."""
-    key_env: str | None = None
-    """The environment variable that holds the key, in place of ``sha256``."""
-    models: tuple[str, ...] = ()
-    """Names that it may ask for, ``*`` standing for any text; all when empty."""
-    sees_signal: bool = False
-    """Whether answers show it the signal, where ``signal_field`` says so; off, as a signal can say more than its
-    answer."""
-
-    __pydantic_config__ = STRICT
-
-    def __post_init__(self) -> None:
-        """Check that there is one way to know the key.
-
-        Raises:
-            ConfigError: none or two, or something that is no digest and no variable's name.
-        """
-        if not self.tenant.strip():
-            raise ConfigError("a gateway's key needs a tenant, such as 'team-a'")
-        if (self.sha256 is None) == (self.key_env is None):
-            raise ConfigError(f"the gateway's key of tenant {self.tenant!r} needs sha256 or key_env, one of them")
-        # Neither is quoted: either may be the key itself, in the wrong place.
-        if self.sha256 is not None and _DIGEST.fullmatch(self.sha256) is None:
-            raise ConfigError(
-                f"sha256 of the key of tenant {self.tenant!r} must be 64 hexadecimal digits in lower case, as "
-                '`printf %s "$KEY" | sha256sum` prints them'
-            )
-        if self.key_env is not None and _VARIABLE.fullmatch(self.key_env) is None:
-            raise ConfigError(
-                f"key_env of the key of tenant {self.tenant!r} must be the name of an environment variable, in capitals"
-            )
+__all__ = ["GatewayKey", "GatewayPolicy", "ServedMode", "SignalField"]
 
 
 @tells_fields
@@ -74,7 +27,10 @@ class GatewayPolicy:
     """
 
     keys: tuple[GatewayKey, ...] = ()
-    """Who may ask; anybody when empty, and then it binds to loopback only."""
+    """Who may ask; anybody when empty and without ``key_file``, and then it binds to loopback only."""
+    key_file: str | None = None
+    """The file of further keys, which ``duet keys`` makes; a change of it counts within a second. A path from the
+    working directory."""
     signal_field: SignalField = "none"
     """Where the signal stands in an answer, for keys that may see it: ``reasoning_content``, ``reasoning``, ``both``,
     or nowhere, as a client that stores answers would store it with them."""
@@ -103,6 +59,11 @@ class GatewayPolicy:
     10 and more."""
 
     __pydantic_config__ = STRICT
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self.keys) or self.key_file is not None
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -13,6 +13,7 @@ import typer
 
 from duet_sdk.cli.ask import ask
 from duet_sdk.cli.chat import chat
+from duet_sdk.cli.keys import keys_app
 from duet_sdk.cli.ledger import ledger_app
 from duet_sdk.cli.models import models_app
 from duet_sdk.cli.notices import notices
@@ -35,6 +36,7 @@ app.add_typer(pair_app, name="pair")
 app.add_typer(models_app, name="models")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(train_app, name="train")
+app.add_typer(keys_app, name="keys")
 app.command(epilog="Example: duet serve --config duet.toml")(serve)
 app.command(epilog="Example: duet trust .")(trust)
 

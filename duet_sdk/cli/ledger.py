@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import re
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +21,7 @@ from rich.live import Live
 from duet_sdk.budget import Balance, BaseLedger, Entry, Limit, SqliteLedger, connect_ledger
 from duet_sdk.budget.report import Grouping, ReportRow, read, report
 from duet_sdk.cli.ledger_tables import balance_table, entry_line, entry_table, limit_line, report_table, spent_line
+from duet_sdk.cli.spans import span
 from duet_sdk.cli.terminal import AsJson, Screen, in_a_line, print_json, reporting
 from duet_sdk.cli.trust import ConfigFile, settings
 from duet_sdk.errors import ConfigError, InvalidRequest
@@ -34,7 +34,6 @@ _LATEST = 10
 """Entries that `watch` shows: what fits below the limits on a screen of 24 lines."""
 _WIDEST = 200
 """Columns that a wide table may take; the terminal breaks its lines."""
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 Url = Annotated[str | None, typer.Option("--ledger", help="URL of the ledger; else that of the settings.")]
 Scope = Annotated[str, typer.Argument(help="Scope, as kind:name.")]
@@ -242,8 +241,8 @@ def _moment(given: str | None) -> datetime | None:
     if given is None:
         return None
     try:
-        if match := re.fullmatch(r"(\d{1,6})([mhd])", given, re.ASCII):
-            return datetime.now(UTC) - int(match[1]) * _UNITS[match[2]]
+        if (ago := span(given)) is not None:
+            return datetime.now(UTC) - ago
         moment = datetime.fromisoformat(given)
     except (ValueError, OverflowError):
         raise InvalidRequest(

@@ -36,8 +36,9 @@ def serve(
         else:
             client = AsyncDuetClient.from_pair(pair, reasoner=reasoner, generator=generator, settings=read)
         shown = f"[{host}]" if ":" in host else host
-        who = f"keys: {len(read.gateway.keys) or 'none'}"
-        what = f"http://{shown}:{port}/v1 serves {client.models['reasoner']} and {client.models['generator']}, {who}"
+        keys = read.gateway.key_file or len(read.gateway.keys) or "none"
+        served = f"{client.models['reasoner']} and {client.models['generator']}"
+        what = f"http://{shown}:{port}/v1 serves {served}, keys: {keys}"
 
         def say() -> None:
             Screen(stderr=True).print(what, soft_wrap=True)

@@ -32,7 +32,7 @@ class Guards:
 
     def __init__(self, policy: GatewayPolicy) -> None:
         self._hosts = frozenset(host.lower() for host in policy.hosts)
-        self._any = "*" in policy.hosts or (bool(policy.keys) and not policy.hosts)
+        self._any = "*" in policy.hosts or (policy.has_keys and not policy.hosts)
         self._origins = frozenset(policy.origins)
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:

@@ -60,7 +60,7 @@ class Names:
     def all_for(self, caller: Caller) -> list[str]:
         """The names that this caller may use, aliases without a pattern among them."""
         plain = [alias for alias in self._aliases if "*" not in alias]
-        return [name for name in (*self._choices, *plain) if caller.may_use(name)]
+        return [name for name in (*self._choices, *plain) if self._allows(caller, name)]
 
     def find(self, name: object, caller: Caller) -> Choice:
         """What a name stands for.
@@ -72,10 +72,19 @@ class Names:
             raise Refused(400, None, "model is missing: name one of GET /v1/models", param="model")
         choice = self._choices.get(name) or self._by_alias(name)
         # A key that lists an alias means it by that name; one that lists "duet" means every alias of it, too.
-        if choice is None or not (caller.may_use(name) or caller.may_use(choice.name)):
+        may = (
+            choice is not None
+            and caller.may_have(choice.mode)
+            and (caller.may_use(name) or caller.may_use(choice.name))
+        )
+        if choice is None or not may:
             known = ", ".join(self.all_for(caller)) or "none"
             raise Refused(404, "model_not_found", f"there is no such model; this key may use: {known}", param="model")
         return choice
+
+    def _allows(self, caller: Caller, name: str) -> bool:
+        choice = self._choices[self._aliases.get(name, name)]
+        return caller.may_use(name) and caller.may_have(choice.mode)
 
     def _by_alias(self, name: str) -> Choice | None:
         if len(name) > _LONGEST:

@@ -62,7 +62,7 @@ class Gateway:
         self.policy = policy
         self.names = Names(pairs, policy)
         self.metrics = Metrics()
-        self._keys = Keys(policy.keys)
+        self._keys = Keys(policy.keys, policy.key_file)
         self._guards = Guards(policy)
         self._quiet = Quiet(policy.quiet_s)
         self._signals = Signals()

@@ -46,11 +46,11 @@ def serve(
         ConfigError: an address that others can reach, and no keys; or one that cannot be bound.
         MissingExtra: the server is not installed.
     """
-    if not policy.keys and not is_loopback(host):
+    if not policy.has_keys and not is_loopback(host):
         if not without_keys:
             raise ConfigError(
-                f"without keys a gateway binds to loopback only, and {host} is reached by others: list keys under "
-                "[[gateway.keys]], or pass --without-keys"
+                f"without keys a gateway binds to loopback only, and {host} is reached by others: make some with "
+                "duet keys create, or pass --without-keys"
             )
         policy = policy if policy.hosts else replace(policy, hosts=("*",))
     gateway = Gateway({"duet": client}, policy, owned=(client,))
