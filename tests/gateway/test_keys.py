@@ -16,6 +16,7 @@ from support.asgi import ask
 
 from duet_sdk import AsyncDuetClient, ConfigError
 from duet_sdk.backends.scripted import Scripted
+from duet_sdk.budget import Limit, MemoryLedger
 from duet_sdk.gateway import Gateway, app
 from duet_sdk.gateway.errors import Refused
 from duet_sdk.gateway.key_file import KeyFile
@@ -235,3 +236,28 @@ async def test_a_key_file_alone_lets_other_hosts_in_and_needs_a_key(file: KeyFil
     there = {"host": "gateway.example"}
     assert (await ask(served, "/v1/models", headers=there)).status == 401
     assert (await ask(served, "/v1/models", headers={**there, "x-api-key": value})).status == 200
+
+
+async def test_the_ledger_charges_a_key_beside_its_tenant(file: KeyFile) -> None:
+    key, value = file.create("a", Rights())
+    ledger = MemoryLedger()
+    await ledger.set_limit(f"caller:{key.id}", Limit(requests=1))
+    client = AsyncDuetClient(Scripted("17."), Scripted("There are 17."), ledger=ledger)
+    served = app(client, policy=GatewayPolicy(key_file=str(file.path)))
+    question = {"model": "duet", "messages": [{"role": "user", "content": "?"}]}
+    for status in (200, 402):
+        reply = await ask(served, "/v1/chat/completions", question, headers={"x-api-key": value})
+        assert reply.status == status
+    assert (await ledger.balance("tenant:a")).spent.requests == 1
+
+
+async def test_a_key_keeps_its_requests_within_its_boundaries(file: KeyFile) -> None:
+    _, near = file.create("a", Rights(boundaries=("local",)))
+    _, far = file.create("a", Rights(boundaries=("eu", "local")))
+    there = Scripted("There are 17.", boundary="eu")
+    served = app(AsyncDuetClient(Scripted("17."), there), policy=GatewayPolicy(key_file=str(file.path)))
+    question = {"model": "duet", "messages": [{"role": "user", "content": "?"}]}
+    for value, status in ((near, 403), (far, 200)):
+        reply = await ask(served, "/v1/chat/completions", question, headers={"x-api-key": value})
+        assert reply.status == status
+    assert len(there.calls) == 1

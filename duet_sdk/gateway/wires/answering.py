@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried, ToolCallDelta
+from duet_sdk.gateway.granting import granted
 from duet_sdk.gateway.wires.streaming import Stream
 from duet_sdk.gateway.wires.wire import Answer, Asked, Given, Wire
 from duet_sdk.types import ToolCall
@@ -28,7 +29,7 @@ async def answer(exchange: Exchange, wire: Wire, given: Given, signals: Signals)
     """
     what = wire.asked(given)
     tenant = given.caller.tenant
-    what = replace(what, messages=signals.restored(tenant, what.messages))
+    what = replace(what, messages=signals.restored(tenant, what.messages), options=granted(what.options, given))
     exchange.end_if_client_leaves()
     if what.streamed:
         writer = wire.writer(given, what)
