@@ -54,9 +54,15 @@ class Guards:
     def check_json(headers: Mapping[bytes, bytes]) -> None:
         """Let a body pass; a form on a web page can send any other kind unasked.
 
+        Compressed bodies are not unpacked: few bytes could become many, and no client compresses unless told to.
+
         Raises:
             Refused: 415.
         """
+        coding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if coding not in (b"", b"identity"):
+            plain = (b"accept-encoding", b"identity")  # RFC 9110, 12.5.3: what would be taken
+            raise Refused(415, "content_encoding", "send the body uncompressed", headers=(plain, *NOT_AGAIN))
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise Refused(415, "content_type", "send content-type: application/json", headers=NOT_AGAIN)

@@ -132,7 +132,8 @@ class Gateway:
             raise Refused(404, "not_found", f"there is nothing at this path; known: {known}", headers=NOT_AGAIN)
         handler = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
         if handler is None:
-            raise Refused(405, "method", f"send {' or '.join(methods)} to this path", headers=NOT_AGAIN)
+            allow = (b"allow", ", ".join(methods).encode())
+            raise Refused(405, "method", f"send {' or '.join(methods)} to this path", headers=(allow, *NOT_AGAIN))
         return handler
 
     async def _refuse(self, exchange: Exchange, error: Exception) -> int:

@@ -84,6 +84,8 @@ def uvicorn_config(gateway: Gateway, *, host: str, port: int) -> uvicorn.Config:
     """
     try:
         import uvicorn
+
+        from duet_sdk.gateway.connection import Connection
     except ImportError as error:
         raise MissingExtra("duet serve", extra="serve") from error
     return uvicorn.Config(
@@ -91,7 +93,7 @@ def uvicorn_config(gateway: Gateway, *, host: str, port: int) -> uvicorn.Config:
         host=host,
         port=port,
         loop="asyncio",  # uvloop measured the same, as most of the time is spent in the pipeline
-        http="httptools",
+        http=Connection,
         ws="none",
         access_log=False,
         log_level="warning",
