@@ -86,7 +86,8 @@ def pair_server(folder: Path, answer: Any = says, *, more: str = "") -> Iterator
         RuntimeError: it does not start or does not end; the text has the end of its log.
     """
     command = (sys.executable, "-m", "duet_sdk")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DUET_CONFIG": str(folder / "duet.toml")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(sys.path), "DUET_CONFIG": str(folder / "duet.toml")}
     with running(answer, models=("large", "light"), context_tokens=_ROOM) as models:
         (folder / "duet.toml").write_text(_settings(models.url, folder, more), encoding="utf-8")
         limit = ("ledger", "set-limit", "tenant:spent", "--requests", "0")

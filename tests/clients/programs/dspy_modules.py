@@ -13,7 +13,9 @@ def scenarios(**of_the_wire):
         with dspy.context(lm=model):
             answer = module(question=question).answer
         usages = [call["usage"] for call in model.history]
-        return seen(answer, [sum(usage.get(name, 0) for usage in usages) for name in ("prompt_tokens", "completion_tokens")])
+        return seen(
+            answer, [sum(usage.get(name, 0) for usage in usages) for name in ("prompt_tokens", "completion_tokens")]
+        )
 
     return {
         "plain": lambda: ask(dspy.Predict("question -> answer"), QUESTION),

@@ -1,7 +1,5 @@
 """Google ADK's agent through its LiteLLM model."""
 
-import asyncio
-
 from google.adk.agents import Agent
 from google.adk.agents.run_config import RunConfig, StreamingMode
 from google.adk.models.lite_llm import LiteLlm

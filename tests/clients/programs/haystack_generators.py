@@ -1,7 +1,7 @@
-"""Haystack's generators for chat completions and Responses, with its own invoker of tools."""
+"""Haystack's generators for chat completions and Responses, alone and in its agent."""
 
+from haystack.components.agents import Agent
 from haystack.components.generators.chat import OpenAIChatGenerator, OpenAIResponsesChatGenerator
-from haystack.components.tools import ToolInvoker
 from haystack.dataclasses import ChatMessage
 from haystack.tools import create_tool_from_function
 from haystack.utils import Secret
@@ -9,9 +9,11 @@ from told import ERRAND, KEY, QUESTION, SPENT_KEY, URL, look_up, seen, tell
 
 
 def scenarios(kind, usage_of):
-    def ask(talk, model="duet", key=KEY, **more):
-        generator = kind(api_key=Secret.from_token(key), model=model, api_base_url=URL, **more)
-        return generator.run(talk)["replies"][0]
+    def generator(model="duet", key=KEY, **more):
+        return kind(api_key=Secret.from_token(key), model=model, api_base_url=URL, **more)
+
+    def ask(*args, **more):
+        return generator(*args, **more).run([ChatMessage.from_user(QUESTION)])["replies"][0]
 
     def told_by(message, pieces=None):
         reasoning = message.reasoning and message.reasoning.reasoning_text
@@ -20,21 +22,19 @@ def scenarios(kind, usage_of):
     def streamed():
         pieces = []
         more = {"generation_kwargs": {"stream_options": {"include_usage": True}}} if kind is OpenAIChatGenerator else {}
-        reply = ask([ChatMessage.from_user(QUESTION)], streaming_callback=pieces.append, **more)
+        reply = ask(streaming_callback=pieces.append, **more)
         return told_by(reply, sum(bool(piece.content) for piece in pieces))
 
     def tool():
-        tools, talk = [create_tool_from_function(look_up)], [ChatMessage.from_user(ERRAND)]
-        talk.append(ask(talk, tools=tools))
-        talk += ToolInvoker(tools).run(messages=[talk[-1]])["tool_messages"]
-        return told_by(ask(talk, tools=tools))
+        agent = Agent(chat_generator=generator(), tools=[create_tool_from_function(look_up)])
+        return told_by(agent.run(messages=[ChatMessage.from_user(ERRAND)])["last_message"])
 
     return {
-        "plain": lambda: told_by(ask([ChatMessage.from_user(QUESTION)])),
+        "plain": lambda: told_by(ask()),
         "streamed": streamed,
         "tool": tool,
-        "unknown_model": lambda: ask([ChatMessage.from_user(QUESTION)], "gpt-99"),
-        "spent": lambda: ask([ChatMessage.from_user(QUESTION)], key=SPENT_KEY),
+        "unknown_model": lambda: ask("gpt-99"),
+        "spent": lambda: ask(key=SPENT_KEY),
     }
 
 

@@ -1,6 +1,14 @@
 """The OpenAI Agents SDK over chat completions and Responses."""
 
-from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 from agents.items import ReasoningItem
 from openai import AsyncOpenAI
 from told import ERRAND, KEY, QUESTION, SPENT_KEY, URL, look_up, seen, tell
@@ -20,7 +28,7 @@ def scenarios(kind):
         return seen(run.final_output, counts, reasoning=shown, pieces=pieces)
 
     async def streamed():
-        run = Runner.run_streamed(agent(), QUESTION)
+        run = Runner.run_streamed(agent(model_settings=ModelSettings(include_usage=True)), QUESTION)
         pieces = 0
         async for event in run.stream_events():
             pieces += event.type == "raw_response_event" and event.data.type == "response.output_text.delta"

@@ -24,16 +24,11 @@ def plain():
 
 
 async def streamed():
-    pieces = []
     async with (
         client(kind=AsyncOpenAI) as duet,
-        duet.chat.completions.stream(
-            model="duet", messages=ASKED, stream_options={"include_usage": True}
-        ) as stream,
+        duet.chat.completions.stream(model="duet", messages=ASKED, stream_options={"include_usage": True}) as stream,
     ):
-        async for event in stream:
-            if event.type == "content.delta":
-                pieces.append(event.delta)
+        pieces = [event.delta async for event in stream if event.type == "content.delta"]
         last = await stream.get_final_completion()
     message = last.choices[0].message
     return seen(
@@ -66,6 +61,42 @@ async def spent_streamed():
         await duet.chat.completions.create(model="duet", messages=ASKED, stream=True)
 
 
+def of_responses(usage):
+    return usage.input_tokens, usage.output_tokens, usage.output_tokens_details.reasoning_tokens
+
+
+def summary_of(response):
+    return "".join(part.text for item in response.output if item.type == "reasoning" for part in item.summary)
+
+
+def plain_response():
+    reply = client().responses.create(model="duet", input=QUESTION)
+    return seen(reply.output_text, of_responses(reply.usage), reasoning=summary_of(reply))
+
+
+async def streamed_response():
+    async with client(kind=AsyncOpenAI) as duet, duet.responses.stream(model="duet", input=QUESTION) as stream:
+        pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+        reply = await stream.get_final_response()
+    return seen(reply.output_text, of_responses(reply.usage), reasoning=summary_of(reply), pieces=len(pieces))
+
+
+def tool_by_response(*, kept):
+    """A round trip; the second request has the first's items, or only its id where the gateway keeps responses."""
+    tools = [{"type": "function", "name": "look_up", "parameters": PARAMETERS, "strict": False}]
+    duet, talk = client(), [{"role": "user", "content": ERRAND}]
+    first = duet.responses.create(model="duet", input=talk, tools=tools, store=kept)
+    results = [
+        {"type": "function_call_output", "call_id": item.call_id, "output": look_up(**json.loads(item.arguments))}
+        for item in first.output
+        if item.type == "function_call"
+    ]
+    more = {"previous_response_id": first.id} if kept else {}
+    reply = duet.responses.create(
+        model="duet", input=results if kept else [*talk, *first.output, *results], tools=tools, store=kept, **more
+    )
+    return seen(reply.output_text, of_responses(reply.usage))
+
 
 tell(
     chat={
@@ -75,5 +106,13 @@ tell(
         "unknown_model": unknown_model,
         "spent": spent,
         "spent_streamed": spent_streamed,
-    }
+    },
+    responses={
+        "plain": plain_response,
+        "streamed": streamed_response,
+        "tool": lambda: tool_by_response(kept=False),
+        "tool_by_id": lambda: tool_by_response(kept=True),
+        "unknown_model": lambda: client().responses.create(model="gpt-99", input=QUESTION),
+        "spent": lambda: client(SPENT_KEY).responses.create(model="duet", input=QUESTION),
+    },
 )

@@ -27,7 +27,9 @@ def streamed():
 
 
 def tool():
-    run = ToolCallingAgent(tools=[as_tool(look_up)], model=model(), verbosity_level=0).run(ERRAND, return_full_result=True)
+    run = ToolCallingAgent(tools=[as_tool(look_up)], model=model(), verbosity_level=0).run(
+        ERRAND, return_full_result=True
+    )
     return seen(run.output, (run.token_usage.input_tokens, run.token_usage.output_tokens, None))
 
 

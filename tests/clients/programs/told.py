@@ -19,6 +19,8 @@ KEY = os.environ["GATEWAY_KEY"]
 SPENT_KEY = os.environ["GATEWAY_SPENT_KEY"]
 QUESTION = "How many primes are below 60?"
 ERRAND = "How is the weather in Bern?"
+_LOOP = asyncio.Runner()
+"""One for all scenarios: some clients keep connections from one to the next."""
 CALLED = []
 """Arguments of every call of the tool in the scenario that runs."""
 STRANGERS = []
@@ -65,7 +67,7 @@ def _run(scenario):
     try:
         saw = scenario()
         if asyncio.iscoroutine(saw):
-            saw = asyncio.run(saw)
+            saw = _LOOP.run(saw)
     except Exception as error:
         saw = {"error": type(error).__name__, "message": str(error)[:2000]}
     refusals = {status: n - before.get(status, 0) for status, n in _refusals().items() if n > before.get(status, 0)}

@@ -1,0 +1,139 @@
+"""Libraries that people ask models with, each through the gateway: what they show, count and raise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.pair_server import PLAIN, RAIN, SIGNAL
+
+if TYPE_CHECKING:
+    from conftest import Told
+
+ANSWER_TOKENS, SIGNAL_TOKENS = 4, 3
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client over one wire, and what is expected of it.
+
+    Attributes:
+        program: of `programs`.
+        environment: whose Python runs it.
+        wire: its own name for how it asks.
+        shows: whether it shows the signal of a whole answer, and of a stream.
+        counts: whether it tells the tokens of a signal apart.
+        errors: class of its error for a model that is unknown, and for a budget that is spent.
+        says_why: whether that has the gateway's words.
+        refused: how often it asks in each of these cases.
+        without: scenarios that it has no way to do.
+    """
+
+    program: str
+    environment: str
+    wire: str
+    shows: tuple[bool, bool] = (True, True)
+    counts: bool = True
+    errors: tuple[str, str] = ("NotFoundError", "APIStatusError")
+    says_why: bool = True
+    refused: dict[str, int] = field(default_factory=lambda: {"404": 1, "402": 1})
+    without: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.program}-{self.environment.removeprefix('client-')}-{self.wire}"
+
+
+NEW, OLD = "client-openai-3", "client-openai-2"
+CLIENTS = (
+    Client("openai_sdk", NEW, "chat"),
+    Client("openai_sdk", OLD, "chat"),
+    Client("langchain_chat", NEW, "chat", shows=(False, False), errors=("OpenAIModelNotFoundError", "APIStatusError")),
+    Client("litellm_sdk", NEW, "openai", errors=("NotFoundError", "APIError")),
+    Client("litellm_sdk", NEW, "hosted_vllm", errors=("NotFoundError", "APIError")),
+    Client("litellm_sdk", OLD, "openai", errors=("NotFoundError", "APIError")),
+    Client("litellm_sdk", OLD, "hosted_vllm", errors=("NotFoundError", "APIError")),
+    Client("pydantic_ai_agent", NEW, "chat", errors=("ModelNotFoundError", "ModelQuotaExceededError")),
+    Client("openai_agents_sdk", NEW, "chat"),
+    Client("haystack_generators", NEW, "chat", shows=(False, False)),
+    Client("smolagents_agent", NEW, "chat", shows=(True, False), counts=False),
+    Client(
+        "dspy_modules",
+        NEW,
+        "chat",
+        shows=(False, False),
+        counts=False,
+        errors=("LMUnsupportedModelError", "LMBillingError"),
+        without=("streamed",),
+    ),
+    Client("google_adk_agent", OLD, "chat", errors=("NotFoundError", "APIError")),
+    Client("inspect_evaluation", NEW, "chat", errors=("RuntimeError", "RuntimeError"), without=("streamed",)),
+    Client(
+        "lm_eval_harness",
+        OLD,
+        "chat",
+        shows=(False, False),
+        counts=False,
+        errors=("HTTPError", "HTTPError"),
+        says_why=False,
+        refused={"404": 2, "402": 2},
+        without=("streamed", "tool"),
+    ),
+)
+
+
+@pytest.fixture(params=CLIENTS, ids=str)
+def client(request: pytest.FixtureRequest) -> Client:
+    return request.param
+
+
+def seen_by(client: Client, scenario: str, told: Told) -> dict[str, Any]:
+    """What the client saw.
+
+    Raises:
+        Skipped: it has no such scenario, or its environment was not made.
+    """
+    if scenario in client.without:
+        pytest.skip(f"{client.program} has no way to do this")
+    return told(client.program, client.environment)["wires"][client.wire][scenario]
+
+
+def test_a_whole_answer(client: Client, told: Told) -> None:
+    saw = seen_by(client, "plain", told)
+    assert saw.get("text") == PLAIN, saw
+    assert saw["reasoning"] == (SIGNAL if client.shows[0] else None)
+    if client.counts:
+        assert saw["usage"][1:] == [SIGNAL_TOKENS + ANSWER_TOKENS, SIGNAL_TOKENS]
+
+
+def test_a_streamed_answer(client: Client, told: Told) -> None:
+    saw = seen_by(client, "streamed", told)
+    assert saw.get("text") == PLAIN, saw
+    assert saw["pieces"] >= 1
+    assert saw["reasoning"] == (SIGNAL if client.shows[1] else None)
+    if client.counts:
+        assert saw["usage"][1:] == [SIGNAL_TOKENS + ANSWER_TOKENS, SIGNAL_TOKENS]
+
+
+def test_a_tools_round_trip(client: Client, told: Told) -> None:
+    saw = seen_by(client, "tool", told)
+    assert saw.get("text") == RAIN, saw
+    assert saw["called"] == ["Bern"]
+
+
+def test_an_unknown_model_is_the_clients_own_error(client: Client, told: Told) -> None:
+    saw = seen_by(client, "unknown_model", told)
+    assert saw.get("error") == client.errors[0], saw
+    assert ("this key may use: duet" in saw["message"]) is client.says_why
+    assert saw["refusals"] == {"404": client.refused["404"]}
+
+
+def test_a_spent_budget_is_the_clients_own_error(client: Client, told: Told) -> None:
+    saw = seen_by(client, "spent", told)
+    assert saw.get("error") == client.errors[1], saw
+    assert ("tenant:spent asks for 1 request" in saw["message"]) is client.says_why
+    assert saw["refusals"] == {status: n for status, n in client.refused.items() if status != "404"}
+
+
+def test_it_reaches_nobody_but_the_gateway(client: Client, told: Told) -> None:
+    assert told(client.program, client.environment)["strangers"] == []
