@@ -64,12 +64,10 @@ def measure(name: str, package: str, how: str, url: str, requests: int, at_once:
         try:
             wait_for(port)
             for streamed in (False, True):
-                body = json.dumps(
-                    {"model": "duet", "stream": streamed, "messages": [{"role": "user", "content": "How many primes?"}]}
-                ).encode()
-                asyncio.run(load(port, body, 200, at_once))
+                body = {"model": "duet", "stream": streamed, "messages": [{"role": "user", "content": "How many?"}]}
+                asyncio.run(load(port, body, so_many(200), at_once))
                 before, begin = cpu_s(process.pid), time.perf_counter()
-                taken = sorted(asyncio.run(load(port, body, requests, at_once)))
+                taken = sorted(asyncio.run(load(port, body, so_many(requests), at_once)))
                 wall, cpu = time.perf_counter() - begin, cpu_s(process.pid) - before
                 kind = "streamed" if streamed else "whole"
                 p50, p99 = 1e3 * taken[requests // 2], 1e3 * taken[requests * 99 // 100]
@@ -79,19 +77,25 @@ def measure(name: str, package: str, how: str, url: str, requests: int, at_once:
             os.killpg(process.pid, 15)
 
 
-async def load(port: int, body: bytes, requests: int, at_once: int) -> list[float]:
+def so_many(requests: int) -> Callable[[], bool]:
+    """Whether there is another one, that many times."""
+    left = iter(range(requests))
+    return lambda: next(left, None) is not None
+
+
+async def load(port: int, body: dict[str, Any], another: Callable[[], bool], at_once: int) -> list[float]:
     """Seconds that each request took."""
-    left, taken = iter(range(requests)), []
+    taken, sent = [], json.dumps(body).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(sent)}\r\n\r\n"
+    )
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        )
-        for _ in left:
+        while another():
             begin = time.perf_counter()
-            writer.write(head.encode() + body)
+            writer.write(head.encode() + sent)
             answer = await reader.readuntil(b"\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 200"), answer
             if b"chunked" in answer.lower():

@@ -10,7 +10,8 @@ somebody posts to ``/release``.
 
 A stream is *joined*: all of it in one write, so that a client reads it at once. `switched` makes a base URL at which
 it is *apart*: one piece every `PACE_S`, so that a client reads every chunk by itself. What a client pays for a chunk
-differs much between the two; real servers lie between them. The same function sets the number of chunks.
+differs much between the two; real servers lie between them. The same function sets the number of chunks, and another
+pace. ``/running`` tells how many streams are being written: one whose client has gone is not.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ HELD = "held"
 PACE_S = 0.004
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_SWITCHES = re.compile(r"/(joined|apart)/(\d+)(?=/)")
+_SWITCHES = re.compile(r"/(joined|apart|every-(\d+)-ms)/(\d+)(?=/)")
 _IDENTITY = {"id": "chatcmpl-0123456789abcdef0123456789abcdef", "created": 1_700_000_000}
 
 
@@ -47,9 +48,10 @@ def serve() -> Iterator[str]:
             process.terminate()
 
 
-def switched(url: str, *, apart: bool = False, chunks: int = CHUNKS) -> str:
-    """The base URL of the same server at which streams come apart, or have that many chunks."""
-    return f"{url.removesuffix('/v1')}/{'apart' if apart else 'joined'}/{chunks}/v1"
+def switched(url: str, *, apart: bool = False, every_ms: int | None = None, chunks: int = CHUNKS) -> str:
+    """The base URL of the same server at which streams come apart, at that pace, or have that many chunks."""
+    pace = ("apart" if apart else "joined") if every_ms is None else f"every-{every_ms}-ms"
+    return f"{url.removesuffix('/v1')}/{pace}/{chunks}/v1"
 
 
 def text(chunks: int = CHUNKS) -> str:
@@ -76,10 +78,14 @@ class Connection(asyncio.Protocol):
     """One client's connection."""
 
     waiting: list[tuple[asyncio.Transport, bytes]] = []  # noqa: RUF012  # one list for all connections
+    writing: set["Connection"] = set()  # noqa: RUF012  # likewise
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._received = b""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.writing.discard(self)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -93,16 +99,19 @@ class Connection(asyncio.Protocol):
             self._answer(head.split(b" ", 2)[1].decode(), body)
 
     def _answer(self, path: str, body: bytes) -> None:
-        apart, chunks = False, CHUNKS
+        pace_s, chunks = 0.0, CHUNKS
         if switches := _SWITCHES.match(path):
-            apart, chunks, path = switches[1] == "apart", int(switches[2]), path[switches.end() :]
+            pace_s = int(switches[2]) / 1000 if switches[2] else PACE_S if switches[1] == "apart" else 0.0
+            chunks, path = int(switches[3]), path[switches.end() :]
         if path == "/v1/chat/completions":
-            self._complete(json.loads(body), chunks, apart)
+            self._complete(json.loads(body), chunks, pace_s)
         elif path == "/v1/models":
             cards = [{"id": name, "object": "model", "owned_by": "vllm", "max_model_len": 32768} for name in MODELS]
             self._send({"object": "list", "data": cards})
         elif path == "/version":
             self._send({"version": "0.0.0"})
+        elif path == "/running":
+            self._send({"running": len(self.writing)})
         elif path == "/release":
             for transport, rest in self.waiting:
                 transport.write(rest)
@@ -111,7 +120,7 @@ class Connection(asyncio.Protocol):
         else:
             self._send({"detail": "Not Found"}, status="404 Not Found")
 
-    def _complete(self, asked: dict[str, Any], chunks: int, apart: bool) -> None:
+    def _complete(self, asked: dict[str, Any], chunks: int, pace_s: float) -> None:
         model, ids = asked["model"], bool(asked.get("return_token_ids"))
         if not asked.get("stream"):
             self._transport.write(whole_answer(model, chunks, ids))
@@ -122,17 +131,20 @@ class Connection(asyncio.Protocol):
         if model == HELD:
             self._transport.write(b"".join(pieces[:3]))
             self.waiting.append((self._transport, b"".join(pieces[3:])))
-        elif apart:
-            self._write_apart(iter(pieces))
+        elif pace_s:
+            self.writing.add(self)
+            self._write_apart(iter(pieces), pace_s)
         else:
             self._transport.write(b"".join(pieces))
 
-    def _write_apart(self, pieces: Iterator[bytes]) -> None:
+    def _write_apart(self, pieces: Iterator[bytes], pace_s: float) -> None:
         """Write the next piece now (asyncio has set TCP_NODELAY), and the one after it when it has been read."""
         piece = next(pieces, None)
         if piece is not None and not self._transport.is_closing():
             self._transport.write(piece)
-            asyncio.get_running_loop().call_later(PACE_S, self._write_apart, pieces)
+            asyncio.get_running_loop().call_later(pace_s, self._write_apart, pieces, pace_s)
+        else:
+            self.writing.discard(self)
 
     def _send(self, value: object, status: str = "200 OK") -> None:
         self._transport.write(_response(json.dumps(value).encode(), status))
