@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from duet_sdk.types import (
@@ -32,6 +33,8 @@ _ELSEWHERE = {
     "role": "message",
 }
 """What other libraries call a part of a reply → where it stands here."""
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+"""What JSON has as it is."""
 _SHOWN = 80
 """Characters of an answer in a reply's line: more leaves no room for the rest."""
 
@@ -325,10 +328,16 @@ class Reply:
         JSON-ready, keys as in `to_dict`: ``mode``, ``served_by``, ``handoff``, ``gate``, ``signal`` (tokens, limit,
         truncated, …), ``usage``, ``cost``, ``models``, ``finish_reason``, ``why``.
         """
-        plain = self.to_dict()
-        del plain["signal"]["text"]
         named = ("mode", "served_by", "handoff", "gate", "signal", "usage", "cost", "models", "finish_reason", "why")
-        return {name: plain[name] for name in named}
+        plain: dict[str, Any] = {name: _plain(getattr(self, name)) for name in named}
+        del plain["signal"]["text"]
+        plain["usage"]["total_tokens"] = self.usage.total_tokens
+        return plain
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
@@ -348,8 +357,10 @@ def _usd(usd: Decimal | None) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _PLAIN:  # most of them; a gateway shows a receipt with every answer
+        return value
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: _plain(getattr(value, name)) for name in _field_names(value.__class__)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
