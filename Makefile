@@ -55,16 +55,17 @@ test-integrations: ## run each integration's tests in its framework's own enviro
 
 test-clients: ## ask a running gateway with other people's clients, each in an environment of its own (first some 6 minutes for those)
 	$(SETUP) test
-	export DUET_CLIENT_OPENAI_3_PYTHON DUET_CLIENT_OPENAI_2_PYTHON DUET_CLIENT_AIDER_PYTHON && \
+	export DUET_CLIENT_OPENAI_3_PYTHON DUET_CLIENT_OPENAI_2_PYTHON DUET_CLIENT_AIDER_PYTHON DUET_CLIENT_AGENTS && \
 	DUET_CLIENT_OPENAI_3_PYTHON=$$($(PYTHON) .ci/environment client-openai-3) && \
 	DUET_CLIENT_OPENAI_2_PYTHON=$$($(PYTHON) .ci/environment client-openai-2) && \
 	DUET_CLIENT_AIDER_PYTHON=$$($(PYTHON) .ci/environment client-aider) && \
+	DUET_CLIENT_AGENTS=$$($(PYTHON) .ci/agents) && \
 	$(IN) -m pytest tests/clients $(ARGS)
 
 lint: ## style and format, by ruff; words, by .ci/words; workflows, by zizmor
 	$(SETUP) lint
-	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/notebooks .ci/words
-	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/notebooks .ci/words
+	$(IN) -m ruff check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/notebooks .ci/words .ci/agents
+	$(IN) -m ruff format --check . .ci/setup .ci/slow .ci/environment .ci/releases .ci/dist .ci/recording .ci/walk .ci/notebooks .ci/words .ci/agents
 	$(IN) .ci/words
 	.venv/bin/zizmor --offline --quiet .github/workflows
 
