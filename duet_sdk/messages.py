@@ -286,7 +286,8 @@ def check_tools(tools: Sequence[object]) -> tuple[Json, ...]:
         if name in names:
             raise InvalidRequest(f"two tools are named {name!r}")
         parameters = function.get("parameters")
-        if parameters is not None and not isinstance(parameters, Mapping):
+        fields = parameters.get("properties") if isinstance(parameters, Mapping) else None
+        if not isinstance(parameters, Mapping | None) or not isinstance(fields, Mapping | None):
             raise InvalidRequest(f"the parameters of tool {name!r} must be a JSON schema")
         names.add(name)
     try:

@@ -100,6 +100,10 @@ def test_what_cannot_be_answered_is_refused_with_what_is_wrong(given, words):
         ([{}], "tool 0 must look like"),
         ([{"type": "function", "function": {"name": ""}}], "tool 0 must look like"),
         ([{"function": {"name": "a"}}, {"function": {"name": "a"}}], "two tools are named 'a'"),
+        (
+            [{"function": {"name": "a", "parameters": {"properties": 7}}}],
+            "the parameters of tool 'a' must be a JSON schema",
+        ),
     ],
 )
 def test_tools_without_names_or_with_the_same_are_refused(tools, words):

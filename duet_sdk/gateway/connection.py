@@ -42,7 +42,7 @@ class Connection(HttpToolsProtocol):
     """
 
     _limit: asyncio.TimerHandle | None = None
-    """Ends the connection; there is one at any time that no request is being answered, or that an answer is not taken."""
+    """Ends the connection; there is one whenever no request is being answered, or its answer is not taken."""
     _in_head = True
     _head_bytes = 0
     """Of a head that has not ended yet."""

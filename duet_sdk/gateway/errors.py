@@ -15,6 +15,8 @@ NOT_AGAIN: Final[Headers] = ((b"x-should-retry", b"false"),)
 """Clients made by Stainless obey it, at statuses that they would repeat by themselves, too."""
 _LATER_S: Final = 1
 """Seconds after which to come back where no server said: short, as a request is cheap to refuse."""
+_MOST_CHARACTERS: Final = 1000
+"""Of an error's message: some lists of names are 500 long."""
 
 
 class Refused(Exception):
@@ -100,7 +102,12 @@ def refused(error: Exception) -> Refused:
             f"this request needs {error.needed_tokens} tokens, prompt and answer together, and the context is "
             f"{error.context_tokens}: shorten the messages, or ask for less"
         )
-    return Refused(row.status, row.code, message, kind=row.kind, headers=_headers(row, error))
+    return Refused(row.status, row.code, _short(message), kind=row.kind, headers=_headers(row, error))
+
+
+def _short(message: str) -> str:
+    """A message without most of what it quotes, which may be as long as the request's body."""
+    return message if len(message) <= _MOST_CHARACTERS else f"{message[:_MOST_CHARACTERS]}…"
 
 
 def _headers(row: _Row, error: Exception) -> Headers:

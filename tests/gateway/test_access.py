@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support.asgi import ask
 
 from duet_sdk import AsyncDuetClient, Budget, ConfigError
@@ -262,64 +260,17 @@ def test_the_table_of_a_settings_file_is_read(tmp_path: Path) -> None:
         load_settings(file)
 
 
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
-)
-PARTS = st.lists(
-    ANYTHING
-    | st.fixed_dictionaries(
-        {"type": st.sampled_from(["text", "image_url", "x"])}, optional={"text": ANYTHING, "image_url": ANYTHING}
-    ),
-    max_size=3,
-)
-MESSAGES = st.lists(
-    ANYTHING
-    | st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "system", "developer", "assistant", "tool", "function", "x"])},
-        optional={
-            "content": PARTS | st.text(max_size=8) | ANYTHING,
-            "tool_calls": ANYTHING,
-            "tool_call_id": ANYTHING,
-            "name": ANYTHING,
-        },
-    ),
-    max_size=4,
-)
-FIELDS = dict.fromkeys(
-    (
-        *PASSED_ON,
-        "stream",
-        "stream_options",
-        "max_tokens",
-        "max_completion_tokens",
-        "reasoning_effort",
-        "n",
-        "logprobs",
-        "top_logprobs",
-        "min_p",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "user",
-        "prompt_cache_key",
-        "metadata",
-    ),
-    ANYTHING,
-)
-BODIES = st.fixed_dictionaries({"model": st.just("duet") | ANYTHING, "messages": MESSAGES | ANYTHING}, optional=FIELDS)
-LIKELY = st.fixed_dictionaries({"model": st.just("duet"), "messages": st.just(QUESTION["messages"])}, optional=FIELDS)
+@pytest.mark.parametrize("tool", [7, "look_up", None, []])
+async def test_a_tool_that_is_no_object_is_refused(tool: object) -> None:
+    choice = {"type": "function", "function": {"name": "look_up"}}
+    reply = await ask(gateway(), CHAT, QUESTION | {"tools": [tool], "tool_choice": choice})
+    assert (reply.status, reply.json["error"]["param"]) == (400, "tools")
 
 
-@pytest.mark.filterwarnings("ignore::duet_sdk.errors.DegradedWarning")
-@settings(max_examples=400, suppress_health_check=list(HealthCheck))
-@given(BODIES | LIKELY)
-async def test_no_body_is_a_fault_of_the_gateway(body: dict[str, Any]) -> None:
-    reply = await ask(gateway(), CHAT, body)
-    assert reply.status in (200, 400, 404), reply.body
-    if reply.status != 200:
-        assert set(reply.json["error"]) == {"message", "type", "param", "code"}
+async def test_an_error_quotes_little_of_a_long_value() -> None:
+    reply = await ask(gateway(), CHAT, QUESTION | {"top_k": "x" * 100_000})
+    assert reply.status == 400
+    assert len(reply.json["error"]["message"]) == 1001
 
 
 @pytest.mark.parametrize(

@@ -155,13 +155,13 @@ def _functions(given: object) -> list[Json]:
     """The tools that are functions; what else there is, such as a provider's own search, the pair cannot call.
 
     Raises:
-        Refused: 400, tools that are no list.
+        Refused: 400, tools that are no list of objects.
     """
     if given is None:
         return []
-    if not isinstance(given, list):
-        raise Refused(400, None, "tools must be a list", param="tools")
-    return [tool for tool in given if not isinstance(tool, Mapping) or _kind(tool) in ("function", None)]
+    if not isinstance(given, list) or not all(isinstance(tool, Mapping) for tool in given):
+        raise Refused(400, None, "tools must be a list of objects", param="tools")
+    return [tool for tool in given if _kind(tool) in ("function", None)]
 
 
 def _tool_choice(given: object, tools: Sequence[Json]) -> Any:
