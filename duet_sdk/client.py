@@ -50,7 +50,7 @@ from duet_sdk.pricing import PriceBook
 from duet_sdk.reply import Reply
 from duet_sdk.request import Request
 from duet_sdk.signal import cut_policy
-from duet_sdk.stream import Run, attach_reply
+from duet_sdk.stream import Run, attach_reply, tell_part
 from duet_sdk.telemetry.dialects import check_dialects
 from duet_sdk.types import HandoffName, Json, Stage
 
@@ -220,8 +220,10 @@ class AsyncDuetClient(Client, OnlyAsync):
         parts, draft, observer = self._prepare(messages, gate, whole=True, **options)
         try:
             return await answer(parts, draft, Outbox(observer, is_read=False))
-        except BudgetExceeded as error:
-            attach_reply(error, draft)
+        except BaseException as error:
+            if isinstance(error, BudgetExceeded):
+                attach_reply(error, draft)
+            tell_part(draft, "error" if isinstance(error, Exception) else "cancelled")
             raise
 
     @shows(CallOptions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -16,7 +17,7 @@ from duet_sdk.pipeline.outbox import Outbox
 from duet_sdk.pipeline.request import answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator
     from types import TracebackType
 
     from duet_sdk.pipeline.draft import Draft
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _within: contextvars.ContextVar[Outbox | None] = contextvars.ContextVar("the run that works here", default=None)
 """Known by its outbox: a run that its own request refers to would never be forgotten."""
+_told: contextvars.ContextVar[Callable[[Reply], None] | None] = contextvars.ContextVar("who counts parts", default=None)
 
 
 class Run(OnlyAsync):
@@ -201,6 +203,26 @@ class Run(OnlyAsync):
         """A run that is forgotten without leaving it must not go on spending."""
         if self._working is not None and not self._working.done() and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._working.cancel)
+
+
+@contextlib.contextmanager
+def parts_told_to(told: Callable[[Reply], None]) -> Iterator[None]:
+    """Inside, ``told`` gets what there was of a reply that `AsyncDuetClient.chat` could not complete.
+
+    An error or a cancellation says nothing of what was spent before it; whoever counts hears of it here.
+    """
+    before = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(before)
+
+
+def tell_part(draft: Draft, finish_reason: str) -> None:
+    """There will be no more of this reply."""
+    told = _told.get()
+    if told is not None and draft.account.attempts:
+        told(draft.reply(finish_reason))
 
 
 def _close(outbox: Outbox, working: asyncio.Task[Callable[[], Reply]]) -> None:

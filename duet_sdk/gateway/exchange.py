@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from duet_sdk.gateway.errors import Headers, Refused
+from duet_sdk.gateway.record import Record
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,11 +35,12 @@ class Left(Exception):
 
 
 class Exchange:
-    """A request, and what is sent back.
+    """A request, and what is sent back; made in the task that answers it.
 
     Attributes:
         method: in capitals.
         path: without what an outer app has taken off.
+        record: what is remembered of it.
         receipt: its name in the log and in answers.
         status: of the response, 0 before it began.
         broken: what ends the stream that has begun when it breaks.
@@ -52,9 +54,10 @@ class Exchange:
         self.status = 0
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path") or "") or "/"
-        self._task: asyncio.Task[object] | None = None
+        self.record = Record(receipt, self.method)
+        self._task = asyncio.current_task()
         self._watch: asyncio.Task[None] | None = None
-        self._left = False
+        self._stopped: Literal["left", "drained"] | None = None
         self._over = False
         self.broken: Callable[[Refused], bytes] | None = None
         self.sent_s = 0.0
@@ -96,25 +99,29 @@ class Exchange:
                 return b"".join(pieces)
 
     def end_if_client_leaves(self) -> None:
-        """Cancel the task that runs when the client goes away, until the response is complete; after the body."""
-        self._task = asyncio.current_task()
+        """End the request when the client goes away, until the response is complete; after the body."""
         self._watch = asyncio.create_task(self._wait_for_end())
 
     async def _wait_for_end(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._over and self._task is not None:
-            self._left = True
+        self.stop("left")
+
+    def stop(self, why: Literal["left", "drained"]) -> None:
+        """Cancel the task that answers, unless its response is complete; `release` says then why."""
+        if not self._over and self._stopped is None and self._task is not None:
+            self._stopped = why
             self._task.cancel()
 
-    def release(self) -> bool:
-        """End what `end_if_client_leaves` began; whether it was the client's leaving that cancelled the task."""
+    def release(self) -> Literal["left", "drained"] | None:
+        """End what `end_if_client_leaves` began; why the task was cancelled, None where that was somebody else."""
         self._over = True
         if self._watch is not None:
             self._watch.cancel()
-        if self._left and self._task is not None:
-            self._task.uncancel()
-        return self._left
+        why, task, self._task = self._stopped, self._task, None
+        if why is not None and task is not None:
+            task.uncancel()
+        return why
 
     async def json(self, status: int, value: object, headers: Headers = ()) -> None:
         """Send a whole response."""

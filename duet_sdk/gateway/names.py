@@ -86,6 +86,10 @@ class Names:
         choice = self._choices[self._aliases.get(name, name)]
         return caller.may_use(name) and caller.may_have(choice.mode)
 
+    def counted_as(self, asked: str, choice: Choice) -> str:
+        """The name under which a request is counted: the one asked for where it is configured by itself."""
+        return asked if asked in self._choices or asked in self._aliases else choice.name
+
     def _by_alias(self, name: str) -> Choice | None:
         if len(name) > _LONGEST:
             return None

@@ -7,11 +7,13 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from duet_sdk.client import AsyncDuetClient
+from duet_sdk.errors import BudgetExceeded
 from duet_sdk.gateway.description import description
 from duet_sdk.gateway.errors import NOT_AGAIN, Refused, refused
 from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send
@@ -20,6 +22,7 @@ from duet_sdk.gateway.keys import Keys
 from duet_sdk.gateway.metrics import KIND, Metrics
 from duet_sdk.gateway.names import Names
 from duet_sdk.gateway.quiet import Quiet
+from duet_sdk.gateway.running import LAST_WORD_S, Running, ended
 from duet_sdk.gateway.signals import Signals
 from duet_sdk.gateway.wires.answering import answer
 from duet_sdk.gateway.wires.chat import CHAT
@@ -67,6 +70,7 @@ class Gateway:
         self._quiet = Quiet(policy.quiet_s)
         self._signals = Signals()
         self._owned = owned
+        self.running = Running()
         self._ending = False
         self._routes: Mapping[str, Mapping[str, _Handler]] = {
             **{path: {"POST": self._ask} for path in _WIRES},
@@ -89,9 +93,15 @@ class Gateway:
         else:
             await send({"type": "websocket.close", "code": 1003})
 
-    async def aclose(self) -> None:
-        """Close what `app` has made."""
+    def drain(self) -> None:
+        """The server will end: ``/ready`` says so from now on."""
         self._ending = True
+
+    async def aclose(self) -> None:
+        """End what runs, with the wire's error, and close what `app` has made."""
+        self.drain()
+        self.running.end()
+        await self.running.over()
         for client in self._owned:
             await client.aclose()
 
@@ -103,22 +113,29 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, exchange: Exchange) -> None:
+        record = exchange.record
+        self.running.add(exchange)
         self.metrics.running += 1
-        reply, status = None, 0
         try:
-            reply = await self._handler(exchange)(exchange)
+            record.reply = await self._handler(exchange)(exchange) or record.reply
         except Left:
-            status = _LEFT
+            record.ended = "left"
         except asyncio.CancelledError:
-            if not exchange.release():
+            why = exchange.release()
+            record.ended = why or "drained"
+            if why is None:  # whoever runs this app ends it, and waits for nothing
                 raise
-            status = _LEFT
+            if why == "drained":
+                await self._end(exchange)
         except Exception as error:  # noqa: BLE001  # the edge of the process: whatever it was, the client hears of it
-            status = await self._refuse(exchange, error)
+            record.ended = "error"
+            await self._refuse(exchange, error)
         finally:
             exchange.release()
+            record.status = _LEFT if record.ended == "left" else record.status or exchange.status
             self.metrics.running -= 1
-            self.metrics.ended(status or exchange.status, reply)
+            self.metrics.ended(record)
+            self.running.discard(exchange)
 
     def _handler(self, exchange: Exchange) -> _Handler:
         if exchange.path in self._open:
@@ -136,24 +153,40 @@ class Gateway:
             raise Refused(405, "method", f"send {' or '.join(methods)} to this path", headers=(allow, *NOT_AGAIN))
         return handler
 
-    async def _refuse(self, exchange: Exchange, error: Exception) -> int:
-        """Tell the client; the status that its log should show."""
+    async def _end(self, exchange: Exchange) -> None:
+        """Tell a client that reads that the server ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):
+                await self._refuse(exchange, ended())
+
+    async def _refuse(self, exchange: Exchange, error: Exception) -> None:
+        """Tell the client."""
         told = refused(error)
+        record = exchange.record
+        record.status, record.code = told.status, told.code
+        if isinstance(error, BudgetExceeded):
+            record.reply = record.reply or error.reply
+            kind, _, name = error.scope.partition(":")
+            record.refused_scope = kind if name else None
         if told.status >= 500:  # what the client did wrong is no news to the operator
             level = logging.ERROR if told.code == "internal_error" else logging.WARNING
             _log.log(level, "request %s: %s: %s", exchange.receipt, type(error).__name__, error, exc_info=level > 30)
         if exchange.status and exchange.broken is not None:
             await exchange.end(exchange.broken(told))
-            return told.status
+            return
         status, body, headers = _wire(exchange.path).refusal(told, exchange.receipt)
+        record.status = status
         await exchange.json(status, body, ((b"x-duet-receipt", exchange.receipt.encode()), *headers))
-        return status
 
     async def _ask(self, exchange: Exchange) -> Reply:
         caller = self._keys.caller(exchange.headers)  # before the body is read: an unknown key costs nothing
         self._guards.check_json(exchange.headers)
+        record = exchange.record
+        record.wire, record.tenant = _WIRES[exchange.path].name, caller.tenant
         body = _object(await exchange.body(self.policy.most_body_bytes))
+        record.asked, record.streamed = str(body.get("model") or ""), body.get("stream") is True
         choice = self.names.find(body.get("model"), caller)
+        record.model = self.names.counted_as(record.asked, choice)
         given = Given(body, exchange.headers, choice, caller, self.policy, exchange.receipt, int(time.time()))
         if body.get("stream") is True:
             self._quiet.watch(exchange)

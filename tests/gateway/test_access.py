@@ -228,7 +228,7 @@ async def test_metrics_tell_sums_and_no_names() -> None:
     served = gateway(GatewayPolicy(keys=(KEY,)))
     await ask(served, CHAT, QUESTION, headers={"x-api-key": "secret"})
     text = (await ask(served, "/metrics", headers={"x-api-key": "secret"})).body.decode()
-    assert 'duet_gateway_requests_total{status="200"} 1' in text
+    assert 'duet_gateway_requests_total{wire="chat",model="duet",status="200"} 1' in text
     assert 'duet_gateway_tokens_total{stage="reasoner",kind="output"} 1' in text
     assert 'duet_gateway_first_answer_seconds_bucket{le="+Inf"} 1' in text
 

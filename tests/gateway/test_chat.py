@@ -169,7 +169,7 @@ async def test_a_client_that_leaves_ends_both_stages_and_the_part_is_booked() ->
     assert (generator.open_calls, generator.cancelled) == (0, 1)
     booked = [(entry.facts.stage, entry.scopes) for entry in await ledger.entries()]
     assert booked == [("reasoner", ("tenant:a",)), ("generator", ("tenant:a",))]
-    assert 'requests_total{status="499"} 1' in served.metrics.text()
+    assert 'requests_total{wire="chat",model="duet",status="499"} 1' in served.metrics.text()
 
 
 async def test_a_client_that_leaves_before_a_whole_answer_ends_it() -> None:

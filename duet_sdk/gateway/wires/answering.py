@@ -10,11 +10,13 @@ from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried, ToolCall
 from duet_sdk.gateway.granting import granted
 from duet_sdk.gateway.wires.streaming import Stream
 from duet_sdk.gateway.wires.wire import Answer, Asked, Given, Wire
+from duet_sdk.stream import parts_told_to
 from duet_sdk.types import ToolCall
 
 if TYPE_CHECKING:
     from duet_sdk.client import AsyncDuetClient
     from duet_sdk.gateway.exchange import Exchange
+    from duet_sdk.gateway.record import Record
     from duet_sdk.gateway.signals import Signals
     from duet_sdk.reply import Reply
     from duet_sdk.types import TokenLogprob
@@ -37,14 +39,15 @@ async def answer(exchange: Exchange, wire: Wire, given: Given, signals: Signals)
         reply = await Stream(exchange, writer, what).run(given.choice.client)
         signals.keep(tenant, what.messages, reply.tool_calls, reply.signal.text)
         return reply
-    answers, reply = await _whole(given.choice.client, what)
+    with parts_told_to(exchange.record.told):
+        answers, reply = await _whole(given.choice.client, what, exchange.record)
     signals.keep(tenant, what.messages, reply.tool_calls, reply.signal.text)
     receipt = ((b"x-duet-receipt", exchange.receipt.encode()),)
     await exchange.json(200, wire.whole(given, answers, reply), receipt)
     return reply
 
 
-async def _whole(client: AsyncDuetClient, what: Asked) -> tuple[list[Answer], Reply]:
+async def _whole(client: AsyncDuetClient, what: Asked, record: Record) -> tuple[list[Answer], Reply]:
     if what.answers == 1:
         reply = await client.chat(what.messages, **what.options)
         return [Answer(reply.text, reply.tool_calls, reply.finish_reason, reply.logprobs)], reply
@@ -52,18 +55,22 @@ async def _whole(client: AsyncDuetClient, what: Asked) -> tuple[list[Answer], Re
     answers = [Answer() for _ in range(what.answers)]
     logprobs: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
     calls: dict[tuple[int, int], list[str]] = {}
-    async with client.stream(what.messages, **what.options) as run:
-        async for event in run:
-            if isinstance(event, AnswerDelta):
-                logprobs[event.index] += event.logprobs
-            elif isinstance(event, AnswerDone):
-                answers[event.index].text, answers[event.index].finish_reason = event.text, event.finish_reason
-            elif isinstance(event, ToolCallDelta):
-                call = calls.setdefault((event.index, event.position), ["", "", ""])
-                call[0], call[1], call[2] = event.id or call[0], event.name or call[1], call[2] + event.arguments
-            elif isinstance(event, Retried | FellBack) and event.discard:
-                logprobs.clear()
-                calls.clear()
+    run = client.stream(what.messages, **what.options)
+    try:
+        async with run:
+            async for event in run:
+                if isinstance(event, AnswerDelta):
+                    logprobs[event.index] += event.logprobs
+                elif isinstance(event, AnswerDone):
+                    answers[event.index].text, answers[event.index].finish_reason = event.text, event.finish_reason
+                elif isinstance(event, ToolCallDelta):
+                    call = calls.setdefault((event.index, event.position), ["", "", ""])
+                    call[0], call[1], call[2] = event.id or call[0], event.name or call[1], call[2] + event.arguments
+                elif isinstance(event, Retried | FellBack) and event.discard:
+                    logprobs.clear()
+                    calls.clear()
+    finally:
+        record.told(run.reply)
     for index, one in enumerate(answers):
         one.logprobs = logprobs[index]
         one.calls = [ToolCall(*calls[at]) for at in sorted(calls) if at[0] == index]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from duet_sdk.gateway.exchange import Exchange
     from duet_sdk.gateway.wires.wire import Asked, Writer
     from duet_sdk.reply import Reply
+    from duet_sdk.stream import Run
     from duet_sdk.types import TokenLogprob
 
 JOINED_S: Final = 0.02
@@ -58,8 +59,22 @@ class Stream:
             Refused: it broke off after something was shown, and the client must not take that for an answer.
             DuetError: it could not be answered.
         """
+        run = client.stream(self._what.messages, **self._what.options)
+        try:
+            await self._pass_on(run)
+        finally:  # the part, too, where it broke or the client left
+            self._exchange.record.told(run.reply)
+        reply = run.reply
+        self._finishes.setdefault(0, reply.finish_reason)
+        if not self._shown and not self._texts and reply.text:
+            self._texts[0] = [reply.text]
+        await self._exchange.end(self._pieces() + self._writer.end(reply, self._finishes))
+        return reply
+
+    async def _pass_on(self, run: Run) -> None:
+        """Write what the run tells as it comes, but for the last of it."""
         loop = asyncio.get_running_loop()
-        async with client.stream(self._what.messages, **self._what.options) as run:
+        async with run:
             waiting, sent_s = run.outbox.events, 0.0
             async for event in run:
                 take = self._take.get(type(event))
@@ -75,12 +90,6 @@ class Stream:
                 if not run.is_over:
                     await self._exchange.write(self._pieces())
                     sent_s = loop.time()
-        reply = run.reply
-        self._finishes.setdefault(0, reply.finish_reason)
-        if not self._shown and not self._texts and reply.text:
-            self._texts[0] = [reply.text]
-        await self._exchange.end(self._pieces() + self._writer.end(reply, self._finishes))
-        return reply
 
     def _text(self, event: AnswerDelta) -> None:
         if event.text or event.logprobs:
