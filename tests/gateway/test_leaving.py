@@ -29,6 +29,7 @@ SCOPE = "session:anybody/s"
 LONG = {"answer_tokens": 5_000_000}
 """More than a socket takes while nobody reads it."""
 WORDS = "one two three four five six"
+ANSWER = Answer(WORDS)
 
 
 class Held(asyncio.Event):
@@ -75,7 +76,7 @@ class Served:
 
 
 @asynccontextmanager
-async def pair(reasoner: Answer, generator: Answer = Answer(WORDS), **options: Any) -> AsyncIterator[Served]:
+async def pair(reasoner: Answer, generator: Answer = ANSWER, **options: Any) -> AsyncIterator[Served]:
     ledger = MemoryLedger()
     await ledger.set_limit(SCOPE, Limit(reasoner_tokens=10**8, generator_tokens=10**8))
 
