@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from conftest import PYTHONS
@@ -37,7 +38,7 @@ class Agent:
         key: for it.
     """
 
-    tools: Mapping[str, Callable[[Path], dict[str, str]]]
+    tools: ClassVar[Mapping[str, Callable[[Path], dict[str, str]]]]
     """Its tool that reads a file → what it is called with."""
 
     def __init__(self, home: Path, url: str, key: str) -> None:
@@ -51,7 +52,7 @@ class Agent:
 
 
 class OpenCode(Agent):
-    tools = {"read": lambda folder: {"filePath": str(folder / "note.txt")}}
+    tools: ClassVar = {"read": lambda folder: {"filePath": str(folder / "note.txt")}}
 
     def command(self, question: str) -> Sequence[str]:
         return [_installed("opencode"), "run", question]
@@ -60,18 +61,18 @@ class OpenCode(Agent):
         model = {"limit": {"context": 200_000, "output": 8_000}}
         provider = {
             "npm": "@ai-sdk/openai-compatible",
-            "options": {"baseURL": f"{self.url}/v1", "apiKey": self.key},
+            "options": {"baseURL": f"{self.url}/v1", "apiKey": "{env:DUET_KEY}"},
             "models": {"duet": model, "duet/generator": model},
         }
         settings = {"model": "duet/duet", "small_model": "duet/duet/generator", "provider": {"duet": provider}}
         file = self.home / "opencode.json"
         file.write_text(json.dumps({"autoupdate": False, "share": "disabled", **settings}), encoding="utf-8")
         off = ("OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_LSP_DOWNLOAD")
-        return {"OPENCODE_CONFIG": str(file), **dict.fromkeys(off, "1")}
+        return {"OPENCODE_CONFIG": str(file), "DUET_KEY": self.key, **dict.fromkeys(off, "1")}
 
 
 class ClaudeCode(Agent):
-    tools = {"Read": lambda folder: {"file_path": str(folder / "note.txt")}}
+    tools: ClassVar = {"Read": lambda folder: {"file_path": str(folder / "note.txt")}}
 
     def command(self, question: str) -> Sequence[str]:
         return [_installed("claude"), "-p", question, "--model", "duet", "--allowedTools", "Read"]
@@ -82,7 +83,7 @@ class ClaudeCode(Agent):
 
 
 class Codex(Agent):
-    tools = {"exec_command": lambda folder: {"cmd": f"cat {folder / 'note.txt'}"}}
+    tools: ClassVar = {"exec_command": lambda folder: {"cmd": f"cat {folder / 'note.txt'}"}}
 
     def command(self, question: str) -> Sequence[str]:
         return [_installed("codex"), "exec", "--skip-git-repo-check", question]
@@ -111,7 +112,7 @@ wire_api = "responses"
 class Aider(Agent):
     """It has no tools: it is shown the files."""
 
-    tools = {}
+    tools: ClassVar = {}
 
     def command(self, question: str) -> Sequence[str]:
         if not PYTHONS["client-aider"]:
