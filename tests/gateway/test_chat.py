@@ -121,6 +121,22 @@ async def test_the_signal_is_shown_to_a_key_that_may_see_it_only() -> None:
         assert "".join(delta.get("reasoning_content", "") for delta in deltas) == (shown or "")
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_the_signal_of_a_run_is_shown_in_its_first_turn_alone(streamed: bool) -> None:
+    calling = Script("", tool_calls=(ToolCall("c1", "look_up", "{}"),))
+    served = gateway(generator=Scripted(calling, "It rains."), policy=GatewayPolicy(signal_field="reasoning"))
+    body: dict[str, Any] = {**QUESTION, "tools": [TOOL], "stream": streamed}
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    turns = ({"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "rain"})
+    shown = []
+    for messages in (QUESTION["messages"], [*QUESTION["messages"], *turns]):
+        reply = await ask(served, CHAT, {**body, "messages": messages})
+        chunks = reply.events[:-1] if streamed else [reply.json]
+        told = [chunk["choices"][0]["delta" if streamed else "message"] for chunk in chunks]
+        shown.append("".join(one.get("reasoning") or "" for one in told))
+    assert shown == ["17 of them.", ""]
+
+
 async def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
     broken = Script("There are 17 primes.", error=StreamBroken("cut", backend="scripted", model="m"), fail_after=2)
     reply = await ask(gateway(generator=broken, retry={"attempts": 1}), CHAT, QUESTION | {"stream": True})

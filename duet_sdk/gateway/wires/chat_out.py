@@ -64,9 +64,15 @@ def receipt_of(reply: Reply, name: str) -> dict[str, Any]:
     return {"receipt": name, **told}
 
 
+def shown_signal(reply: Reply) -> str:
+    """The signal that this request brought; nothing where it went by an earlier turn's, which was shown there."""
+    return "" if reply.gate is not None and not reply.gate.ask else reply.signal.text
+
+
 def completion(head: Head, answers: Sequence[Answer], reply: Reply, *, signal_field: SignalField) -> dict[str, Any]:
     """A whole chat completion."""
-    signal = dict.fromkeys(SIGNAL_FIELDS[signal_field], reply.signal.text) if reply.signal.text else {}
+    text = shown_signal(reply)
+    signal = dict.fromkeys(SIGNAL_FIELDS[signal_field], text) if text else {}
     return {
         "id": head.name,
         "object": "chat.completion",
