@@ -6,7 +6,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; DUE
 SLOW_TARGETS := $(shell sed -e 's/\#.*//' .ci/suites | while read -r name target rest; do echo "$$target"; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-clients test-vllm test-training train-demo lint types targets imports docs recording bench releases dist walk notebooks pre-commit ci ci-all clean
+.PHONY: help setup demo test test-integrations test-observability test-stores test-llama-cpp test-install test-clients test-description test-vllm test-training train-demo lint types targets imports docs recording bench releases dist walk notebooks pre-commit ci ci-all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name what; do printf '  %-18s %s\n' "$$name" "$$what"; done
@@ -52,6 +52,10 @@ test-integrations: ## run each integration's tests in its framework's own enviro
 	$(SETUP) test
 	export DUET_VLLM_PYTHON && DUET_VLLM_PYTHON=$$($(PYTHON) .ci/environment vllm) && \
 	$(IN) -m pytest tests/frameworks $(if $(ONLY),-k $(ONLY)) $(ARGS)
+
+test-description: ## ask the gateway what Schemathesis draws from its description (first some minute for its environment)
+	@python=$$($(PYTHON) .ci/environment schemathesis) && export PYTHONPATH=$(CURDIR):$(CURDIR)/tests && \
+	"$$python" -m pytest tests/description $(ARGS)
 
 test-clients: ## ask a running gateway with other people's clients, each in an environment of its own (first some 6 minutes for those)
 	$(SETUP) test

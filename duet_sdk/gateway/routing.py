@@ -107,6 +107,7 @@ class Gateway:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
+        self._ending = False  # a server may begin and end several times
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.aclose()
@@ -138,10 +139,12 @@ class Gateway:
             self.running.discard(exchange)
 
     def _handler(self, exchange: Exchange) -> _Handler:
+        methods: Mapping[str, _Handler] | None
         if exchange.path in self._open:
-            return self._open[exchange.path]
-        self._guards.check(exchange.headers)
-        methods = self._routes.get(exchange.path)
+            methods = {"GET": self._open[exchange.path]}
+        else:
+            self._guards.check(exchange.headers)
+            methods = self._routes.get(exchange.path)
         if methods is None and exchange.path.startswith(_MODELS + "/"):
             methods = {"GET": self._one_model}
         if methods is None:
@@ -149,7 +152,7 @@ class Gateway:
             raise Refused(404, "not_found", f"there is nothing at this path; known: {known}", headers=NOT_AGAIN)
         handler = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
         if handler is None:
-            allow = (b"allow", ", ".join(methods).encode())
+            allow = (b"allow", b"GET, HEAD" if "GET" in methods else b"POST")
             raise Refused(405, "method", f"send {' or '.join(methods)} to this path", headers=(allow, *NOT_AGAIN))
         return handler
 
