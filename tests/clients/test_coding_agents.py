@@ -61,14 +61,14 @@ class OpenCode(Agent):
         model = {"limit": {"context": 200_000, "output": 8_000}}
         provider = {
             "npm": "@ai-sdk/openai-compatible",
-            "options": {"baseURL": f"{self.url}/v1", "apiKey": "{env:DUET_KEY}"},
+            "options": {"baseURL": f"{self.url}/v1", "apiKey": "{env:PAIR_KEY}"},
             "models": {"duet": model, "duet/generator": model},
         }
         settings = {"model": "duet/duet", "small_model": "duet/duet/generator", "provider": {"duet": provider}}
         file = self.home / "opencode.json"
         file.write_text(json.dumps({"autoupdate": False, "share": "disabled", **settings}), encoding="utf-8")
         off = ("OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_LSP_DOWNLOAD")
-        return {"OPENCODE_CONFIG": str(file), "DUET_KEY": self.key, **dict.fromkeys(off, "1")}
+        return {"OPENCODE_CONFIG": str(file), "PAIR_KEY": self.key, **dict.fromkeys(off, "1")}
 
 
 class ClaudeCode(Agent):
@@ -101,12 +101,12 @@ enabled = false
 [model_providers.duet]
 name = "duet"
 base_url = "{self.url}/v1"
-env_key = "DUET_KEY"
+env_key = "PAIR_KEY"
 wire_api = "responses"
 """,
             encoding="utf-8",
         )
-        return {"DUET_KEY": self.key}
+        return {"PAIR_KEY": self.key}
 
 
 class Aider(Agent):
