@@ -590,6 +590,26 @@ def test_a_loopback_address_is_local(options, boundary):
     assert LiteLLMBackend("openai/tiny", boundary="eu", **options).boundary == "eu"
 
 
+async def test_prompts_of_openais_models_are_counted_by_their_tokenizer():
+    """A ledger holds what a prompt costs: a bound of a token a byte would refuse four requests of five."""
+    long = (Message("user", "word " * 1000),)
+    counted = await LiteLLMBackend("openai/gpt-4o-mini").count_tokens(long)
+    assert counted is not None
+    assert 1000 <= counted <= 1020  # a token a word, and some for the turn
+
+
+@pytest.mark.parametrize("model", ["openai/house-model", "anthropic/claude-sonnet-4-5"])
+async def test_prompts_of_other_models_are_not_counted(model):
+    assert await LiteLLMBackend(model).count_tokens(QUESTION) is None
+
+
+async def test_prompts_with_tools_or_calls_are_not_counted():
+    backend = LiteLLMBackend("openai/gpt-4o-mini")
+    calls = (*QUESTION, Message("assistant", tool_calls=(ToolCall("c1", "look", "{}"),)))
+    assert await backend.count_tokens(QUESTION, tools=[{"type": "function", "function": {"name": "look"}}]) is None
+    assert await backend.count_tokens(calls) is None
+
+
 @pytest.mark.parametrize("options", [{"colour": 1}, {"base_url": 1}, {"api_key": 1}, {"context_tokens": True}])
 def test_an_option_that_cannot_be_used_is_named(options):
     from duet_sdk.backends.litellm.backend import connect as connect_litellm

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from duet_sdk.reply import StageUsage
-    from duet_sdk.types import Json
+    from duet_sdk.types import Json, Message
 
 _OPTIONS: Known = {
     "api_key": (),  # a text, or a SecretStr
@@ -116,6 +116,16 @@ class LiteLLMBackend(Backend):
             MissingExtra: LiteLLM is not installed.
         """
         return (await self._known()).capabilities
+
+    @override
+    async def count_tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Json] = (), thinking: bool | None = None
+    ) -> int | None:
+        """Prompt tokens of texts for OpenAI's models; None for all others, and with tools, calls or images."""
+        facts = await self._known()
+        if not facts.counts or tools or any(m.images or m.tool_calls or m.tool_call_id for m in messages):
+            return None
+        return await asyncio.to_thread(facts.count, self._turns.of(messages))
 
     async def stream(self, call: Call) -> AsyncIterator[Chunk]:
         """Call the model. Several outputs come whole, as LiteLLM does not tell their streams apart.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duet_sdk.backends.base import Capabilities
 from duet_sdk.backends.litellm.connections import load
 from duet_sdk.errors import ConfigError
 from duet_sdk.pricing import TokenPrice
+
+if TYPE_CHECKING:
+    from duet_sdk.types import Json
 
 _MILLION = 1_000_000
 """LiteLLM lists prices per token, DUET per million."""
@@ -33,6 +36,13 @@ class ModelFacts:
     """The highest of its token prices, None if none is listed."""
     no_thinking: str | None
     """The ``reasoning_effort`` that thinks least: ``none`` where thinking can be turned off; None if there is none."""
+    counts: bool = False
+    """Whether LiteLLM brings the model's own tokenizer along: OpenAI's models, as far as it lists them."""
+
+    def count(self, turns: Sequence[Json]) -> int:
+        """Prompt tokens of these turns, which have neither images nor calls; by the tokenizer, so that it may take
+        some tenths of a second for a long prompt."""
+        return int(load().token_counter(model=self.model, messages=list(turns)))
 
     def cost(self, usage: object) -> Decimal | None:
         """USD of a call by LiteLLM's own calculation, None for a model without a price.
@@ -82,6 +92,7 @@ def facts_of(model: str, base_url: str | None, context_tokens: int | None) -> Mo
         ),
         price=_price(listed),
         no_thinking=_least_thinking(listed, provider, params),
+        counts=known and provider == "openai",
     )
 
 
