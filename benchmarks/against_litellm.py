@@ -19,9 +19,10 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from gateway import cpu_s, load, rss_mb
+from gateway import cpu_s, rss_mb
 from gateways import Running, duet_serve, litellm_proxy, load_now
 from instant_server import serve
+from raw_load import load
 
 CONFIG = """
 [reasoner]

@@ -11,7 +11,6 @@ Both stages go to `instant_server`, which answers at once, in a process of its o
 import argparse
 import asyncio
 import importlib.util
-import json
 import os
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from instant_server import allow_many_sockets, serve
+from raw_load import load, so_many
 
 SERVERS = {
     "uvicorn uvloop httptools": ("uvicorn", "uvloop"),
@@ -75,39 +75,6 @@ def measure(name: str, package: str, how: str, url: str, requests: int, at_once:
                 print(f"{name:36}{kind:8}{figures}{rss_mb(process.pid):8.0f}", flush=True)
         finally:
             os.killpg(process.pid, 15)
-
-
-def so_many(requests: int) -> Callable[[], bool]:
-    """Whether there is another one, that many times."""
-    left = iter(range(requests))
-    return lambda: next(left, None) is not None
-
-
-async def load(port: int, body: dict[str, Any], another: Callable[[], bool], at_once: int) -> list[float]:
-    """Seconds that each request took."""
-    taken, sent = [], json.dumps(body).encode()
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(sent)}\r\n\r\n"
-    )
-
-    async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while another():
-            begin = time.perf_counter()
-            writer.write(head.encode() + sent)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            assert answer.startswith(b"HTTP/1.1 200"), answer
-            if b"chunked" in answer.lower():
-                await reader.readuntil(b"0\r\n\r\n")
-            else:
-                length = answer.lower().partition(b"content-length: ")[2].partition(b"\r")[0]
-                await reader.readexactly(int(length))
-            taken.append(time.perf_counter() - begin)
-        writer.close()
-
-    await asyncio.gather(*(client() for _ in range(at_once)))
-    return taken
 
 
 def family(pid: int) -> list[Path]:

@@ -181,12 +181,16 @@ class Duet(Contestant):
 AUTH = """
 import hashlib
 from litellm.proxy._types import UserAPIKeyAuth
+from litellm.proxy.hooks.proxy_track_cost_callback import _ProxyDBLogger
+
+costs = _ProxyDBLogger()
 
 async def user_api_key_auth(request, api_key):
     budget = int(api_key.rpartition("-")[2]) / 1e6
     return UserAPIKeyAuth(api_key=api_key, token=hashlib.sha256(api_key.encode()).hexdigest(), max_budget=budget)
 """
-"""Its keys live in a database whose client does not start here; this hook gives it keys with a budget without one."""
+"""Its keys live in a database whose client does not start here; this hook gives it keys with a budget without one. What
+settles its holds is its own class, which the proxy registers only where there is a database: without it none is."""
 
 
 class LiteLLM(Contestant):
@@ -213,6 +217,7 @@ class LiteLLM(Contestant):
         config = {
             "model_list": models,
             "litellm_settings": {
+                "callbacks": ["auth.costs"],
                 "cache": True,
                 # Its counters' store, without a cache of answers.
                 "cache_params": {

@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
             pace_s = int(switches[2]) / 1000 if switches[2] else PACE_S if switches[1] == "apart" else 0.0
             chunks, path = int(switches[3]), path[switches.end() :]
         if path == "/v1/chat/completions":
-            self._complete(json.loads(body), chunks, pace_s)
+            self._complete(read(body), chunks, pace_s)
         elif path == "/v1/models":
             cards = [{"id": name, "object": "model", "owned_by": "vllm", "max_model_len": 32768} for name in MODELS]
             self._send({"object": "list", "data": cards})
@@ -133,9 +133,9 @@ class Connection(asyncio.Protocol):
             self.waiting.append((self._transport, b"".join(pieces[3:])))
         elif pace_s:
             self.writing.add(self)
-            self._write_apart(iter(pieces), pace_s)
+            self._write_apart(iter(pieces if pace_s == PACE_S else by_token(pieces, usage=usage)), pace_s)
         else:
-            self._transport.write(b"".join(pieces))
+            self._transport.write(joined(model, chunks, ids, usage, continuous))
 
     def _write_apart(self, pieces: Iterator[bytes], pace_s: float) -> None:
         """Write the next piece now (asyncio has set TCP_NODELAY), and the one after it when it has been read."""
@@ -161,6 +161,12 @@ def _response(body: bytes, status: str = "200 OK") -> bytes:
 def _usage(output_tokens: int) -> dict[str, int]:
     total = PROMPT_TOKENS + output_tokens
     return {"prompt_tokens": PROMPT_TOKENS, "total_tokens": total, "completion_tokens": output_tokens}
+
+
+@functools.lru_cache(maxsize=1024)
+def read(body: bytes) -> dict[str, Any]:
+    """A body's JSON; the same ones come again and again, and reading them is not what is measured."""
+    return json.loads(body)
 
 
 @functools.cache
@@ -200,6 +206,18 @@ def stream_pieces(model: str, chunks: int, ids: bool, usage: bool, continuous: b
         pieces.append(event([], chunks))
     pieces.append(_chunked(b"data: [DONE]\n\n") + _chunked(b""))
     return pieces
+
+
+def by_token(pieces: list[bytes], *, usage: bool) -> list[bytes]:
+    """Pieces as an engine writes them: the head comes with the first token, and what ends the stream with the last."""
+    last = -3 if usage else -2
+    return [b"".join(pieces[:3]), *pieces[3:last], b"".join(pieces[last:])]
+
+
+@functools.cache
+def joined(model: str, chunks: int, ids: bool, usage: bool, continuous: bool) -> bytes:
+    """All of a streamed answer."""
+    return b"".join(stream_pieces(model, chunks, ids, usage, continuous))
 
 
 def _chunked(data: bytes) -> bytes:

@@ -96,9 +96,7 @@ class Field:
         self.outcomes.append(outcome)
         return outcome
 
-    async def post(
-        self, path: str, body: dict[str, Any], worst: Decimal, *, leave_after: int | None = None
-    ) -> Outcome:
+    async def post(self, path: str, body: dict[str, Any], worst: Decimal, *, leave_after: int | None = None) -> Outcome:
         headers = {"authorization": f"Bearer {self.gateway.key}"}
         read = ""
         try:
@@ -262,7 +260,9 @@ async def run(scenario: Scenario, kind: type[Contestant], *, detail: bool) -> Ro
                 show(asked, spent, total, gateway.log())
     verdicts = {name: sum(one.verdict == name for one in asked) for name in ("served", "refused", "failed", "left")}
     note = ", ".join(f"{count} {name}" for name, count in verdicts.items() if count) + f"; {spent:.4f} USD by then"
-    return Row(max(Decimal(0), total - scenario.budget_usd), false, float(min(1, total / scenario.budget_usd)), held, note)
+    return Row(
+        max(Decimal(0), total - scenario.budget_usd), false, float(min(1, total / scenario.budget_usd)), held, note
+    )
 
 
 async def settled(on: Field, within_s: float) -> Decimal:
