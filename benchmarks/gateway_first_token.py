@@ -3,10 +3,11 @@
     python benchmarks/gateway_first_token.py                     # 32 at once, 20 ms a token, 10 rounds of 64
     python benchmarks/gateway_first_token.py --every-ms 4 --at-once 16
 
-By hand: the reasoner's stream is read to its end, then the generator's up to its first text, over the same kind of
-connection and by the same client (httptools-free, raw asyncio), with the JSON of each event read. Through the gateway:
+By hand: the reasoner's stream is read to its end, then the generator's up to its first text, by the client that also
+asks the gateway, with the JSON of each event read. Through the gateway:
 one stream up to its first text. Both take turns, with the same server behind (`instant_server`), which writes a token
-every so many milliseconds, as an engine does; requests of a round begin spread over the time of one.
+every so many milliseconds, as an engine does; clients of a round begin spread over the time of one request. Where
+other work runs on the machine, it tells more of that than of the gateway: start it by `chrt -f 5`.
 """
 
 import argparse
@@ -122,7 +123,9 @@ def main() -> int:
     for share, most in WANTED_MS.items():
         name = f"added to p{100 * share:g}, ms, median of rounds"
         good.append(tell(name, 1e3 * statistics.median(added[share]), most, at_most=True))
-        print(f"  {'the same over all requests':40}{1e3 * (at(taken['duet serve'], share) - at(taken['by hand'], share)):8.2f}")
+        print(
+            f"  {'the same over all requests':40}{1e3 * (at(taken['duet serve'], share) - at(taken['by hand'], share)):8.2f}"
+        )
     return int(not all(good))
 
 

@@ -6,7 +6,6 @@ gateway makes for itself, to learn what the server can do: they have not the cli
 """
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -97,8 +96,7 @@ class Upstream:
 
     async def idle(self) -> None:
         """Until nothing runs."""
-        while self.running:
-            await asyncio.sleep(0.02)
+        await until(lambda: not self.running)
 
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "0.33.0"})
@@ -175,6 +173,12 @@ class Upstream:
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until that is so."""
+    while not holds():  # noqa: ASYNC110  # of what is waited for nobody tells
+        await asyncio.sleep(0.01)
 
 
 def tokens_of(messages: Sequence[dict[str, Any]]) -> int:

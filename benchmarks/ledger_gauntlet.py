@@ -31,7 +31,7 @@ from typing import Any
 import aiohttp
 from gateways import load_now
 from gauntlet_gateways import CONTESTANTS, TIERED, UNPRICED, Contestant, Models, Stage
-from gauntlet_upstream import WORD, Price, Script, Upstream
+from gauntlet_upstream import WORD, Price, Script, Upstream, until
 
 PRICES = {
     "m": Price(Decimal(5), Decimal(25)),
@@ -44,6 +44,8 @@ STEP = Decimal("0.01")
 ENOUGH = 2
 """Times the budget: a client that has spent so much stops."""
 EXPIRY_S = 75
+NOTHING_USD = Decimal("1e-6")
+"""Below it a counter of floats is empty."""
 LEAST_SPENDABLE = 0.99
 ROUTES: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "/v1/completions": lambda model, text: {"model": model, "prompt": text, "max_tokens": 600},
@@ -140,8 +142,7 @@ async def dead_stream(on: Field) -> None:
 
 async def kill_9(on: Field) -> None:
     asked = asyncio.gather(*(on.ask(words=200, most=128, stream=True) for _ in range(8)))
-    while on.upstream.running < 8 and not asked.done():
-        await asyncio.sleep(0.01)
+    await until(lambda: on.upstream.running == 8 or asked.done())
     await asyncio.sleep(0.5)  # some tokens of each are written
     on.gateway.kill()
     await asked
@@ -152,8 +153,7 @@ async def store_lost(on: Field) -> None:
     for _ in range(17):
         await on.ask(words=30_000, most=60)
     asked = asyncio.gather(*(on.ask(words=200, most=128, stream=True) for _ in range(4)))
-    while on.upstream.running < 4 and not asked.done():
-        await asyncio.sleep(0.01)
+    await until(lambda: on.upstream.running == 4 or asked.done())
     on.gateway.store.kill()
     await on.together(10, words=30_000, most=60)
     await asked
@@ -268,9 +268,13 @@ async def run(scenario: Scenario, kind: type[Contestant], *, detail: bool) -> Ro
 async def settled(on: Field, within_s: float) -> Decimal:
     """What is held once nothing is, or when that time is over."""
     end = time.monotonic() + within_s
-    while (held := await on.gateway.held_usd(on.upstream.served_usd)) > Decimal("1e-6") and time.monotonic() < end:
+    while True:
+        held = await on.gateway.held_usd(on.upstream.served_usd)
+        if held <= NOTHING_USD:
+            return Decimal(0)
+        if time.monotonic() >= end:
+            return held
         await asyncio.sleep(0.2)
-    return held if held > Decimal("1e-6") else Decimal(0)
 
 
 async def spend_rest(on: Field, budget_usd: Decimal) -> None:

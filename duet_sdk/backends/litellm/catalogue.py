@@ -40,8 +40,7 @@ class ModelFacts:
     """Whether LiteLLM brings the model's own tokenizer along: OpenAI's models, as far as it lists them."""
 
     def count(self, turns: Sequence[Json]) -> int:
-        """Prompt tokens of these turns, which have neither images nor calls; by the tokenizer, so that it may take
-        some tenths of a second for a long prompt."""
+        """Prompt tokens of these turns, which have neither images nor calls; a long prompt takes half a second."""
         return int(load().token_counter(model=self.model, messages=list(turns)))
 
     def cost(self, usage: object) -> Decimal | None:
