@@ -26,8 +26,9 @@ from duet_sdk.context import context_policy
 from duet_sdk.conversation import AsyncConversation
 from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
 from duet_sdk.gate import Always, GateLike, find_gate
-from duet_sdk.messages import MessagesLike
+from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.options import TABLES, CallOptions, ClientOptions, dial, expect, over, request_of
+from duet_sdk.pipeline.admission import told_prompt_tokens
 from duet_sdk.pipeline.charging import Charging, scopes_of
 from duet_sdk.pipeline.degraded import Degraded
 from duet_sdk.pipeline.draft import Draft
@@ -241,6 +242,19 @@ class AsyncDuetClient(Client, OnlyAsync):
     def models(self) -> Mapping[Stage, str]:
         """The full names of both models."""
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
+
+    async def count_tokens(
+        self, messages: MessagesLike, *, tools: Sequence[Json] = (), stage: Stage = "generator"
+    ) -> int:
+        """Prompt tokens that these messages make for a stage: by its model's tokenizer or server, else a guess.
+
+        Nothing is charged; a signal, which the generator reads too, is not counted.
+
+        Raises:
+            InvalidRequest: the messages or tools cannot be used.
+        """
+        model = self._parts.chain(stage)[0]
+        return await told_prompt_tokens(model.backend, parse_messages(messages), check_tools(tools))
 
     @property
     def budget(self) -> ResolvedBudget:

@@ -44,6 +44,9 @@ class GatewayPolicy:
     32,000 as a default and each request holds room for its limit."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names for these, ``*`` standing for any text, such as ``{"claude-*" = "duet"}``; the first that fits."""
+    side_requests: bool = True
+    """Whether requests for a title, which agents send with a conversation and under its name, go to the generator
+    alone."""
     hosts: tuple[str, ...] = ()
     """Names under which it is reached (``Host``); without keys loopback names alone when empty, else any. ``*`` is
     any."""

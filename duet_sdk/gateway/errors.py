@@ -28,6 +28,7 @@ class Refused(Exception):
         code: ``code`` of the error, for programs.
         param: the field of the request that is wrong.
         headers: of the response, on top of the usual ones.
+        overflow: tokens that a prompt needs with its limits, and the window, where they do not fit.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Refused(Exception):
         kind: str = "invalid_request_error",
         param: str | None = None,
         headers: Headers = (),
+        overflow: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,6 +48,7 @@ class Refused(Exception):
         self.code = code
         self.param = param
         self.headers = headers
+        self.overflow = overflow
 
     def body(self) -> dict[str, Any]:
         """The error as the wire has it."""
@@ -96,13 +99,16 @@ def refused(error: Exception) -> Refused:
     if isinstance(error, Refused):
         return error
     row = next(ROWS[kind] for kind in type(error).__mro__ if kind in ROWS)
-    message = row.text or str(error)
+    message, overflow = row.text or str(error), None
     if isinstance(error, errors.ContextOverflow):
+        overflow = error.needed_tokens, error.context_tokens
         message = (
             f"this request needs {error.needed_tokens} tokens, prompt and answer together, and the context is "
             f"{error.context_tokens}: shorten the messages, or ask for less"
         )
-    return Refused(row.status, row.code, _short(message), kind=row.kind, headers=_headers(row, error))
+    return Refused(
+        row.status, row.code, _short(message), kind=row.kind, headers=_headers(row, error), overflow=overflow
+    )
 
 
 def _short(message: str) -> str:

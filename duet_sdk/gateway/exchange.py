@@ -42,6 +42,7 @@ class Exchange:
         path: without what an outer app has taken off.
         record: what is remembered of it.
         receipt: its name in the log and in answers.
+        receipt_headers: which headers of the response have it.
         status: of the response, 0 before it began.
         broken: what ends the stream that has begun when it breaks.
     """
@@ -51,6 +52,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self.receipt = receipt
+        self.receipt_headers: tuple[bytes, ...] = (b"x-duet-receipt",)
         self.status = 0
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path") or "") or "/"
@@ -123,6 +125,11 @@ class Exchange:
             task.uncancel()
         return why
 
+    def with_receipt(self) -> Headers:
+        """The headers that have the receipt."""
+        value = self.receipt.encode()
+        return tuple((name, value) for name in self.receipt_headers)
+
     async def json(self, status: int, value: object, headers: Headers = ()) -> None:
         """Send a whole response."""
         await self.whole(status, encode(value), _JSON, headers)
@@ -143,7 +150,7 @@ class Exchange:
     async def _begin(self) -> None:
         if not self.status:
             self.status = 200
-            headers = [*_EVENTS, (b"x-duet-receipt", self.receipt.encode())]
+            headers = [*_EVENTS, *self.with_receipt()]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def end(self, piece: bytes) -> None:

@@ -26,13 +26,19 @@ any other word is read over."""
 
 
 def limits(
-    choice: Choice, *, effort: object = None, answer: int | None = None, both: int | None = None
+    choice: Choice,
+    *,
+    effort: object = None,
+    signal: int | None = None,
+    answer: int | None = None,
+    both: int | None = None,
 ) -> tuple[ServedMode, Budget]:
     """The mode and the budget of a request.
 
     Args:
         choice: what the model's name stands for.
         effort: how much of the signal's limit is wanted, a key of `EFFORTS`.
+        signal: most tokens of the signal.
         answer: most tokens of an answer.
         both: most tokens of signal and answer together.
     """
@@ -40,7 +46,7 @@ def limits(
     most = min(choice.answer_tokens if answer is both is None else choice.most_answer_tokens, answer or 1 << 62)
     if choice.mode != "duet":
         return choice.mode, Budget(answer_tokens=min(most, both or most))
-    signal = int(choice.signal_tokens * share)
+    signal = min(int(choice.signal_tokens * share), signal or choice.signal_tokens)
     if both is not None:
         signal = min(signal, both // 2)  # the answer keeps at least half: without one, a signal is of no use
         most = min(most, both - signal)

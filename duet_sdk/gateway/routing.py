@@ -20,16 +20,20 @@ from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send
 from duet_sdk.gateway.guards import Guards
 from duet_sdk.gateway.keys import Keys
 from duet_sdk.gateway.metrics import KIND, Metrics
+from duet_sdk.gateway.model_cards import card, cards
 from duet_sdk.gateway.names import Names
 from duet_sdk.gateway.quiet import Quiet
 from duet_sdk.gateway.running import LAST_WORD_S, Running, ended
 from duet_sdk.gateway.signals import Signals
 from duet_sdk.gateway.wires.answering import answer
 from duet_sdk.gateway.wires.chat import CHAT
+from duet_sdk.gateway.wires.messages import MESSAGES
+from duet_sdk.gateway.wires.messages_count import count
 from duet_sdk.gateway.wires.wire import Given
 from duet_sdk.gateway_policy import GatewayPolicy
 
 if TYPE_CHECKING:
+    from duet_sdk.gateway.keys import Caller
     from duet_sdk.gateway.wires.wire import Wire
     from duet_sdk.reply import Reply
     from duet_sdk.settings import Settings
@@ -39,7 +43,8 @@ _decode: Final = msgspec.json.Decoder().decode
 _LEFT: Final = 499
 """What logs call a request whose client has gone; nginx's number, as HTTP has none."""
 _MODELS: Final = "/v1/models"
-_WIRES: Final[Mapping[str, Wire]] = {"/v1/chat/completions": CHAT}
+_MESSAGES: Final = "/v1/messages"
+_WIRES: Final[Mapping[str, Wire]] = {"/v1/chat/completions": CHAT, _MESSAGES: MESSAGES}
 _Handler: TypeAlias = "Callable[[Exchange], Awaitable[Reply | None]]"
 
 
@@ -74,6 +79,7 @@ class Gateway:
         self._ending = False
         self._routes: Mapping[str, Mapping[str, _Handler]] = {
             **{path: {"POST": self._ask} for path in _WIRES},
+            f"{_MESSAGES}/count_tokens": {"POST": self._count},
             _MODELS: {"GET": self._models},
             "/metrics": {"GET": self._metrics},
         }
@@ -82,6 +88,7 @@ class Gateway:
             "/health": self._health,
             "/ready": self._ready,
             "/openapi.json": self._description,
+            "/api/hello": self._health,  # Claude Code asks there before its first request
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,35 +184,53 @@ class Gateway:
         if exchange.status and exchange.broken is not None:
             await exchange.end(exchange.broken(told))
             return
-        status, body, headers = _wire(exchange.path).refusal(told, exchange.receipt)
+        wire = _wire(exchange)
+        exchange.receipt_headers = wire.receipt_headers
+        status, body, headers = wire.refusal(told, exchange.receipt)
         record.status = status
-        await exchange.json(status, body, ((b"x-duet-receipt", exchange.receipt.encode()), *headers))
+        await exchange.json(status, body, (*exchange.with_receipt(), *headers))
 
     async def _ask(self, exchange: Exchange) -> Reply:
         caller = self._keys.caller(exchange.headers)  # before the body is read: an unknown key costs nothing
         self._guards.check_json(exchange.headers)
-        record = exchange.record
-        record.wire, record.tenant = _WIRES[exchange.path].name, caller.tenant
+        wire, record = _WIRES[exchange.path], exchange.record
+        record.wire, record.tenant = wire.name, caller.tenant
         body = _object(await exchange.body(self.policy.most_body_bytes))
-        record.asked, record.streamed = str(body.get("model") or ""), body.get("stream") is True
-        choice = self.names.find(body.get("model"), caller)
-        record.model = self.names.counted_as(record.asked, choice)
-        given = Given(body, exchange.headers, choice, caller, self.policy, exchange.receipt, int(time.time()))
+        exchange.receipt_headers = wire.receipt_headers
+        given = self._given(exchange, body, caller)
+        record.streamed = body.get("stream") is True
         if body.get("stream") is True:
             self._quiet.watch(exchange)
         try:
-            return await answer(exchange, _WIRES[exchange.path], given, self._signals)
+            return await answer(exchange, wire, given, self._signals)
         finally:
             self._quiet.forget(exchange)
 
+    def _given(self, exchange: Exchange, body: Mapping[str, Any], caller: Caller) -> Given:
+        record = exchange.record
+        record.asked = str(body.get("model") or "")
+        choice = self.names.find(body.get("model"), caller)
+        record.model = self.names.counted_as(record.asked, choice)
+        now = int(time.time())
+        return Given(body, exchange.headers, choice, caller, self.policy, exchange.receipt, now, self._signals)
+
+    async def _count(self, exchange: Exchange) -> None:
+        caller = self._keys.caller(exchange.headers)
+        self._guards.check_json(exchange.headers)
+        body = _object(await exchange.body(self.policy.most_body_bytes))
+        exchange.receipt_headers = MESSAGES.receipt_headers
+        exchange.record.wire, exchange.record.tenant = "count_tokens", caller.tenant
+        counted = await count(self._given(exchange, body, caller))
+        await exchange.json(200, counted, exchange.with_receipt())
+
     async def _models(self, exchange: Exchange) -> None:
         names = self.names.all_for(self._keys.caller(exchange.headers))
-        await exchange.json(200, {"object": "list", "data": [_card(name) for name in names]})
+        await exchange.json(200, cards(names, anthropic=_is_anthropic(exchange)))
 
     async def _one_model(self, exchange: Exchange) -> None:
         name = exchange.path[len(_MODELS) + 1 :]
         self.names.find(name, self._keys.caller(exchange.headers))
-        await exchange.json(200, _card(name))
+        await exchange.json(200, card(name, anthropic=_is_anthropic(exchange)))
 
     async def _metrics(self, exchange: Exchange) -> None:
         self._keys.caller(exchange.headers)
@@ -243,9 +268,15 @@ def app(
     return Gateway({"duet": client}, policy or pair.gateway, owned=(client,))
 
 
-def _wire(path: str) -> Wire:
-    """Whose form the errors of a path have; OpenAI's where it is no wire's own."""
-    return next((wire for own, wire in _WIRES.items() if path == own or path.startswith(own + "/")), CHAT)
+def _wire(exchange: Exchange) -> Wire:
+    """Whose form the errors of a request have; where its path is no wire's own, as its client's headers look."""
+    path = exchange.path
+    other = MESSAGES if _is_anthropic(exchange) else CHAT
+    return next((wire for own, wire in _WIRES.items() if path == own or path.startswith(own + "/")), other)
+
+
+def _is_anthropic(exchange: Exchange) -> bool:
+    return b"anthropic-version" in exchange.headers
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -256,7 +287,3 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Refused(400, "invalid_json", "the body must be a JSON object")
     return found
-
-
-def _card(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "duet"}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from duet_sdk.backends.base import Backend, Call, Capabilities
 from duet_sdk.budget import RequestBudget, UsdOf
-from duet_sdk.errors import ConfigError, ContextOverflow, InvalidRequest
+from duet_sdk.errors import BackendError, ConfigError, ContextOverflow, InvalidRequest
 from duet_sdk.policies import Sampling
 from duet_sdk.pricing import PriceBook
 from duet_sdk.request import Request
@@ -69,6 +69,20 @@ async def prompt_size(backend: Backend, call: Call, *, exact: bool) -> PromptSiz
         if counted is not None:
             return PromptSize(counted, exact=True)
     return PromptSize(most_prompt_tokens(call.messages, call.tools), exact=False)
+
+
+async def told_prompt_tokens(backend: Backend, messages: Sequence[Message], tools: Sequence[Json]) -> int:
+    """Tokens of a prompt for whoever only asks: the real number where it can be had, else the best guess."""
+    try:
+        counted = await backend.count_tokens(messages, tools=tools)
+    except BackendError:
+        counted = None  # a server that is away keeps nobody from counting
+    return likely_prompt_tokens(messages, tools) if counted is None else counted
+
+
+def likely_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) -> int:
+    """The best guess without any tokenizer."""
+    return PromptSize(most_prompt_tokens(messages, tools), exact=False).likely
 
 
 async def fitting_prompt(

@@ -37,13 +37,12 @@ async def answer(exchange: Exchange, wire: Wire, given: Given, signals: Signals)
         writer = wire.writer(given, what)
         exchange.broken = writer.broken
         reply = await Stream(exchange, writer, what).run(given.choice.client)
-        signals.keep(tenant, what.messages, reply.tool_calls, reply.signal.text)
+        signals.keep(tenant, what.messages, reply.tool_calls, reply.signal.text, given.receipt)
         return reply
     with parts_told_to(exchange.record.told):
         answers, reply = await _whole(given.choice.client, what, exchange.record)
-    signals.keep(tenant, what.messages, reply.tool_calls, reply.signal.text)
-    receipt = ((b"x-duet-receipt", exchange.receipt.encode()),)
-    await exchange.json(200, wire.whole(given, answers, reply), receipt)
+    signals.keep(tenant, what.messages, reply.tool_calls, reply.signal.text, given.receipt)
+    await exchange.json(200, wire.whole(given, answers, reply), exchange.with_receipt())
     return reply
 
 

@@ -19,6 +19,7 @@ class Chat:
     """OpenAI's chat completions, which its errors of all other paths take after."""
 
     name = "chat"
+    receipt_headers: tuple[bytes, ...] = (b"x-duet-receipt", b"x-request-id")
 
     def asked(self, given: Given) -> Asked:
         """The request that a body makes."""

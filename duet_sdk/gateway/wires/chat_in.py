@@ -9,20 +9,20 @@ from urllib.parse import urlsplit
 from duet_sdk.gateway.errors import Refused
 from duet_sdk.gateway.limits import limits, tokens
 from duet_sdk.gateway.scope import session_of, user_of
+from duet_sdk.gateway.side import is_side_request
 from duet_sdk.gateway.wires.wire import Asked, Given
 from duet_sdk.messages import parse_messages
 from duet_sdk.options import CallOptions
-from duet_sdk.policies import Sampling
+from duet_sdk.policies import Budget, Sampling
 
 if TYPE_CHECKING:
     from duet_sdk.gateway_policy import ServedMode
-    from duet_sdk.policies import Budget
     from duet_sdk.types import Json
 
 PASSED_ON: Final = ("temperature", "top_p", "top_k", "seed", "stop")
 """Fields that mean here what they mean there."""
-_OF_A_MESSAGE: Final = ("role", "content", "refusal", "tool_calls", "tool_call_id", "is_error")
-"""What is read of a message: no signal and no provider's parts, which only a pair's own replies may bring."""
+OF_A_MESSAGE: Final = ("role", "content", "refusal", "tool_calls", "tool_call_id", "is_error")
+"""What is read of a client's message: no signal and no provider's parts, which only a pair's own replies may bring."""
 _OFF: Final = (-1, 0)
 """What engines take for "no ``top_k``"."""
 
@@ -44,7 +44,15 @@ def asked(given: Given) -> Asked:
     return request(body, given, mode, budget, session=session_of(body, given.headers, given.caller))
 
 
-def request(body: Mapping[str, Any], given: Given, mode: ServedMode, budget: Budget, *, session: str | None) -> Asked:
+def request(
+    body: Mapping[str, Any],
+    given: Given,
+    mode: ServedMode,
+    budget: Budget,
+    *,
+    session: str | None,
+    read: Sequence[str] = OF_A_MESSAGE,
+) -> Asked:
     """The request that a body in the form of chat completions makes; other wires bring theirs into it.
 
     Args:
@@ -53,11 +61,14 @@ def request(body: Mapping[str, Any], given: Given, mode: ServedMode, budget: Bud
         mode: who answers.
         budget: limits of its stages.
         session: the label of its session.
+        read: what is read of a message; a wire that makes these messages itself may have put the signal there.
 
     Raises:
         Refused: 400, a field that cannot be used.
         InvalidRequest: likewise, in the words of the SDK.
     """
+    if mode == "duet" and given.policy.side_requests and is_side_request(body):
+        mode, budget = "generator", Budget(answer_tokens=budget.answer_tokens)
     answers = tokens(body, "n") or 1
     options = CallOptions(
         mode=mode,
@@ -80,7 +91,7 @@ def request(body: Mapping[str, Any], given: Given, mode: ServedMode, budget: Bud
         options["tool_choice"] = _tool_choice(body.get("tool_choice"), tools)
     extra = body.get("stream_options")
     return Asked(
-        parse_messages(_messages(body.get("messages"), given.policy.image_hosts)),
+        parse_messages(_messages(body.get("messages"), given.policy.image_hosts, read)),
         options,
         streamed=body.get("stream") is True,
         with_usage=isinstance(extra, Mapping) and extra.get("include_usage") is True,
@@ -95,7 +106,7 @@ def _sampling(body: Mapping[str, Any]) -> Sampling | None:
     return None if logprobs is None and min_p is None else Sampling(logprobs=logprobs, min_p=min_p)
 
 
-def _messages(given: object, image_hosts: Sequence[str]) -> list[Json]:
+def _messages(given: object, image_hosts: Sequence[str], read: Sequence[str]) -> list[Json]:
     if not isinstance(given, list):
         raise Refused(400, None, "messages must be a list of messages", param="messages")
     kept = []
@@ -103,7 +114,7 @@ def _messages(given: object, image_hosts: Sequence[str]) -> list[Json]:
         if not isinstance(message, Mapping):
             raise Refused(400, None, f"message {at} must be an object with role and content", param="messages")
         _check_images(message.get("content"), at, image_hosts)
-        turn = {name: message[name] for name in _OF_A_MESSAGE if name in message}
+        turn = {name: message[name] for name in read if name in message}
         if not _is_blank_turn(turn):
             kept.append(turn)
     # Agents add notes for the system behind the question; the last word of a conversation must be the user's.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from duet_sdk.events import ToolCallDelta
     from duet_sdk.gateway.errors import Headers, Refused
     from duet_sdk.gateway.keys import Caller
     from duet_sdk.gateway.names import Choice
+    from duet_sdk.gateway.signals import Signals
     from duet_sdk.gateway_policy import GatewayPolicy, SignalField
     from duet_sdk.options import CallOptions
     from duet_sdk.reply import Reply
-    from duet_sdk.types import Message, TokenLogprob, ToolCall
+    from duet_sdk.types import Json, Message, TokenLogprob, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Given:
         policy: what the gateway serves.
         receipt: its name in the log and in answers.
         created: seconds since the epoch.
+        signals: of runs that go on.
     """
 
     body: Mapping[str, Any]
@@ -38,6 +40,7 @@ class Given:
     policy: GatewayPolicy
     receipt: str
     created: int
+    signals: Signals
 
     @property
     def signal_field(self) -> SignalField:
@@ -55,6 +58,11 @@ class Asked:
     answers: int = 1
     with_usage: bool = True
     """Whether a stream ends with usage, where the wire lets clients choose."""
+
+
+def tools_of(what: Asked) -> Sequence[Json]:
+    """The tools that a request offers, which wires read as JSON."""
+    return cast("Sequence[Json]", what.options.get("tools") or ())
 
 
 @dataclass(slots=True)
@@ -102,6 +110,8 @@ class Wire(Protocol):
 
     name: str
     """For metrics and logs, such as ``chat``."""
+    receipt_headers: tuple[bytes, ...]
+    """Which headers of a response have the receipt."""
 
     def asked(self, given: Given) -> Asked:
         """The request that a body makes.
