@@ -1,4 +1,4 @@
-"""What ``/v1/models`` tells of a name, in OpenAI's form or in Anthropic's."""
+"""What ``/v1/models`` says about a name, in OpenAI's form or in Anthropic's."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _LONGEST: Final = 8000
 """Characters of such instructions: agents' have 2,200 and 3,300; whole system prompts, which may speak of titles, have
 more."""
 _MOST_TURNS: Final = 3
-"""Messages beside the instructions: the question, and what leads to it."""
+"""Messages next to the instructions: the question, and what leads to it."""
 
 
 def is_side_request(body: Mapping[str, Any]) -> bool:
