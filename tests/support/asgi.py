@@ -71,7 +71,8 @@ class Conversation:
     @property
     def events(self) -> list[Any]:
         """The data of the events of a stream, the last one's text ``[DONE]`` as it is."""
-        found = [event[6:] for event in self.body.decode().split("\n\n") if event.startswith("data: ")]
+        lines = self.body.decode().split("\n")  # of an event with a name the line before says it
+        found = [line[6:] for line in lines if line.startswith("data: ")]
         return [event if event == "[DONE]" else json.loads(event) for event in found]
 
 

@@ -120,7 +120,7 @@ def _document(block: Mapping[str, Any], where: str) -> list[Turn]:
             return [*title, {"type": "text", "text": base64.b64decode(data, validate=True).decode()}]
         except (binascii.Error, UnicodeError, ValueError):
             pass
-    raise Refused(400, None, f"{where} has a document of a kind that cannot be read here; send its text", param="messages")
+    raise Refused(400, None, f"{where} has a document that cannot be read here; send its text", param="messages")
 
 
 def _search_result(block: Mapping[str, Any], where: str) -> list[Turn]:
