@@ -25,6 +25,7 @@ from duet_sdk.gateway.names import Names
 from duet_sdk.gateway.quiet import Quiet
 from duet_sdk.gateway.running import LAST_WORD_S, Running, ended
 from duet_sdk.gateway.signals import Signals
+from duet_sdk.gateway.values import check_signs, check_values
 from duet_sdk.gateway.wires.answering import answer
 from duet_sdk.gateway.wires.chat import CHAT
 from duet_sdk.gateway.wires.messages import MESSAGES
@@ -280,10 +281,12 @@ def _is_anthropic(exchange: Exchange) -> bool:
 
 
 def _object(body: bytes) -> dict[str, Any]:
+    check_signs(body)
     try:
         found = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Refused(400, "invalid_json", "the body is not JSON") from None
     if not isinstance(found, dict):
         raise Refused(400, "invalid_json", "the body must be a JSON object")
+    check_values(found)
     return found

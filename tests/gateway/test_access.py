@@ -273,6 +273,18 @@ async def test_an_error_quotes_little_of_a_long_value() -> None:
     assert len(reply.json["error"]["message"]) == 1001
 
 
+@pytest.mark.parametrize("value", [[{}] * 400_000, [0] * 100_000, {"a": [[0] * 60_000] * 2}, "," * 1_000_001])
+async def test_a_body_of_many_small_values_is_refused(value: object) -> None:
+    reply = await ask(gateway(), CHAT, QUESTION | {"metadata": value})
+    assert (reply.status, reply.json["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_a_long_text_may_have_many_commas() -> None:
+    text = "one, two, [three], {four}; " * 100_000
+    asked = {"model": "duet", "messages": [{"role": "user", "content": text}]}
+    assert (await ask(gateway(), CHAT, asked)).status == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [
