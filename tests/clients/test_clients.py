@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from conftest import Told
 
 ANSWER_TOKENS, SIGNAL_TOKENS = 4, 3
+ONCE_429 = ({"404": 1}, {"429": 1})
+"""Responses has no status of its own for a spent budget that its clients ask only once for."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Client:
         counts: whether it tells the tokens of a signal apart.
         errors: class of its error for a model that is unknown, and for a budget that is spent.
         says_why: whether that has the gateway's words.
-        refused: how often it asks in each of these cases.
+        refused: how often it asks in each of these cases, by the status that it gets.
         without: scenarios that it has no way to do.
     """
 
@@ -37,7 +40,7 @@ class Client:
     counts: bool = True
     errors: tuple[str, str] = ("NotFoundError", "APIStatusError")
     says_why: bool = True
-    refused: dict[str, int] = field(default_factory=lambda: {"404": 1, "402": 1})
+    refused: tuple[Mapping[str, int], Mapping[str, int]] = ({"404": 1}, {"402": 1})
     without: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -76,13 +79,36 @@ CLIENTS = (
         counts=False,
         errors=("HTTPError", "HTTPError"),
         says_why=False,
-        refused={"404": 2, "402": 2},
+        refused=({"404": 2}, {"402": 2}),
         without=("streamed", "tool"),
     ),
 )
+BY_RESPONSES = (
+    Client("openai_sdk", NEW, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client("openai_sdk", OLD, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client("langchain_chat", NEW, "responses", errors=("OpenAIModelNotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client(
+        "pydantic_ai_agent",
+        NEW,
+        "responses",
+        errors=("ModelNotFoundError", "ModelQuotaExceededError"),
+        refused=ONCE_429,
+    ),
+    Client("openai_agents_sdk", NEW, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client("haystack_generators", NEW, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+)
+BY_MESSAGES = (
+    Client("anthropic_sdk", NEW, "messages", counts=False, errors=("NotFoundError", "PaymentRequiredError")),
+    Client("litellm_sdk", NEW, "anthropic", counts=False, errors=("NotFoundError", "PaymentRequiredError")),
+    Client("litellm_sdk", OLD, "anthropic", counts=False, errors=("NotFoundError", "PaymentRequiredError")),
+    Client(
+        "pydantic_ai_agent", NEW, "messages", counts=False, errors=("ModelNotFoundError", "ModelQuotaExceededError")
+    ),
+    Client("inspect_evaluation", NEW, "messages", errors=("RuntimeError", "RuntimeError"), without=("streamed",)),
+)
 
 
-@pytest.fixture(params=CLIENTS, ids=str)
+@pytest.fixture(params=CLIENTS + BY_MESSAGES, ids=str)
 def client(request: pytest.FixtureRequest) -> Client:
     return request.param
 
@@ -127,14 +153,26 @@ def test_an_unknown_model_is_the_clients_own_error(client: Client, told: Told) -
     saw = seen_by(client, "unknown_model", told)
     assert saw.get("error") == client.errors[0], saw
     assert ("this key may use: duet" in saw["message"]) is client.says_why
-    assert saw["refusals"] == {"404": client.refused["404"]}
+    assert saw["refusals"] == client.refused[0]
 
 
 def test_a_spent_budget_is_the_clients_own_error(client: Client, told: Told) -> None:
     saw = seen_by(client, "spent", told)
     assert saw.get("error") == client.errors[1], saw
     assert ("tenant:spent asks for 1 request" in saw["message"]) is client.says_why
-    assert saw["refusals"] == {status: n for status, n in client.refused.items() if status != "404"}
+    assert saw["refusals"] == client.refused[1]
+
+
+@pytest.mark.parametrize("environment", [NEW, OLD])
+def test_a_tools_result_alone_goes_on_from_a_response_that_is_kept(environment: str, told: Told) -> None:
+    saw = told("openai_sdk", environment)["wires"]["responses"]["tool_by_id"]
+    assert saw.get("text") == RAIN, saw
+    assert saw["called"] == ["Bern"]
+
+
+def test_tokens_of_a_message_are_counted(told: Told) -> None:
+    saw = told("anthropic_sdk", NEW)["wires"]["messages"]["counted"]
+    assert saw.get("usage", [0])[0] > 5, saw
 
 
 def test_it_reaches_nobody_but_the_gateway(client: Client, told: Told) -> None:

@@ -40,6 +40,8 @@ class Agent:
 
     tools: ClassVar[Mapping[str, Callable[[Path], dict[str, str]]]]
     """Its tool that reads a file → what it is called with."""
+    asks: ClassVar[int] = 1
+    """Requests that it sends where the budget is spent."""
 
     def __init__(self, home: Path, url: str, key: str) -> None:
         self.home, self.url, self.key = home, url, key
@@ -53,6 +55,7 @@ class Agent:
 
 class OpenCode(Agent):
     tools: ClassVar = {"read": lambda folder: {"filePath": str(folder / "note.txt")}}
+    asks = 2  # the title, too
 
     def command(self, question: str) -> Sequence[str]:
         return [_installed("opencode"), "run", question]
@@ -130,7 +133,7 @@ class Aider(Agent):
         return {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
-AGENTS = (OpenCode, Aider)
+AGENTS = (OpenCode, ClaudeCode, Aider)
 
 
 def _installed(name: str) -> str:
@@ -210,9 +213,10 @@ def test_a_spent_budget_ends_the_run_and_asks_no_model(
 ) -> None:
     if kind is Aider:
         pytest.skip("aider 0.86.2 asks for minutes, whatever a spent budget is told by")
-    before = len(pair.models.calls)
+    before, refused = len(pair.models.calls), pair.refusals()
     done = asked(kind(tmp_path, pair.url, SPENT_KEY), QUESTION, folder)
     assert "tenant:spent asks for 1 request" in done.stdout, done.stdout
+    assert pair.refusals() - refused == kind.asks
     assert len(pair.models.calls) == before
 
 

@@ -39,9 +39,9 @@ async def asked(path: Path, generator: Scripted) -> tuple[dict[str, Any], Conver
 
 def said(body: dict[str, Any], reply: Conversation) -> tuple[str, list[tuple[str, str]], str]:
     """Text, calls and end of a stream that is in the order that its client demands."""
-    if "input" in body:
+    if reply.scope["path"] == "/v1/responses":
         return said_by_response(reply)
-    return said_by_message(reply) if "metadata" in body else said_by_chunks(body, reply)
+    return said_by_message(reply) if reply.scope["path"] == "/v1/messages" else said_by_chunks(body, reply)
 
 
 def said_by_chunks(body: dict[str, Any], reply: Conversation) -> tuple[str, list[tuple[str, str]], str]:
@@ -100,15 +100,15 @@ def said_by_message(reply: Conversation) -> tuple[str, list[tuple[str, str]], st
 
 
 def said_by_response(reply: Conversation) -> tuple[str, list[tuple[str, str]], str]:
-    events = reply.events
-    kinds = [event["type"] for event in events]
+    told = reply.events
+    kinds = [event["type"] for event in told]
     assert kinds[0] == "response.created"
-    assert events[0]["response"]["created_at"] > 0
-    assert events[0]["response"]["model"]
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert told[0]["response"]["created_at"] > 0
+    assert told[0]["response"]["model"]
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
     added: list[str] = []
     done: list[dict[str, Any]] = []
-    for event in events:
+    for event in told:
         if event["type"] == "response.output_item.added":
             added.append(event["item"]["id"])
         elif event["type"] == "response.output_item.done":
@@ -116,7 +116,7 @@ def said_by_response(reply: Conversation) -> tuple[str, list[tuple[str, str]], s
             done.append(event["item"])
         elif "item_id" in event:
             assert event["item_id"] in added
-    last = events[-1]["response"]
+    last = told[-1]["response"]
     assert [item["id"] for item in last["output"]] == [item["id"] for item in done]
     assert last["usage"]["total_tokens"] > 0
     messages = [item for item in done if item["type"] == "message"]
@@ -126,6 +126,12 @@ def said_by_response(reply: Conversation) -> tuple[str, list[tuple[str, str]], s
     return text, calls, kinds[-1]
 
 
+def answer_to(path: Path) -> str:
+    """An answer in the form that a fixture asks for."""
+    body = json.loads(path.read_text(encoding="utf-8"))["body"]
+    return '{"title": "Primes"}' if "format" in body.get("output_config", {}) else TEXT
+
+
 def offers_tools(path: Path) -> bool:
     return bool(json.loads(path.read_text(encoding="utf-8"))["body"].get("tools"))
 
@@ -133,7 +139,7 @@ def offers_tools(path: Path) -> bool:
 @pytest.mark.filterwarnings("ignore:tool_choice cannot be had")  # a script does not obey it
 @pytest.mark.parametrize("path", AGENTS, ids=lambda path: path.stem)
 async def test_an_agent_gets_its_answer_and_an_end(path: Path) -> None:
-    wanted = '{"title": "Primes"}' if path.stem == "claude-code-terminal-title" else TEXT
+    wanted = answer_to(path)
     body, reply, _ = await asked(path, Scripted(wanted))
     assert reply.status == 200, reply.body
     if not body.get("stream"):
@@ -160,7 +166,7 @@ async def test_an_agent_gets_a_call_that_it_can_run(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:tool_choice cannot be had")
 @pytest.mark.parametrize("path", AGENTS, ids=lambda path: path.stem)
 async def test_only_titles_do_without_the_reasoner(path: Path) -> None:
-    _, _, reasoner = await asked(path, Scripted(TEXT))
+    _, _, reasoner = await asked(path, Scripted(answer_to(path)))
     assert bool(reasoner.calls) is not path.stem.endswith("-title")
 
 

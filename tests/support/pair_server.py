@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +43,13 @@ class PairServer:
     """Without ``/v1``."""
     models: FaultServer
     log: Path
+
+    def refusals(self) -> int:
+        """Requests that it has refused so far."""
+        request = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        with urllib.request.urlopen(request) as answer:
+            text = answer.read().decode()
+        return sum(map(int, re.findall(r'duet_gateway_requests_total\{[^}]*status="[45]\d\d"[^}]*\} (\d+)', text)))
 
 
 def says(body: dict[str, Any], arguments: Mapping[str, str] = ARGUMENTS) -> Answer:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from duet_sdk.gateway.wires.chat_out import finish_of, receipt_of, usage_of
+from duet_sdk.gateway.wires.chat_out import finish_of, receipt_of, shown_signal, usage_of
 from duet_sdk.gateway.wires.messages_in import mapping, takes_one_call
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def opened(given: Given, content: list[dict[str, Any]], usage: Mapping[str, Any]
 def message(given: Given, answer: Answer, reply: Reply) -> dict[str, Any]:
     """A whole message."""
     content: list[dict[str, Any]] = []
-    if shows_thinking(given) and reply.signal.text:
-        shown = "" if omits_thinking(given) else reply.signal.text
+    if shows_thinking(given) and (signal := shown_signal(reply)):
+        shown = "" if omits_thinking(given) else signal
         content.append({"type": "thinking", "thinking": shown, "signature": signature_of(given)})
     calls = calls_of(answer.calls, given)
     if answer.text or not calls:

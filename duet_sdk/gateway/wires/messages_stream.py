@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from duet_sdk.gateway.exchange import encode
-from duet_sdk.gateway.wires.chat_out import receipt_of
+from duet_sdk.gateway.wires.chat_out import receipt_of, shown_signal
 from duet_sdk.gateway.wires.messages_out import (
     calls_of,
     error_of,
@@ -83,8 +83,8 @@ class Events:
     def end(self, reply: Reply, finishes: Mapping[int, str | None]) -> bytes:
         """The signal where it was not shown, the calls, why it ended, and what it took."""
         pieces = []
-        if self.shows_signal and self._index < 0 and reply.signal.text:
-            pieces.append(self.signal(reply.signal.text))
+        if self.shows_signal and self._index < 0 and (signal := shown_signal(reply)):
+            pieces.append(self.signal(signal))
         calls = calls_of([self._calls[at] for at in sorted(self._calls)], self._given)
         if not calls and self._block != "text":
             pieces.append(self._open("text", {"type": "text", "text": ""}))

@@ -34,7 +34,7 @@ def scenarios(provider, url):
         (used,) = log.stats.model_usage.values()
         message = log.samples[0].output.message
         parts = message.content if isinstance(message.content, list) else []
-        reasoning = "".join(part.reasoning for part in parts if part.type == "reasoning")
+        reasoning = "".join(part.summary or part.reasoning for part in parts if part.type == "reasoning")
         assert log.results.scores[0].metrics["accuracy"].value == 1
         return seen(message.text, (used.input_tokens, used.output_tokens, used.reasoning_tokens), reasoning=reasoning)
 

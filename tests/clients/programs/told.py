@@ -12,6 +12,7 @@ import re
 import socket
 import sys
 import urllib.request
+from collections import Counter
 
 ROOT = os.environ["GATEWAY_URL"]
 URL = ROOT + "/v1"
@@ -70,7 +71,7 @@ def _run(scenario):
             saw = _LOOP.run(saw)
     except Exception as error:
         saw = {"error": type(error).__name__, "message": str(error)[:2000]}
-    refusals = {status: n - before.get(status, 0) for status, n in _refusals().items() if n > before.get(status, 0)}
+    refusals = {status: n - before[status] for status, n in _refusals().items() if n > before[status]}
     return {**saw, "called": [*CALLED], "refusals": refusals}
 
 
@@ -80,7 +81,10 @@ def _refusals():
     with urllib.request.urlopen(request) as answer:
         text = answer.read().decode()
     counted = re.findall(r'duet_gateway_requests_total\{[^}]*status="([45]\d\d)"[^}]*\} (\d+)', text)
-    return {status: int(n) for status, n in counted}
+    found = Counter()
+    for status, n in counted:
+        found[status] += int(n)
+    return found
 
 
 def _stay_on_loopback():
