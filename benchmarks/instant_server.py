@@ -32,6 +32,8 @@ HELD = "held"
 # reads), short enough for a turn to take a second or two.
 PACE_S = 0.004
 
+END = b"0\r\n\r\n"
+"""Of a chunked body."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _SWITCHES = re.compile(r"/(joined|apart|every-(\d+)-ms)/(\d+)(?=/)")
 _IDENTITY = {"id": "chatcmpl-0123456789abcdef0123456789abcdef", "created": 1_700_000_000}
@@ -142,6 +144,9 @@ class Connection(asyncio.Protocol):
         piece = next(pieces, None)
         if piece is not None and not self._transport.is_closing():
             self._transport.write(piece)
+            if piece.endswith(END):  # the next request on this connection may begin at once
+                self.writing.discard(self)
+                return
             asyncio.get_running_loop().call_later(pace_s, self._write_apart, pieces, pace_s)
         else:
             self.writing.discard(self)
