@@ -30,7 +30,7 @@ from typing import Any
 
 import aiohttp
 from gateways import load_now
-from gauntlet_gateways import CONTESTANTS, TIERED, UNPRICED, Contestant, Models, Stage
+from gauntlet_gateways import CONTESTANTS, TIERED, UNPRICED, Contestant, Duet, Models, Stage
 from gauntlet_upstream import WORD, Price, Script, Upstream, until
 
 PRICES = {
@@ -207,6 +207,8 @@ class Scenario:
     models: Models = "own"
     crash: bool = False
     """Whether holds may be left until they expire."""
+    needs_database: bool = False
+    """Whether LiteLLM would read its books from its database again; without one the outcome says nothing of it."""
 
 
 SCENARIOS = (
@@ -217,7 +219,7 @@ SCENARIOS = (
     Scenario("cancel", Decimal("0.25"), cancelled, lambda number: Script(2000, 0.005)),
     Scenario("dead stream", Decimal("0.25"), dead_stream, lambda number: Script(2000, 0.002, breaks_after=30)),
     Scenario("kill -9", Decimal(2), kill_9, lambda number: Script(100, 0.02), crash=True),
-    Scenario("store lost", Decimal(2), store_lost, lambda number: Script(50, 0.02), crash=True),
+    Scenario("store lost", Decimal(2), store_lost, lambda number: Script(50, 0.02), crash=True, needs_database=True),
     Scenario("odd route", Decimal("0.25"), odd_route),
     Scenario("retry storm", Decimal("0.05"), retry_storm, storm),
     Scenario("hedge loser", Decimal("0.25"), hedge_loser, lambda number: Script(300, 0.002 + 0.002 * (number % 2))),
@@ -322,6 +324,9 @@ def main() -> int:
         for kind in CONTESTANTS:
             if given.only not in scenario.name or given.gateway not in kind.name:
                 continue
+            if scenario.needs_database and kind is not Duet:
+                print(f"{scenario.name:20}{kind.name:18} its books would come from a database that is not here")
+                continue
             try:
                 row = asyncio.run(run(scenario, kind, detail=given.detail))
             except Exception as error:  # noqa: BLE001  # whatever kept it from running is what the table shows
@@ -334,7 +339,7 @@ def main() -> int:
             spendable = f"{row.spendable:.1%}" if knows_price else ""
             figures = f"{row.overspend_usd:11.4f}{false:>7}{spendable:>11}{row.held_usd:10.4f}"
             print(f"{scenario.name:20}{kind.name:18}{figures}   {row.note}", flush=True)
-            if kind is CONTESTANTS[0]:
+            if kind is Duet:
                 wrong |= bool(row.overspend_usd or row.held_usd)
                 wrong |= knows_price and bool(row.false_refusals or row.spendable < LEAST_SPENDABLE)
     print("\nwanted of duet serve: 0 overspend, 0 false, at least 99 % spendable, 0 held:", "MISS" if wrong else "pass")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from duet_sdk.errors import ConfigError, SignalError
-from duet_sdk.think_tags import BLOCKS, Family, LeadingThought, overlap, split
+from duet_sdk.think_tags import BLOCKS, Family, LeadingThought, gather, overlap, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,12 @@ class Extractor:
         """Take a piece of output; return the part to show."""
         if self._leading is not None:
             if reasoning:
-                self._thinking.append(reasoning)
-            self._outside.append(text)
+                gather(self._thinking, reasoning)
+            gather(self._outside, text)
             return self._leading.feed(text, reasoning)
         shown: list[str] = []
         if reasoning:
-            self._thinking.append(reasoning)
+            gather(self._thinking, reasoning)
             shown.append(reasoning)
         if text:
             if self._thinking and not self._inside and not self._outside:
@@ -123,10 +123,7 @@ class Extractor:
     def _put(self, text: str, shown: list[str]) -> None:
         if not text:
             return
-        if self._inside:
-            self._thinking.append(text)
-        else:
-            self._outside.append(text)
+        gather(self._thinking if self._inside else self._outside, text)
         if self._inside or not self.closed:
             shown.append(text)
 

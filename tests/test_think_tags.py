@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet_sdk.signal import Extractor
-from duet_sdk.think_tags import FAMILIES, LeadingThought, overlap, split
+from duet_sdk.think_tags import FAMILIES, LeadingThought, gather, overlap, split
 
 THOUGHT, ANSWER = "The west coast, so < Oslo [1].\n", "Bergen, `a < b`."
 
@@ -220,3 +220,11 @@ def test_a_long_answer_comes_whole_behind_its_thought():
     answer = "".join(f"{number} " for number in range(20_000))
     assert split(f"<think>{'so ' * 5000}</think>{answer}") == (("so " * 5000).strip(), answer)
     assert split(answer) == ("", answer)
+
+
+def test_pieces_that_are_gathered_are_few_and_the_text_is_whole() -> None:
+    pieces: list[str] = []
+    for number in range(1000):
+        gather(pieces, f"{number} ")
+    assert "".join(pieces) == "".join(f"{number} " for number in range(1000))
+    assert len(pieces) <= 64

@@ -17,6 +17,7 @@ from duet_sdk.pipeline.votes import choose
 from duet_sdk.receipt import Account, ReasonerOnly
 from duet_sdk.reply import GateDecision, ReasonerOnlyEstimate, Reply, Signal
 from duet_sdk.request import Request
+from duet_sdk.think_tags import gather
 from duet_sdk.types import HandoffName, Json, ProviderParts, ServedBy, Stage, TokenLogprob, ToolCall
 
 _SERVED_BY: dict[str, ServedBy] = {
@@ -141,7 +142,7 @@ class Draft:
         """Append to answer number ``index``."""
         if self.account.first_answer_s is None:
             self.account.first_answer_s = self.budget.elapsed_s()
-        self._texts[index].append(text)
+        gather(self._texts[index], text)
 
     def replace_text(self, text: str, index: int) -> None:
         """This is answer number ``index`` in place of what there is of it."""
