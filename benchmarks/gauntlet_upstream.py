@@ -163,7 +163,8 @@ class Upstream:
             finish = None if written < tokens else "stop" if script.tokens <= tokens else "length"
             usage = _usage(input_tokens, written) if options.get("continuous_usage_stats") else None
             self.served_usd += output_usd
-            await response.write(_chunk(body["model"], [_delta(f"{WORD} ", finish)], usage))
+            # Not the same one again and again, which LiteLLM takes for a model that has gone astray.
+            await response.write(_chunk(body["model"], [_delta(f"{WORD}{'s' * (written % 2)} ", finish)], usage))
             if written == script.breaks_after:
                 return _cut(request, response)
             if script.every_s:

@@ -337,7 +337,7 @@ def main() -> int:
             knows_price = scenario.models != "unpriced"
             false = str(row.false_refusals) if knows_price else ""
             spendable = f"{row.spendable:.1%}" if knows_price else ""
-            figures = f"{row.overspend_usd:11.4f}{false:>7}{spendable:>11}{row.held_usd:10.4f}"
+            figures = f"{row.overspend_usd:11.5f}{false:>7}{spendable:>11}{row.held_usd:10.4f}"
             print(f"{scenario.name:20}{kind.name:18}{figures}   {row.note}", flush=True)
             if kind is Duet:
                 wrong |= bool(row.overspend_usd or row.held_usd)
