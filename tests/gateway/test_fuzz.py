@@ -31,7 +31,7 @@ DIGEST = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
 HEADERS = {"authorization": "Bearer secret"}
 REFUSED = {400, 402, 404}
 """What a body can be answered with, beside 200."""
-PATHS = [path for path in WHOLE if path == "/v1/chat/completions"]
+PATHS = [path for path in WHOLE if path != "/v1/responses"]
 
 
 def said(call: Call) -> Script:
@@ -82,21 +82,53 @@ def check(path: str, reply: Conversation) -> None:
         assert reply.status in REFUSED, (reply.status, reply.body)
         check_error(path, reply.json)
     elif not reply.headers["content-type"].startswith("text/event-stream"):
-        assert isinstance(reply.json, dict)
-    elif path == "/v1/chat/completions":
-        *events, last = reply.events
-        if last == "[DONE]":
-            assert any(choice["finish_reason"] for event in events for choice in event["choices"])
-        else:
-            check_error(path, last)
+        assert set(reply.json) >= WHOLE_ANSWER[path]
     else:
-        assert [json.loads(event) for event in reply.events]
+        CHECK_STREAM[path](reply.events)
+
+
+def check_chat(events: list[Any]) -> None:
+    *chunks, last = events
+    if last != "[DONE]":
+        check_error("/v1/chat/completions", last)
+    else:
+        assert any(choice["finish_reason"] for chunk in chunks for choice in chunk["choices"])
+
+
+def check_messages(events: list[Any]) -> None:
+    kinds = [event["type"] for event in events]
+    assert kinds[0] == "message_start"
+    if kinds[-1] != "message_stop":
+        check_error("/v1/messages", events[-1])
+    else:
+        assert kinds[-2] == "message_delta"
+        assert kinds.count("content_block_start") == kinds.count("content_block_stop")
+
+
+def check_responses(events: list[Any]) -> None:
+    kinds = [event["type"] for event in events]
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+CHECK_STREAM = {
+    "/v1/chat/completions": check_chat,
+    "/v1/messages": check_messages,
+    "/v1/responses": check_responses,
+}
+WHOLE_ANSWER = {
+    "/v1/chat/completions": {"object", "choices", "usage", "duet"},
+    "/v1/messages": {"type", "content", "stop_reason", "usage"},
+    "/v1/messages/count_tokens": {"input_tokens"},
+    "/v1/responses": {"object", "status", "output", "usage"},
+}
 
 
 def check_error(path: str, told: dict[str, Any]) -> None:
     if path.startswith("/v1/messages"):
         assert told["type"] == "error"
         assert set(told["error"]) >= {"type", "message"}
+        assert told["error"]["type"] != "api_error", told
     else:
         assert set(told["error"]) == {"message", "type", "param", "code"}
         assert told["error"]["type"] != "server_error", told
