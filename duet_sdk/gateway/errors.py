@@ -89,6 +89,7 @@ ROWS: Final[Mapping[type[Exception], _Row]] = {
     errors.LedgerError: _Row(503, "ledger_unreachable", _SERVER, "the ledger cannot be reached now", True),
     errors.ConfigError: _Row(503, "misconfigured", _SERVER, "the gateway is not set up for this; tell the operator"),
     errors.DuetError: _Row(503, "failed", _SERVER, "the gateway could not answer; tell the operator"),
+    RecursionError: _Row(400, "too_deep", text="values of the body lie too deep"),
     Exception: _Row(500, "internal_error", _SERVER, "the gateway failed; its log says more"),
 }
 """Each error of ours, the nearest class first, and what a client hears of it."""

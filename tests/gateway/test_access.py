@@ -14,6 +14,7 @@ from support.asgi import ask
 from duet_sdk import AsyncDuetClient, Budget, ConfigError
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.gateway import Gateway, app
+from duet_sdk.gateway.errors import refused
 from duet_sdk.gateway.limits import EFFORTS, limits
 from duet_sdk.gateway.names import Choice
 from duet_sdk.gateway.serve import serve
@@ -277,6 +278,10 @@ async def test_an_error_quotes_little_of_a_long_value() -> None:
 async def test_a_body_of_many_small_values_is_refused(value: object) -> None:
     reply = await ask(gateway(), CHAT, QUESTION | {"metadata": value})
     assert (reply.status, reply.json["error"]["code"]) == (413, "request_too_large")
+
+
+def test_values_that_lie_too_deep_for_a_reader_are_a_fault_of_the_body() -> None:
+    assert (refused(RecursionError()).status, refused(RecursionError()).code) == (400, "too_deep")
 
 
 async def test_a_long_text_may_have_many_commas() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from duet_sdk.gateway.description import chat
+from duet_sdk.gateway.description import chat, messages
 from duet_sdk.gateway.description.common import SCHEMAS, answer, failures, reference, responses
 
-_WIRES: Final[tuple[Any, ...]] = (chat,)
+_WIRES: Final[tuple[Any, ...]] = (chat, messages)
 """Modules with ``PATHS`` and ``SCHEMAS`` of a wire each."""
 _GENERAL: Final = (401, 403, 404, 405, 421)
 """Errors of a path that takes no body."""
@@ -22,11 +22,15 @@ def description() -> dict[str, Any]:
         schemas |= wire.SCHEMAS
     return {
         "openapi": "3.1.0",
-        "info": {"title": "DUET gateway", "version": "1", "description": "A pair of models behind OpenAI's protocol."},
+        "info": {
+            "title": "DUET gateway",
+            "version": "1",
+            "description": "A pair of models behind OpenAI's and Anthropic's protocols.",
+        },
         "paths": {**paths, **_own()},
         "components": {
             "schemas": schemas,
-            "responses": failures(),
+            "responses": failures() | failures(messages.ERROR, messages.ERROR),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},

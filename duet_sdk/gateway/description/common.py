@@ -34,6 +34,7 @@ FAILURES: Final[Mapping[int, str]] = {
     502: "A model failed.",
     503: "A model or the ledger cannot be reached, or the server is ending.",
     504: "The request's deadline has passed.",
+    529: "On Messages: a model or the ledger cannot be reached now.",
 }
 """What each status of an error means, on every path."""
 SCHEMAS: Final[dict[str, Schema]] = {
@@ -128,7 +129,7 @@ def failures(form: str = "Error", prefix: str = "Error") -> dict[str, Any]:
     """The responses of errors in one form, as components by name, such as ``Error404``."""
     found = {}
     for status, text in FAILURES.items():
-        headers = RECEIPT_HEADER | (_LATER if status in (429, 502, 503) else _NEVER)
+        headers = RECEIPT_HEADER | (_LATER if status in (429, 502, 503, 529) else _NEVER)
         found[f"{prefix}{status}"] = {**answer(text, reference(form)), "headers": headers}
     return found
 
