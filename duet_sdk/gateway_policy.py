@@ -57,6 +57,9 @@ class GatewayPolicy:
     pass."""
     most_body_bytes: int = 32 * 1024 * 1024
     """Longest body of a request; 32 MiB, some images and a long history."""
+    most_kept_bytes: int = 64 * 1024 * 1024
+    """Responses of ``/v1/responses`` that are kept for ``previous_response_id``, all together; a tenant has at most a
+    quarter. 64 MiB, some thousand turns of agents; 0 keeps none."""
     quiet_s: float = 8.0
     """Seconds after which a stream that shows nothing gets a comment line; 8, as proxies close quiet connections after
     10 and more."""
@@ -84,6 +87,7 @@ class GatewayPolicy:
         if self.answer_tokens is not None:
             whole("answer_tokens of the gateway", self.answer_tokens)
         whole("most_body_bytes", self.most_body_bytes)
+        whole("most_kept_bytes", self.most_kept_bytes, at_least=0)
         seconds("quiet_s", self.quiet_s)
         known = [key.sha256 or key.key_env for key in self.keys]
         if len(set(known)) < len(known):

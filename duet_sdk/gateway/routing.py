@@ -18,6 +18,7 @@ from duet_sdk.gateway.description import description
 from duet_sdk.gateway.errors import NOT_AGAIN, Refused, refused
 from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send
 from duet_sdk.gateway.guards import Guards
+from duet_sdk.gateway.kept import Kept
 from duet_sdk.gateway.keys import Keys
 from duet_sdk.gateway.metrics import KIND, Metrics
 from duet_sdk.gateway.model_cards import card, cards
@@ -30,6 +31,7 @@ from duet_sdk.gateway.wires.answering import answer
 from duet_sdk.gateway.wires.chat import CHAT
 from duet_sdk.gateway.wires.messages import MESSAGES
 from duet_sdk.gateway.wires.messages_count import count
+from duet_sdk.gateway.wires.responses import RESPONSES
 from duet_sdk.gateway.wires.wire import Given
 from duet_sdk.gateway_policy import GatewayPolicy
 
@@ -45,7 +47,8 @@ _LEFT: Final = 499
 """What logs call a request whose client has gone; nginx's number, as HTTP has none."""
 _MODELS: Final = "/v1/models"
 _MESSAGES: Final = "/v1/messages"
-_WIRES: Final[Mapping[str, Wire]] = {"/v1/chat/completions": CHAT, _MESSAGES: MESSAGES}
+_RESPONSES: Final = "/v1/responses"
+_WIRES: Final[Mapping[str, Wire]] = {"/v1/chat/completions": CHAT, _RESPONSES: RESPONSES, _MESSAGES: MESSAGES}
 _Handler: TypeAlias = "Callable[[Exchange], Awaitable[Reply | None]]"
 
 
@@ -75,6 +78,7 @@ class Gateway:
         self._guards = Guards(policy)
         self._quiet = Quiet(policy.quiet_s)
         self._signals = Signals()
+        self.kept = Kept(policy.most_kept_bytes)
         self._owned = owned
         self.running = Running()
         self._ending = False
@@ -213,7 +217,9 @@ class Gateway:
         choice = self.names.find(body.get("model"), caller)
         record.model = self.names.counted_as(record.asked, choice)
         now = int(time.time())
-        return Given(body, exchange.headers, choice, caller, self.policy, exchange.receipt, now, self._signals)
+        return Given(
+            body, exchange.headers, choice, caller, self.policy, exchange.receipt, now, self._signals, self.kept
+        )
 
     async def _count(self, exchange: Exchange) -> None:
         caller = self._keys.caller(exchange.headers)

@@ -24,7 +24,9 @@ class Conversation:
             "type": "http",
             "method": options.pop("method", "GET" if body is None else "POST"),
             "path": path,
-            "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value],
+            "headers": [
+                (name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items() if value
+            ],
             "root_path": "",
             **options,
         }

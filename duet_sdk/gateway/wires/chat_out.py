@@ -107,7 +107,12 @@ def finish_of(reason: str | None, *, has_calls: bool) -> str:
 
 
 def _logprobs(given: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    return {"content": [_logprob(one) for one in given], "refusal": None} if given else None
+    return {"content": logprobs_of(given), "refusal": None} if given else None
+
+
+def logprobs_of(given: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with their log-probabilities, as OpenAI's protocols have them."""
+    return [_logprob(one) for one in given]
 
 
 def _logprob(one: TokenLogprob) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from duet_sdk.events import ToolCallDelta
     from duet_sdk.gateway.errors import Headers, Refused
+    from duet_sdk.gateway.kept import Kept
     from duet_sdk.gateway.keys import Caller
     from duet_sdk.gateway.names import Choice
     from duet_sdk.gateway.signals import Signals
@@ -31,6 +32,7 @@ class Given:
         receipt: its name in the log and in answers.
         created: seconds since the epoch.
         signals: of runs that go on.
+        kept: responses that clients may come back to.
     """
 
     body: Mapping[str, Any]
@@ -41,6 +43,7 @@ class Given:
     receipt: str
     created: int
     signals: Signals
+    kept: Kept
 
     @property
     def signal_field(self) -> SignalField:
