@@ -29,9 +29,10 @@ from duet_sdk.gateway.signals import Signals
 from duet_sdk.gateway.values import check_signs, check_values
 from duet_sdk.gateway.wires.answering import answer
 from duet_sdk.gateway.wires.chat import CHAT
+from duet_sdk.gateway.wires.counting import count
 from duet_sdk.gateway.wires.messages import MESSAGES
-from duet_sdk.gateway.wires.messages_count import count
 from duet_sdk.gateway.wires.responses import RESPONSES
+from duet_sdk.gateway.wires.responses_paths import kept_paths
 from duet_sdk.gateway.wires.wire import Given
 from duet_sdk.gateway_policy import GatewayPolicy
 
@@ -49,6 +50,10 @@ _MODELS: Final = "/v1/models"
 _MESSAGES: Final = "/v1/messages"
 _RESPONSES: Final = "/v1/responses"
 _WIRES: Final[Mapping[str, Wire]] = {"/v1/chat/completions": CHAT, _RESPONSES: RESPONSES, _MESSAGES: MESSAGES}
+_COUNTING: Final[Mapping[str, Wire]] = {
+    f"{_MESSAGES}/count_tokens": MESSAGES,
+    f"{_RESPONSES}/input_tokens": RESPONSES,
+}
 _Handler: TypeAlias = "Callable[[Exchange], Awaitable[Reply | None]]"
 
 
@@ -84,7 +89,7 @@ class Gateway:
         self._ending = False
         self._routes: Mapping[str, Mapping[str, _Handler]] = {
             **{path: {"POST": self._ask} for path in _WIRES},
-            f"{_MESSAGES}/count_tokens": {"POST": self._count},
+            **{path: {"POST": self._count} for path in _COUNTING},
             _MODELS: {"GET": self._models},
             "/metrics": {"GET": self._metrics},
         }
@@ -159,12 +164,14 @@ class Gateway:
             methods = self._routes.get(exchange.path)
         if methods is None and exchange.path.startswith(_MODELS + "/"):
             methods = {"GET": self._one_model}
+        if methods is None and (known_of := kept_paths(exchange.path)) is not None:
+            methods = dict.fromkeys(known_of, self._kept)
         if methods is None:
             known = ", ".join((*self._routes, *self._open))
             raise Refused(404, "not_found", f"there is nothing at this path; known: {known}", headers=NOT_AGAIN)
         handler = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
         if handler is None:
-            allow = (b"allow", b"GET, HEAD" if "GET" in methods else b"POST")
+            allow = (b"allow", ", ".join(("GET, HEAD" if one == "GET" else one) for one in methods).encode())
             raise Refused(405, "method", f"send {' or '.join(methods)} to this path", headers=(allow, *NOT_AGAIN))
         return handler
 
@@ -225,9 +232,10 @@ class Gateway:
         caller = self._keys.caller(exchange.headers)
         self._guards.check_json(exchange.headers)
         body = _object(await exchange.body(self.policy.most_body_bytes))
-        exchange.receipt_headers = MESSAGES.receipt_headers
+        wire = _COUNTING[exchange.path]
+        exchange.receipt_headers = wire.receipt_headers
         exchange.record.wire, exchange.record.tenant = "count_tokens", caller.tenant
-        counted = await count(self._given(exchange, body, caller))
+        counted = await count(self._given(exchange, body, caller), wire)
         await exchange.json(200, counted, exchange.with_receipt())
 
     async def _models(self, exchange: Exchange) -> None:
@@ -238,6 +246,12 @@ class Gateway:
         name = exchange.path[len(_MODELS) + 1 :]
         self.names.find(name, self._keys.caller(exchange.headers))
         await exchange.json(200, card(name, anthropic=_is_anthropic(exchange)))
+
+    async def _kept(self, exchange: Exchange) -> None:
+        tenant = self._keys.caller(exchange.headers).tenant
+        answers = kept_paths(exchange.path) or {}
+        found = answers["GET" if exchange.method == "HEAD" else exchange.method](self.kept, tenant)
+        await exchange.json(200, found, exchange.with_receipt())
 
     async def _metrics(self, exchange: Exchange) -> None:
         self._keys.caller(exchange.headers)

@@ -1,0 +1,25 @@
+"""``/v1/messages/count_tokens`` and ``/v1/responses/input_tokens``: tokens of a prompt, without spending any."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from duet_sdk.gateway.wires.wire import tools_of
+
+if TYPE_CHECKING:
+    from duet_sdk.gateway.wires.wire import Given, Wire
+    from duet_sdk.types import Stage
+
+
+async def count(given: Given, wire: Wire) -> dict[str, Any]:
+    """The body of a response: what the stage that would answer makes of the messages.
+
+    Raises:
+        Refused: 400, a field that cannot be used.
+        InvalidRequest: likewise, in the words of the SDK.
+    """
+    what = wire.asked(given)
+    stage: Stage = "reasoner" if given.choice.mode == "reasoner" else "generator"
+    tokens = await given.choice.client.count_tokens(what.messages, tools=tools_of(what), stage=stage)
+    kind = {"object": "response.input_tokens"} if wire.name == "responses" else {}
+    return {**kind, "input_tokens": tokens}
