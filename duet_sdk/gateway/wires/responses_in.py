@@ -86,7 +86,7 @@ def _messages(given: Given) -> list[dict[str, Any]]:
     elif isinstance(instructions, list):
         first = turns_of(instructions, given)
     elif instructions:
-        raise Refused(400, None, "instructions must be a text", param="instructions")
+        raise Refused(400, None, "instructions must be a string", param="instructions")
     return first + turns_of([*_before(given), *listed(body.get("input"))], given)
 
 

@@ -31,7 +31,7 @@ def listed(given: object) -> list[Any]:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     if not isinstance(given, list):
-        raise Refused(400, None, "input must be a text or a list of items", param="input")
+        raise Refused(400, None, "input must be a string or a list of items", param="input")
     return given
 
 

@@ -22,7 +22,7 @@ _WORDS: Final = ("auto", "none", "required")
 def offered(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], object]:
     """The functions that a body offers, and the choice among them.
 
-    Those in a namespace stand beside the others. What a provider runs itself, such as a search, is left out, and of two
+    Those in a namespace stand among the others. What a provider runs itself, such as a search, is left out, and of two
     of one name the second: a call tells no more than a name.
 
     Raises:
