@@ -64,6 +64,7 @@ class Kept:
         share = self.most_bytes if tenant is None else self.most_bytes // _SHARE
         if new.size > share:
             return
+        self.forget(tenant, response["id"])
         own = self._tenants.setdefault(tenant, OrderedDict())
         own[response["id"]] = new
         self._sizes[tenant] = self._sizes.get(tenant, 0) + new.size

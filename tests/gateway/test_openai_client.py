@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import uvicorn
-from openai import APIError, APIStatusError, AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError
+from openai import (
+    APIError,
+    APIStatusError,
+    AsyncOpenAI,
+    AuthenticationError,
+    BadRequestError,
+    NotFoundError,
+    RateLimitError,
+)
+from openai.types.responses import ResponseFunctionToolCall, ResponseReasoningItem
 from pydantic import BaseModel
 
 from duet_sdk import AsyncDuetClient, Limit, StreamBroken, ToolCall
@@ -132,3 +141,92 @@ async def test_a_client_that_leaves_ends_the_answer_and_its_part_is_booked() -> 
                 await asyncio.sleep(0.01)
     assert generator.cancelled == 1
     assert {entry.facts.stage for entry in await ledger.entries()} == {"reasoner", "generator"}
+
+
+async def test_a_response_and_what_follows_it() -> None:
+    async with asked(Scripted("There are 17 primes.", "2 is.")) as client:
+        first = await client.responses.create(
+            model="duet", input="How many primes are below 60?", reasoning={"summary": "auto"}
+        )
+        assert first.output_text == "There are 17 primes."
+        assert [item.type for item in first.output] == ["reasoning", "message"]
+        assert isinstance(first.output[0], ResponseReasoningItem)
+        assert first.output[0].summary[0].text == "17, by sieve."
+        assert first.usage is not None
+        assert first.usage.output_tokens_details.reasoning_tokens == 3
+        assert first.to_dict()["duet"]["served_by"] == "pair"
+        second = await client.responses.create(
+            model="duet", input="Which is the least?", previous_response_id=first.id, store=False
+        )
+        assert second.output_text == "2 is."
+        assert (await client.responses.retrieve(first.id)).output_text == first.output_text
+        with pytest.raises(BadRequestError, match="not known here"):
+            await client.responses.create(model="duet", input="And?", previous_response_id=second.id)
+        await client.responses.delete(first.id)
+        with pytest.raises(NotFoundError):
+            await client.responses.retrieve(first.id)
+        counted = await client.responses.input_tokens.count(model="duet", input="How many primes are below 60?")
+        assert counted.input_tokens > 0
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_round_trip_with_a_tool_by_responses(streamed: bool) -> None:
+    generator = Scripted(Script("", tool_calls=(ToolCall("c1", "look_up", '{"town": "Bern"}'),)), "It rains.")
+    tool: Any = {"type": "function", "name": "look_up", "parameters": {"type": "object"}, "strict": False}
+    more: Any = {"model": "duet", "tools": [tool], "include": ["reasoning.encrypted_content"], "store": False}
+    async with asked(generator) as client:
+        talk: list[Any] = [*QUESTION]
+        if streamed:
+            async with client.responses.stream(input=talk, **more) as stream:
+                kinds = [event.type async for event in stream]
+                first = await stream.get_final_response()
+            assert kinds.index("response.function_call_arguments.done") < kinds.index("response.completed")
+        else:
+            first = await client.responses.create(input=talk, **more)
+        call = first.output[-1]
+        assert isinstance(call, ResponseFunctionToolCall)
+        talk += [item.to_dict() for item in first.output]
+        talk.append({"type": "function_call_output", "call_id": call.call_id, "output": "rain"})
+        second = await client.responses.create(input=talk, **more)
+    assert second.output_text == "It rains."
+    assert second.usage is not None
+    assert second.usage.output_tokens_details.reasoning_tokens == 0  # the signal of the first turn
+
+
+async def test_a_response_in_a_form_of_the_callers() -> None:
+    class Count(BaseModel):
+        n: int
+
+    async with asked('{"n": 17}') as client:
+        reply = await client.responses.parse(model="duet", input="How many?", text_format=Count)
+    assert reply.output_parsed == Count(n=17)
+
+
+async def test_a_response_by_the_clients_own_helper() -> None:
+    async with asked() as client:
+        async with client.responses.stream(model="duet", input="How many?", reasoning={"summary": "auto"}) as stream:
+            events = [event async for event in stream]
+            last = await stream.get_final_response()
+    shown = [event.delta for event in events if event.type == "response.reasoning_summary_text.delta"]
+    assert "".join(shown) == "17, by sieve."
+    assert events[-1].type == "response.completed"
+    assert last.output_text == "There are 17 primes."
+
+
+async def test_a_response_that_breaks_raises() -> None:
+    broken = Script("There are 17 primes.", error=StreamBroken("cut", backend="scripted", model="m"), fail_after=2)
+    async with asked(broken, retry={"attempts": 1}) as client:
+        with pytest.raises(APIError, match="broke off"):
+            async for _ in await client.responses.create(model="duet", input="How many?", stream=True):
+                pass
+
+
+async def test_a_spent_budget_is_no_402_where_codex_would_repeat_it() -> None:
+    ledger = MemoryLedger()
+    await ledger.set_limit("tenant:a", Limit(requests=0))
+    async with asked(ledger=ledger) as client:
+        with pytest.raises(RateLimitError) as spent:
+            await client.with_options(max_retries=2).responses.create(model="duet", input="How many?")
+    assert spent.value.code == "insufficient_quota"
+    assert spent.value.response.headers["x-should-retry"] == "false"
+    assert spent.value.request.headers["x-stainless-retry-count"] == "0"

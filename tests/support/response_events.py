@@ -17,9 +17,14 @@ TEXTS = {
 
 
 def events(reply: Conversation) -> list[dict[str, Any]]:
+    """The events of a stream that is complete."""
+    return in_order(reply.body)
+
+
+def in_order(body: bytes) -> list[dict[str, Any]]:
     """The events of a stream, whose names must be their types, in their order."""
     found = []
-    for event in reply.body.decode().split("\n\n"):
+    for event in body.decode().split("\n\n"):
         if event and not event.startswith(":"):
             name, data = event.split("\n")
             found.append(json.loads(data.removeprefix("data: ")))

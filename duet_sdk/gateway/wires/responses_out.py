@@ -100,12 +100,15 @@ def shows_summary(given: Given) -> bool:
     return bool(asked.get("summary") or asked.get("generate_summary"))
 
 
-def reasoning(given: Given, signal: str) -> Item:
-    """The item of the signal; what is called its encrypted content finds it again, and holds none of it."""
+def reasoning(given: Given, signal: str | None) -> Item:
+    """The item of the signal, None for one that begins.
+
+    What is called its encrypted content finds the signal again, and holds none of it.
+    """
     item: Item = {
         "id": f"rs_{given.receipt}",
         "type": "reasoning",
-        "summary": [{"type": "summary_text", "text": signal}] if signal and shows_summary(given) else [],
+        "summary": [{"type": "summary_text", "text": signal}] if signal is not None and shows_summary(given) else [],
     }
     if includes(given.body, "reasoning.encrypted_content"):
         item["encrypted_content"] = given.signals.signature(given.caller.tenant, given.receipt)

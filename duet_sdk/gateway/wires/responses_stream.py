@@ -128,7 +128,7 @@ class Events:
         )
 
     def _open_reasoning(self) -> bytes:
-        opened = self._opened(reasoning(self._given, ""))
+        opened = self._opened(reasoning(self._given, None))
         if not shows_summary(self._given):
             return opened
         empty = {"type": "summary_text", "text": ""}
