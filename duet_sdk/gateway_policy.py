@@ -60,6 +60,13 @@ class GatewayPolicy:
     most_kept_bytes: int = 64 * 1024 * 1024
     """Responses of ``/v1/responses`` that are kept for ``previous_response_id``, all together; a tenant has at most a
     quarter. 64 MiB, some thousand turns of agents; 0 keeps none."""
+    drain_s: float = 25.0
+    """Seconds in which running requests may end after SIGTERM; 25, as Kubernetes kills after 30."""
+    access_log: bool = False
+    """Whether each request is a line of JSON in the log ``duet_sdk.gateway.access``, which `duet serve` writes to
+    standard error; off, as it is a write for each request."""
+    metrics_tenants: bool = False
+    """Whether ``/metrics`` names tenants; off, as whoever reads metrics need not know who asks."""
     quiet_s: float = 8.0
     """Seconds after which a stream that shows nothing gets a comment line; 8, as proxies close quiet connections after
     10 and more."""
@@ -89,6 +96,7 @@ class GatewayPolicy:
         whole("most_body_bytes", self.most_body_bytes)
         whole("most_kept_bytes", self.most_kept_bytes, at_least=0)
         seconds("quiet_s", self.quiet_s)
+        seconds("drain_s", self.drain_s, or_zero=True)
         known = [key.sha256 or key.key_env for key in self.keys]
         if len(set(known)) < len(known):
             raise ConfigError("two keys of the gateway are the same key: give each tenant one of its own")

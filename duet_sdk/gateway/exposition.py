@@ -87,3 +87,22 @@ class Lines:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def merged(pages: Sequence[str]) -> str:
+    """Pages of the same program as one, the lines of each name together, as the form wants them."""
+    heads: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
+    for page in pages:
+        name = ""
+        for line in page.splitlines():
+            if line.startswith("# HELP "):
+                name = line.split(" ", 3)[2]
+            if line.startswith("#"):
+                known = heads.setdefault(name, [])
+                if line not in known:
+                    known.append(line)
+            else:
+                samples.setdefault(name, []).append(line)
+    lines = [line for name, head in heads.items() for line in (*head, *samples.get(name, ()))]
+    return "\n".join(lines) + "\n"

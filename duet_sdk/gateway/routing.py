@@ -14,6 +14,7 @@ import msgspec
 
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import BudgetExceeded
+from duet_sdk.gateway import access_log
 from duet_sdk.gateway.description import description
 from duet_sdk.gateway.errors import NOT_AGAIN, Refused, refused
 from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send
@@ -26,6 +27,7 @@ from duet_sdk.gateway.names import Names
 from duet_sdk.gateway.quiet import Quiet
 from duet_sdk.gateway.running import LAST_WORD_S, Running, ended
 from duet_sdk.gateway.signals import Signals
+from duet_sdk.gateway.spans import spanned
 from duet_sdk.gateway.values import check_signs, check_values
 from duet_sdk.gateway.wires.answering import answer
 from duet_sdk.gateway.wires.chat import CHAT
@@ -39,6 +41,7 @@ from duet_sdk.gateway_policy import GatewayPolicy
 if TYPE_CHECKING:
     from duet_sdk.gateway.keys import Caller
     from duet_sdk.gateway.wires.wire import Wire
+    from duet_sdk.gateway.worker_metrics import WorkerMetrics
     from duet_sdk.reply import Reply
     from duet_sdk.settings import Settings
 
@@ -64,6 +67,8 @@ class Gateway:
         pairs: clients by the name of their pair, which begins the names of its models.
         policy: what is served, and to whom.
         owned: clients to close when the server ends.
+        before: the gateway that this one takes the place of; it goes on with its counts and signals.
+        beside: where the counts of other workers are.
 
     Raises:
         ConfigError: a key's variable is not set, or an alias stands for no name.
@@ -75,15 +80,21 @@ class Gateway:
         policy: GatewayPolicy,
         *,
         owned: tuple[AsyncDuetClient, ...] = (),
+        before: Gateway | None = None,
+        beside: WorkerMetrics | None = None,
     ) -> None:
         self.policy = policy
+        self.pairs = pairs
         self.names = Names(pairs, policy)
-        self.metrics = Metrics()
+        self.metrics: Metrics = Metrics() if before is None else before.metrics
+        self.metrics.by_tenant = policy.metrics_tenants
+        self.beside = beside
         self._keys = Keys(policy.keys, policy.key_file)
         self._guards = Guards(policy)
         self._quiet = Quiet(policy.quiet_s)
-        self._signals = Signals()
-        self.kept = Kept(policy.most_kept_bytes)
+        self.signals: Signals = Signals() if before is None else before.signals
+        has_kept = before is not None and before.policy.most_kept_bytes == policy.most_kept_bytes
+        self.kept: Kept = before.kept if before is not None and has_kept else Kept(policy.most_kept_bytes)
         self._owned = owned
         self.running = Running()
         self._ending = False
@@ -104,7 +115,13 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the server's beginning and end."""
         if scope["type"] == "http":
-            await self._serve(Exchange(scope, receive, send, receipt=os.urandom(12).hex()))
+            exchange = Exchange(scope, receive, send, receipt=os.urandom(12).hex())
+            if exchange.path in _WIRES:
+                exchange.record.path = exchange.path
+                with spanned(exchange.record, exchange.headers):
+                    await self._serve(exchange)
+            else:
+                await self._serve(exchange)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
@@ -153,10 +170,14 @@ class Gateway:
             record.status = _LEFT if record.ended == "left" else record.status or exchange.status
             self.metrics.running -= 1
             self.metrics.ended(record)
+            if self.policy.access_log:
+                access_log.write(record)
             self.running.discard(exchange)
 
     def _handler(self, exchange: Exchange) -> _Handler:
         methods: Mapping[str, _Handler] | None
+        if exchange.path in self._open or exchange.path in self._routes:
+            exchange.record.path = exchange.path
         if exchange.path in self._open:
             methods = {"GET": self._open[exchange.path]}
         else:
@@ -214,18 +235,19 @@ class Gateway:
         if body.get("stream") is True:
             self._quiet.watch(exchange)
         try:
-            return await answer(exchange, wire, given, self._signals)
+            return await answer(exchange, wire, given, self.signals)
         finally:
             self._quiet.forget(exchange)
 
     def _given(self, exchange: Exchange, body: Mapping[str, Any], caller: Caller) -> Given:
         record = exchange.record
-        record.asked = str(body.get("model") or "")
-        choice = self.names.find(body.get("model"), caller)
+        asked = body.get("model")
+        record.asked = asked if isinstance(asked, str) else ""
+        choice = self.names.find(asked, caller)
         record.model = self.names.counted_as(record.asked, choice)
         now = int(time.time())
         return Given(
-            body, exchange.headers, choice, caller, self.policy, exchange.receipt, now, self._signals, self.kept
+            body, exchange.headers, choice, caller, self.policy, exchange.receipt, now, self.signals, self.kept
         )
 
     async def _count(self, exchange: Exchange) -> None:
@@ -255,7 +277,8 @@ class Gateway:
 
     async def _metrics(self, exchange: Exchange) -> None:
         self._keys.caller(exchange.headers)
-        await exchange.whole(200, self.metrics.text().encode(), KIND)
+        text = self.metrics.text() if self.beside is None else self.beside.all(self.metrics)
+        await exchange.whole(200, text.encode(), KIND)
 
     async def _description(self, exchange: Exchange) -> None:
         await exchange.json(200, description())

@@ -47,6 +47,9 @@ TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
 
 # Attributes of the general conventions.
 ERROR_TYPE: Final = "error.type"
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 SESSION_ID: Final = "session.id"
@@ -54,6 +57,10 @@ USER_ID: Final = "user.id"
 
 # DUET's own: who and what.
 TENANT: Final = "duet.tenant"
+RECEIPT: Final = "duet.receipt"
+"""A gateway's name for a request, as its answer and its log have it."""
+ENDED: Final = "duet.ended"
+"""How a gateway's request ended: ``complete``, ``error``, ``left``, ``drained``."""
 MODE: Final = "duet.mode"
 SERVED_BY: Final = "duet.served_by"
 HANDOFF: Final = "duet.handoff"

@@ -25,6 +25,11 @@ def is_heard() -> bool:
     )
 
 
+def is_traced() -> bool:
+    """Whether the application has set a provider of spans."""
+    return _is_real(type(trace.get_tracer_provider()))
+
+
 def tracer() -> Tracer:
     """DUET's tracer; asked for with each request, as an application may set its provider at any time."""
     return _tracer(trace.get_tracer_provider())

@@ -16,6 +16,7 @@ from duet_sdk.backends.scripted import Scripted
 from duet_sdk.gateway import Gateway, app
 from duet_sdk.gateway.errors import refused
 from duet_sdk.gateway.limits import EFFORTS, limits
+from duet_sdk.gateway.making import Address, Source
 from duet_sdk.gateway.names import Choice
 from duet_sdk.gateway.serve import serve
 from duet_sdk.gateway.wires.chat_in import PASSED_ON
@@ -243,9 +244,10 @@ def test_the_page_has_every_key_of_the_table_and_every_effort() -> None:
 
 
 def test_without_keys_it_binds_to_loopback_only() -> None:
-    client = AsyncDuetClient(Scripted(""), Scripted(""))
+    read = Settings(reasoner="scripted/17", generator="scripted/There are 17.")
+    source = Source(lambda: read, lambda given: AsyncDuetClient(settings=given))
     with pytest.raises(ConfigError, match="without keys a gateway binds to loopback only"):
-        serve(client, GatewayPolicy(), host="0.0.0.0", port=8080)
+        serve(source, Address("0.0.0.0", 8080))
 
 
 def test_the_table_of_a_settings_file_is_read(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ async def client(served: Served, by: str, body: dict[str, Any]) -> AsyncIterator
         port = server.servers[0].sockets[0].getsockname()[1]
         talker = await Socket.ask(port, CHAT, body)
         yield talker
-        talker.close()
+        await talker.close()
 
 
 async def leave(talk: Any, how: str) -> None:

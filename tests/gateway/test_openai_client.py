@@ -26,7 +26,7 @@ from duet_sdk import AsyncDuetClient, Limit, StreamBroken, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import MemoryLedger
 from duet_sdk.gateway import app
-from duet_sdk.gateway.serve import uvicorn_config
+from duet_sdk.gateway.making import uvicorn_config
 from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
 
 KEY = GatewayKey("a", sha256=hashlib.sha256(b"secret").hexdigest(), sees_signal=True)

@@ -11,24 +11,29 @@ from uvicorn.server import ServerState
 from duet_sdk import AsyncDuetClient, ConfigError
 from duet_sdk.gateway import app
 from duet_sdk.gateway.connection import Connection
-from duet_sdk.gateway.serve import serve, uvicorn_config
+from duet_sdk.gateway.making import Address, Source, uvicorn_config
+from duet_sdk.gateway.serve import serve
 from duet_sdk.gateway_policy import GatewayPolicy
+from duet_sdk.settings import Settings
+
+
+def source(policy: GatewayPolicy) -> Source:
+    read = Settings(reasoner="scripted/17", generator="scripted/There are 17.", gateway=policy)
+    return Source(lambda: read, lambda given: AsyncDuetClient(settings=given))
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_said() -> None:
     said: list[str] = []
-    client = AsyncDuetClient("scripted/17", "scripted/There are 17.")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1 port {port} cannot be served .*another program"):
-            serve(client, GatewayPolicy(), host="127.0.0.1", port=port, ready=lambda: said.append("serves"))
+            serve(source(GatewayPolicy()), Address("127.0.0.1", port), ready=lambda _: said.append("serves"))
     assert said == []
 
 
 def test_a_host_that_is_none_is_refused() -> None:
-    client = AsyncDuetClient("scripted/17", "scripted/There are 17.")
     with pytest.raises(ConfigError, match="cannot be served"):
-        serve(client, GatewayPolicy(hosts=("*",)), host="no-such-host.invalid", port=1, without_keys=True)
+        serve(source(GatewayPolicy(hosts=("*",))), Address("no-such-host.invalid", 1, without_keys=True))
 
 
 async def test_the_first_event_of_a_stream_does_not_wait_for_the_head_to_be_confirmed() -> None:

@@ -18,8 +18,10 @@ from duet_sdk import AsyncDuetClient
 from duet_sdk.backends.base import Call
 from duet_sdk.backends.scripted import Scripted
 from duet_sdk.gateway import connection, exchange
+from duet_sdk.gateway.making import Address, Source
 from duet_sdk.gateway.serve import serve
 from duet_sdk.gateway_policy import GatewayPolicy
+from duet_sdk.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = 400
@@ -54,8 +56,9 @@ def main(port: str, limits: str) -> None:
     for name, value in replaced.items():
         module = next(one for one in (connection, exchange) if hasattr(one, name))
         setattr(module, name, value)
-    client = AsyncDuetClient(Scripted("17."), Scripted(answer))
-    serve(client, GatewayPolicy(answer_tokens=LONG), host="127.0.0.1", port=int(port))
+    read = Settings(gateway=GatewayPolicy(answer_tokens=LONG))
+    source = Source(lambda: read, lambda _: AsyncDuetClient(Scripted("17."), Scripted(answer)))
+    serve(source, Address("127.0.0.1", int(port)))
 
 
 if __name__ == "__main__":

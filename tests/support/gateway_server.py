@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from duet_sdk.gateway import Gateway
-from duet_sdk.gateway.serve import uvicorn_config
+from duet_sdk.gateway.making import uvicorn_config
 
 
 @asynccontextmanager
@@ -56,6 +57,7 @@ class Socket:
         """Read to the end of the connection."""
         while piece := await asyncio.wait_for(self._reader.read(1 << 16), 60):
             self.body += piece
+        await self.close()
         return self.body
 
     async def leave(self, how: str = "fin") -> None:
@@ -67,8 +69,11 @@ class Socket:
             self._writer.transport.abort()
         self._writer.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Let go of the connection."""
         self._writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
 
 def pair_at(url: str) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ import json
 from opentelemetry.metrics import get_meter_provider
 from opentelemetry.semconv._incubating.attributes import (
     error_attributes,
+    http_attributes,
     server_attributes,
     session_attributes,
     user_attributes,
@@ -26,7 +27,15 @@ from duet_sdk.telemetry.attributes import PROVIDERS
 
 PUBLISHED = {
     value
-    for module in (gen_ai, error_attributes, server_attributes, session_attributes, user_attributes, gen_ai_metrics)
+    for module in (
+        gen_ai,
+        error_attributes,
+        http_attributes,
+        server_attributes,
+        session_attributes,
+        user_attributes,
+        gen_ai_metrics,
+    )
     for value in vars(module).values()
     if isinstance(value, str)
 }
