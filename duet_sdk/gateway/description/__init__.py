@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from duet_sdk.gateway.description import chat, messages
+from duet_sdk.gateway.description import responses as responses_wire
 from duet_sdk.gateway.description.common import SCHEMAS, answer, failures, reference, responses
 
-_WIRES: Final[tuple[Any, ...]] = (chat, messages)
+_WIRES: Final[tuple[Any, ...]] = (chat, responses_wire, messages)
 """Modules with ``PATHS`` and ``SCHEMAS`` of a wire each."""
 _GENERAL: Final = (401, 403, 404, 405, 421)
 """Errors of a path that takes no body."""
