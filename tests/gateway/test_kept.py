@@ -82,6 +82,8 @@ async def test_another_tenants_and_an_unknown_previous_response_are_the_same_400
     assert told[0] == told[1] == told[2]
     assert len(reasoner.calls) == 1
     assert (await ask(gateway, RESPONSES, more, headers=A)).status == (200 if stored else 400)
+    wrong = await ask(gateway, RESPONSES, more | {"input": [17]}, headers=A)
+    assert wrong.json["error"]["message"].startswith("item 0 of input" if stored else "this previous response")
 
 
 async def test_a_response_can_be_read_and_deleted_by_its_tenant_alone() -> None:

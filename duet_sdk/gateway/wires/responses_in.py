@@ -87,7 +87,7 @@ def _messages(given: Given) -> list[dict[str, Any]]:
         first = turns_of(instructions, given)
     elif instructions:
         raise Refused(400, None, "instructions must be a string", param="instructions")
-    return first + turns_of([*_before(given), *listed(body.get("input"))], given)
+    return first + turns_of(_before(given), given) + turns_of(listed(body.get("input")), given)
 
 
 def _before(given: Given) -> list[Any]:
