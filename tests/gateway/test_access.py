@@ -214,8 +214,10 @@ async def test_a_server_that_ends_closes_the_client_that_the_app_made() -> None:
 async def test_the_description_names_every_path_and_every_field() -> None:
     served = gateway()
     found = (await ask(served, "/openapi.json")).json
+    kept = (await ask(served, "/v1/responses", {"model": "duet", "input": "How many?"})).json["id"]
     for path in found["paths"]:
-        assert (await ask(served, path.replace("{name}", "duet"))).status in (200, 405), path
+        named = path.replace("{name}", "duet").replace("{id}", kept)
+        assert (await ask(served, named)).status in (200, 405), path
     fields = found["components"]["schemas"]["ChatRequest"]["properties"]
     assert set(fields) >= {*PASSED_ON, "model", "messages", "max_tokens", "max_completion_tokens", "reasoning_effort"}
     assert fields["reasoning_effort"]["enum"] == [*EFFORTS, None]
