@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from conftest import Told
 
 ANSWER_TOKENS, SIGNAL_TOKENS = 4, 3
+ONCE_429 = ({"404": 1}, {"429": 1})
+"""Responses has no status of its own for a spent budget that its clients ask only once for."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,36 @@ CLIENTS = (
         without=("streamed", "tool"),
     ),
 )
+BY_RESPONSES = (
+    Client("openai_sdk", NEW, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client("openai_sdk", OLD, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client(
+        "langchain_chat",
+        NEW,
+        "responses",
+        errors=("OpenAIModelNotFoundError", "OpenAIRateLimitError"),
+        refused=ONCE_429,
+    ),
+    Client(
+        "pydantic_ai_agent",
+        NEW,
+        "responses",
+        errors=("ModelNotFoundError", "ModelQuotaExceededError"),
+        refused=ONCE_429,
+    ),
+    Client("openai_agents_sdk", NEW, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client("haystack_generators", NEW, "responses", errors=("NotFoundError", "RateLimitError"), refused=ONCE_429),
+    Client(
+        "dspy_modules",
+        NEW,
+        "responses",
+        shows=(False, False),
+        counts=False,
+        errors=("LMUnsupportedModelError", "LMBillingError"),
+        refused=ONCE_429,
+        without=("streamed",),
+    ),
+)
 BY_MESSAGES = (
     Client("anthropic_sdk", NEW, "messages", counts=False, errors=("NotFoundError", "PaymentRequiredError")),
     Client("litellm_sdk", NEW, "anthropic", counts=False, errors=("NotFoundError", "PaymentRequiredError")),
@@ -92,7 +124,7 @@ BY_MESSAGES = (
 )
 
 
-@pytest.fixture(params=CLIENTS + BY_MESSAGES, ids=str)
+@pytest.fixture(params=CLIENTS + BY_RESPONSES + BY_MESSAGES, ids=str)
 def client(request: pytest.FixtureRequest) -> Client:
     return request.param
 
@@ -145,6 +177,13 @@ def test_a_spent_budget_is_the_clients_own_error(client: Client, told: Told) -> 
     assert saw.get("error") == client.errors[1], saw
     assert ("tenant:spent asks for 1 request" in saw["message"]) is client.says_why
     assert saw["refusals"] == client.refused[1]
+
+
+@pytest.mark.parametrize("environment", [NEW, OLD])
+def test_a_tools_result_alone_goes_on_from_a_response_that_is_kept(environment: str, told: Told) -> None:
+    saw = told("openai_sdk", environment)["wires"]["responses"]["tool_by_id"]
+    assert saw.get("text") == RAIN, saw
+    assert saw["called"] == ["Bern"]
 
 
 def test_tokens_of_a_message_are_counted(told: Told) -> None:

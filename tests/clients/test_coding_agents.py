@@ -40,6 +40,8 @@ class Agent:
 
     tools: ClassVar[Mapping[str, Callable[[Path], dict[str, str]]]]
     """Its tool that reads a file → what it is called with."""
+    spent: ClassVar[str] = "tenant:spent asks for 1 request"
+    """What it says where the budget is spent."""
     asks: ClassVar[int] = 1
     """Requests that it sends where the budget is spent."""
 
@@ -87,6 +89,7 @@ class ClaudeCode(Agent):
 
 class Codex(Agent):
     tools: ClassVar = {"exec_command": lambda folder: {"cmd": f"cat {folder / 'note.txt'}"}}
+    spent = "Quota exceeded"
 
     def command(self, question: str) -> Sequence[str]:
         return [_installed("codex"), "exec", "--skip-git-repo-check", question]
@@ -98,6 +101,7 @@ class Codex(Agent):
             f"""
 model = "duet"
 model_provider = "duet"
+model_reasoning_summary = "auto"
 check_for_update_on_startup = false
 [analytics]
 enabled = false
@@ -133,7 +137,7 @@ class Aider(Agent):
         return {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
-AGENTS = (OpenCode, ClaudeCode, Aider)
+AGENTS = (OpenCode, ClaudeCode, Codex, Aider)
 
 
 def _installed(name: str) -> str:
@@ -215,7 +219,7 @@ def test_a_spent_budget_ends_the_run_and_asks_no_model(
         pytest.skip("aider 0.86.2 asks for minutes, whatever a spent budget is told by")
     before, refused = len(pair.models.calls), pair.refusals()
     done = asked(kind(tmp_path, pair.url, SPENT_KEY), QUESTION, folder)
-    assert "tenant:spent asks for 1 request" in done.stdout, done.stdout
+    assert kind.spent in done.stdout, done.stdout
     assert pair.refusals() - refused == kind.asks
     assert len(pair.models.calls) == before
 

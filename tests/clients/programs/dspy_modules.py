@@ -25,4 +25,4 @@ def scenarios(**of_the_wire):
     }
 
 
-tell(chat=scenarios())
+tell(chat=scenarios(), responses=scenarios(model_type="responses"))

@@ -8,7 +8,7 @@ from haystack.utils import Secret
 from told import ERRAND, KEY, QUESTION, SPENT_KEY, URL, look_up, seen, tell
 
 
-def scenarios(kind, usage_of):
+def scenarios(kind, usage_of, **settings):
     def generator(model="duet", key=KEY, **more):
         return kind(api_key=Secret.from_token(key), model=model, api_base_url=URL, **more)
 
@@ -21,8 +21,8 @@ def scenarios(kind, usage_of):
 
     def streamed():
         pieces = []
-        more = {"generation_kwargs": {"stream_options": {"include_usage": True}}} if kind is OpenAIChatGenerator else {}
-        reply = ask(streaming_callback=pieces.append, **more)
+        more = {"stream_options": {"include_usage": True}} if kind is OpenAIChatGenerator else {}
+        reply = ask(streaming_callback=pieces.append, generation_kwargs=settings | more)
         return told_by(reply, sum(bool(piece.content) for piece in pieces))
 
     def tool():
@@ -30,7 +30,7 @@ def scenarios(kind, usage_of):
         return told_by(agent.run(messages=[ChatMessage.from_user(ERRAND)])["last_message"])
 
     return {
-        "plain": lambda: told_by(ask()),
+        "plain": lambda: told_by(ask(generation_kwargs=settings)),
         "streamed": streamed,
         "tool": tool,
         "unknown_model": lambda: ask("gpt-99"),
@@ -48,4 +48,7 @@ def of_responses(usage):
     return usage.get("input_tokens"), usage.get("output_tokens"), details.get("reasoning_tokens")
 
 
-tell(chat=scenarios(OpenAIChatGenerator, of_chat), responses=scenarios(OpenAIResponsesChatGenerator, of_responses))
+tell(
+    chat=scenarios(OpenAIChatGenerator, of_chat),
+    responses=scenarios(OpenAIResponsesChatGenerator, of_responses, reasoning={"summary": "auto"}),
+)

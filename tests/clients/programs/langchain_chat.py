@@ -8,12 +8,13 @@ from told import ERRAND, KEY, QUESTION, SPENT_KEY, URL, look_up, seen, tell
 
 def scenarios(*, responses=False):
     def chat(model="duet", key=KEY, **more):
-        return ChatOpenAI(model=model, base_url=URL, api_key=key, use_responses_api=responses, **more)
+        shown = {"reasoning": {"summary": "auto"}} if responses else {}
+        return ChatOpenAI(model=model, base_url=URL, api_key=key, use_responses_api=responses, **shown, **more)
 
     def told_by(message, pieces=None):
         usage = message.usage_metadata
-        shown = [part.get("summary") or part for part in message.content_blocks if part["type"] == "reasoning"]
-        reasoning = message.additional_kwargs.get("reasoning_content") or (shown and str(shown[0].get("reasoning")))
+        shown = [part.get("reasoning") or "" for part in message.content_blocks if part["type"] == "reasoning"]
+        reasoning = message.additional_kwargs.get("reasoning_content") or "".join(shown)
         counts = usage["input_tokens"], usage["output_tokens"], usage["output_token_details"]["reasoning"]
         return seen(message.text, counts, reasoning=reasoning, pieces=pieces)
 

@@ -11,14 +11,16 @@ from agents import (
 )
 from agents.items import ReasoningItem
 from openai import AsyncOpenAI
+from openai.types.shared import Reasoning
 from told import ERRAND, KEY, QUESTION, SPENT_KEY, URL, look_up, seen, tell
 
 set_tracing_disabled(True)
 
 
-def scenarios(kind):
+def scenarios(kind, settings):
     def agent(model="duet", key=KEY, **more):
-        return Agent(name="a", model=kind(model, openai_client=AsyncOpenAI(base_url=URL, api_key=key)), **more)
+        asked = kind(model, openai_client=AsyncOpenAI(base_url=URL, api_key=key))
+        return Agent(name="a", model=asked, model_settings=settings, **more)
 
     def told_by(run, pieces=None):
         usage = run.context_wrapper.usage
@@ -28,7 +30,7 @@ def scenarios(kind):
         return seen(run.final_output, counts, reasoning=shown, pieces=pieces)
 
     async def streamed():
-        run = Runner.run_streamed(agent(model_settings=ModelSettings(include_usage=True)), QUESTION)
+        run = Runner.run_streamed(agent(), QUESTION)
         pieces = 0
         async for event in run.stream_events():
             pieces += event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
@@ -43,4 +45,7 @@ def scenarios(kind):
     }
 
 
-tell(chat=scenarios(OpenAIChatCompletionsModel), responses=scenarios(OpenAIResponsesModel))
+tell(
+    chat=scenarios(OpenAIChatCompletionsModel, ModelSettings(include_usage=True)),
+    responses=scenarios(OpenAIResponsesModel, ModelSettings(reasoning=Reasoning(summary="auto"))),
+)

@@ -8,6 +8,9 @@ from told import ERRAND, KEY, QUESTION, SPENT_KEY, URL, look_up, seen, tell
 ASKED = [{"role": "user", "content": QUESTION}]
 PARAMETERS = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
 
+SHOWN = {"summary": "auto"}
+"""Responses shows reasoning where it is asked to."""
+
 
 def client(key=KEY, kind=OpenAI):
     return kind(base_url=URL, api_key=key)
@@ -70,12 +73,15 @@ def summary_of(response):
 
 
 def plain_response():
-    reply = client().responses.create(model="duet", input=QUESTION)
+    reply = client().responses.create(model="duet", input=QUESTION, reasoning=SHOWN)
     return seen(reply.output_text, of_responses(reply.usage), reasoning=summary_of(reply))
 
 
 async def streamed_response():
-    async with client(kind=AsyncOpenAI) as duet, duet.responses.stream(model="duet", input=QUESTION) as stream:
+    async with (
+        client(kind=AsyncOpenAI) as duet,
+        duet.responses.stream(model="duet", input=QUESTION, reasoning=SHOWN) as stream,
+    ):
         pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]
         reply = await stream.get_final_response()
     return seen(reply.output_text, of_responses(reply.usage), reasoning=summary_of(reply), pieces=len(pieces))

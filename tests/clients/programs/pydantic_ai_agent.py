@@ -9,9 +9,9 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from told import ERRAND, KEY, QUESTION, ROOT, SPENT_KEY, URL, look_up, seen, tell
 
 
-def scenarios(kind, provider, url):
+def scenarios(kind, provider, url, **settings):
     def agent(model="duet", key=KEY, **more):
-        return Agent(kind(model, provider=provider(base_url=url, api_key=key)), **more)
+        return Agent(kind(model, provider=provider(base_url=url, api_key=key)), model_settings=settings, **more)
 
     def told_by(run, pieces=None):
         usage = run.usage() if callable(run.usage) else run.usage
@@ -36,6 +36,6 @@ def scenarios(kind, provider, url):
 
 tell(
     chat=scenarios(OpenAIChatModel, OpenAIProvider, URL),
-    responses=scenarios(OpenAIResponsesModel, OpenAIProvider, URL),
+    responses=scenarios(OpenAIResponsesModel, OpenAIProvider, URL, openai_reasoning_summary="auto"),
     messages=scenarios(AnthropicModel, AnthropicProvider, ROOT),
 )
