@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,25 @@ def test_no_reload_opens_a_gateway_to_everybody() -> None:
 def test_several_workers_refuse_a_ledger_in_memory() -> None:
     with pytest.raises(ConfigError, match="2 workers cannot share a ledger in memory: .*redis://host"):
         serve(source(GatewayPolicy(), ledger="memory:"), Address("127.0.0.1", 1, workers=2))
+
+
+async def test_a_killed_worker_is_replaced_also_where_the_file_is_wrong_by_then(tmp_path: Path) -> None:
+    async with upstream(asyncio.Event()) as server, duet_serve(tmp_path, settings(server), "--workers", "2") as duet:
+        (tmp_path / "duet.toml").write_text("nonsense = 1")
+        duet.tell(signal.SIGHUP)
+        await duet.says("the settings were not reloaded")
+        for times, victim in enumerate(duet.workers(), 1):
+            os.kill(victim, signal.SIGKILL)
+            await duet.says("was killed by signal 9; another one takes its place", times=times)
+        answer = await Socket.ask(duet.port, CHAT, question(), connection="close")
+        assert b"one two three" in await answer.rest()
+        duet.tell(signal.SIGTERM)
+        assert await duet.ended() == 0
+    assert duet.log.count("the settings were not reloaded") == 1
+
+
+async def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    async with upstream(asyncio.Event()) as server, duet_serve(tmp_path, settings(server), "--workers", "2") as duet:
+        assert b"one two" in await (await Socket.ask(duet.port, CHAT, question(), connection="close")).rest()
+        duet.tell(signal.SIGKILL)
+        await duet.refuses()
