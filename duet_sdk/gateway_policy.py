@@ -11,7 +11,7 @@ from duet_sdk.errors import ConfigError
 from duet_sdk.gateway_key import GatewayKey, ServedMode
 from duet_sdk.policies import STRICT
 
-SignalField: TypeAlias = Literal["none", "reasoning_content", "reasoning", "both"]
+SignalField: TypeAlias = Literal["none", "reasoning_content", "reasoning", "both", "reasoning_details"]
 """Where a client finds the signal."""
 
 __all__ = ["GatewayKey", "GatewayPolicy", "ServedMode", "SignalField"]
@@ -33,7 +33,7 @@ class GatewayPolicy:
     working directory."""
     signal_field: SignalField = "none"
     """Where the signal stands in an answer, for keys that may see it: ``reasoning_content``, ``reasoning``, ``both``,
-    or nowhere, as a client that stores answers would store it with them."""
+    ``reasoning_details``, or nowhere, as a client that stores answers would store it with them."""
     modes: tuple[ServedMode, ...] = ("duet", "generator", "reasoner")
     """What can be asked for: ``duet``, ``duet/generator``, ``duet/reasoner``."""
     signal_tokens: tuple[int, ...] = ()

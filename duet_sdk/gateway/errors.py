@@ -39,7 +39,7 @@ class Refused(Exception):
         *,
         kind: str = "invalid_request_error",
         param: str | None = None,
-        headers: Headers = (),
+        headers: Headers = NOT_AGAIN,
         overflow: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(message)

@@ -235,7 +235,7 @@ class Gateway:
         if body.get("stream") is True:
             self._quiet.watch(exchange)
         try:
-            return await answer(exchange, wire, given, self.signals)
+            return await answer(exchange, wire, given)
         finally:
             self._quiet.forget(exchange)
 

@@ -137,6 +137,28 @@ async def test_the_signal_of_a_run_is_shown_in_its_first_turn_alone(streamed: bo
     assert shown == ["17 of them.", ""]
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_reasoning_details_come_and_go_back_as_agent_framework_has_them(streamed: bool) -> None:
+    fixture = json.loads((FIXTURES / "agent-framework-chat-after-tool.json").read_text(encoding="utf-8"))["body"]
+    call = fixture["messages"][1]["tool_calls"][0]
+    reasoner = Scripted("look first", "another signal")
+    calling = Script("", tool_calls=(ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]),))
+    served = gateway(reasoner, Scripted(calling, "It rains."), GatewayPolicy(signal_field="reasoning_details"))
+    first = {**fixture, "messages": fixture["messages"][:1], "stream": streamed}
+    reply = await ask(served, CHAT, first)
+    if streamed:
+        deltas = [chunk["choices"][0]["delta"] for chunk in reply.events[:-1]]
+        details = [delta["reasoning_details"] for delta in deltas if "reasoning_details" in delta]
+    else:
+        details = [reply.json["choices"][0]["message"]["reasoning_details"]]
+    sent_back = fixture["messages"][1]["reasoning_details"][0]
+    assert "".join(detail["text"] for (detail,) in details) == "look first"
+    assert all({**detail, "text": "text"} == sent_back for (detail,) in details)
+    reply = await ask(served, CHAT, fixture)
+    assert reply.json["choices"][0]["message"]["content"] == "It rains."
+    assert len(reasoner.calls) == 1
+
+
 async def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
     broken = Script("There are 17 primes.", error=StreamBroken("cut", backend="scripted", model="m"), fail_after=2)
     reply = await ask(gateway(generator=broken, retry={"attempts": 1}), CHAT, QUESTION | {"stream": True})

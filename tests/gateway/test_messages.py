@@ -186,10 +186,55 @@ async def test_a_prompt_that_is_too_long_says_so_in_the_words_that_clients_know(
     assert reply.json["error"]["message"].endswith(" tokens > 64 maximum")
 
 
+@pytest.mark.parametrize("path", [MESSAGES, "/v1/chat/completions"])
+async def test_instructions_that_are_too_long_alone_are_told_in_other_words(path: str) -> None:
+    """So that no agent shortens its history in vain."""
+    small = AsyncDuetClient(
+        {"model": "scripted/a", "context_tokens": 256}, {"model": "scripted/b", "context_tokens": 256}
+    )
+    messages = [{"role": "system", "content": "word " * 500}, USER]
+    reply = await ask(app(small), path, {"model": "duet", "messages": messages})
+    assert reply.status == 400
+    assert "instructions and tools alone" in reply.json["error"]["message"]
+    assert "too long" not in reply.json["error"]["message"]
+    assert reply.json["error"].get("code") != "context_length_exceeded"
+    assert reply.headers["x-should-retry"] == "false"
+
+
+async def test_an_unknown_key_is_refused_in_the_wires_form_before_the_body_is_read() -> None:
+    digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
+    served = gateway(policy=GatewayPolicy(keys=(GatewayKey("a", sha256=digest),)))
+    for path in (MESSAGES, f"{MESSAGES}/count_tokens"):
+        reply = await ask(served, path, b"no JSON", headers={"x-api-key": "wrong"})
+        assert (reply.status, reply.json["error"]["type"]) == (401, "authentication_error")
+        assert reply.headers["x-should-retry"] == "false"
+    for headers in ({"x-api-key": "secret"}, {"authorization": "Bearer secret"}):
+        assert (await ask(served, MESSAGES, QUESTION, headers=headers)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "kind"),
+    [
+        ("POST", MESSAGES, QUESTION | {"model": "gpt-4"}, 404, "not_found_error"),
+        ("POST", f"{MESSAGES}/batches", QUESTION, 404, "not_found_error"),
+        ("GET", MESSAGES, None, 405, "invalid_request_error"),
+        ("POST", MESSAGES, b"{", 400, "invalid_request_error"),
+        ("POST", MESSAGES, b" " * 2000, 413, "request_too_large"),
+    ],
+)
+async def test_refusals_have_the_wires_form(method: str, path: str, body: Any, status: int, kind: str) -> None:
+    reply = await ask(gateway(policy=GatewayPolicy(most_body_bytes=1000)), path, body, method=method)
+    assert (reply.status, reply.json["error"]["type"]) == (status, kind)
+    assert reply.json["request_id"] == reply.headers["request-id"]
+
+
 async def test_tokens_are_counted_without_spending() -> None:
     reasoner, generator = Scripted("17"), Scripted("17")
     counted = await ask(gateway(reasoner, generator), f"{MESSAGES}/count_tokens", QUESTION)
     assert counted.json == {"input_tokens": 6}
+    thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "a b c", "signature": "x"}]}
+    counted = await ask(gateway(reasoner, generator), f"{MESSAGES}/count_tokens", QUESTION | {"messages": [thought]})
+    assert counted.json == {"input_tokens": 3}
     assert reasoner.calls == generator.calls == []
 
 

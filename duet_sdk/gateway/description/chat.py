@@ -114,6 +114,7 @@ _CHOICE: Final[Schema] = {
                 "refusal": TEXT,
                 "reasoning_content": {"type": "string", "description": "The signal, where the gateway shows it so."},
                 "reasoning": {"type": "string", "description": "Likewise."},
+                "reasoning_details": {**listed({"type": "object"}), "description": "Likewise."},
                 "tool_calls": listed(reference("ToolCall")),
             },
         },

@@ -6,8 +6,10 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from duet_sdk.errors import ContextOverflow
 from duet_sdk.events import AnswerDelta, AnswerDone, FellBack, Retried, ToolCallDelta
 from duet_sdk.gateway.granting import granted
+from duet_sdk.gateway.overflow import overflowed
 from duet_sdk.gateway.wires.streaming import Stream
 from duet_sdk.gateway.wires.wire import Answer, Asked, Given, Wire
 from duet_sdk.stream import parts_told_to
@@ -17,12 +19,11 @@ if TYPE_CHECKING:
     from duet_sdk.client import AsyncDuetClient
     from duet_sdk.gateway.exchange import Exchange
     from duet_sdk.gateway.record import Record
-    from duet_sdk.gateway.signals import Signals
     from duet_sdk.reply import Reply
     from duet_sdk.types import TokenLogprob
 
 
-async def answer(exchange: Exchange, wire: Wire, given: Given, signals: Signals) -> Reply:
+async def answer(exchange: Exchange, wire: Wire, given: Given) -> Reply:
     """Answer a request, whole or as a stream; the reply, for the metrics.
 
     Raises:
@@ -30,9 +31,17 @@ async def answer(exchange: Exchange, wire: Wire, given: Given, signals: Signals)
         DuetError: it could not be answered.
     """
     what = wire.asked(given)
-    tenant = given.caller.tenant
-    what = replace(what, messages=signals.restored(tenant, what.messages), options=granted(what.options, given))
+    messages = given.signals.restored(given.caller.tenant, what.messages)
+    what = replace(what, messages=messages, options=granted(what.options, given))
     exchange.end_if_client_leaves()
+    try:
+        return await _answered(exchange, wire, given, what)
+    except ContextOverflow as error:
+        raise overflowed(error, what) from error
+
+
+async def _answered(exchange: Exchange, wire: Wire, given: Given, what: Asked) -> Reply:
+    signals, tenant = given.signals, given.caller.tenant
     if what.streamed:
         writer = wire.writer(given, what)
         exchange.broken = writer.broken

@@ -32,8 +32,11 @@ SIGNAL_FIELDS: Final[Mapping[SignalField, tuple[str, ...]]] = {
     "reasoning_content": ("reasoning_content",),
     "reasoning": ("reasoning",),
     "both": ("reasoning_content", "reasoning"),
+    "reasoning_details": ("reasoning_details",),
 }
 """Where the signal stands in a message."""
+_DETAIL: Final = {"type": "reasoning.text", "format": "text", "index": 0}
+"""Of ``reasoning_details``, as OpenRouter has it: a list of one, each piece of a stream a part of its text."""
 DONE: Final = b"data: [DONE]\n\n"
 
 
@@ -72,7 +75,7 @@ def shown_signal(reply: Reply) -> str:
 def completion(head: Head, answers: Sequence[Answer], reply: Reply, *, signal_field: SignalField) -> dict[str, Any]:
     """A whole chat completion."""
     text = shown_signal(reply)
-    signal = dict.fromkeys(SIGNAL_FIELDS[signal_field], text) if text else {}
+    signal = _signal(text, SIGNAL_FIELDS[signal_field]) if text else {}
     return {
         "id": head.name,
         "object": "chat.completion",
@@ -84,7 +87,7 @@ def completion(head: Head, answers: Sequence[Answer], reply: Reply, *, signal_fi
     }
 
 
-def _choice(index: int, answer: Answer, signal: Mapping[str, str]) -> dict[str, Any]:
+def _choice(index: int, answer: Answer, signal: Mapping[str, object]) -> dict[str, Any]:
     text = answer.text or (None if answer.calls else "")
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, **signal}
     if answer.calls:
@@ -98,6 +101,10 @@ def _choice(index: int, answer: Answer, signal: Mapping[str, str]) -> dict[str, 
         "logprobs": _logprobs(answer.logprobs),
         "finish_reason": finish_of(answer.finish_reason, has_calls=bool(answer.calls)),
     }
+
+
+def _signal(text: str, fields: Sequence[str]) -> dict[str, object]:
+    return {field: [{**_DETAIL, "text": text}] if field == "reasoning_details" else text for field in fields}
 
 
 def finish_of(reason: str | None, *, has_calls: bool) -> str:
@@ -158,7 +165,7 @@ class Head:
 
     def signal(self, text: str, fields: Sequence[str]) -> bytes:
         """A piece of the signal."""
-        return self._delta(0, dict.fromkeys(fields, text))
+        return self._delta(0, _signal(text, fields))
 
     def call(self, delta: ToolCallDelta) -> bytes:
         """A piece of a tool call."""

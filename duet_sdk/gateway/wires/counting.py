@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from duet_sdk.gateway.wires.messages_count import measured
 from duet_sdk.gateway.wires.wire import tools_of
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ async def count(given: Given, wire: Wire) -> dict[str, Any]:
         Refused: 400, a field that cannot be used.
         InvalidRequest: likewise, in the words of the SDK.
     """
-    what = wire.asked(given)
+    what = wire.asked(replace(given, body=measured(given.body)) if wire.name == "messages" else given)
     stage: Stage = "reasoner" if given.choice.mode == "reasoner" else "generator"
     tokens = await given.choice.client.count_tokens(what.messages, tools=tools_of(what), stage=stage)
     kind = {"object": "response.input_tokens"} if wire.name == "responses" else {}

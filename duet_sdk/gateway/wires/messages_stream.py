@@ -21,7 +21,6 @@ from duet_sdk.gateway.wires.messages_out import (
 )
 from duet_sdk.gateway.wires.wire import tools_of
 from duet_sdk.pipeline.admission import likely_prompt_tokens
-from duet_sdk.types import ToolCall
 
 if TYPE_CHECKING:
     from duet_sdk.events import ToolCallDelta
@@ -55,7 +54,6 @@ class Events:
         """Type of the open block, none when empty."""
         self._index = -1
         """Of the last block."""
-        self._calls: dict[int, ToolCall] = {}
 
     def signal(self, text: str) -> bytes:
         """A piece of the signal."""
@@ -69,23 +67,18 @@ class Events:
         return self._open("text", {"type": "text", "text": ""}) + _TEXT % (self._index, encode(text))
 
     def call(self, delta: ToolCallDelta) -> bytes:
-        """Nothing yet."""
-        kept = self._calls.get(delta.position) or ToolCall("", "", "")
-        self._calls[delta.position] = ToolCall(
-            delta.id or kept.id, delta.name or kept.name, kept.arguments + delta.arguments
-        )
+        """Nothing yet: the reply has the calls."""
         return b""
 
     def void(self) -> None:
-        """The calls of an answer that starts over were never made."""
-        self._calls.clear()
+        """Nothing is kept of calls."""
 
     def end(self, reply: Reply, finishes: Mapping[int, str | None]) -> bytes:
         """The signal where it was not shown, the calls, why it ended, and what it took."""
         pieces = []
         if self.shows_signal and self._index < 0 and (signal := shown_signal(reply)):
             pieces.append(self.signal(signal))
-        calls = calls_of([self._calls[at] for at in sorted(self._calls)], self._given)
+        calls = calls_of(reply.tool_calls, self._given)
         if not calls and self._block != "text":
             pieces.append(self._open("text", {"type": "text", "text": ""}))
         for call in calls:
