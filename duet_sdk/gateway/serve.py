@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 from duet_sdk.errors import ConfigError
@@ -20,6 +20,8 @@ HEEDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """What a server takes in hand itself."""
 _BACKLOG: Final = 2048
 """Connections that may wait to be accepted; uvicorn's own number."""
+_FILES: Final = 65_536
+"""Open files that are asked for: more streams than a process can serve."""
 
 
 def serve(
@@ -51,6 +53,7 @@ def serve(
     settings = source.read()
     first = Making(source, address, settings)(None)
     config = uvicorn_config(first, host=address.host, port=address.port)
+    allow_many_files()
     bound = _bound(address.host, address.port)
     _wait_with_signals()
     if ready is not None:
@@ -73,6 +76,19 @@ def _wait_with_signals() -> None:
     """Keep signals that come before the server heeds them: SIGHUP would end the process, for one."""
     if threading.current_thread() is threading.main_thread():
         signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files as far as it may be: 1,024 on most systems; a stream takes two or three."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft < wanted:
+        with suppress(OSError, ValueError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bound(host: str, port: int) -> socket.socket:

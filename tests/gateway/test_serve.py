@@ -12,7 +12,7 @@ from duet_sdk import AsyncDuetClient, ConfigError
 from duet_sdk.gateway import app
 from duet_sdk.gateway.connection import Connection
 from duet_sdk.gateway.making import Address, Source, uvicorn_config
-from duet_sdk.gateway.serve import serve
+from duet_sdk.gateway.serve import allow_many_files, serve
 from duet_sdk.gateway_policy import GatewayPolicy
 from duet_sdk.settings import Settings
 
@@ -56,3 +56,14 @@ async def test_the_first_event_of_a_stream_does_not_wait_for_the_head_to_be_conf
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         writer.close()
         await writer.wait_closed()
+
+
+def test_as_many_files_as_the_system_allows_may_be_open() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        allow_many_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
