@@ -272,6 +272,12 @@ async def test_a_tool_that_is_no_object_is_refused(tool: object) -> None:
     assert (reply.status, reply.json["error"]["param"]) == (400, "tools")
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_more_answers_than_there_may_be_are_refused_before_room_is_made_for_them(streamed: bool) -> None:
+    reply = await ask(gateway(), CHAT, QUESTION | {"n": 1_253_663_477, "stream": streamed})
+    assert (reply.status, reply.json["error"]["param"]) == (400, "n")
+
+
 async def test_an_error_quotes_little_of_a_long_value() -> None:
     reply = await ask(gateway(), CHAT, QUESTION | {"top_k": "x" * 100_000})
     assert reply.status == 400

@@ -12,7 +12,7 @@ from duet_sdk.gateway.scope import session_of, user_of
 from duet_sdk.gateway.side import is_side_request
 from duet_sdk.gateway.wires.wire import Asked, Given
 from duet_sdk.messages import parse_messages
-from duet_sdk.options import CallOptions
+from duet_sdk.options import MOST_ANSWERS, CallOptions
 from duet_sdk.policies import Budget, Sampling
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def request(
     if mode == "duet" and given.policy.side_requests and is_side_request(body):
         mode, budget = "generator", Budget(answer_tokens=budget.answer_tokens)
     answers = tokens(body, "n") or 1
+    if answers > MOST_ANSWERS:
+        raise Refused(400, None, f"n may be {MOST_ANSWERS} at most", param="n")
     options = CallOptions(
         mode=mode,
         n=answers,
