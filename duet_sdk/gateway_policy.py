@@ -11,10 +11,12 @@ from duet_sdk.errors import ConfigError
 from duet_sdk.gateway_key import GatewayKey, ServedMode
 from duet_sdk.policies import STRICT
 
+RatesOnFailure: TypeAlias = Literal["process", "refuse"]
+"""What becomes of limits a minute while their store cannot be reached."""
 SignalField: TypeAlias = Literal["none", "reasoning_content", "reasoning", "both", "reasoning_details"]
 """Where a client finds the signal."""
 
-__all__ = ["GatewayKey", "GatewayPolicy", "ServedMode", "SignalField"]
+__all__ = ["GatewayKey", "GatewayPolicy", "RatesOnFailure", "ServedMode", "SignalField"]
 
 
 @tells_fields
@@ -67,6 +69,24 @@ class GatewayPolicy:
     standard error; off, as it is a write for each request."""
     metrics_tenants: bool = False
     """Whether ``/metrics`` names tenants; off, as whoever reads metrics need not know who asks."""
+    most_messages: int = 4096
+    """Longest history of a request, in messages: hours of an agent at work."""
+    most_depth: int = 64
+    """How deep values of a body may lie; schemas of tools reach ten or so."""
+    at_once: int = 512
+    """Requests that run at once, in each process: what engines batch."""
+    queue: int = 512
+    """Requests that may wait for a place; beyond them 429."""
+    queue_s: float = 10.0
+    """Longest wait for a place, then 429; 10, as nothing can be sent meanwhile, and proxies close quiet connections."""
+    deadline_s: float = 600.0
+    """Longest time of a request, its wait and its body included; 600, after which the clients' own time is over."""
+    session_requests_per_minute: int | None = 240
+    """Most requests of a session within any 60 s, for keys without a number of their own; 240, more than tool turns
+    make, and less than agents that loop over an error, which ask 5 to 13 times a second."""
+    rates_on_failure: RatesOnFailure = "process"
+    """While the ledger's Redis, which has the limits a minute, cannot be reached: ``process`` counts in each process by
+    itself, ``refuse`` answers 503."""
     quiet_s: float = 8.0
     """Seconds after which a stream that shows nothing gets a comment line; 8, as proxies close quiet connections after
     10 and more."""
@@ -97,6 +117,14 @@ class GatewayPolicy:
         whole("most_kept_bytes", self.most_kept_bytes, at_least=0)
         seconds("quiet_s", self.quiet_s)
         seconds("drain_s", self.drain_s, or_zero=True)
+        for name in ("most_messages", "most_depth", "at_once"):
+            whole(f"{name} of the gateway", getattr(self, name))
+        whole("queue of the gateway", self.queue, at_least=0)
+        if self.session_requests_per_minute is not None:
+            whole("session_requests_per_minute of the gateway", self.session_requests_per_minute)
+        one_of("rates_on_failure", self.rates_on_failure, get_args(RatesOnFailure))
+        for name in ("quiet_s", "queue_s", "deadline_s"):
+            seconds(name, getattr(self, name))
         known = [key.sha256 or key.key_env for key in self.keys]
         if len(set(known)) < len(known):
             raise ConfigError("two keys of the gateway are the same key: give each tenant one of its own")

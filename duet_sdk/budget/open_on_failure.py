@@ -66,6 +66,11 @@ class OpenOnFailure(BaseLedger):
         """Holds that were made here, by the id under which the store will hear of them."""
         self._owed: deque[_Owed] = deque()
 
+    @property
+    def store(self) -> BaseLedger:
+        """The ledger that is asked as long as it can be reached."""
+        return self._ledger
+
     @override
     async def release(self, hold: Hold) -> None:
         """Return all of it; deferred while the store fails."""

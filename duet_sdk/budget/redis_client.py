@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     Client: TypeAlias = Redis | RedisCluster
 
-_LUA: Final = Path(__file__).with_name("redis_ledger.lua")
 _SILENCE_S: Final = 2.0
 """Longest wait for a connection, and for an answer; a call takes far below a millisecond, so that a server silent for
 this long is down, and a user waits a few seconds at most."""
@@ -69,6 +68,7 @@ class RedisScript:
 
     Args:
         url: of the server.
+        lua: the script.
         prefix: of the ledger's keys.
         password: of the server.
 
@@ -77,11 +77,11 @@ class RedisScript:
         MissingExtra: the package ``redis`` is not installed.
     """
 
-    def __init__(self, url: str, *, prefix: str, password: str | None) -> None:
+    def __init__(self, url: str, lua: Path, *, prefix: str, password: str | None) -> None:
         self._url, self._user, self.address = _checked(url)
         self._prefix = prefix
         self._password = password
-        self._lua = _LUA.read_text(encoding="utf-8")
+        self._lua = lua.read_text(encoding="utf-8")
         self._sha = hashlib.sha1(self._lua.encode(), usedforsecurity=False).hexdigest()
         self._connections = PerLoop(self._connect, close=_close)
         self._closed = False

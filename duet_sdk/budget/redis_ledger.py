@@ -7,6 +7,8 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from typing_extensions import override
@@ -28,6 +30,7 @@ from duet_sdk.budget.window import SECOND, microseconds_of, moment_of
 from duet_sdk.errors import ConfigError, LedgerError
 
 _log = logging.getLogger(__name__)
+_LUA: Final = Path(__file__).with_name("redis_ledger.lua")
 _AT_ONCE: Final = 500
 """Holds expired, or entries deleted, in one call of a longer work: a few milliseconds, in which the server does nothing
 else."""
@@ -65,11 +68,16 @@ class RedisLedger(BaseLedger):
     ) -> None:
         if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is None:
             raise ConfigError("the name of a ledger must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
-        self._script = RedisScript(url, prefix=f"{{duet:{name}}}", password=password)
+        self._connect = partial(RedisScript, url, prefix=f"{{duet:{name}}}", password=password)
+        self._script = self._connect(_LUA)
         self._name = f"{name!r} at {self._script.address}"
         self._clock = clock
         self._is_known = False
         """Whether it was used here, so that one that is new was lost."""
+
+    def beside(self, lua: Path) -> RedisScript:
+        """Another script on the same server, whose keys begin as the ledger's do; the caller closes it."""
+        return self._connect(lua)
 
     @override
     async def release(self, hold: Hold) -> None:

@@ -15,6 +15,8 @@ import msgspec
 from duet_sdk.client import AsyncDuetClient
 from duet_sdk.errors import BudgetExceeded
 from duet_sdk.gateway import access_log
+from duet_sdk.gateway.admission import Admission
+from duet_sdk.gateway.bounds import check_bounds
 from duet_sdk.gateway.description import description
 from duet_sdk.gateway.errors import NOT_AGAIN, Refused, refused
 from duet_sdk.gateway.exchange import Exchange, Left, Receive, Scope, Send
@@ -25,6 +27,7 @@ from duet_sdk.gateway.metrics import KIND, Metrics
 from duet_sdk.gateway.model_cards import card, cards
 from duet_sdk.gateway.names import Names
 from duet_sdk.gateway.quiet import Quiet
+from duet_sdk.gateway.rates_shared import rates_of
 from duet_sdk.gateway.running import LAST_WORD_S, Running, ended
 from duet_sdk.gateway.signals import Signals
 from duet_sdk.gateway.spans import spanned
@@ -95,6 +98,10 @@ class Gateway:
         self.signals: Signals = Signals() if before is None else before.signals
         has_kept = before is not None and before.policy.most_kept_bytes == policy.most_kept_bytes
         self.kept: Kept = before.kept if before is not None and has_kept else Kept(policy.most_kept_bytes)
+        known = None if before is None else before.admission
+        self.admission: Admission = Admission(
+            policy, rates_of(pairs.values(), on_failure=policy.rates_on_failure), before=known
+        )
         self._owned = owned
         self.running = Running()
         self._ending = False
@@ -136,6 +143,7 @@ class Gateway:
         self.drain()
         self.running.end()
         await self.running.over()
+        await self.admission.aclose()
         for client in self._owned:
             await client.aclose()
 
@@ -228,16 +236,23 @@ class Gateway:
         self._guards.check_json(exchange.headers)
         wire, record = _WIRES[exchange.path], exchange.record
         record.wire, record.tenant = wire.name, caller.tenant
-        body = _object(await exchange.body(self.policy.most_body_bytes))
         exchange.receipt_headers = wire.receipt_headers
-        given = self._given(exchange, body, caller)
-        record.streamed = body.get("stream") is True
-        if body.get("stream") is True:
-            self._quiet.watch(exchange)
-        try:
-            return await answer(exchange, wire, given)
-        finally:
-            self._quiet.forget(exchange)
+        async with self.admission.admitted(exchange.headers, caller) as one:
+            raw = await exchange.body(self.policy.most_body_bytes)
+            exchange.end_if_client_leaves()
+            await one.turn()  # and then it is parsed
+            body = _object(raw)
+            check_bounds(body, self.policy)
+            given = self._given(exchange, body, caller)
+            record.streamed = body.get("stream") is True
+            if body.get("stream") is True:
+                self._quiet.watch(exchange)
+            try:
+                reply = await answer(exchange, wire, given, one)
+            finally:
+                self._quiet.forget(exchange)
+            await one.took(reply.usage.total_tokens)
+            return reply
 
     def _given(self, exchange: Exchange, body: Mapping[str, Any], caller: Caller) -> Given:
         record = exchange.record
@@ -277,6 +292,7 @@ class Gateway:
 
     async def _metrics(self, exchange: Exchange) -> None:
         self._keys.caller(exchange.headers)
+        self.metrics.waiting = self.admission.line.waiting
         text = self.metrics.text() if self.beside is None else self.beside.all(self.metrics)
         await exchange.whole(200, text.encode(), KIND)
 

@@ -17,13 +17,14 @@ from duet_sdk.types import ToolCall
 
 if TYPE_CHECKING:
     from duet_sdk.client import AsyncDuetClient
+    from duet_sdk.gateway.admission import Admitted
     from duet_sdk.gateway.exchange import Exchange
     from duet_sdk.gateway.record import Record
     from duet_sdk.reply import Reply
     from duet_sdk.types import TokenLogprob
 
 
-async def answer(exchange: Exchange, wire: Wire, given: Given) -> Reply:
+async def answer(exchange: Exchange, wire: Wire, given: Given, one: Admitted) -> Reply:
     """Answer a request, whole or as a stream; the reply, for the metrics.
 
     Raises:
@@ -31,9 +32,9 @@ async def answer(exchange: Exchange, wire: Wire, given: Given) -> Reply:
         DuetError: it could not be answered.
     """
     what = wire.asked(given)
+    await one.belongs_to(what.options.get("session"))
     messages = given.signals.restored(given.caller.tenant, what.messages)
-    what = replace(what, messages=messages, options=granted(what.options, given))
-    exchange.end_if_client_leaves()
+    what = replace(what, messages=messages, options=granted(what.options, given, left_s=one.left_s()))
     try:
         return await _answered(exchange, wire, given, what)
     except ContextOverflow as error:
