@@ -51,7 +51,8 @@ class Line:
     """Places for requests that run at once, and a line before them.
 
     Within a class callers take turns, each with its oldest request; classes share the places by `SHARES`. Where the
-    line is full, the caller who has most in it makes room for one who has less, so that nobody fills it alone.
+    line is full, the newest request of whoever has most in it gives way to one who has less, so that
+    nobody fills it alone.
 
     Args:
         places: requests that run at once.

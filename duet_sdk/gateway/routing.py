@@ -240,7 +240,11 @@ class Gateway:
         async with self.admission.admitted(exchange.headers, caller) as one:
             raw = await exchange.body(self.policy.most_body_bytes)
             exchange.end_if_client_leaves()
-            await one.turn()  # and then it is parsed
+            before_s = time.monotonic()
+            try:
+                await one.turn()  # and then it is parsed
+            finally:
+                self.metrics.waited(time.monotonic() - before_s)
             body = _object(raw)
             check_bounds(body, self.policy)
             given = self._given(exchange, body, caller)
