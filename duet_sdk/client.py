@@ -256,6 +256,15 @@ class AsyncDuetClient(Client, OnlyAsync):
         model = self._parts.chain(stage)[0]
         return await told_prompt_tokens(model.backend, parse_messages(messages), check_tools(tools))
 
+    def keep_tenants_apart(self, secret: bytes) -> None:
+        """Have vLLM servers share no prefix cache between tenants of requests, unless an endpoint has a ``cache_salt``.
+
+        Args:
+            secret: names of tenants are hashed with it.
+        """
+        for model in self._parts.models():
+            model.backend.keep_tenants_apart(secret)
+
     @property
     def budget(self) -> ResolvedBudget:
         """The limits of a request that sets none of its own."""

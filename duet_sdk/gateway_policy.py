@@ -57,6 +57,9 @@ class GatewayPolicy:
     image_hosts: tuple[str, ...] = ()
     """Hosts that image URLs may name; none when empty, as the model's server would fetch them. ``data:`` URLs
     pass."""
+    cache_salt: bool = True
+    """Whether vLLM servers keep prefix caches apart by tenant, unless an endpoint has a ``cache_salt`` of its own;
+    without that, how fast a prompt is read tells whether another tenant has sent the same one."""
     most_body_bytes: int = 32 * 1024 * 1024
     """Longest body of a request; 32 MiB, some images and a long history."""
     most_kept_bytes: int = 64 * 1024 * 1024

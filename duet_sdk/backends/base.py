@@ -234,6 +234,15 @@ class Backend(ABC):
             MissingExtra: a library that this backend needs is not installed.
         """
 
+    def keep_tenants_apart(self, secret: bytes) -> None:  # noqa: B027  # most servers share nothing between requests
+        """Have the server share no prefix cache between tenants, where it can and nothing else was configured.
+
+        How fast a prompt is read tells whether another tenant has sent the same one, where they share a cache.
+
+        Args:
+            secret: names of tenants are hashed with it, so that nobody else can make up what stands for one.
+        """
+
     @abstractmethod
     def stream(self, call: Call) -> AsyncIterator[Chunk]:
         """Call the model. Closing the iterator (or cancelling the task) stops the model.
@@ -360,6 +369,10 @@ class Wrapped(Backend):
     @override
     async def connect(self) -> Capabilities:
         return await self._backend.connect()
+
+    @override
+    def keep_tenants_apart(self, secret: bytes) -> None:
+        self._backend.keep_tenants_apart(secret)
 
     @override
     def stream(self, call: Call) -> AsyncIterator[Chunk]:

@@ -100,6 +100,11 @@ class Keys:
             self._facts = _facts(self._file)
             self._read(self._file)
 
+    def secret(self) -> bytes:
+        """What the gateways of these keys have in common and nobody else can know."""
+        known = self.salt or "".join(sorted(one.digest for one in self._own))
+        return hashlib.sha256(b"duet gateway\0" + known.encode()).digest()
+
     def caller(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Whoever presented a key, as a bearer's token or as ``x-api-key``.
 

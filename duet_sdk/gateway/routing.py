@@ -93,6 +93,9 @@ class Gateway:
         self.metrics.by_tenant = policy.metrics_tenants
         self.beside = beside
         self._keys = Keys(policy.keys, policy.key_file)
+        if policy.cache_salt and (policy.keys or policy.key_file):
+            for client in pairs.values():
+                client.keep_tenants_apart(self._keys.secret())
         self._guards = Guards(policy)
         self._quiet = Quiet(policy.quiet_s)
         self.signals: Signals = Signals() if before is None else before.signals

@@ -1,6 +1,7 @@
 """What an endpoint adds to calls in vLLM's own names: thinking budget, priority, cache salt."""
 
 import hashlib
+import hmac
 
 import pytest
 from support import templates
@@ -145,6 +146,26 @@ async def test_tenants_do_not_share_a_prefix_cache():
     salts = [body["cache_salt"] for body in server.calls]
     acme, globex, nobody = (f"prod-{hashlib.sha256(name).hexdigest()}" for name in (b"acme", b"globex", b""))
     assert salts == [acme] * 2 + [globex] * 2 + [acme] * 2 + [nobody] * 2
+
+
+async def test_a_gateways_secret_keeps_tenants_apart_where_no_salt_was_configured():
+    async with FaultServer() as server:
+        models = VllmBackend("m", base_url=server.url), VllmBackend("m", base_url=server.url, cache_salt="blue")
+        async with AsyncDuetClient(*models) as duet:
+            duet.keep_tenants_apart(b"secret")
+            for tenant in ("acme", "globex", "acme", None):
+                await duet.chat("How many?", tenant=tenant)
+    salts = [body.get("cache_salt") for body in server.calls]
+    acme, globex = (hmac.new(b"secret", name, hashlib.sha256).hexdigest() for name in (b"acme", b"globex"))
+    assert salts[::2] == [acme, globex, acme, None]
+    assert salts[1::2] == ["blue"] * 4
+
+
+async def test_a_server_that_is_not_vllm_gets_no_salt():
+    async with FaultServer(vllm=False) as server, AsyncDuetClient(*[VllmBackend("m", base_url=server.url)] * 2) as duet:
+        duet.keep_tenants_apart(b"secret")
+        await duet.chat("How many?", tenant="acme")
+    assert [body.get("cache_salt") for body in server.calls] == [None, None]
 
 
 @pytest.mark.parametrize(

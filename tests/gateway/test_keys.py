@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import logging
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.asgi import ask
+from support.fault_server import FaultServer
 
 from duet_sdk import AsyncDuetClient, ConfigError
 from duet_sdk.backends.scripted import Scripted
@@ -261,3 +263,22 @@ async def test_a_key_keeps_its_requests_within_its_boundaries(file: KeyFile) -> 
         reply = await ask(served, "/v1/chat/completions", question, headers={"x-api-key": value})
         assert reply.status == status
     assert len(there.calls) == 1
+
+
+@pytest.mark.parametrize("salted", [True, False])
+async def test_tenants_share_no_prefix_cache_unless_the_operator_says_so(salted: bool) -> None:
+    keys = tuple(GatewayKey(name, sha256=hashlib.sha256(name.encode()).hexdigest()) for name in ("a", "b"))
+    policy = GatewayPolicy(keys=keys, cache_salt=salted)
+    async with FaultServer() as server:
+        models = [f"vllm/m@{server.url}" for _ in "ab"]
+        async with AsyncDuetClient(*models) as duet:
+            for _ in range(2):  # a worker more, or the same one later
+                served = app(duet, policy=policy)
+                for name in ("a", "b"):
+                    body = {"model": "duet/generator", "messages": [{"role": "user", "content": "How many?"}]}
+                    bearer = {"authorization": f"Bearer {name}"}
+                    assert (await ask(served, "/v1/chat/completions", body, headers=bearer)).status == 200
+    first, second, *again = [body.get("cache_salt") for body in server.calls]
+    assert again == [first, second]
+    assert (first != second) is salted
+    assert (first is not None) is salted

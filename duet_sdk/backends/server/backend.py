@@ -121,6 +121,7 @@ class VllmBackend(Backend):
         self._context_tokens = _positive_int("context_tokens", context_tokens)
         self._tokenizer = tokenizer
         self._own = OwnFields(priority, cache_salt)
+        self._salts_with: bytes | None = None
         self._ranks = _positive_int("data_parallel_ranks", data_parallel_ranks)
         sent = request_headers(api_key, headers or {})
         route = route_to(
@@ -153,6 +154,10 @@ class VllmBackend(Backend):
     @override
     def own_price(self) -> Price | None:
         return self._own_price
+
+    @override
+    def keep_tenants_apart(self, secret: bytes) -> None:
+        self._salts_with = secret
 
     async def connect(self) -> Capabilities:
         """Ask the server what it is, or tell what is known of it; those who ask meanwhile share the answer.
@@ -194,7 +199,7 @@ class VllmBackend(Backend):
 
     async def _request(self, call: Call) -> Generation:
         facts = self._facts.found or await self._facts.get()
-        own = self._own.of(call)
+        own = self._own.of(call, self._salts_with if facts.is_vllm else None)
         if facts.thinking_budget:
             own |= thinking_budget(
                 call,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,10 +37,17 @@ class OwnFields:
         if self.cache_salt is not None and not 0 < len(self.cache_salt) <= _LONGEST_SALT:
             raise ConfigError(f"cache_salt must have 1 to {_LONGEST_SALT} characters, got {len(self.cache_salt)}")
 
-    def of(self, call: Call) -> dict[str, object]:
-        """The fields of one call."""
+    def of(self, call: Call, secret: bytes | None = None) -> dict[str, object]:
+        """The fields of one call.
+
+        Args:
+            call: the call.
+            secret: keeps tenants apart where no salt was configured; None leaves the server's cache to all of them.
+        """
         salt = self.cache_salt
-        if salt is not None and _TENANT in salt:
+        if salt is None and secret is not None and call.tenant is not None:
+            salt = hmac.new(secret, call.tenant.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+        elif salt is not None and _TENANT in salt:
             # Hashed, so that no name travels and a long one fits.
             salt = salt.replace(_TENANT, hashlib.sha256((call.tenant or "").encode()).hexdigest())
         given: dict[str, object] = {}
