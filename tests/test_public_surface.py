@@ -122,6 +122,7 @@ LEAVES = {
     "duet_sdk.cli.serve": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.train": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.pair": {"rich", "typer", "pydantic_settings"},
+    "duet_sdk.cli.keys": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.ledger": {"rich", "typer", "pydantic_settings"},
     "duet_sdk.cli.notices": {"rich", "typer"},
     "duet_sdk.cli.pair_facts": {"rich", "typer"},

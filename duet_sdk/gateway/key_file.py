@@ -26,6 +26,7 @@ _KEY_BYTES: Final = 32
 _ID_BYTES: Final = 4
 """Of a key's public id, which stands in the key, too: short to type, and looked up for doubles."""
 _VERSION: Final = 1
+"""Of the file's format; a later one may hold what this version would lose when it writes."""
 _MOST_BYTES: Final = 64 << 20
 """Most that is read: a hundred thousand keys, and nothing that fills a memory."""
 _LOCK_S: Final = 10.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 MINUTE_S: Final = 60.0
+"""What limits a minute are counted over."""
 _Kept = TypeVar("_Kept")
 _MOST_NAMES: Final = 65_536
 """Names that are counted at once, those used last: many more than keys and sessions in a minute, in some megabytes."""

@@ -22,6 +22,7 @@ _ANSWER_S: Final = 1.0
 _REST_S: Final = 5.0
 """How long a store that failed is left alone, as the ledger's own rest: one request in five seconds waits for it."""
 _MICROSECONDS: Final = 1_000_000
+"""In a second: the script counts in whole numbers, as Redis hands them back."""
 
 
 class SharedRates:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from duet_sdk.reply import Reply
 
 _SPENT: Final = 402
+"""The status of a spent budget, which agents repeat six times on this wire …"""
 _RATE: Final = 429
+"""… and what it becomes here: with ``insufficient_quota`` they end at once."""
 
 
 class Responses:
