@@ -24,7 +24,7 @@ from duet_sdk.backends.shared import one_client
 from duet_sdk.budget import RequestBudget, connect_ledger
 from duet_sdk.context import context_policy
 from duet_sdk.conversation import AsyncConversation
-from duet_sdk.errors import BudgetExceeded, ConfigError, InvalidRequest
+from duet_sdk.errors import BoundaryRefused, BudgetExceeded, ConfigError, InvalidRequest
 from duet_sdk.gate import Always, GateLike, find_gate
 from duet_sdk.messages import MessagesLike, check_tools, parse_messages
 from duet_sdk.options import TABLES, CallOptions, ClientOptions, dial, expect, over, request_of
@@ -244,16 +244,31 @@ class AsyncDuetClient(Client, OnlyAsync):
         return {"reasoner": self._parts.reasoners[0].name, "generator": self._parts.generators[0].name}
 
     async def count_tokens(
-        self, messages: MessagesLike, *, tools: Sequence[Json] = (), stage: Stage = "generator"
+        self,
+        messages: MessagesLike,
+        *,
+        tools: Sequence[Json] = (),
+        stage: Stage = "generator",
+        boundary: Sequence[str] | None = None,
     ) -> int:
         """Prompt tokens that these messages make for a stage: by its model's tokenizer or server, else a guess.
 
         Nothing is charged; a signal, which the generator reads too, is not counted.
 
+        Args:
+            messages: of the prompt.
+            tools: in OpenAI form; they are part of the prompt.
+            stage: whose model counts.
+            boundary: where the messages may go; None for wherever this model is.
+
         Raises:
             InvalidRequest: the messages or tools cannot be used.
+            BoundaryRefused: the model is beyond ``boundary``; nothing was sent there.
         """
         model = self._parts.chain(stage)[0]
+        if boundary is not None and not {"any", model.backend.boundary} & {"local", *boundary}:
+            allowed = frozenset(boundary)
+            raise BoundaryRefused(model=model.name, boundary=model.backend.boundary, allowed=allowed)
         return await told_prompt_tokens(model.backend, parse_messages(messages), check_tools(tools))
 
     def keep_tenants_apart(self, secret: bytes) -> None:

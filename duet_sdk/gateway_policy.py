@@ -131,3 +131,6 @@ class GatewayPolicy:
         known = [key.sha256 or key.key_env for key in self.keys]
         if len(set(known)) < len(known):
             raise ConfigError("two keys of the gateway are the same key: give each tenant one of its own")
+        names = [key.name for key in self.keys if key.name is not None]
+        if len(set(names)) < len(names):
+            raise ConfigError("two keys of the gateway have the same name, and limits are counted by it: rename one")

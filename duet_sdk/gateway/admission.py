@@ -49,7 +49,10 @@ class Admission:
     """
 
     def __init__(self, policy: GatewayPolicy, rates: Rates, *, before: Admission | None = None) -> None:
-        self.line = Line(places=policy.at_once, most=policy.queue, wait_s=policy.queue_s)
+        numbers = {"places": policy.at_once, "most": policy.queue}
+        self.line: Line = Line(**numbers, wait_s=policy.queue_s) if before is None else before.line
+        if before is not None:  # requests of before and of now share the places
+            self.line.change(**numbers, wait_s=policy.queue_s)
         is_local = before is not None and isinstance(rates, LocalRates) and isinstance(before.rates, LocalRates)
         self.rates: Rates = before.rates if before is not None and is_local else rates
         self._policy = policy
@@ -77,7 +80,8 @@ class Admission:
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 raise _over(self._policy.deadline_s) from None
-            if isinstance(error, _UNSPENT) or (isinstance(error, Refused) and error.status < 500):
+            is_spent = isinstance(error, errors.BudgetExceeded) and error.reply is None
+            if is_spent or isinstance(error, _UNSPENT) or (isinstance(error, Refused) and error.status < 500):
                 await one.took(0)
             raise
         finally:
@@ -163,6 +167,11 @@ class Admitted:
         bucket, self._bucket = self._bucket, None
         if bucket is not None:
             await self._admission.settle(self._caller, bucket, tokens)
+
+    async def broke_off(self, tokens: int) -> None:
+        """Book the tokens of one that ended early: at least what it held, as not all of them may be known."""
+        if self._bucket is not None:
+            await self.took(max(tokens, self._bucket.held))
 
     def left_s(self) -> float | None:
         """Seconds that are left of its time."""

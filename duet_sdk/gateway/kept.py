@@ -17,7 +17,7 @@ _MOST: Final = 10_000
 _MOST_CHAINED: Final = 1000
 """Responses that a conversation may go back: more than people have turns, and few enough to read."""
 _SHARE: Final = 4
-"""One tenant has at most a quarter of the room, so that none pushes out all others' responses."""
+"""One tenant has at most a quarter of the room and of the number, so that none pushes out all others' responses."""
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -68,12 +68,14 @@ class Kept:
         own = self._tenants.setdefault(tenant, OrderedDict())
         own[response["id"]] = new
         self._sizes[tenant] = self._sizes.get(tenant, 0) + new.size
-        while self._sizes[tenant] > share:
+        most = _MOST if tenant is None else _MOST // _SHARE
+        while self._sizes[tenant] > share or len(own) > most:
             self._drop(tenant, next(iter(own)))
         self._drop_old()
-        while self.size > self.most_bytes or len(self) > _MOST:
-            biggest = max(self._sizes, key=lambda one: self._sizes[one])
-            self._drop(biggest, next(iter(self._tenants[biggest])))
+        while self.size > self.most_bytes:
+            self._drop_first_of(max(self._sizes, key=lambda one: self._sizes[one]))
+        while len(self) > _MOST:
+            self._drop_first_of(max(self._tenants, key=lambda one: len(self._tenants[one])))
 
     def response(self, tenant: str | None, name: str) -> dict[str, Any] | None:
         """A response; None where there is none of this name for this tenant."""
@@ -85,11 +87,10 @@ class Kept:
         found = self._find(tenant, name)
         return None if found is None else _decode(found.given)
 
-    def item(self, tenant: str | None, name: str) -> dict[str, Any] | None:
-        """An item of a response by its id, which has the response's in it."""
-        _, _, rest = name.partition("_")
-        response = self.response(tenant, f"resp_{rest.partition('_')[0]}")
-        return next((item for item in (response or {}).get("output", ()) if item["id"] == name), None)
+    def items(self, tenant: str | None, response: str) -> dict[str, dict[str, Any]]:
+        """What a response has put out, by id; nothing where it is not known."""
+        found = self.response(tenant, response) or {}
+        return {item["id"]: item for item in found.get("output", ())}
 
     def chain(self, tenant: str | None, name: str) -> list[Any] | None:
         """The items of a response, its request's, and those of all responses that it went on from, the first in front.
@@ -131,6 +132,9 @@ class Kept:
         for tenant, own in list(self._tenants.items()):
             while own and next(iter(own.values())).used_s < before_s:
                 self._drop(tenant, next(iter(own)))
+
+    def _drop_first_of(self, tenant: str | None) -> None:
+        self._drop(tenant, next(iter(self._tenants[tenant])))
 
     def _drop(self, tenant: str | None, name: str) -> None:
         self._sizes[tenant] -= self._tenants[tenant].pop(name).size

@@ -117,11 +117,11 @@ class Keys:
             return ANYBODY
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        if not given:
+            raise _refused("this gateway needs a key: send Authorization: Bearer KEY")
         found = self._find(hashlib.sha256(given).hexdigest())
         if found is None:
-            raise _refused(
-                "this key is not known" if given else "this gateway needs a key: send Authorization: Bearer KEY"
-            )
+            raise _refused("this key is not known")
         if found.gone is not None:
             raise _refused(found.gone)
         if found.until is not None and found.until <= self._now():

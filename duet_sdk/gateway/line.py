@@ -75,6 +75,11 @@ class Line:
         self.waiting = 0
         """Requests that wait for one."""
 
+    def change(self, *, places: int, most: int, wait_s: float) -> None:
+        """Go on with other numbers; whoever runs above them keeps the place."""
+        self._places, self._most, self._wait_s = places, most, wait_s
+        self._call()
+
     def enter(self, caller: str, priority: Priority) -> Ticket:
         """Come in, before anything of the request is read.
 

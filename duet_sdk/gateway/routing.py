@@ -90,7 +90,6 @@ class Gateway:
         self.pairs = pairs
         self.names = Names(pairs, policy)
         self.metrics: Metrics = Metrics() if before is None else before.metrics
-        self.metrics.by_tenant = policy.metrics_tenants
         self.beside = beside
         self._keys = Keys(policy.keys, policy.key_file)
         if policy.cache_salt and (policy.keys or policy.key_file):
@@ -121,6 +120,7 @@ class Gateway:
             "/openapi.json": self._description,
             "/api/hello": self._health,  # Claude Code asks there before its first request
         }
+        self.metrics.by_tenant = policy.metrics_tenants  # last: what was refused by now changes nothing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the server's beginning and end."""
@@ -256,6 +256,10 @@ class Gateway:
                 self._quiet.watch(exchange)
             try:
                 reply = await answer(exchange, wire, given, one)
+            except BaseException:  # a client that leaves before the end pays for what it got, too
+                if record.reply is not None:
+                    await one.broke_off(record.reply.usage.total_tokens)
+                raise
             finally:
                 self._quiet.forget(exchange)
             await one.took(reply.usage.total_tokens)
@@ -275,11 +279,17 @@ class Gateway:
     async def _count(self, exchange: Exchange) -> None:
         caller = self._keys.caller(exchange.headers)
         self._guards.check_json(exchange.headers)
-        body = _object(await exchange.body(self.policy.most_body_bytes))
         wire = _COUNTING[exchange.path]
         exchange.receipt_headers = wire.receipt_headers
         exchange.record.wire, exchange.record.tenant = "count_tokens", caller.tenant
-        counted = await count(self._given(exchange, body, caller), wire)
+        async with self.admission.admitted(exchange.headers, caller) as one:
+            raw = await exchange.body(self.policy.most_body_bytes)
+            exchange.end_if_client_leaves()
+            await one.turn()
+            body = _object(raw)
+            check_bounds(body, self.policy)
+            counted = await count(self._given(exchange, body, caller), wire)
+            await one.took(0)
         await exchange.json(200, counted, exchange.with_receipt())
 
     async def _models(self, exchange: Exchange) -> None:
@@ -292,9 +302,9 @@ class Gateway:
         await exchange.json(200, card(name, anthropic=_is_anthropic(exchange)))
 
     async def _kept(self, exchange: Exchange) -> None:
-        tenant = self._keys.caller(exchange.headers).tenant
+        caller = self._keys.caller(exchange.headers)
         answers = kept_paths(exchange.path) or {}
-        found = answers["GET" if exchange.method == "HEAD" else exchange.method](self.kept, tenant)
+        found = answers["GET" if exchange.method == "HEAD" else exchange.method](self.kept, caller)
         await exchange.json(200, found, exchange.with_receipt())
 
     async def _metrics(self, exchange: Exchange) -> None:

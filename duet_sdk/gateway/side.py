@@ -29,7 +29,7 @@ def is_side_request(body: Mapping[str, Any]) -> bool:
         return False
     turns = [message for message in messages if isinstance(message, Mapping)]
     told = [turn for turn in turns if turn.get("role") in ("system", "developer")]
-    asked = [turn for turn in turns if turn not in told]
+    asked = [turn for turn in turns if turn.get("role") not in ("system", "developer")]
     if len(asked) > _MOST_TURNS or any(turn.get("role") != "user" for turn in asked):
         return False
     if _wants_title(body.get("response_format")):

@@ -13,9 +13,11 @@ from typing import Final
 
 from duet_sdk.types import Message, ToolCall
 
-_MOST: Final = 8192
-"""Signals that are kept, each by its calls and by its signature: some minutes of agents at work, and a few
-megabytes."""
+_MOST: Final = 12_288
+"""Signals that are kept, each by its calls, the first of them and its signature: some minutes of agents at work, and a
+few megabytes."""
+_SHARE: Final = 4
+"""One tenant keeps at most a quarter of them, so that none pushes out all others' signals."""
 
 
 class Signals:
@@ -26,19 +28,27 @@ class Signals:
 
     def __init__(self) -> None:
         self._secret = os.urandom(32)
-        self._kept: OrderedDict[bytes, str] = OrderedDict()
+        self._tenants: dict[str | None, OrderedDict[bytes, str]] = {}
 
     def keep(
         self, tenant: str | None, messages: Sequence[Message], calls: Sequence[ToolCall], signal: str, receipt: str
     ) -> None:
-        """Remember which signal led to these calls, which answer these messages, and the signature of its request."""
+        """Remember which signal led to these calls, which answer these messages, and the signature of its request.
+
+        It is kept under the first call alone, too, as that is all that a client gets who takes one at a time.
+        """
         if not calls or not signal:
             return
-        for key in (_key(tenant, messages, calls), _signed(tenant, self.signature(tenant, receipt))):
-            self._kept[key] = signal
-            self._kept.move_to_end(key)
-            if len(self._kept) > _MOST:
-                self._kept.popitem(last=False)
+        question = next((_digest(message.text) for message in reversed(messages) if message.role == "user"), b"")
+        kept = self._tenants.setdefault(tenant, OrderedDict())
+        for key in {_key(question, calls), _key(question, calls[:1]), _signed(self.signature(tenant, receipt))}:
+            kept[key] = signal
+            kept.move_to_end(key)
+        while len(kept) > (_MOST if tenant is None else _MOST // _SHARE):
+            kept.popitem(last=False)
+        while sum(map(len, self._tenants.values())) > _MOST:
+            fullest = max(self._tenants, key=lambda one: len(self._tenants[one]))
+            self._tenants[fullest].popitem(last=False)
 
     def signature(self, tenant: str | None, receipt: str) -> str:
         """What clients send back to name a request's signal; nobody can make one up."""
@@ -47,27 +57,32 @@ class Signals:
 
     def signed(self, tenant: str | None, signature: object) -> str | None:
         """The signal that a signature names; None where it is no one's, another's, or forgotten."""
-        return self._kept.get(_signed(tenant, signature)) if isinstance(signature, str) and signature else None
+        kept = self._tenants.get(tenant)
+        return kept.get(_signed(signature)) if kept and isinstance(signature, str) and signature else None
 
     def restored(self, tenant: str | None, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages with the signals of those that are known."""
-        if not self._kept or messages[-1].role != "tool":
+        kept = self._tenants.get(tenant)
+        if not kept or messages[-1].role != "tool":
             return messages
-        found = list(messages)
+        found, question = list(messages), b""
         for at, message in enumerate(messages):
-            if message.tool_calls and message.signal is None:
-                signal = self._kept.get(_key(tenant, messages[:at], message.tool_calls))
+            if message.role == "user":
+                question = _digest(message.text)
+            elif message.tool_calls and message.signal is None:
+                signal = kept.get(_key(question, message.tool_calls))
                 found[at] = message if signal is None else replace(message, signal=signal)
         return found
 
 
-def _key(tenant: str | None, before: Sequence[Message], calls: Sequence[ToolCall]) -> bytes:
+def _key(question: bytes, calls: Sequence[ToolCall]) -> bytes:
     """A digest of the calls and of the question that they serve; ids alone are not the same in all engines' answers."""
-    question = next((message.text for message in reversed(before) if message.role == "user"), "")
-    parts = (tenant or "", question, *(part for call in calls for part in (call.id, call.name)))
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
+    return _digest("\0".join((question.hex(), *(part for call in calls for part in (call.id, call.name)))))
 
 
-def _signed(tenant: str | None, signature: str) -> bytes:
-    parts = ("signature", tenant or "", signature)
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
+def _signed(signature: str) -> bytes:
+    return _digest("\0".join(("signature", signature)))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

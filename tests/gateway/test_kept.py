@@ -124,7 +124,7 @@ def test_a_response_that_was_not_used_for_a_day_is_forgotten() -> None:
     assert kept.response("a", "resp_old") is None
     kept.keep("a", response("new"), [])
     assert len(kept) == 2  # b's went, too, though nobody asked for it
-    assert kept.item("a", "msg_used") == {"id": "msg_used", "text": ""}
+    assert kept.items("a", "resp_used") == {"msg_used": {"id": "msg_used", "text": ""}}
 
 
 def test_a_conversation_whose_middle_is_gone_is_not_known() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
+from duet_sdk.gateway.bounds import check_count
 from duet_sdk.gateway.errors import Refused
 from duet_sdk.gateway.limits import limits, tokens
 from duet_sdk.gateway.scope import session_of, user_of
@@ -16,13 +18,15 @@ from duet_sdk.options import MOST_ANSWERS, CallOptions
 from duet_sdk.policies import Budget, Sampling
 
 if TYPE_CHECKING:
-    from duet_sdk.gateway_policy import ServedMode
+    from duet_sdk.gateway_policy import GatewayPolicy, ServedMode
     from duet_sdk.types import Json
 
 PASSED_ON: Final = ("temperature", "top_p", "top_k", "seed", "stop")
 """Fields that mean here what they mean there."""
 OF_A_MESSAGE: Final = ("role", "content", "refusal", "tool_calls", "tool_call_id", "is_error")
 """What is read of a client's message: no signal and no provider's parts, which only a pair's own replies may bring."""
+_ODD: Final = re.compile(r"[\x00-\x20\x7f\\]")
+"""Characters that no URL has, and that hide its host from some readers."""
 _OFF: Final = (-1, 0)
 """What engines take for "no ``top_k``"."""
 
@@ -93,7 +97,7 @@ def request(
         options["tool_choice"] = _tool_choice(body.get("tool_choice"), tools)
     extra = body.get("stream_options")
     return Asked(
-        parse_messages(_messages(body.get("messages"), given.policy.image_hosts, read)),
+        parse_messages(_messages(body.get("messages"), given.policy, read)),
         options,
         streamed=body.get("stream") is True,
         with_usage=isinstance(extra, Mapping) and extra.get("include_usage") is True,
@@ -108,14 +112,15 @@ def _sampling(body: Mapping[str, Any]) -> Sampling | None:
     return None if logprobs is None and min_p is None else Sampling(logprobs=logprobs, min_p=min_p)
 
 
-def _messages(given: object, image_hosts: Sequence[str], read: Sequence[str]) -> list[Json]:
+def _messages(given: object, policy: GatewayPolicy, read: Sequence[str]) -> list[Json]:
     if not isinstance(given, list):
         raise Refused(400, None, "messages must be a list of messages", param="messages")
+    check_count("messages", given, policy)  # with those that an id stood for
     kept = []
     for at, message in enumerate(given):
         if not isinstance(message, Mapping):
             raise Refused(400, None, f"message {at} must be an object with role and content", param="messages")
-        _check_images(message.get("content"), at, image_hosts)
+        _check_images(message.get("content"), at, policy.image_hosts)
         turn = {name: message[name] for name in read if name in message}
         if not _is_blank_turn(turn):
             kept.append(turn)
@@ -157,7 +162,10 @@ def _host(url: str) -> str | None:
         parts = urlsplit(url)
     except ValueError:
         return None
-    return parts.hostname if parts.scheme == "https" else None
+    # Readers of URLs disagree about these: each may take another part for the host.
+    if parts.scheme != "https" or "@" in parts.netloc or _ODD.search(url):
+        return None
+    return parts.hostname
 
 
 def _kind(given: object) -> object:

@@ -19,9 +19,12 @@ async def count(given: Given, wire: Wire) -> dict[str, Any]:
     Raises:
         Refused: 400, a field that cannot be used.
         InvalidRequest: likewise, in the words of the SDK.
+        BoundaryRefused: the stage's model is beyond what the key allows.
     """
     what = wire.asked(replace(given, body=measured(given.body)) if wire.name == "messages" else given)
     stage: Stage = "reasoner" if given.choice.mode == "reasoner" else "generator"
-    tokens = await given.choice.client.count_tokens(what.messages, tools=tools_of(what), stage=stage)
+    boundary = given.caller.rights.boundaries or None
+    client = given.choice.client
+    tokens = await client.count_tokens(what.messages, tools=tools_of(what), stage=stage, boundary=boundary)
     kind = {"object": "response.input_tokens"} if wire.name == "responses" else {}
     return {**kind, "input_tokens": tokens}

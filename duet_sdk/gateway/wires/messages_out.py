@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from duet_sdk.gateway.wires.chat_out import finish_of, receipt_of, shown_signal, usage_of
+from duet_sdk.gateway.wires.chat_out import FINISHES, finish_of, receipt_of, shown_signal, usage_of
 from duet_sdk.gateway.wires.messages_in import mapping, takes_one_call
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def message(given: Given, answer: Answer, reply: Reply) -> dict[str, Any]:
     if shows_thinking(given) and (signal := shown_signal(reply)):
         shown = "" if omits_thinking(given) else signal
         content.append({"type": "thinking", "thinking": shown, "signature": signature_of(given)})
-    calls = calls_of(answer.calls, given)
+    calls = calls_of(answer.calls, given, answer.finish_reason)
     if answer.text or not calls:
         content.append({"type": "text", "text": answer.text})
     content += [tool_use(call, json.loads(call.arguments_on_wire)) for call in calls]
@@ -72,8 +72,10 @@ def tool_use(call: ToolCall, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
 
 
-def calls_of(calls: Sequence[ToolCall], given: Given) -> Sequence[ToolCall]:
-    """The calls that the client takes."""
+def calls_of(calls: Sequence[ToolCall], given: Given, finish: str | None) -> Sequence[ToolCall]:
+    """The calls that the client takes; one that a limit has cut is none."""
+    if FINISHES.get(finish) == "length":
+        calls = [call for call in calls if call.arguments_on_wire == call.arguments]
     return calls[:1] if takes_one_call(given.body) else calls
 
 

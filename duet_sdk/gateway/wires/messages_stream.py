@@ -78,7 +78,7 @@ class Events:
         pieces = []
         if self.shows_signal and self._index < 0 and (signal := shown_signal(reply)):
             pieces.append(self.signal(signal))
-        calls = calls_of(reply.tool_calls, self._given)
+        calls = calls_of(reply.tool_calls, self._given, finishes.get(0))
         if not calls and self._block != "text":
             pieces.append(self._open("text", {"type": "text", "text": ""}))
         for call in calls:

@@ -43,10 +43,11 @@ def turns_of(items: Sequence[Any], given: Given) -> list[dict[str, Any]]:
     """
     turns: list[dict[str, Any]] = []
     signal: str | None = None
+    known: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for at, named in enumerate(items):
         if not isinstance(named, Mapping):
             raise Refused(400, None, f"item {at} of input must be an object", param="input")
-        item = _referred(named.get("id"), given) if named.get("type") == "item_reference" else named
+        item = _referred(named.get("id"), given, known) if named.get("type") == "item_reference" else named
         kind = item.get("type") or ("message" if "role" in item else None)
         if kind == "reasoning":
             signal = _signal_of(item, given) or signal
@@ -119,10 +120,21 @@ def _part(part: object, at: int) -> object:
     return {"type": "image_url", "image_url": {"url": url, **more}}
 
 
-def _referred(name: object, given: Given) -> Mapping[str, Any]:
-    """The item of a response of the gateway's; one that is not kept may still name a signal."""
-    found = given.kept.item(given.caller.tenant, name) if isinstance(name, str) else None
-    if found is None and isinstance(name, str) and name.startswith("rs_"):
+def _referred(name: object, given: Given, known: dict[str, Mapping[str, Mapping[str, Any]]]) -> Mapping[str, Any]:
+    """The item of a response of the gateway's; one that is not kept may still name a signal.
+
+    Args:
+        name: of the item, which has its response's in it.
+        given: the client's request.
+        known: response → its items, of those that were looked up: thousands of items may be of one long response.
+    """
+    if not isinstance(name, str):
+        return {}
+    response = f"resp_{name.partition('_')[2].partition('_')[0]}"
+    if response not in known:
+        known[response] = given.kept.items(given.caller.tenant, response)
+    found = known[response].get(name)
+    if found is None and name.startswith("rs_"):
         return {"type": "reasoning", "id": name}
     return found or {}
 

@@ -9,10 +9,11 @@ from duet_sdk.gateway.errors import NOT_AGAIN, Refused
 
 if TYPE_CHECKING:
     from duet_sdk.gateway.kept import Kept
+    from duet_sdk.gateway.keys import Caller
 
 _PREFIX: Final = "/v1/responses/"
-Answering = Callable[["Kept", "str | None"], Mapping[str, Any]]
-"""From the kept responses and a tenant to the body of a response."""
+Answering = Callable[["Kept", "Caller"], Mapping[str, Any]]
+"""From the kept responses and whoever asks to the body of a response."""
 
 
 def kept_paths(path: str) -> Mapping[str, Answering] | None:
@@ -24,20 +25,25 @@ def kept_paths(path: str) -> Mapping[str, Answering] | None:
         return None
     if not what:
         return {
-            "GET": lambda kept, tenant: _response(kept, tenant, name),
-            "DELETE": lambda kept, tenant: _forget(kept, tenant, name),
+            "GET": lambda kept, caller: _response(kept, caller, name),
+            "DELETE": lambda kept, caller: _forget(kept, caller.tenant, name),
         }
     if what == "input_items":
-        return {"GET": lambda kept, tenant: _input_items(kept, tenant, name)}
+        return {"GET": lambda kept, caller: _input_items(kept, caller.tenant, name)}
     if what == "cancel":
-        return {"POST": lambda kept, tenant: _cancel(kept, tenant, name)}
+        return {"POST": lambda kept, caller: _cancel(kept, caller, name)}
     return None
 
 
-def _response(kept: Kept, tenant: str | None, name: str) -> Mapping[str, Any]:
-    found = kept.response(tenant, name)
+def _response(kept: Kept, caller: Caller, name: str) -> Mapping[str, Any]:
+    """The response, without the signal for a key that may not see it: another key of the tenant may have made it."""
+    found = kept.response(caller.tenant, name)
     if found is None:
         raise _unknown()
+    if not caller.sees_signal:
+        for item in found["output"]:
+            if item["type"] == "reasoning":
+                item["summary"] = []
     return found
 
 
@@ -58,8 +64,8 @@ def _input_items(kept: Kept, tenant: str | None, name: str) -> Mapping[str, Any]
     return {"object": "list", "data": items, **ends, "has_more": False}
 
 
-def _cancel(kept: Kept, tenant: str | None, name: str) -> Mapping[str, Any]:
-    _response(kept, tenant, name)
+def _cancel(kept: Kept, caller: Caller, name: str) -> Mapping[str, Any]:
+    _response(kept, caller, name)
     told = "only background responses can be cancelled, and none runs here; close the connection of one that runs"
     raise Refused(400, "not_cancellable", told, headers=NOT_AGAIN)
 

@@ -37,7 +37,8 @@ def offered(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], object]:
     if not isinstance(choice, Mapping):
         raise Refused(400, None, "tool_choice must be a word or an object", param="tool_choice")
     if choice.get("type") == "allowed_tools":
-        names = [tool.get("name") for tool in choice.get("tools") or () if isinstance(tool, Mapping)]
+        named = choice.get("tools")
+        names = [tool.get("name") for tool in named if isinstance(tool, Mapping)] if isinstance(named, list) else []
         mode = choice.get("mode")
         kept = [function for name, function in functions.items() if name in names]
         return kept, mode if isinstance(mode, str) and mode in _WORDS else "auto"
