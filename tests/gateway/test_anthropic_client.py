@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from anthropic import (
     APIStatusError,
     AsyncAnthropic,
@@ -18,16 +15,12 @@ from anthropic import (
     InternalServerError,
     NotFoundError,
 )
+from support.served_gateway import at_a_port
 
-from duet_sdk import AsyncDuetClient, Limit, StreamBroken, ToolCall
+from duet_sdk import Limit, StreamBroken, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import MemoryLedger
-from duet_sdk.gateway import app
-from duet_sdk.gateway.serve import uvicorn_config
-from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
 
-KEY = GatewayKey("a", sha256=hashlib.sha256(b"secret").hexdigest(), sees_signal=True)
-POLICY = GatewayPolicy(keys=(KEY,), signal_field="both")
 QUESTION: Any = {
     "model": "duet",
     "max_tokens": 1000,
@@ -38,20 +31,14 @@ TOOL: Any = {"name": "look_up", "input_schema": {"type": "object"}}
 
 @asynccontextmanager
 async def asked(
-    generator: Any = "There are 17 primes.", *, reasoner: Any = "17, by sieve.", key: str = "secret", **options: Any
+    generator: Any = "There are 17 primes.", *, key: str = "secret", **options: Any
 ) -> AsyncIterator[AsyncAnthropic]:
     """A client of a gateway."""
-    models = [one if isinstance(one, Scripted) else Scripted(one) for one in (reasoner, generator)]
-    async with AsyncDuetClient(*models, **options) as duet:
-        server = uvicorn.Server(uvicorn_config(app(duet, policy=POLICY), host="127.0.0.1", port=0))
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        async with AsyncAnthropic(base_url=f"http://127.0.0.1:{port}", api_key=key, max_retries=0) as client:
-            yield client
-        server.should_exit = True
-        await serving
+    async with (
+        at_a_port(generator, **options) as port,
+        AsyncAnthropic(base_url=f"http://127.0.0.1:{port}", api_key=key, max_retries=0) as client,
+    ):
+        yield client
 
 
 async def test_models_and_a_whole_answer_with_its_thinking() -> None:

@@ -9,27 +9,18 @@ from typing import Any
 
 import pytest
 from support.asgi import Conversation, ask
+from support.served_gateway import gateway
 
 from duet_sdk import AsyncDuetClient, ConnectFailed, Limit, StreamBroken, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import MemoryLedger
-from duet_sdk.gateway import Gateway, app
+from duet_sdk.gateway import app
 from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
 
 CHAT = "/v1/chat/completions"
 QUESTION = {"model": "duet", "messages": [{"role": "user", "content": "How many primes are below 60?"}]}
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 FIXTURES = Path(__file__).parent / "fixtures"
-
-
-def gateway(
-    reasoner: Any = "17 of them.",
-    generator: Any = "There are 17 primes.",
-    policy: GatewayPolicy | None = None,
-    **options: Any,
-) -> Gateway:
-    models = [one if isinstance(one, Scripted) else Scripted(one) for one in (reasoner, generator)]
-    return app(AsyncDuetClient(*models, **options), policy=policy)
 
 
 def with_key(**rights: Any) -> GatewayPolicy:

@@ -84,7 +84,6 @@ EVENT = st.one_of(
     st.tuples(st.just("signal"), st.text(min_size=1)),
     st.tuples(st.just("text"), st.text()),
     st.tuples(st.just("call"), st.sampled_from(CALLS)),
-    st.tuples(st.just("void"), st.none()),
 )
 THINKING = st.sampled_from([{}, {"type": "adaptive"}, {"display": "omitted"}, {"type": "disabled"}])
 
@@ -110,8 +109,6 @@ def test_any_order_of_events_is_a_stream_in_order(
             stream += writer.text(0, value, ())
         elif kind == "call":
             stream += writer.call(ToolCallDelta(0, value.id, value.name, value.arguments))
-        elif kind == "void":
-            writer.void()
     if breaks:
         stream += writer.broken(Refused(502, "stream_broken", "cut"))
     else:

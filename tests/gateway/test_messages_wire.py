@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from support.asgi import Conversation, ask
+from support.served_gateway import gateway
 
 from duet_sdk import AsyncDuetClient, ConnectFailed, Limit, StreamBroken, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import MemoryLedger
-from duet_sdk.gateway import Gateway, app
+from duet_sdk.gateway import app
 from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
 
 MESSAGES = "/v1/messages"
@@ -26,16 +27,6 @@ FIXTURES = sorted(
     for path in (Path(__file__).parent / "fixtures").glob("*.json")
     if json.loads(path.read_text(encoding="utf-8"))["path"].startswith(MESSAGES)
 )
-
-
-def gateway(
-    reasoner: Any = "17 of them.",
-    generator: Any = "There are 17 primes.",
-    policy: GatewayPolicy | None = None,
-    **options: Any,
-) -> Gateway:
-    models = [one if isinstance(one, Scripted) else Scripted(one) for one in (reasoner, generator)]
-    return app(AsyncDuetClient(*models, **options), policy=policy)
 
 
 def events(reply: Conversation) -> list[dict[str, Any]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from openai import (
     APIError,
     APIStatusError,
@@ -21,16 +19,12 @@ from openai import (
 )
 from openai.types.responses import ResponseFunctionToolCall, ResponseReasoningItem
 from pydantic import BaseModel
+from support.served_gateway import at_a_port
 
-from duet_sdk import AsyncDuetClient, Limit, StreamBroken, ToolCall
+from duet_sdk import Limit, StreamBroken, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
 from duet_sdk.budget import MemoryLedger
-from duet_sdk.gateway import app
-from duet_sdk.gateway.making import uvicorn_config
-from duet_sdk.gateway_policy import GatewayKey, GatewayPolicy
 
-KEY = GatewayKey("a", sha256=hashlib.sha256(b"secret").hexdigest(), sees_signal=True)
-POLICY = GatewayPolicy(keys=(KEY,), signal_field="both")
 QUESTION: Any = [{"role": "user", "content": "How many primes are below 60?"}]
 TOOL: Any = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 
@@ -40,17 +34,11 @@ async def asked(
     generator: Any = "There are 17 primes.", *, key: str = "secret", **options: Any
 ) -> AsyncIterator[AsyncOpenAI]:
     """A client of a gateway whose reasoner says "17, by sieve."."""
-    models = Scripted("17, by sieve."), generator if isinstance(generator, Scripted) else Scripted(generator)
-    async with AsyncDuetClient(*models, **options) as duet:
-        server = uvicorn.Server(uvicorn_config(app(duet, policy=POLICY), host="127.0.0.1", port=0))
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as client:
-            yield client
-        server.should_exit = True
-        await serving
+    async with (
+        at_a_port(generator, **options) as port,
+        AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as client,
+    ):
+        yield client
 
 
 async def test_models_and_a_whole_answer() -> None:

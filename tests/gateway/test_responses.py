@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.asgi import Conversation, ask
 from support.response_events import events, whole_of
+from support.served_gateway import gateway
 
 from duet_sdk import AsyncDuetClient, ConnectFailed, Limit, StreamBroken, ToolCall
 from duet_sdk.backends.scripted import Script, Scripted
@@ -34,16 +35,6 @@ FIXTURES = sorted(
     for path in (Path(__file__).parent / "fixtures").glob("*.json")
     if json.loads(path.read_text(encoding="utf-8"))["path"] == RESPONSES
 )
-
-
-def gateway(
-    reasoner: Any = "17 of them.",
-    generator: Any = "There are 17 primes.",
-    policy: GatewayPolicy | None = None,
-    **options: Any,
-) -> Gateway:
-    models = [one if isinstance(one, Scripted) else Scripted(one) for one in (reasoner, generator)]
-    return app(AsyncDuetClient(*models, **options), policy=policy)
 
 
 def with_key(**rights: Any) -> GatewayPolicy:

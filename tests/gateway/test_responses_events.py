@@ -35,7 +35,7 @@ CALLS = st.lists(
     ),
     max_size=3,
 )
-STEPS = st.lists(st.sampled_from(["text", "text", "logprobs", "call", "void", "signal"]), max_size=12)
+STEPS = st.lists(st.sampled_from(["text", "text", "logprobs", "call", "signal"]), max_size=12)
 
 
 async def a_reply() -> Reply:
@@ -93,8 +93,6 @@ def test_any_sequence_is_in_order(
         elif step == "call":
             piece = writer.call(ToolCallDelta(0, "c1", "look_up", "{}"))
             assert piece == b""  # whoever gets a call runs it, and it may still be void
-        elif step == "void" and not is_shown:
-            writer.void()
     if breaks:
         pieces.append(writer.broken(Refused(502, "stream_broken", "the answer broke off", kind="server_error")))
     else:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from duet_sdk.gateway.description import chat, messages
 from duet_sdk.gateway.description import responses as responses_wire
-from duet_sdk.gateway.description.common import SCHEMAS, answer, failures, reference, responses
+from duet_sdk.gateway.description.pieces import SCHEMAS, answer, failures, reference, responses
 
 _WIRES: Final[tuple[Any, ...]] = (chat, responses_wire, messages)
 """Modules with ``PATHS`` and ``SCHEMAS`` of a wire each."""

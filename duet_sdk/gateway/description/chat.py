@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from duet_sdk.gateway.description.common import COUNT, LIMIT, TEXT, Schema, asks, listed, nullable, reference
+from duet_sdk.gateway.description.pieces import COUNT, LIMIT, TEXT, Schema, asks, listed, nullable, reference
 from duet_sdk.gateway.limits import EFFORTS
 from duet_sdk.options import MOST_ANSWERS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from duet_sdk.gateway.description.common import (
+from duet_sdk.gateway.description.pieces import (
     COUNT,
     LIMIT,
     RECEIPT_HEADER,

@@ -48,9 +48,6 @@ class Chunks:
         self._calling.add(delta.index)
         return self._begin(delta.index) + self._head.call(delta)
 
-    def void(self) -> None:
-        """Nothing is kept: pieces of calls are sent as they come."""
-
     def end(self, reply: Reply, finishes: Mapping[int, str | None]) -> bytes:
         """The finish of each answer, and usage."""
         more = {"duet": receipt_of(reply, self._head.receipt)}

@@ -70,9 +70,6 @@ class Events:
         """Nothing yet: the reply has the calls."""
         return b""
 
-    def void(self) -> None:
-        """Nothing is kept of calls."""
-
     def end(self, reply: Reply, finishes: Mapping[int, str | None]) -> bytes:
         """The signal where it was not shown, the calls, why it ended, and what it took."""
         pieces = []

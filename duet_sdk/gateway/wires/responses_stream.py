@@ -86,9 +86,6 @@ class Events:
         """Nothing yet."""
         return b""
 
-    def void(self) -> None:
-        """Nothing of calls is kept."""
-
     def end(self, reply: Reply, finishes: Mapping[int, str | None]) -> bytes:
         """What is left of the signal and the text, the calls, and the response."""
         finish = finishes.get(0)

@@ -124,7 +124,6 @@ class Stream:
         self._texts.clear()
         self._logprobs.clear()
         self._finishes.clear()
-        self._writer.void()
 
     def _join(self) -> None:
         """Make pieces of the texts that have come: one of the signal, one of each answer."""

@@ -93,9 +93,6 @@ class Writer(Protocol):
     def call(self, delta: ToolCallDelta) -> bytes:
         """A piece of a tool call; nothing where the wire sends calls only when they are final."""
 
-    def void(self) -> None:
-        """Forget what was kept of calls: the answer starts over, and nothing of it was sent."""
-
     def end(self, reply: Reply, finishes: Mapping[int, str | None]) -> bytes:
         """All that is left of a stream whose reply is complete; the signal, where nothing was sent of it yet.
 
